@@ -1,0 +1,9 @@
+//! What Nix is, as far as storewatch needs to know: store paths, what the database says of them, and the archive format.
+//!
+//! Nothing in this room knows of policies, queues or caches.
+
+mod path_info;
+mod store_path;
+
+pub use path_info::{NarHash, NarHashError, PathInfo};
+pub use store_path::{StoreDir, StorePath, StorePathError};
