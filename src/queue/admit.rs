@@ -1,0 +1,240 @@
+//! Taking paths in: jobs and cursor in one transaction.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{CacheId, Lane, Queue, QueueError, RunId, sqlite};
+use crate::nix::{StoreDir, StorePath};
+
+/// A path that the policy sends somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The path.
+    pub path: StorePath,
+    /// `ValidPaths.id`, where the database was read.
+    pub row: Option<i64>,
+    /// The caches it goes to.
+    pub caches: Vec<CacheId>,
+}
+
+/// What is admitted together.
+pub struct Admission<'a> {
+    /// Which lane new jobs stand in; a job in the backfill lane that is admitted as fresh moves up.
+    pub lane: Lane,
+    /// What becomes of a job that has ended before.
+    pub ended: Ended,
+    /// The backfill that asks.
+    pub run: Option<RunId>,
+    /// The paths.
+    pub wanted: &'a [Wanted],
+    /// Milliseconds since 1970.
+    pub now: i64,
+}
+
+/// What becomes of a job that had ended before its path was admitted again. Gone ones always start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Stays ended: an old row is only seen anew.
+    Stays,
+    /// Starts anew if Nix has registered the path anew.
+    StartsAnewIfRegisteredAnew,
+    /// Starts anew: somebody asks for it.
+    StartsAnew,
+}
+
+/// How far the Nix database has been taken up, and by what it is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last `ValidPaths.id` taken up.
+    pub row: i64,
+    /// Path and registration time of that row, if there was one: another one there means another database.
+    pub mark: Option<(StorePath, i64)>,
+    /// Device and inode of the database.
+    pub file: (u64, u64),
+    /// Rows up to here are not new, they are read again since the database or the queue was another before.
+    pub rescan_to: i64,
+}
+
+impl Queue {
+    /// The number of a cache, by name and URL; noted if it is new.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn cache_id(&mut self, name: &str, url: &str) -> Result<CacheId, QueueError> {
+        let found = self
+            .db
+            .query_row("SELECT id FROM caches WHERE name = ?1 AND url = ?2", [name, url], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("look a cache up"))?;
+        if let Some(id) = found {
+            return Ok(CacheId(id));
+        }
+        self.db
+            .query_row("INSERT INTO caches (name, url) VALUES (?1, ?2) RETURNING id", [name, url], |row| row.get(0))
+            .map(CacheId)
+            .map_err(sqlite("note a cache"))
+    }
+
+    /// How far this store's database has been taken up; `None` before the first time.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn cursor(&self, store: &StoreDir) -> Result<Option<Cursor>, QueueError> {
+        self.db
+            .query_row(
+                "SELECT row, path, time, dev, ino, rescan_to FROM cursor WHERE store = ?1",
+                [store.as_str()],
+                |row| {
+                    let path: Option<String> = row.get(1)?;
+                    let time: Option<i64> = row.get(2)?;
+                    let mark = path.and_then(|path| StorePath::from_base_name(&path).ok()).zip(time);
+                    let file = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
+                    Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)? })
+                },
+            )
+            .optional()
+            .map_err(sqlite("read the cursor"))
+    }
+
+    /// Whether everything is to be read again since the queue had to be replaced; says so once.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn take_rescan_order(&mut self) -> Result<bool, QueueError> {
+        Ok(self.take_meta("rescan")?.is_some())
+    }
+
+    /// Admits paths and moves the cursor, both or neither. Returns how many jobs it made or opened again.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn admit(
+        &mut self,
+        admission: &Admission<'_>,
+        cursor: Option<(&StoreDir, &Cursor)>,
+    ) -> Result<u64, QueueError> {
+        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let opened = write_jobs(&tx, admission)?;
+        if let Some((store, cursor)) = cursor {
+            write_cursor(&tx, store, cursor)?;
+        }
+        tx.commit().map_err(sqlite("commit an admission"))?;
+        Ok(opened)
+    }
+
+    /// Admits paths that the daemon was asked about and notes their names as seen, both or neither.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn admit_seen(&mut self, admission: &Admission<'_>, names: &[StorePath]) -> Result<u64, QueueError> {
+        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let opened = write_jobs(&tx, admission)?;
+        insert_names(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", names)?;
+        tx.commit().map_err(sqlite("commit an admission"))?;
+        Ok(opened)
+    }
+
+    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
+        let tx = self.db.transaction().map_err(sqlite("begin a comparison"))?;
+        tx.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID; DELETE FROM listed;",
+        )
+        .map_err(sqlite("prepare a comparison"))?;
+        insert_names(&tx, "INSERT OR IGNORE INTO listed (name) VALUES (?1)", listed)?;
+        tx.execute("DELETE FROM seen WHERE name NOT IN (SELECT name FROM listed)", [])
+            .map_err(sqlite("forget names that have gone"))?;
+        let unseen = {
+            let mut statement = tx
+                .prepare("SELECT name FROM listed WHERE name NOT IN (SELECT name FROM seen)")
+                .map_err(sqlite("compare names"))?;
+            let names = statement
+                .query_map([], |row| row.get::<_, String>(0))
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(sqlite("compare names"))?;
+            names.iter().filter_map(|name| StorePath::from_base_name(name).ok()).collect()
+        };
+        tx.execute_batch("DELETE FROM listed;").map_err(sqlite("end a comparison"))?;
+        tx.commit().map_err(sqlite("commit a comparison"))?;
+        Ok(unseen)
+    }
+
+    /// Whether any name has been noted as seen, that is whether this isn't the first start.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn has_seen_names(&self) -> Result<bool, QueueError> {
+        self.db
+            .query_row("SELECT EXISTS (SELECT 1 FROM seen)", [], |row| row.get(0))
+            .map_err(sqlite("look for seen names"))
+    }
+}
+
+fn insert_names(tx: &Transaction<'_>, sql: &str, names: &[StorePath]) -> Result<(), QueueError> {
+    let mut insert = tx.prepare_cached(sql).map_err(sqlite("note a name"))?;
+    for name in names {
+        insert.execute([name.base_name()]).map_err(sqlite("note a name"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Result<u64, QueueError> {
+    // `state IN (2, 4, 5)` are Done, Failed and Gone: the states that `Event::Admitted` opens again.
+    let mut upsert = tx
+        .prepare_cached(
+            "INSERT INTO jobs (path, cache, state, lane, needed, row, run, changed)
+             VALUES (?1, ?2, 0, ?3, 0, ?4, ?5, ?6)
+             ON CONFLICT (path, cache) DO UPDATE SET
+                 lane = CASE WHEN state IN (2, 4, 5) THEN excluded.lane ELSE min(lane, excluded.lane) END,
+                 run = coalesce(excluded.run, run),
+                 row = coalesce(excluded.row, row)",
+        )
+        .map_err(sqlite("admit a path"))?;
+    let mut reopen = tx
+        .prepare_cached(
+            "UPDATE jobs SET state = 0, attempts = 0, not_before = 0, reason = NULL, uploaded = NULL, changed = ?3
+             WHERE path = ?1 AND cache = ?2
+               AND (state = 5 OR (state IN (2, 4) AND (?4 = 2 OR (?4 = 1 AND row IS NOT ?5))))",
+        )
+        .map_err(sqlite("admit a path again"))?;
+    let ended = match admission.ended {
+        Ended::Stays => 0,
+        Ended::StartsAnewIfRegisteredAnew => 1,
+        Ended::StartsAnew => 2,
+    };
+    let mut opened = 0;
+    for wanted in admission.wanted {
+        for cache in &wanted.caches {
+            let name = wanted.path.base_name();
+            opened += reopen
+                .execute(params![name, cache.0, admission.now, ended, wanted.row])
+                .map_err(sqlite("admit a path again"))? as u64;
+            let before = tx.last_insert_rowid();
+            let run = admission.run.map(|run| run.0);
+            upsert
+                .execute(params![name, cache.0, admission.lane as i64, wanted.row, run, admission.now])
+                .map_err(sqlite("admit a path"))?;
+            opened += u64::from(tx.last_insert_rowid() != before);
+        }
+    }
+    Ok(opened)
+}
+
+fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Result<(), QueueError> {
+    let (path, time) = match &cursor.mark {
+        Some((path, time)) => (Some(path.base_name()), Some(*time)),
+        None => (None, None),
+    };
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )
+    .and_then(|mut statement| {
+        let (dev, ino) = (cursor.file.0 as i64, cursor.file.1 as i64);
+        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to])
+    })
+    .map_err(sqlite("move the cursor"))?;
+    Ok(())
+}

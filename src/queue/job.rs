@@ -1,0 +1,176 @@
+//! A job, the states it goes through, and which change is legal.
+
+use crate::nix::StorePath;
+
+/// A cache as the queue knows it: its name together with its URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheId(pub i64);
+
+/// Which of two queues in one a job stands in; the first is always served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Newly valid paths.
+    Fresh = 0,
+    /// What was there before.
+    Backfill = 1,
+}
+
+/// ```text
+/// admit ─► Pending ──claim──► Uploading ──ok──► Done
+///             ▲ ▲                │   │
+///             │ └─transient/crash┘   └─permanent─► Failed ──retry by hand, or its cache changed──► Pending
+/// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
+/// Pending/Held/Uploading ──path was garbage-collected──► Gone
+/// Gone/Done/Failed ──admitted again──► Pending
+/// ```
+///
+/// A job that waits for the jobs of its references is Pending with blockers. A job that the policy no longer wants, or
+/// that is dropped by hand, is deleted, whatever its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// To be done, perhaps not before a set time or another job.
+    Pending = 0,
+    /// Claimed by who holds the state directory's lock.
+    Uploading = 1,
+    /// In the cache, durably.
+    Done = 2,
+    /// Can't be done before a reference can be.
+    Held = 3,
+    /// Won't succeed by being tried again.
+    Failed = 4,
+    /// Garbage-collected before it was uploaded.
+    Gone = 5,
+}
+
+/// What can happen to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The path became valid, or a backfill or a referrer asks for it.
+    Admitted,
+    /// Taken to be worked on.
+    Claimed,
+    /// In the cache.
+    Delivered,
+    /// Given back: to be tried again, interrupted, or waiting for a reference.
+    Returned,
+    /// A reference can't be delivered.
+    Blocked,
+    /// What held it may be gone.
+    Released,
+    /// Trying again is of no use.
+    Refused,
+    /// Asked for by hand, or the cache is another now.
+    Retried,
+    /// The path is no longer valid.
+    Collected,
+}
+
+impl JobState {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [Self; 6] = [Self::Pending, Self::Uploading, Self::Done, Self::Held, Self::Failed, Self::Gone];
+
+    /// The state after an event; `None` where it changes nothing or can't happen.
+    #[must_use]
+    pub fn after(self, event: Event) -> Option<Self> {
+        match (self, event) {
+            (Self::Pending, Event::Claimed) => Some(Self::Uploading),
+            (Self::Uploading, Event::Delivered) => Some(Self::Done),
+            (Self::Uploading, Event::Returned) => Some(Self::Pending),
+            (Self::Pending | Self::Uploading, Event::Blocked) => Some(Self::Held),
+            (Self::Held, Event::Released) => Some(Self::Pending),
+            (Self::Uploading, Event::Refused) => Some(Self::Failed),
+            (Self::Failed | Self::Held, Event::Retried) => Some(Self::Pending),
+            (Self::Pending | Self::Held | Self::Uploading, Event::Collected) => Some(Self::Gone),
+            (Self::Done | Self::Gone | Self::Failed, Event::Admitted) => Some(Self::Pending),
+            _ => None,
+        }
+    }
+
+    /// The state's name, as `status` and `queue list` show it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Uploading => "uploading",
+            Self::Done => "done",
+            Self::Held => "held",
+            Self::Failed => "failed",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// The state with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    pub(super) fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+}
+
+/// How a path came to be in its cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was uploaded.
+    Uploaded {
+        /// Bytes that the cache took: the compressed size where it is compressed.
+        sent: u64,
+    },
+    /// The cache had it already.
+    AlreadyThere,
+}
+
+/// One path for one cache, claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its number.
+    pub id: i64,
+    /// The path.
+    pub path: StorePath,
+    /// The cache.
+    pub cache: CacheId,
+    /// Which lane it stands in.
+    pub lane: Lane,
+    /// How often it has failed so far.
+    pub attempts: u32,
+    /// Whether a referrer needs it, whatever the policy says of the path on its own account.
+    pub needed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Event::*;
+    use JobState::*;
+
+    const EVENTS: [Event; 9] = [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Collected];
+
+    #[test]
+    fn the_drawing_and_the_function_agree() {
+        let drawn = [
+            (Pending, Claimed, Uploading),
+            (Pending, Blocked, Held),
+            (Pending, Collected, Gone),
+            (Uploading, Delivered, Done),
+            (Uploading, Returned, Pending),
+            (Uploading, Blocked, Held),
+            (Uploading, Refused, Failed),
+            (Uploading, Collected, Gone),
+            (Held, Released, Pending),
+            (Held, Retried, Pending),
+            (Held, Collected, Gone),
+            (Failed, Retried, Pending),
+            (Done, Admitted, Pending),
+            (Failed, Admitted, Pending),
+            (Gone, Admitted, Pending),
+        ];
+        for state in JobState::ALL {
+            for event in EVENTS {
+                let expected = drawn.iter().find(|(from, on, _)| (*from, *on) == (state, event)).map(|(_, _, to)| *to);
+                assert_eq!(state.after(event), expected, "{state:?} after {event:?}");
+            }
+        }
+    }
+}

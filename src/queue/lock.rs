@@ -1,0 +1,79 @@
+//! The state directory's lock: whoever holds it works the queue off.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Held for as long as it lives; the system gives it back when the process ends, however it ends.
+pub struct StateLock {
+    _file: File,
+}
+
+/// Why the lock can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Two that work one queue off would upload everything twice and lose track of what is done.
+    #[error("{holder} is already working with the state directory {dir}")]
+    Held {
+        /// The state directory.
+        dir: PathBuf,
+        /// Who holds it, as it said itself: `storewatch run, process 4711`.
+        holder: String,
+    },
+    /// The lock file can't be made.
+    #[error("cannot write the state directory {dir}")]
+    Io {
+        /// The state directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl StateLock {
+    const FILE_NAME: &str = "lock";
+
+    /// Takes the lock or says who has it. `role` is what others will read: `storewatch run`.
+    ///
+    /// # Errors
+    /// [`LockError::Held`], [`LockError::Io`].
+    pub fn acquire(state_dir: &Path, role: &str) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { dir: state_dir.to_owned(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(state_dir.join(Self::FILE_NAME))
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LockError::Held { dir: state_dir.to_owned(), holder: read_holder(&mut file) });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        file.set_len(0).map_err(io)?;
+        write!(file, "{role}, process {}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+
+    /// Who holds the lock, if anybody does: `storewatch run, process 4711`.
+    #[must_use]
+    pub fn holder(state_dir: &Path) -> Option<String> {
+        let mut file = File::open(state_dir.join(Self::FILE_NAME)).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(read_holder(&mut file)),
+            _ => None,
+        }
+    }
+}
+
+fn read_holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }
+}

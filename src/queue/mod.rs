@@ -1,0 +1,109 @@
+//! The durable queue: what is to be uploaded, where to, and how far that has come.
+//!
+//! One SQLite database in the state directory. Invariants kept here:
+//!
+//! - **Nothing lost.** [`Queue::admit`] writes the jobs and moves the cursor in one transaction. The database runs in
+//!   WAL mode with `synchronous = NORMAL`: a power failure may take back the newest transactions, but always jobs and
+//!   cursor together, so the paths are simply found again. A job becomes [`JobState::Done`] only after its cache says
+//!   that the path is safe there, so what is taken back is at worst asked for once more.
+//! - **Nothing broken.** A job that [waits](Queue::wait_for) for the jobs of its references can't be claimed before
+//!   they are done.
+//! - Every change of state is decided by [`JobState::after`] and written as `… WHERE id = ? AND state = ?`.
+//!
+//! What happens at a crash: jobs found [`JobState::Uploading`] at the next start go back to pending
+//! ([`Queue::recover`]). A database that can't be read is moved aside, never deleted ([`Queue::open`]), and filled
+//! again by a scan.
+//!
+//! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
+
+mod admit;
+mod handle;
+mod job;
+mod lock;
+mod run;
+mod schema;
+mod view;
+mod work;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+pub use admit::{Admission, Cursor, Ended, Wanted};
+pub use handle::QueueHandle;
+pub use job::{CacheId, Delivery, Event, Job, JobState, Lane};
+pub use lock::{LockError, StateLock};
+pub use run::{Run, RunId, RunScope, RunSummary};
+pub use schema::Opened;
+pub use view::{CacheCounts, JobFilter, JobView};
+pub use work::Outcome;
+
+/// Why the queue can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The state directory can't be made or written.
+    #[error("cannot write the state directory {dir}")]
+    StateDir {
+        /// The state directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Nothing has been queued in this state directory yet.
+    #[error("no queue in {dir}")]
+    NoQueue {
+        /// The state directory.
+        dir: PathBuf,
+    },
+    /// A later storewatch wrote it; this one would misread it.
+    #[error("{path} has queue schema {found}, this storewatch knows up to {known}")]
+    NewerSchema {
+        /// The queue's database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest schema version known here.
+        known: i64,
+    },
+    /// A job was not in the state that the caller believed: two work on one queue, or there is a defect.
+    #[error("job {job} was not {expected:?} any more")]
+    WrongState {
+        /// The job's number.
+        job: i64,
+        /// The state that it should have been in.
+        expected: JobState,
+    },
+    /// SQLite failed.
+    #[error("queue database: {action}")]
+    Sqlite {
+        /// What was being done: verb and object.
+        action: &'static str,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The thread that owns the queue has ended.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// Gives a SQLite error its context.
+pub(crate) fn sqlite(action: &'static str) -> impl Fn(rusqlite::Error) -> QueueError {
+    move |source| QueueError::Sqlite { action, source }
+}
+
+/// The queue's database, opened. Blocking; [`QueueHandle`] is the asynchronous way to it.
+pub struct Queue {
+    db: Connection,
+    path: PathBuf,
+}
+
+impl Queue {
+    /// The database's file name within the state directory.
+    pub const FILE_NAME: &str = "queue.sqlite";
+
+    /// Where the database lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

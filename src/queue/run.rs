@@ -1,0 +1,173 @@
+//! Backfills: what was asked for, how far its scan is, and what came of it.
+
+use rusqlite::{OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use super::admit::write_jobs;
+use super::{Admission, Queue, QueueError, sqlite};
+
+/// Number of a backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId(pub i64);
+
+/// What a backfill was asked for: the same scope again takes up an unfinished one where it stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunScope {
+    /// Base names asked for; empty for the whole store.
+    pub paths: Vec<String>,
+    /// Only what was registered since then, in seconds before the start.
+    pub since: Option<u64>,
+    /// Only what garbage collection would keep.
+    pub roots: bool,
+    /// Only these caches; empty for those that the policy says.
+    pub to: Vec<String>,
+}
+
+/// A backfill under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its number.
+    pub id: RunId,
+    /// The last `ValidPaths.id` that it has looked at.
+    pub row: i64,
+    /// The last one that it is to look at.
+    pub to_row: i64,
+    /// Milliseconds since 1970 when it was asked for.
+    pub started: i64,
+    /// Whether it takes up an unfinished one.
+    pub resumed: bool,
+}
+
+/// What has come of a backfill so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RunSummary {
+    /// Uploaded.
+    pub uploaded: u64,
+    /// Bytes sent for them.
+    pub bytes_sent: u64,
+    /// The cache had them already.
+    pub already_there: u64,
+    /// Not uploaded on their own account, by which rule.
+    pub skipped: Vec<(String, u64)>,
+    /// Failed for good.
+    pub failed: u64,
+    /// Held, since a reference can't be delivered.
+    pub held: u64,
+    /// Garbage-collected meanwhile.
+    pub gone: u64,
+    /// Not done yet.
+    pub open: u64,
+}
+
+impl Queue {
+    /// Begins a backfill, or takes up an unfinished one of the same scope.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn begin_run(&mut self, scope: &RunScope, to_row: i64, now: i64) -> Result<Run, QueueError> {
+        let text = serde_json::to_string(scope).unwrap_or_default();
+        let unfinished = self
+            .db
+            .query_row(
+                "SELECT id, row, to_row, started FROM runs WHERE scope = ?1 AND finished IS NULL ORDER BY id DESC LIMIT 1",
+                [&text],
+                |row| {
+                    Ok(Run {
+                        id: RunId(row.get(0)?),
+                        row: row.get(1)?,
+                        to_row: row.get(2)?,
+                        started: row.get(3)?,
+                        resumed: true,
+                    })
+                },
+            )
+            .optional()
+            .map_err(sqlite("look for an unfinished backfill"))?;
+        if let Some(run) = unfinished {
+            return Ok(run);
+        }
+        self.db
+            .query_row(
+                "INSERT INTO runs (scope, started, row, to_row) VALUES (?1, ?2, 0, ?3) RETURNING id",
+                params![text, now, to_row],
+                |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, started: now, resumed: false }),
+            )
+            .map_err(sqlite("begin a backfill"))
+    }
+
+    /// Admits a batch of a backfill, notes what it passed over and how far it is, all or nothing.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn advance_run(
+        &mut self,
+        run: RunId,
+        row: i64,
+        admission: &Admission<'_>,
+        skipped: &[(String, u64)],
+    ) -> Result<(), QueueError> {
+        let tx = self.db.transaction().map_err(sqlite("begin a batch"))?;
+        write_jobs(&tx, admission)?;
+        for (rule, count) in skipped {
+            tx.execute(
+                "INSERT INTO run_skips (run, rule, count) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (run, rule) DO UPDATE SET count = count + excluded.count",
+                params![run.0, rule, *count as i64],
+            )
+            .map_err(sqlite("note skipped paths"))?;
+        }
+        tx.execute("UPDATE runs SET row = ?2 WHERE id = ?1", params![run.0, row])
+            .map_err(sqlite("note a backfill's progress"))?;
+        tx.commit().map_err(sqlite("commit a batch"))
+    }
+
+    /// Notes that a backfill is over: the next one of its scope starts from the beginning.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn finish_run(&mut self, run: RunId, now: i64) -> Result<(), QueueError> {
+        self.db
+            .execute("UPDATE runs SET finished = ?2 WHERE id = ?1", params![run.0, now])
+            .map_err(sqlite("end a backfill"))?;
+        Ok(())
+    }
+
+    /// What has come of a backfill so far.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn run_summary(&self, run: RunId) -> Result<RunSummary, QueueError> {
+        let mut summary = self
+            .db
+            .prepare_cached(
+                "SELECT coalesce(sum(state = 2 AND uploaded IS NOT NULL), 0), coalesce(sum(uploaded), 0),
+                        coalesce(sum(state = 2 AND uploaded IS NULL), 0), coalesce(sum(state = 4), 0),
+                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1)), 0)
+                 FROM jobs WHERE run = ?1",
+            )
+            .and_then(|mut statement| {
+                statement.query_row([run.0], |row| {
+                    Ok(RunSummary {
+                        uploaded: row.get::<_, i64>(0)? as u64,
+                        bytes_sent: row.get::<_, i64>(1)? as u64,
+                        already_there: row.get::<_, i64>(2)? as u64,
+                        failed: row.get::<_, i64>(3)? as u64,
+                        held: row.get::<_, i64>(4)? as u64,
+                        gone: row.get::<_, i64>(5)? as u64,
+                        open: row.get::<_, i64>(6)? as u64,
+                        skipped: Vec::new(),
+                    })
+                })
+            })
+            .map_err(sqlite("sum a backfill up"))?;
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT rule, count FROM run_skips WHERE run = ?1 ORDER BY count DESC, rule")
+            .map_err(sqlite("sum skipped paths up"))?;
+        summary.skipped = statement
+            .query_map([run.0], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))
+            .and_then(Iterator::collect)
+            .map_err(sqlite("sum skipped paths up"))?;
+        Ok(summary)
+    }
+}

@@ -1,0 +1,231 @@
+//! Opening the database: its tables, their versions, and what becomes of one that can't be read.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::{Queue, QueueError, sqlite};
+
+/// The steps from an empty database to today's schema; `PRAGMA user_version` counts those taken.
+/// A step that has been released is never changed.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID, STRICT;
+
+    -- A cache is its name and its URL: under another URL nothing counts as done.
+    CREATE TABLE caches (
+        id            INTEGER PRIMARY KEY,
+        name          TEXT NOT NULL,
+        url           TEXT NOT NULL,
+        waiting_since INTEGER,             -- ms since 1970; set while the cache as a whole takes nothing
+        waiting_why   TEXT,
+        UNIQUE (name, url)
+    ) STRICT;
+
+    CREATE TABLE jobs (
+        id         INTEGER PRIMARY KEY,
+        path       TEXT NOT NULL,          -- base name
+        cache      INTEGER NOT NULL REFERENCES caches (id),
+        state      INTEGER NOT NULL,       -- JobState
+        lane       INTEGER NOT NULL,       -- Lane
+        needed     INTEGER NOT NULL,       -- 1: a referrer needs it, whatever the policy says of the path itself
+        row        INTEGER,                -- ValidPaths.id when it was last admitted
+        blockers   INTEGER NOT NULL DEFAULT 0,  -- how many rows of waits it has
+        not_before INTEGER NOT NULL DEFAULT 0,  -- ms since 1970
+        attempts   INTEGER NOT NULL DEFAULT 0,
+        reason     TEXT,                   -- of the last failure, or why it is held
+        uploaded   INTEGER,                -- done: bytes sent; NULL: the cache had it already
+        changed    INTEGER NOT NULL,       -- ms since 1970
+        run        INTEGER,                -- the backfill that asked for it last
+        UNIQUE (path, cache)
+    ) STRICT;
+    CREATE INDEX jobs_claimable ON jobs (cache, lane, id) WHERE state = 0 AND blockers = 0;
+    CREATE INDEX jobs_open ON jobs (state, cache) WHERE state <> 2;
+    CREATE INDEX jobs_of_run ON jobs (run) WHERE run IS NOT NULL;
+
+    -- A job waits for the jobs of its references.
+    CREATE TABLE waits (
+        job INTEGER NOT NULL,
+        for INTEGER NOT NULL,
+        PRIMARY KEY (job, for)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX waits_for ON waits (for);
+
+    -- How far the Nix database has been read, and by what it would be recognised.
+    CREATE TABLE cursor (
+        store     TEXT PRIMARY KEY,        -- logical store directory
+        row       INTEGER NOT NULL,        -- the last ValidPaths.id taken up
+        path      TEXT,                    -- of that row
+        time      INTEGER,                 -- registrationTime of that row
+        dev       INTEGER,
+        ino       INTEGER,
+        rescan_to INTEGER NOT NULL         -- rows up to here are old ones, seen anew
+    ) WITHOUT ROWID, STRICT;
+
+    -- Where the Nix daemon is asked instead: the names already taken up.
+    CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID, STRICT;
+
+    -- Backfills: what was asked for, how far the scan is, and what it passed over.
+    CREATE TABLE runs (
+        id       INTEGER PRIMARY KEY,
+        scope    TEXT NOT NULL,            -- JSON
+        started  INTEGER NOT NULL,         -- ms since 1970
+        row      INTEGER NOT NULL,         -- the last ValidPaths.id looked at
+        to_row   INTEGER NOT NULL,         -- the last one to look at
+        scanned  INTEGER NOT NULL DEFAULT 0,  -- 1: the scan is through
+        finished INTEGER                   -- ms since 1970
+    ) STRICT;
+    CREATE TABLE run_skips (
+        run   INTEGER NOT NULL,
+        rule  TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (run, rule)
+    ) WITHOUT ROWID, STRICT;
+"];
+
+/// How long a statement waits for another process's transaction; those last milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A queue that has been opened to be worked off.
+pub struct Opened {
+    /// The queue.
+    pub queue: Queue,
+    /// Where the old database went, had it to be replaced.
+    pub moved_aside: Option<PathBuf>,
+}
+
+impl Queue {
+    /// Opens the queue of a state directory to work it off; makes what is missing.
+    ///
+    /// A database that SQLite finds corrupt is moved aside, and its place taken by an empty one that a scan will fill.
+    /// Call it only under the [`StateLock`](super::StateLock).
+    ///
+    /// # Errors
+    /// [`QueueError::StateDir`], [`QueueError::NewerSchema`], [`QueueError::Sqlite`].
+    pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
+        create_state_dir(state_dir)?;
+        let path = state_dir.join(Self::FILE_NAME);
+        let sound = Self::connect(&path).and_then(|queue| queue.check_integrity().map(|()| queue));
+        match sound {
+            Ok(queue) => Ok(Opened { queue, moved_aside: None }),
+            Err(error) if is_corrupt(&error) => {
+                let aside =
+                    move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
+                let queue = Self::connect(&path)?;
+                queue.set_meta("rescan", "1")?;
+                Ok(Opened { queue, moved_aside: Some(aside) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the queue beside the process that works it off, or after it: to look, to admit, to change by hand.
+    ///
+    /// # Errors
+    /// [`QueueError::NoQueue`] where nothing has been queued yet; otherwise as [`Queue::open`].
+    pub fn open_beside(state_dir: &Path) -> Result<Self, QueueError> {
+        let path = state_dir.join(Self::FILE_NAME);
+        if !path.exists() {
+            return Err(QueueError::NoQueue { dir: state_dir.to_owned() });
+        }
+        Self::connect(&path)
+    }
+
+    fn connect(path: &Path) -> Result<Self, QueueError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags).map_err(sqlite("open"))?;
+        db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("set its time-out"))?;
+        db.pragma_update(None, "journal_mode", "wal").map_err(sqlite("switch to WAL"))?;
+        db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
+        migrate(&mut db, path)?;
+        db.set_prepared_statement_cache_capacity(64);
+        Ok(Self { db, path: path.to_owned() })
+    }
+
+    fn check_integrity(&self) -> Result<(), QueueError> {
+        let verdict: String =
+            self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite("check its integrity"))?;
+        if verdict == "ok" {
+            return Ok(());
+        }
+        let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        Err(sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict))))
+    }
+
+    pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), QueueError> {
+        self.db
+            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value])
+            .map_err(sqlite("note a setting"))?;
+        Ok(())
+    }
+
+    pub(super) fn take_meta(&self, key: &str) -> Result<Option<String>, QueueError> {
+        let mut statement = self
+            .db
+            .prepare_cached("DELETE FROM meta WHERE key = ?1 RETURNING value")
+            .map_err(sqlite("read a setting"))?;
+        let mut rows = statement.query([key]).map_err(sqlite("read a setting"))?;
+        let value = match rows.next().map_err(sqlite("read a setting"))? {
+            Some(row) => Some(row.get(0).map_err(sqlite("read a setting"))?),
+            None => None,
+        };
+        // A statement with RETURNING writes only once it has been stepped to its end.
+        while rows.next().map_err(sqlite("read a setting"))?.is_some() {}
+        Ok(value)
+    }
+}
+
+fn create_state_dir(dir: &Path) -> Result<(), QueueError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| QueueError::StateDir { dir: dir.to_owned(), source })
+}
+
+fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
+    let known = MIGRATIONS.len() as i64;
+    let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    if version(db).map_err(sqlite("read its schema version"))? == known {
+        return Ok(());
+    }
+    // Another process may be at it too: the write lock first, then look again.
+    let tx = db
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(sqlite("begin the migration"))?;
+    let found = version(&tx).map_err(sqlite("read its schema version"))?;
+    if found > known {
+        return Err(QueueError::NewerSchema { path: path.to_owned(), found, known });
+    }
+    for step in &MIGRATIONS[found as usize..] {
+        tx.execute_batch(step).map_err(sqlite("migrate"))?;
+    }
+    tx.pragma_update(None, "user_version", known).map_err(sqlite("note the schema version"))?;
+    tx.commit().map_err(sqlite("commit the migration"))
+}
+
+fn is_corrupt(error: &QueueError) -> bool {
+    let QueueError::Sqlite { source: rusqlite::Error::SqliteFailure(failure, _), .. } = error else { return false };
+    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}
+
+/// Renames the database and what belongs to it to `queue.sqlite.corrupt-SECONDS…`.
+fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let named = |file: &Path, suffix: &str| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let aside = (0..)
+        .map(|n| named(path, &format!(".corrupt-{}", seconds + n)))
+        .find(|candidate| !candidate.exists())
+        .unwrap_or_else(|| named(path, ".corrupt"));
+    for suffix in ["-wal", "-shm"] {
+        match fs::rename(named(path, suffix), named(&aside, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}

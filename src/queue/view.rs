@@ -1,0 +1,168 @@
+//! Looking at the queue: what `status` and `queue list` show.
+
+use rusqlite::{Row, params};
+use serde::Serialize;
+
+use super::work::path_column;
+use super::{CacheId, JobState, Queue, QueueError, RunId, sqlite};
+
+/// How many jobs of a cache are in which state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheCounts {
+    /// The cache's name in the policy.
+    pub name: String,
+    /// Its URL.
+    pub url: String,
+    /// Waiting to be uploaded.
+    pub pending: u64,
+    /// Being uploaded, or claimed by a process that has ended.
+    pub uploading: u64,
+    /// In the cache.
+    pub done: u64,
+    /// Held back by a reference.
+    pub held: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Garbage-collected before they were uploaded.
+    pub gone: u64,
+    /// Bytes sent for what is done.
+    pub bytes_sent: u64,
+    /// Since when (ms since 1970) the cache as a whole takes nothing.
+    pub waiting_since: Option<i64>,
+    /// Why it takes nothing.
+    pub waiting_why: Option<String>,
+    /// The cache's number.
+    #[serde(skip)]
+    pub id: CacheId,
+}
+
+/// Which jobs to look at; `None` is any.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<JobState>,
+    /// For the caches of this name.
+    pub cache: Option<String>,
+    /// Whose base name contains this.
+    pub path: Option<String>,
+    /// Of this backfill.
+    pub run: Option<RunId>,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+/// One job, to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JobView {
+    /// The job's number.
+    pub id: i64,
+    /// Base name of its path.
+    pub path: String,
+    /// The cache's name.
+    pub cache: String,
+    /// Its state's name.
+    pub state: &'static str,
+    /// How often it has failed so far.
+    pub attempts: u32,
+    /// Not tried again before (ms since 1970); 0 for at once.
+    pub not_before: i64,
+    /// How many references' jobs it waits for.
+    pub waits_for: u32,
+    /// Why it is held or has failed.
+    pub reason: Option<String>,
+    /// Milliseconds since 1970 of the last change.
+    pub changed: i64,
+}
+
+impl Queue {
+    /// The caches that have jobs or had any, with their counts, by name.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn counts(&self) -> Result<Vec<CacheCounts>, QueueError> {
+        let mut statement = self
+            .db
+            .prepare_cached(
+                "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
+                        coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
+                        coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
+                        coalesce(sum(j.uploaded), 0)
+                 FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
+            )
+            .map_err(sqlite("count jobs"))?;
+        let count = |row: &Row<'_>, column: usize| row.get::<_, i64>(column).map(|count| count as u64);
+        statement
+            .query_map([], |row| {
+                Ok(CacheCounts {
+                    id: CacheId(row.get(0)?),
+                    name: row.get(1)?,
+                    url: row.get(2)?,
+                    waiting_since: row.get(3)?,
+                    waiting_why: row.get(4)?,
+                    pending: count(row, 5)?,
+                    uploading: count(row, 6)?,
+                    done: count(row, 7)?,
+                    held: count(row, 8)?,
+                    failed: count(row, 9)?,
+                    gone: count(row, 10)?,
+                    bytes_sent: count(row, 11)?,
+                })
+            })
+            .and_then(Iterator::collect)
+            .map_err(sqlite("count jobs"))
+    }
+
+    /// Notes that a cache as a whole takes nothing, and why; or that it does again.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_cache_waits(&mut self, cache: CacheId, why: Option<&str>, now: i64) -> Result<(), QueueError> {
+        self.db
+            .execute(
+                "UPDATE caches SET waiting_why = ?2,
+                     waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
+                 WHERE id = ?1",
+                params![cache.0, why, now],
+            )
+            .map_err(sqlite("note a cache's state"))?;
+        Ok(())
+    }
+
+    /// Jobs, the newest change first.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {
+        let mut statement = self
+            .db
+            .prepare_cached(
+                "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed
+                 FROM jobs j JOIN caches c ON c.id = j.cache
+                 WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR c.name = ?2)
+                   AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
+                 ORDER BY j.changed DESC, j.id DESC LIMIT ?5",
+            )
+            .map_err(sqlite("list jobs"))?;
+        let state = filter.state.map(|state| state as i64);
+        let run = filter.run.map(|run| run.0);
+        let limit = filter.limit.map_or(-1, |limit| limit as i64);
+        statement
+            .query_map(params![state, filter.cache, filter.path, run, limit], |row| {
+                let path = path_column(row, 1)?;
+                let state = JobState::from_number(row.get(3)?);
+                Ok(JobView {
+                    id: row.get(0)?,
+                    path: path.base_name().to_owned(),
+                    cache: row.get(2)?,
+                    state: state.map_or("unknown", JobState::name),
+                    attempts: row.get(4)?,
+                    not_before: row.get(5)?,
+                    waits_for: row.get(6)?,
+                    reason: row.get(7)?,
+                    changed: row.get(8)?,
+                })
+            })
+            .and_then(Iterator::collect)
+            .map_err(sqlite("list jobs"))
+    }
+}
