@@ -1,0 +1,285 @@
+//! The Nix database, read-only: which paths are valid, since when, and what is known of each.
+//!
+//! Invariant 4 ("nobody waits") is kept here: a connection is opened for reading alone, every statement is reset
+//! before its call returns, and [`Database::batch`] ends its read transaction at a number of rows and at a time. A
+//! reader that stayed longer would block Nix's checkpoint, and the write-ahead log would grow without end.
+//!
+//! What a newcomer might add and must not:
+//! - `immutable=1`, where the database can't be opened otherwise: it doesn't see the write-ahead log, so paths would
+//!   come late or never. That is what [`DatabaseError::Denied`] and the daemon are for.
+//! - Opening `db.sqlite` with [`std::fs::File`], if only to look at it: closing *any* descriptor of a file drops all
+//!   POSIX locks that this process holds on it, those of another connection's running read among them. This module asks by
+//!   path (`stat`, `access`) only.
+//! - A retry loop: a short busy timeout is all. The caller has a timer and comes back.
+
+mod error;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+pub use self::error::{Access, DatabaseError};
+use self::row::Columns;
+use super::{PathInfo, StoreDir, StorePath};
+
+/// The newest `STATE/db/schema` this was written for; Nix 2.0 (2018) to 2.34 have it.
+pub const KNOWN_SCHEMA: u32 = 10;
+
+/// How long a call waits for a lock. Long enough for one commit of Nix's, short enough that a shutdown isn't held up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A read-only connection to `db.sqlite`. All calls block, for milliseconds at most where Nix isn't just committing.
+pub struct Database {
+    connection: Connection,
+    path: PathBuf,
+    store_dir: StoreDir,
+    identity: Identity,
+    columns: Columns,
+}
+
+/// Which file a connection reads: a database that was restored or made anew has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// How much one [`Database::batch`] may read.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Rows at most, malformed ones included.
+    pub rows: usize,
+    /// How long the read transaction may last. One row is read in any case, so that a scan gets on.
+    pub time: Duration,
+}
+
+/// Some rows of `ValidPaths`, by ascending id.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The paths, their references not asked for.
+    pub paths: Vec<PathInfo>,
+    /// Rows that can't be made sense of: to be reported and passed over, so that one of them doesn't end a scan.
+    pub malformed: Vec<MalformedRow>,
+    /// The highest id that was read; `after` where there was none. What the cursor may advance to.
+    pub reached: i64,
+    /// Whether nothing was left behind `reached` when it was read.
+    pub complete: bool,
+}
+
+/// A row of `ValidPaths` that Nix would not have written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MalformedRow {
+    /// Its id.
+    pub id: i64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What tells one registration from another under the same id, after a database was restored or made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowMark {
+    /// The full path as it stands in the row: text, because a cursor may rest on a malformed row as well.
+    pub path: String,
+    /// Seconds since 1970.
+    pub registration_time: i64,
+}
+
+impl Database {
+    /// Opens the database and makes sure that it is Nix's and of a schema that is understood.
+    ///
+    /// # Errors
+    /// Every kind of [`DatabaseError`] but `Malformed`.
+    pub fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Self, DatabaseError> {
+        // The file may be replaced between the look at it and its opening; then look again.
+        for _ in 0..3 {
+            let before = identity_of(db_path)?;
+            let database = Self::open_once(db_path, store_dir, before)?;
+            if !database.replaced() {
+                return Ok(database);
+            }
+        }
+        Err(DatabaseError::NotFound { path: db_path.to_owned() })
+    }
+
+    fn open_once(path: &Path, store_dir: &StoreDir, identity: Identity) -> Result<Self, DatabaseError> {
+        let explain = |error| DatabaseError::from_sqlite("open Nix database", path, error);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
+        connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
+        let columns = Columns::look_up(&connection)
+            .map_err(explain)?
+            .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;
+        if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
+            return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
+        }
+        Ok(Self { connection, path: path.to_owned(), store_dir: store_dir.clone(), identity, columns })
+    }
+
+    /// The file that is being read.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the path no longer names the file that is being read: it must be opened again.
+    #[must_use]
+    pub fn replaced(&self) -> bool {
+        identity_of(&self.path).map_or(true, |now| now != self.identity)
+    }
+
+    /// The highest id that was ever given to a path, 0 if none was. A garbage collection doesn't lower it.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn last_id(&self) -> Result<i64, DatabaseError> {
+        let sql = "SELECT max(ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'ValidPaths'), 0),
+                              ifnull((SELECT max(id) FROM ValidPaths), 0))";
+        self.reading("read last id", |c| c.prepare_cached(sql)?.query_row([], |row| row.get(0)))
+    }
+
+    /// What the row with that id says, to be compared with what it said before.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn row_mark(&self, id: i64) -> Result<Option<RowMark>, DatabaseError> {
+        self.reading("read row of cursor", |c| {
+            c.prepare_cached("SELECT path, CAST(registrationTime AS INTEGER) FROM ValidPaths WHERE id = ?1")?
+                .query_row([id], |row| {
+                    let path = String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned();
+                    Ok(RowMark { path, registration_time: row.get(1)? })
+                })
+                .optional()
+        })
+    }
+
+    /// Reads the rows behind the id `after`, ascending, in one short read transaction.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`. A malformed row is none: it is in [`Batch::malformed`].
+    pub fn batch(&self, after: i64, limits: &BatchLimits) -> Result<Batch, DatabaseError> {
+        self.reading("read new paths", |c| {
+            let mut statement = c.prepare_cached(self.columns.batch_sql())?;
+            let mut rows = statement.query([after])?;
+            let started = Instant::now();
+            let mut batch = Batch { reached: after, ..Batch::default() };
+            let mut read = 0;
+            while read == 0 || (read < limits.rows && started.elapsed() < limits.time) {
+                let Some(row) = rows.next()? else {
+                    batch.complete = true;
+                    break;
+                };
+                let id = row.get(0)?;
+                match row::path_info(row, id, &self.store_dir) {
+                    Ok(info) => batch.paths.push(info),
+                    Err(why) => batch.malformed.push(MalformedRow { id, why }),
+                }
+                batch.reached = id;
+                read += 1;
+            }
+            Ok(batch)
+        })
+    }
+
+    /// All that is known of one path, its references included; `None` if it isn't valid.
+    ///
+    /// # Errors
+    /// `Busy`, `Other`, or `Malformed` for its row or that of a reference.
+    pub fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, DatabaseError> {
+        let full = self.store_dir.full(path);
+        let found = self.reading("read path info", |c| {
+            // Row and references must be those of one moment.
+            let transaction = c.unchecked_transaction()?;
+            let info = c
+                .prepare_cached(self.columns.path_sql())?
+                .query_row([&full], |row| {
+                    let id = row.get(0)?;
+                    Ok((id, row::path_info(row, id, &self.store_dir)))
+                })
+                .optional()?;
+            let Some((id, info)) = info else { return Ok(None) };
+            let references = self.references_in(c, id)?;
+            transaction.finish()?;
+            Ok(Some(info.and_then(|info| Ok(PathInfo { references: Some(references?), ..info }))))
+        })?;
+        found.transpose().map_err(|why| DatabaseError::Malformed { row: full, why })
+    }
+
+    /// The paths which the path with that id refers to, itself perhaps among them, sorted; none where there is no such id.
+    ///
+    /// # Errors
+    /// `Busy`, `Other`, or `Malformed` for the row of a reference.
+    pub fn references(&self, id: i64) -> Result<Vec<StorePath>, DatabaseError> {
+        self.reading("read references", |c| self.references_in(c, id))?
+            .map_err(|why| DatabaseError::Malformed { row: format!("id {id}"), why })
+    }
+
+    fn references_in(&self, c: &Connection, id: i64) -> rusqlite::Result<Result<Vec<StorePath>, String>> {
+        let sql = "SELECT path FROM Refs JOIN ValidPaths ON id = reference WHERE referrer = ?1";
+        let mut statement = c.prepare_cached(sql)?;
+        let mut rows = statement.query([id])?;
+        let mut references = Vec::new();
+        while let Some(row) = rows.next()? {
+            match row::store_path(row, 0, &self.store_dir) {
+                Ok(reference) => references.push(reference),
+                Err(why) => return Ok(Err(format!("a reference: {why}"))),
+            }
+        }
+        references.sort_unstable();
+        Ok(Ok(references))
+    }
+
+    /// Whether the path is valid now.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, DatabaseError> {
+        let full = self.store_dir.full(path);
+        self.reading("ask whether a path is valid", |c| {
+            c.prepare_cached("SELECT 1 FROM ValidPaths WHERE path = ?1")?.exists(params![full])
+        })
+    }
+
+    /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, a reader holds up its commit: read for 10 ms at most.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn uses_wal(&self) -> Result<bool, DatabaseError> {
+        let mode: String =
+            self.reading("read journal mode", |c| c.query_row("PRAGMA journal_mode", [], |row| row.get(0)))?;
+        Ok(mode.eq_ignore_ascii_case("wal"))
+    }
+
+    /// Runs one call's queries. The statements they prepare are locals of theirs, so they are reset when it returns.
+    fn reading<T>(
+        &self,
+        verb: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        query(&self.connection).map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
+    }
+}
+
+fn identity_of(path: &Path) -> Result<Identity, DatabaseError> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Identity { dev: found.dev(), ino: found.ino() }),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(DatabaseError::Denied { path: path.to_owned(), access: Access::File, source: None })
+        }
+        Err(_) => Err(DatabaseError::NotFound { path: path.to_owned() }),
+    }
+}
+
+/// The number in the file `schema`; `None` where it is missing or no number: then the tables alone are looked at.
+fn schema_beside(db_path: &Path) -> Option<u32> {
+    fs::read_to_string(db_path.with_file_name("schema")).ok()?.trim().parse().ok()
+}
