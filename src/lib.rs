@@ -19,5 +19,7 @@
 //! The rooms, from the ground up; each uses only what stands below it:
 //! [`nix`], [`policy`], [`queue`].
 
+pub mod cache;
+pub mod limit;
 pub mod nix;
 pub mod queue;

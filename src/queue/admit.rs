@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{CacheId, Lane, Queue, QueueError, RunId, sqlite};
+use super::{CacheId, Queue, QueueError, RunId, sqlite};
+use crate::limit::Lane;
 use crate::nix::{StoreDir, StorePath};
 
 /// A path that the policy sends somewhere.

@@ -1,19 +1,11 @@
 //! A job, the states it goes through, and which change is legal.
 
+use crate::limit::Lane;
 use crate::nix::StorePath;
 
 /// A cache as the queue knows it: its name together with its URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheId(pub i64);
-
-/// Which of two queues in one a job stands in; the first is always served first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Newly valid paths.
-    Fresh = 0,
-    /// What was there before.
-    Backfill = 1,
-}
 
 /// ```text
 /// admit ─► Pending ──claim──► Uploading ──ok──► Done

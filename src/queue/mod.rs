@@ -20,19 +20,22 @@ mod admit;
 mod handle;
 mod job;
 mod lock;
+mod route;
 mod run;
 mod schema;
 mod view;
 mod work;
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use handle::QueueHandle;
-pub use job::{CacheId, Delivery, Event, Job, JobState, Lane};
+pub use job::{CacheId, Delivery, Event, Job, JobState};
 pub use lock::{LockError, StateLock};
+pub use route::Routes;
 pub use run::{Run, RunId, RunScope, RunSummary};
 pub use schema::Opened;
 pub use view::{CacheCounts, JobFilter, JobView};
@@ -89,6 +92,12 @@ pub enum QueueError {
 /// Gives a SQLite error its context.
 pub(crate) fn sqlite(action: &'static str) -> impl Fn(rusqlite::Error) -> QueueError {
     move |source| QueueError::Sqlite { action, source }
+}
+
+/// The queue's clock: milliseconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The queue's database, opened. Blocking; [`QueueHandle`] is the asynchronous way to it.

@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::{CacheId, Delivery, Event, Job, JobState, Lane, Queue, QueueError, sqlite};
+use super::{CacheId, Delivery, Event, Job, JobState, Queue, QueueError, sqlite};
+use crate::limit::Lane;
 use crate::nix::StorePath;
 
 /// What became of a claimed job.

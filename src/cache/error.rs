@@ -1,0 +1,128 @@
+//! What can go wrong with a cache, and what that means for a job.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ReferenceMissing;
+use crate::nix::NarHash;
+
+/// Why an archive could not be read to its end, or is not what Nix registered.
+#[derive(Debug, thiserror::Error)]
+pub enum NarFailure {
+    /// The path's content was changed after Nix had registered it. Uploading it would spread the damage.
+    #[error(
+        "its content has changed since Nix registered it: hash {found} instead of {registered}, size {found_size} \
+         instead of {registered_size}; `nix-store --verify-path` confirms it, `nix-store --repair-path` mends it"
+    )]
+    Altered {
+        /// What Nix has registered.
+        registered: NarHash,
+        /// What is there.
+        found: NarHash,
+        /// Bytes that Nix has registered.
+        registered_size: u64,
+        /// Bytes that are there.
+        found_size: u64,
+    },
+    /// The files can't be read or are of a kind that no archive can hold.
+    #[error("read its files")]
+    Unreadable {
+        /// Whether the path itself isn't there at all.
+        vanished: bool,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The upload was called off.
+    #[error("the upload was called off")]
+    Cancelled,
+}
+
+/// Why a cache didn't take a path, or can't be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The archive is at fault, not the cache.
+    #[error(transparent)]
+    Nar(#[from] NarFailure),
+    /// A reference was announced and did not arrive: publishing would break the closure.
+    #[error(transparent)]
+    Reference(#[from] ReferenceMissing),
+    /// The cache is made for another store directory: nobody could use what is put there.
+    #[error("{cache} is a cache for the store {theirs}, this host's store is {ours}")]
+    OtherStore {
+        /// The cache.
+        cache: String,
+        /// Its `StoreDir`.
+        theirs: String,
+        /// This host's.
+        ours: String,
+    },
+    /// The embedded cache leaves the file system room to breathe.
+    #[error("{free_percent} % of the file system of {dir} is free, the cache takes nothing below {needed_percent} %")]
+    NoRoom {
+        /// The cache's directory.
+        dir: PathBuf,
+        /// Free space now, in per cent.
+        free_percent: u64,
+        /// Free space needed, in per cent.
+        needed_percent: u64,
+    },
+    /// The file system said no.
+    #[error("{action} {path}")]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something of the cache is not in its format.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What a failure means for the job, or for the cache as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Try this path again later.
+    Transient,
+    /// The cache asks for a pause.
+    Throttled {
+        /// How long.
+        after: Duration,
+    },
+    /// Trying this path again is of no use.
+    Permanent,
+    /// The cache takes nothing at all for now: its jobs wait together.
+    CacheWaits,
+    /// A reference has to come first.
+    ReferenceFirst,
+    /// The path has been garbage-collected, if Nix agrees.
+    Vanished,
+    /// Nothing went wrong: the upload was called off.
+    Cancelled,
+}
+
+impl CacheError {
+    /// What the failure means.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Nar(NarFailure::Altered { .. }) => Class::Permanent,
+            Self::Nar(NarFailure::Unreadable { vanished: true, .. }) => Class::Vanished,
+            Self::Nar(NarFailure::Unreadable { vanished: false, .. }) => Class::Transient,
+            Self::Nar(NarFailure::Cancelled) => Class::Cancelled,
+            Self::Reference(_) => Class::ReferenceFirst,
+            // What one path can't write, none can: a full disk, a lost mount, missing permission.
+            Self::Io { .. } | Self::NoRoom { .. } | Self::OtherStore { .. } | Self::Malformed { .. } => {
+                Class::CacheWaits
+            }
+        }
+    }
+}

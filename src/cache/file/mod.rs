@@ -1,0 +1,288 @@
+//! A binary cache in a directory: `file:///DIR`.
+//!
+//! Every file appears whole: it is written in `.tmp`, synced, and renamed. [`Commit`](commit) says in which order, so
+//! that a narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
+//! the next start of the same host.
+//!
+//! Deliberately absent: a memory of what is there. A look at the file costs some microseconds and is always right.
+
+mod commit;
+mod temp;
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+use zstd::stream::write::Encoder;
+
+use self::commit::Committer;
+use self::temp::{TempFile, io_error};
+use super::layout::{self, StoredNar};
+use super::{BoxFuture, Cache, CacheError, CacheInfo, Compression, NarFailure, NarReader, Push, Pushed};
+use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath};
+
+/// Folder of the files that are being written.
+const TEMP_DIR: &str = ".tmp";
+
+/// Bytes gathered before they are hashed and written.
+const WRITE_BUFFER: usize = 256 * 1024;
+
+/// Archives from this size on (bytes, packed) are synced by the thread that wrote them, so that small ones needn't wait
+/// for them in a group: a disk writes it in some 10 ms.
+const SYNC_ALONE: u64 = 2 * 1024 * 1024;
+
+/// What a cache in a directory is made of.
+pub struct FileOptions {
+    /// The directory; made if it is missing.
+    pub dir: PathBuf,
+    /// The logical store directory of this host.
+    pub store_dir: StoreDir,
+    /// How archives are packed.
+    pub compression: Compression,
+    /// `Priority` of a new `nix-cache-info`.
+    pub priority: u32,
+    /// `WantMassQuery` of a new `nix-cache-info`.
+    pub want_mass_query: bool,
+    /// Signs the narinfos.
+    pub key: SecretKey,
+    /// Tells this host's temporary files from another's: letters, digits and dashes.
+    pub instance: String,
+    /// Takes nothing while less than so many per cent of the file system are free; 0 for no such limit.
+    pub reserve_percent: u64,
+}
+
+/// A binary cache in a directory.
+pub struct FileCache {
+    options: FileOptions,
+    committer: Committer,
+    temp_files: AtomicU64,
+}
+
+impl FileCache {
+    /// Opens the cache, makes what is missing of it, and sweeps what an earlier run of `instance` left behind.
+    ///
+    /// Call it within a tokio runtime; it blocks for the time of a few file operations.
+    ///
+    /// # Errors
+    /// [`CacheError::OtherStore`] where the cache belongs to another store directory; [`CacheError::Io`].
+    pub fn open(options: FileOptions) -> Result<Self, CacheError> {
+        let temp_dir = options.dir.join(TEMP_DIR);
+        for dir in [&options.dir.join(layout::NAR_DIR), &temp_dir] {
+            DirBuilder::new().recursive(true).create(dir).map_err(io_error("create", dir))?;
+        }
+        sweep(&temp_dir, &options.instance)?;
+        let committer = Committer::start(options.dir.clone());
+        let cache = Self { options, committer, temp_files: AtomicU64::new(0) };
+        cache.agree_on_store()?;
+        Ok(cache)
+    }
+
+    /// Reads `nix-cache-info`, or writes it.
+    fn agree_on_store(&self) -> Result<(), CacheError> {
+        let FileOptions { dir, store_dir, want_mass_query, priority, .. } = &self.options;
+        let path = dir.join(layout::CACHE_INFO);
+        match fs::read_to_string(&path) {
+            Ok(text) => match layout::store_dir_of(&text) {
+                Some(theirs) if theirs == store_dir.as_str() => Ok(()),
+                Some(theirs) => Err(CacheError::OtherStore {
+                    cache: dir.display().to_string(),
+                    theirs: theirs.to_owned(),
+                    ours: store_dir.as_str().to_owned(),
+                }),
+                None => Err(CacheError::Malformed { path, problem: "it has no line `StoreDir: …`".to_owned() }),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let (mut temp, mut file) = self.temp_file(path.clone())?;
+                let text = layout::cache_info(store_dir, *want_mass_query, *priority);
+                file.write_all(text.as_bytes()).map_err(io_error("write", &path))?;
+                temp.sync()?;
+                temp.publish()?;
+                temp::sync_dir(dir)
+            }
+            Err(source) => Err(io_error("read", &path)(source)),
+        }
+    }
+
+    fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
+        let number = self.temp_files.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.{}.{number}", self.options.instance, std::process::id());
+        TempFile::create(self.options.dir.join(TEMP_DIR).join(name), target)
+    }
+
+    fn has(&self, path: &StorePath) -> Result<bool, CacheError> {
+        let file = self.options.dir.join(layout::narinfo_name(path));
+        match fs::metadata(&file) {
+            // An empty narinfo is what a program that doesn't sync leaves after a power failure.
+            Ok(metadata) => Ok(metadata.len() > 0),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(io_error("look for", &file)(source)),
+        }
+    }
+
+    fn check_room(&self) -> Result<(), CacheError> {
+        let FileOptions { dir, reserve_percent: needed_percent, .. } = &self.options;
+        if *needed_percent == 0 {
+            return Ok(());
+        }
+        let stat = rustix::fs::statvfs(dir).map_err(|errno| io_error("ask for free space in", dir)(errno.into()))?;
+        let free_percent = stat.f_bavail.saturating_mul(100) / stat.f_blocks.max(1);
+        if free_percent >= *needed_percent {
+            return Ok(());
+        }
+        Err(CacheError::NoRoom { dir: dir.clone(), free_percent, needed_percent: *needed_percent })
+    }
+
+    /// Writes archive and narinfo under temporary names. Blocks.
+    fn write(&self, info: &PathInfo, nar: NarReader) -> Result<Written, CacheError> {
+        let FileOptions { dir, store_dir, compression, key, .. } = &self.options;
+        let mut suffix = [0; 5];
+        getrandom::fill(&mut suffix)
+            .map_err(|error| io_error("draw a name for", &dir.join(layout::NAR_DIR))(io::Error::other(error.to_string())))?;
+        let url = layout::nar_name(&info.nar_hash, suffix, *compression);
+        let target = dir.join(&url);
+        let (nar_file, file) = self.temp_file(target.clone())?;
+        let hashing = HashingFile { file, hasher: Sha256::new(), written: 0, buffer: Vec::with_capacity(WRITE_BUFFER) };
+        let (nar_size, hashing) = pack(nar, hashing, *compression, info.nar_size, &target)?;
+        let (file_hash, file_size) = hashing.finish().map_err(io_error("write", &target))?;
+        let nar_synced = file_size >= SYNC_ALONE;
+        if nar_synced {
+            nar_file.sync()?;
+        }
+        let stored = StoredNar { url, compression: *compression, file_hash, file_size, nar_size };
+        let target = dir.join(layout::narinfo_name(&info.path));
+        let (narinfo, mut file) = self.temp_file(target.clone())?;
+        let text = layout::narinfo(store_dir, info, &stored, key);
+        file.write_all(text.as_bytes()).map_err(io_error("write", &target))?;
+        Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
+    }
+}
+
+struct Written {
+    nar: TempFile,
+    nar_synced: bool,
+    narinfo: TempFile,
+    file_size: u64,
+}
+
+impl Cache for FileCache {
+    fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        // Some microseconds a path: not worth a thread.
+        let absent = paths.iter().filter_map(|path| match self.has(path) {
+            Ok(true) => None,
+            Ok(false) => Some(Ok(path.clone())),
+            Err(error) => Some(Err(error)),
+        });
+        let answer = absent.collect();
+        Box::pin(async move { answer })
+    }
+
+    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+        Box::pin(async move {
+            self.check_room()?;
+            let Push { info, nar, references } = push;
+            let nar = nar.start().await?;
+            let cache = Arc::clone(&self);
+            let written = spawn_blocking(move || cache.write(&info, nar)).await;
+            // It can only fail by a panic, or by the runtime's end.
+            let written = written.map_err(|_| NarFailure::Cancelled)??;
+            references.await?;
+            self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
+            Ok(Pushed { sent: written.file_size })
+        })
+    }
+
+    fn info(&self) -> Result<CacheInfo, CacheError> {
+        Ok(CacheInfo {
+            substituter: format!("file://{}", self.options.dir.display()),
+            public_key: Some(self.options.key.public().to_string()),
+        })
+    }
+}
+
+/// Packs an archive into a file; returns the archive's size.
+fn pack(
+    nar: NarReader,
+    mut out: HashingFile,
+    compression: Compression,
+    expected_size: u64,
+    target: &Path,
+) -> Result<(u64, HashingFile), CacheError> {
+    match compression {
+        Compression::None => {
+            let size =
+                nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write", target)))?;
+            Ok((size, out))
+        }
+        Compression::Zstd { level } => {
+            let failed = |error| io_error("compress into", target)(error);
+            let mut encoder = Encoder::new(out, level).map_err(failed)?;
+            if expected_size > 0 {
+                // zstd takes as much memory as this size needs, which for a small archive is much less.
+                encoder.set_pledged_src_size(Some(expected_size)).map_err(failed)?;
+            }
+            let read =
+                nar.read_blocking(|chunk| encoder.write_all(chunk).map_err(io_error("compress into", target)))?;
+            Ok((read, encoder.finish().map_err(io_error("compress into", target))?))
+        }
+    }
+}
+
+/// Hashes what goes into a file.
+struct HashingFile {
+    file: File,
+    hasher: Sha256,
+    written: u64,
+    buffer: Vec<u8>,
+}
+
+impl HashingFile {
+    fn flush_buffer(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.buffer);
+        self.written += self.buffer.len() as u64;
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<(NarHash, u64)> {
+        self.flush_buffer()?;
+        Ok((NarHash(self.hasher.finalize().into()), self.written))
+    }
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > WRITE_BUFFER {
+            self.flush_buffer()?;
+        }
+        if bytes.len() >= WRITE_BUFFER {
+            self.hasher.update(bytes);
+            self.written += bytes.len() as u64;
+            self.file.write_all(bytes)?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Removes what an earlier run of this instance was writing when it was killed.
+fn sweep(temp_dir: &Path, instance: &str) -> Result<(), CacheError> {
+    let entries = fs::read_dir(temp_dir).map_err(io_error("list", temp_dir))?;
+    let own = format!("{instance}.");
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&own) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The binary cache layout that Nix reads: `nix-cache-info`, `nar/…`, `HASH.narinfo`. The same on every kind of store.
+
+use std::fmt::Write;
+
+use super::Compression;
+use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath, fingerprint, nix32};
+
+/// Name of the file that describes the cache.
+pub const CACHE_INFO: &str = "nix-cache-info";
+
+/// Directory of the archives.
+pub const NAR_DIR: &str = "nar";
+
+/// Where a path's narinfo lies.
+#[must_use]
+pub fn narinfo_name(path: &StorePath) -> String {
+    format!("{}.narinfo", path.hash_part())
+}
+
+/// A name for an archive that no other upload has: `nar/NARHASH-SUFFIX.nar.zst`.
+///
+/// It is known before the first byte, so that nothing needs to be spooled; and no file is ever overwritten, so that the
+/// `FileHash` of a narinfo stays true when two hosts upload one path at once.
+#[must_use]
+pub fn nar_name(nar_hash: &NarHash, suffix: [u8; 5], compression: Compression) -> String {
+    format!("{NAR_DIR}/{}-{}.nar{}", nar_hash.to_nix32(), nix32(&suffix), compression.suffix())
+}
+
+/// An archive as it lies in the cache.
+pub struct StoredNar {
+    /// Relative to the cache's root.
+    pub url: String,
+    /// How it is packed.
+    pub compression: Compression,
+    /// SHA-256 of the file.
+    pub file_hash: NarHash,
+    /// Size of the file in bytes.
+    pub file_size: u64,
+    /// Size of the archive in bytes.
+    pub nar_size: u64,
+}
+
+/// The narinfo of a path, signed, with the fields in the order in which Nix writes them.
+///
+/// The path's own signatures are kept: they are as true in this cache as in the one they came from.
+#[must_use]
+pub fn narinfo(store_dir: &StoreDir, info: &PathInfo, nar: &StoredNar, key: &SecretKey) -> String {
+    let info = PathInfo { nar_size: nar.nar_size, ..info.clone() };
+    let mut text = String::with_capacity(1024);
+    let mut line = |field: &str, value: &str| {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{field}: {value}");
+    };
+    line("StorePath", &store_dir.full(&info.path));
+    line("URL", &nar.url);
+    line("Compression", nar.compression.name());
+    line("FileHash", &nar.file_hash.to_string());
+    line("FileSize", &nar.file_size.to_string());
+    line("NarHash", &info.nar_hash.to_string());
+    line("NarSize", &info.nar_size.to_string());
+    let references: Vec<&str> = info.references.iter().flatten().map(StorePath::base_name).collect();
+    line("References", &references.join(" "));
+    if let Some(deriver) = &info.deriver {
+        line("Deriver", deriver.base_name());
+    }
+    let own = key.sign(&fingerprint(store_dir, &info));
+    for sig in info.sigs.iter().filter(|sig| **sig != own) {
+        line("Sig", sig);
+    }
+    line("Sig", &own);
+    if let Some(ca) = &info.ca {
+        line("CA", ca);
+    }
+    text
+}
+
+/// The text of a `nix-cache-info`.
+#[must_use]
+pub fn cache_info(store_dir: &StoreDir, want_mass_query: bool, priority: u32) -> String {
+    let want_mass_query = u8::from(want_mass_query);
+    format!("StoreDir: {}\nWantMassQuery: {want_mass_query}\nPriority: {priority}\n", store_dir.as_str())
+}
+
+/// The store directory that a `nix-cache-info` names, if it does.
+#[must_use]
+pub fn store_dir_of(cache_info: &str) -> Option<&str> {
+    cache_info.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narinfo_is_what_nix_would_write() {
+        let store_dir = StoreDir::default();
+        let path = |name: &str| {
+            StorePath::from_base_name(&format!("0123456789abcdfghijklmnpqrsvwxyz-{name}")).expect("a legal name")
+        };
+        let hash = NarHash([7; 32]);
+        let info = PathInfo {
+            id: Some(1),
+            path: path("b"),
+            nar_hash: hash,
+            nar_size: 120,
+            registration_time: 0,
+            deriver: Some(path("b.drv")),
+            ultimate: true,
+            sigs: vec!["other-1:c2ln".to_owned()],
+            ca: None,
+            references: Some(vec![path("a"), path("b")]),
+        };
+        let nar = StoredNar {
+            url: nar_name(&hash, [0; 5], Compression::Zstd { level: 3 }),
+            compression: Compression::Zstd { level: 3 },
+            file_hash: NarHash([9; 32]),
+            file_size: 60,
+            nar_size: 120,
+        };
+        let key = SecretKey::generate("test-1").expect("randomness");
+        let text = narinfo(&store_dir, &info, &nar, &key);
+        let theirs = nix_narinfo::NarInfo::parse_in(&"/nix/store".parse().expect("a store directory"), text.as_bytes())
+            .expect("the reference parser takes it");
+        assert_eq!(String::from_utf8(theirs.to_canonical_bytes()).expect("text"), text);
+        let trusted = [nix_narinfo::TrustedPublicKey::parse(&key.public().to_string()).expect("a public key")];
+        assert!(theirs.has_valid_signature(theirs.store_dir(), &trusted));
+        assert!(text.contains("URL: nar/0c1g"), "{text}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Binary caches: where paths go.
+//!
+//! Invariants kept here:
+//!
+//! - **Nothing broken.** A backend shows a path (writes its narinfo) only after [`Push::references`] has said that every
+//!   reference is in the cache or in one of its upstreams.
+//! - **Nothing corrupt.** It does so only after [`NarReader`] has come to its end without an error, and the reader ends
+//!   with one when hash or size differ from what Nix has registered.
+//! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
+
+mod error;
+pub mod file;
+mod layout;
+mod nar;
+mod url;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::nix::{PathInfo, StorePath};
+
+pub use error::{CacheError, Class, NarFailure};
+
+pub use nar::{CallOff, NarReader, NarStream};
+pub use url::{CacheUrl, Compression, UrlError};
+
+/// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a backend does.
+pub trait Cache: Send + Sync {
+    /// Which of these paths the cache lacks, in the order given.
+    fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>>;
+
+    /// Puts one path into the cache and returns when it is safe there.
+    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>>;
+
+    /// What there is to say of the cache.
+    fn info(&self) -> Result<CacheInfo, CacheError>;
+}
+
+/// One path to be put into a cache.
+pub struct Push {
+    /// What Nix has registered of it, references included.
+    pub info: PathInfo,
+    /// Its archive, not begun yet.
+    pub nar: NarStream,
+    /// Comes true once every reference is in the cache or in one of its upstreams.
+    pub references: BoxFuture<'static, Result<(), ReferenceMissing>>,
+}
+
+/// A reference that was under way to the same cache didn't arrive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its reference {0} did not arrive")]
+pub struct ReferenceMissing(pub StorePath);
+
+/// What a push came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Bytes that the cache took.
+    pub sent: u64,
+}
+
+/// What there is to say of a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheInfo {
+    /// Its URL, as Nix takes it for a substituter.
+    pub substituter: String,
+    /// The key that verifies its narinfos, as Nix takes it in `trusted-public-keys`.
+    pub public_key: Option<String>,
+}

@@ -1,0 +1,195 @@
+//! Cache URLs, as Nix writes them where Nix has one.
+
+use std::path::PathBuf;
+
+/// A cache URL, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheUrl {
+    /// `file:///DIR?compression=zstd`: a binary cache in a directory.
+    File {
+        /// The directory; absolute.
+        dir: PathBuf,
+        /// How NARs are compressed.
+        compression: Compression,
+        /// `Priority` of the `nix-cache-info` that is written where there is none.
+        priority: u32,
+        /// `WantMassQuery` likewise.
+        want_mass_query: bool,
+    },
+}
+
+/// How a NAR is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As it is.
+    None,
+    /// Zstandard.
+    Zstd {
+        /// 1 (fast) to 19 (small).
+        level: i32,
+    },
+}
+
+impl Compression {
+    /// What `Compression:` says in a narinfo.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zstd { .. } => "zstd",
+        }
+    }
+
+    /// What stands behind `.nar` in the file's name.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Zstd { .. } => ".zst",
+        }
+    }
+}
+
+/// zstd's own default, and Nix's.
+const DEFAULT_LEVEL: i32 = 3;
+
+/// Nix's own default for a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
+const DEFAULT_PRIORITY: u32 = 50;
+
+/// Why a URL names no cache.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// A kind of cache that there is, but not here yet.
+    #[error("caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` is")]
+    NotYet(String),
+    /// No kind of cache that is known.
+    #[error("`{0}` is no cache URL; write `file:///DIR`")]
+    Unknown(String),
+    /// The directory isn't absolute.
+    #[error("`{0}` must name an absolute directory: `file:///DIR`")]
+    Relative(String),
+    /// A parameter that isn't known.
+    #[error("unknown parameter `{0}`; known are compression, compression-level, priority and want-mass-query")]
+    UnknownParameter(String),
+    /// A parameter twice.
+    #[error("parameter `{0}` is given twice")]
+    Twice(String),
+    /// A parameter's value can't be used.
+    #[error("`{parameter}={value}`: expected {expected}")]
+    BadValue {
+        /// Its name.
+        parameter: String,
+        /// What was given.
+        value: String,
+        /// What would have been good.
+        expected: &'static str,
+    },
+}
+
+impl CacheUrl {
+    /// Understands a cache URL.
+    ///
+    /// # Errors
+    /// [`UrlError`], saying what to write instead.
+    pub fn parse(url: &str) -> Result<Self, UrlError> {
+        let Some((scheme, rest)) = url.split_once("://") else { return Err(UrlError::Unknown(url.to_owned())) };
+        match scheme {
+            "file" => Self::parse_file(url, rest),
+            "attic+https" | "attic+http" | "s3" | "gs" | "az" | "https" | "http" | "command" => {
+                Err(UrlError::NotYet(scheme.to_owned()))
+            }
+            _ => Err(UrlError::Unknown(url.to_owned())),
+        }
+    }
+
+    fn parse_file(url: &str, rest: &str) -> Result<Self, UrlError> {
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if !path.starts_with('/') {
+            return Err(UrlError::Relative(url.to_owned()));
+        }
+        let (mut kind, mut level, mut priority, mut want_mass_query) = (None, None, None, None);
+        for (parameter, value) in query.split('&').filter(|part| !part.is_empty()).map(split_parameter) {
+            let bad = |expected| UrlError::BadValue {
+                parameter: parameter.to_owned(),
+                value: value.to_owned(),
+                expected,
+            };
+            let twice = match parameter {
+                "compression" => match value {
+                    "zstd" | "none" => kind.replace(value).is_some(),
+                    _ => return Err(bad("zstd or none")),
+                },
+                "compression-level" => {
+                    let number = value.parse().ok().filter(|level| (1..=19).contains(level));
+                    level.replace(number.ok_or_else(|| bad("a number from 1 to 19"))?).is_some()
+                }
+                "priority" => {
+                    priority.replace(value.parse().map_err(|_| bad("a number, 0 or more"))?).is_some()
+                }
+                "want-mass-query" => {
+                    let flag = match value {
+                        "true" | "1" => true,
+                        "false" | "0" => false,
+                        _ => return Err(bad("true or false")),
+                    };
+                    want_mass_query.replace(flag).is_some()
+                }
+                _ => return Err(UrlError::UnknownParameter(parameter.to_owned())),
+            };
+            if twice {
+                return Err(UrlError::Twice(parameter.to_owned()));
+            }
+        }
+        let compression = match (kind, level) {
+            (Some("none"), Some(level)) => {
+                return Err(UrlError::BadValue {
+                    parameter: "compression-level".to_owned(),
+                    value: level.to_string(),
+                    expected: "no level with compression=none",
+                });
+            }
+            (Some("none"), None) => Compression::None,
+            (_, level) => Compression::Zstd { level: level.unwrap_or(DEFAULT_LEVEL) },
+        };
+        Ok(Self::File {
+            dir: PathBuf::from(path),
+            compression,
+            priority: priority.unwrap_or(DEFAULT_PRIORITY),
+            want_mass_query: want_mass_query.unwrap_or(true),
+        })
+    }
+}
+
+fn split_parameter(part: &str) -> (&str, &str) {
+    part.split_once('=').unwrap_or((part, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_know_from_nix_is_understood() {
+        let Ok(CacheUrl::File { dir, compression, priority, want_mass_query }) =
+            CacheUrl::parse("file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false")
+        else {
+            panic!("a good URL was refused")
+        };
+        assert_eq!(dir, PathBuf::from("/srv/cache"));
+        assert_eq!((compression, priority, want_mass_query), (Compression::Zstd { level: 7 }, 30, false));
+    }
+
+    #[test]
+    fn bad_urls_say_what_to_write() {
+        let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
+        assert_eq!(message("/srv/cache"), "`/srv/cache` is no cache URL; write `file:///DIR`");
+        assert_eq!(message("file://srv"), "`file://srv` must name an absolute directory: `file:///DIR`");
+        assert_eq!(message("file:///c?compression=xz"), "`compression=xz`: expected zstd or none");
+        assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
+        assert_eq!(
+            message("file:///c?secret-key=/k"),
+            "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
+        );
+        assert!(message("s3://bucket").contains("not supported by this version"));
+    }
+}

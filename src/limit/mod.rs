@@ -1,0 +1,16 @@
+//! How much is done at once, and for whom first.
+//!
+//! No I/O and no clock here: who waits is woken by who gives back.
+
+mod slots;
+
+pub use slots::{Slot, Slots};
+
+/// Which of two lanes work stands in; the first is always served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Newly valid paths.
+    Fresh = 0,
+    /// What was there before.
+    Backfill = 1,
+}
