@@ -20,3 +20,4 @@
 //! [`nix`], [`policy`], [`queue`].
 
 pub mod nix;
+pub mod policy;
