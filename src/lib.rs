@@ -22,4 +22,8 @@
 pub mod cache;
 pub mod limit;
 pub mod nix;
+pub mod policy;
 pub mod queue;
+pub mod report;
+pub mod upload;
+pub mod watch;

@@ -3,11 +3,13 @@
 //! Nothing in this room knows of policies, queues or caches.
 
 mod database;
+mod facts;
 mod path_info;
 mod store_path;
 
 pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
 };
+pub use facts::StoreFacts;
 pub use path_info::{NarHash, NarHashError, PathInfo};
 pub use store_path::{StoreDir, StorePath, StorePathError};
