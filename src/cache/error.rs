@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ReferenceMissing;
+use super::{ReferenceMissing, UrlError};
 use crate::nix::NarHash;
+use crate::secret::SecretError;
 
 /// Why an archive could not be read to its end, or is not what Nix registered.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,20 @@ pub enum CacheError {
         /// Free space needed, in per cent.
         needed_percent: u64,
     },
+    /// The URL names no cache that can be opened.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The signing key can't be had from where it should be.
+    #[error("take the signing key")]
+    Secret(#[from] SecretError),
+    /// The signing key is none.
+    #[error("{path} holds no signing key: {problem}; `nix-store --generate-binary-cache-key` writes one")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The file system said no.
     #[error("{action} {path}")]
     Io {
@@ -120,9 +135,13 @@ impl CacheError {
             Self::Nar(NarFailure::Cancelled) => Class::Cancelled,
             Self::Reference(_) => Class::ReferenceFirst,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
-            Self::Io { .. } | Self::NoRoom { .. } | Self::OtherStore { .. } | Self::Malformed { .. } => {
-                Class::CacheWaits
-            }
+            Self::Io { .. }
+            | Self::NoRoom { .. }
+            | Self::OtherStore { .. }
+            | Self::Malformed { .. }
+            | Self::Url(_)
+            | Self::Secret(_)
+            | Self::Key { .. } => Class::CacheWaits,
         }
     }
 }

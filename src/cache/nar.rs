@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::NarFailure;
 use crate::limit::{Lane, Slot, Slots};
-use crate::nix::{NarHash, NarOptions, PathInfo, encode_nar};
+use crate::nix::{NarError, NarHash, NarOptions, PathInfo, encode_nar_hashed};
 
 /// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
 const SMALL: u64 = 1024 * 1024;
@@ -85,25 +84,19 @@ impl NarStream {
     /// Reads everything, and checks it against what Nix has registered.
     fn encode(&self, mut emit: impl FnMut(Bytes) -> Result<(), NarFailure>) -> Result<(), NarFailure> {
         let (registered, registered_size) = self.registered;
-        let mut hasher = Sha256::new();
         let mut size = 0;
-        let encoded = encode_nar(&self.root, &self.options, |chunk: Bytes| {
+        let encoded = encode_nar_hashed(&self.root, &self.options, |chunk: Bytes| {
             if self.call_off.is_off() {
                 return Err(NarFailure::Cancelled);
             }
             size += chunk.len() as u64;
-            hasher.update(&chunk);
             // What has grown since it was registered is hashed to its end, but not handed on.
             if registered_size == 0 || size <= registered_size { emit(chunk) } else { Ok(()) }
         });
-        encoded.map_err(|error| {
-            let vanished = error.is_root_missing();
-            match error.into_sink_error() {
-                Ok(failure) => failure,
-                Err(source) => NarFailure::Unreadable { vanished, source: Box::new(source) },
-            }
+        let (found, size) = encoded.map_err(|error| match error {
+            NarError::Sink(failure) => failure,
+            error => NarFailure::Unreadable { vanished: error.is_root_gone(&self.root), source: Box::new(error) },
         })?;
-        let found = NarHash(hasher.finalize().into());
         if found == registered && (registered_size == 0 || registered_size == size) {
             Ok(())
         } else {

@@ -120,7 +120,7 @@ impl CacheUrl {
                     _ => return Err(bad("zstd or none")),
                 },
                 "compression-level" => {
-                    let number = value.parse().ok().filter(|level| (1..=19).contains(level));
+                    let number = value.parse::<i32>().ok().filter(|level| (1..=19).contains(level));
                     level.replace(number.ok_or_else(|| bad("a number from 1 to 19"))?).is_some()
                 }
                 "priority" => {

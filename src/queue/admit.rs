@@ -48,11 +48,13 @@ pub struct Cursor {
     /// The last `ValidPaths.id` taken up.
     pub row: i64,
     /// Path and registration time of that row, if there was one: another one there means another database.
-    pub mark: Option<(StorePath, i64)>,
+    pub mark: Option<(String, i64)>,
     /// Device and inode of the database.
     pub file: (u64, u64),
     /// Rows up to here are not new, they are read again since the database or the queue was another before.
     pub rescan_to: i64,
+    /// When watching began (seconds since 1970): of old rows, those registered before are for backfill.
+    pub since: i64,
 }
 
 impl Queue {
@@ -82,14 +84,14 @@ impl Queue {
     pub fn cursor(&self, store: &StoreDir) -> Result<Option<Cursor>, QueueError> {
         self.db
             .query_row(
-                "SELECT row, path, time, dev, ino, rescan_to FROM cursor WHERE store = ?1",
+                "SELECT row, path, time, dev, ino, rescan_to, since FROM cursor WHERE store = ?1",
                 [store.as_str()],
                 |row| {
                     let path: Option<String> = row.get(1)?;
                     let time: Option<i64> = row.get(2)?;
-                    let mark = path.and_then(|path| StorePath::from_base_name(&path).ok()).zip(time);
+                    let mark = path.zip(time);
                     let file = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
-                    Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)? })
+                    Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)?, since: row.get(6)? })
                 },
             )
             .optional()
@@ -225,16 +227,16 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
 
 fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Result<(), QueueError> {
     let (path, time) = match &cursor.mark {
-        Some((path, time)) => (Some(path.base_name()), Some(*time)),
+        Some((path, time)) => (Some(path.as_str()), Some(*time)),
         None => (None, None),
     };
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to, since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )
     .and_then(|mut statement| {
         let (dev, ino) = (cursor.file.0 as i64, cursor.file.1 as i64);
-        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to])
+        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to, cursor.since])
     })
     .map_err(sqlite("move the cursor"))?;
     Ok(())

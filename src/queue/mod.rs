@@ -104,6 +104,8 @@ pub fn now() -> i64 {
 pub struct Queue {
     db: Connection,
     path: PathBuf,
+    /// SQLite's count of other connections' commits, when it was looked at last.
+    data_version: i64,
 }
 
 impl Queue {

@@ -61,7 +61,8 @@ const MIGRATIONS: &[&str] = &["
         time      INTEGER,                 -- registrationTime of that row
         dev       INTEGER,
         ino       INTEGER,
-        rescan_to INTEGER NOT NULL         -- rows up to here are old ones, seen anew
+        rescan_to INTEGER NOT NULL,        -- rows up to here are old ones, seen anew
+        since     INTEGER NOT NULL         -- seconds since 1970: when watching began
     ) WITHOUT ROWID, STRICT;
 
     -- Where the Nix daemon is asked instead: the names already taken up.
@@ -141,7 +142,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned() })
+        Ok(Self { db, path: path.to_owned(), data_version: 0 })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {
@@ -152,6 +153,29 @@ impl Queue {
         }
         let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         Err(sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict))))
+    }
+
+    /// A name for this state directory, unlike that of any other: 16 hexadecimal digits, drawn once.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn instance(&mut self) -> Result<String, QueueError> {
+        self.db
+            .execute_batch("INSERT OR IGNORE INTO meta (key, value) VALUES ('instance', lower(hex(randomblob(8))))")
+            .and_then(|()| self.db.query_row("SELECT value FROM meta WHERE key = 'instance'", [], |row| row.get(0)))
+            .map_err(sqlite("read its name"))
+    }
+
+    /// Whether another connection has changed the queue since the last time this was asked.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn changed_by_others(&mut self) -> Result<bool, QueueError> {
+        let version = self
+            .db
+            .query_row("PRAGMA data_version", [], |row| row.get(0))
+            .map_err(sqlite("ask whether it has changed"))?;
+        Ok(std::mem::replace(&mut self.data_version, version) != version)
     }
 
     pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), QueueError> {

@@ -1,0 +1,324 @@
+//! The service: wires the actors together, feeds them the policy, and ends them in order.
+//!
+//! ```text
+//! policy file ──► Settings ──► Watcher ──admits──► queue ──claims──► Uploader ──► caches
+//!    signals ───► Service ── serve · hurry · drain ─────────────────────▲
+//! ```
+//!
+//! An actor that ends before it is told to is an event like any other: the service says why, lets the uploader hand back
+//! what it holds, and ends with an error, so that whoever supervises it starts it anew. Nothing is lost by that.
+
+pub mod backfill;
+pub mod caches;
+mod settings;
+pub mod signals;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Notify, mpsc, watch as watching};
+use tokio::task::JoinHandle;
+use tracing::{debug, error, info, warn};
+
+pub use self::settings::Settings;
+use self::caches::{CacheSurroundings, targets};
+use self::signals::Signal;
+use crate::config::{Config, NixStore, Priority};
+use crate::limit::Slots;
+use crate::nix::StoreFacts;
+use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
+use crate::report::one_line;
+use crate::upload::{self, Command, Uploader};
+use crate::watch::wake::{Folder, Wake};
+use crate::watch::{self, WatchError, Watcher};
+
+/// Who holds the lock as a service; who reads this refuses to be a second one.
+pub const SERVICE_ROLE: &str = "storewatch run";
+
+/// What is under way when the service is told to end may take so long; then it is handed back.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// The database, the policy file and the queue are looked at this often, should an event have been lost. A look costs
+/// some microseconds.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// A step of the wall clock against the monotonic one that is larger than this was a suspend, or a clock put right.
+const SUSPENDED: Duration = Duration::from_secs(10);
+
+/// How often the lock is asked for while another holds it for a while.
+const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Niceness at low priority: below everything that people wait for. The kernel derives the I/O priority from it.
+const LOW_PRIORITY: i32 = 10;
+
+/// What the service is made of.
+pub struct Parts {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The policy file and what it said.
+    pub settings: Settings,
+    /// The Nix store.
+    pub nix: NixStore,
+    /// Whether file system events are listened to; without them the timer finds everything.
+    pub events: bool,
+}
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Another works here already.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The queue can't be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Nothing can be learnt of the store.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The Nix database can't be read.
+    #[error(transparent)]
+    Database(#[from] crate::nix::DatabaseError),
+    /// A part ended by a panic.
+    #[error("{part} ended by a defect of storewatch")]
+    Panicked {
+        /// Which.
+        part: &'static str,
+    },
+    /// The system said no.
+    #[error("{action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The uploader at work, with what it takes to tell it something.
+pub(crate) struct Working {
+    pub(crate) queue: QueueHandle,
+    pub(crate) facts: StoreFacts,
+    pub(crate) bell: Arc<Notify>,
+    slots: Slots,
+    commands: mpsc::Sender<Command>,
+    uploader: JoinHandle<Result<(), QueueError>>,
+    surroundings: CacheSurroundings,
+}
+
+impl Working {
+    /// Starts an uploader on an opened queue.
+    pub(crate) async fn start(
+        queue: QueueHandle,
+        state_dir: &Path,
+        nix: &NixStore,
+        config: &Config,
+    ) -> Result<(Self, Routes), QueueError> {
+        let instance = queue.call(|queue| queue.instance()).await?;
+        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
+        let slots = Slots::new(config.limits.uploads);
+        let bell = Arc::new(Notify::new());
+        let (commands, inbox) = mpsc::channel(8);
+        let uploader = Uploader::new(upload::Parts {
+            queue: queue.clone(),
+            facts: facts.clone(),
+            real_store: nix.real.clone(),
+            slots: slots.clone(),
+            bell: Arc::clone(&bell),
+            commands: inbox,
+        });
+        let uploader = tokio::spawn(uploader.run());
+        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
+        let working = Self { queue, facts, bell, slots, commands, uploader, surroundings };
+        let routes = working.serve(config).await?;
+        Ok((working, routes))
+    }
+
+    /// Works by this configuration from now on.
+    async fn serve(&self, config: &Config) -> Result<Routes, QueueError> {
+        let (caches, policy) = (config.caches.clone(), Arc::clone(&config.policy));
+        let surroundings = self.surroundings.clone();
+        let (targets, routes) =
+            self.queue.call(move |queue| targets(queue, &caches, &policy, &surroundings)).await?;
+        self.slots.resize(config.limits.uploads);
+        self.tell(Command::Serve(Arc::clone(&config.policy), targets)).await;
+        Ok(routes)
+    }
+
+    async fn tell(&self, command: Command) {
+        // An uploader that has ended is noticed by who waits for it.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// Hands back what is not through in time, and ends the uploader.
+    pub(crate) async fn drain(self) -> Result<(), ServiceError> {
+        self.tell(Command::Drain(DRAIN)).await;
+        match self.uploader.await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
+        }
+    }
+}
+
+/// Lowers this process's CPU priority, and with it its I/O priority.
+pub fn set_priority(priority: Priority) {
+    let nice = match priority {
+        Priority::Low => LOW_PRIORITY,
+        Priority::Normal => return,
+    };
+    let lowered = rustix::process::getpriority_process(None)
+        .and_then(|now| if now >= nice { Ok(()) } else { rustix::process::setpriority_process(None, nice) });
+    if let Err(errno) = lowered {
+        warn!("the priority can't be lowered: {errno}");
+    }
+}
+
+/// Runs the service until a signal ends it.
+///
+/// # Errors
+/// [`ServiceError`].
+pub async fn run(parts: Parts) -> Result<(), ServiceError> {
+    let Parts { state_dir, mut settings, nix, events } = parts;
+    let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
+    let Some(_lock) = wait_for_lock(&state_dir, &mut signals).await? else { return Ok(()) };
+    let queue = open_queue(&state_dir)?;
+    let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
+    let (routes_in_force, routes) = watching::channel(routes);
+    let watcher = Watcher::new(watch::Parts {
+        queue: working.queue.clone(),
+        routes,
+        db_path: nix.db_path(),
+        real_store: nix.real.clone(),
+        socket: nix.socket.clone(),
+        store_dir: nix.logical.clone(),
+        wake: wake_for(events, [nix.db_path()]),
+        interval: INTERVAL,
+        bell: Arc::clone(&working.bell),
+    });
+    let mut watcher = tokio::spawn(watcher.run());
+    let queue_file = state_dir.join(Queue::FILE_NAME);
+    let mut wake = wake_for(events, std::iter::once(queue_file).chain(settings.file().map(Path::to_owned)));
+    let mut timer = tokio::time::interval(INTERVAL);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut clocks = Clocks::now();
+    info!(store = nix.logical.as_str(), state = %state_dir.display(), "watching");
+    let ended = loop {
+        let mut look_at_settings = false;
+        tokio::select! {
+            signal = signals.recv() => match signal {
+                Some(Signal::Reload) => {
+                    info!("told to read the policy again");
+                    look_at_settings = true;
+                }
+                Some(Signal::End) | None => break Ok(()),
+            },
+            // One folder or the other: both are looked at, which costs nothing.
+            _ = wake.changed() => look_at_settings = true,
+            _ = timer.tick() => {
+                look_at_settings = true;
+                for unwatched in wake.rearm() {
+                    debug!("{}", one_line(&unwatched.why));
+                }
+                if clocks.have_parted() {
+                    info!("back after a pause: what waits for its time is tried at once");
+                    working.tell(Command::Hurry).await;
+                }
+            }
+            watched = &mut watcher => break match watched {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(ServiceError::Panicked { part: "the watcher" }),
+            },
+            worked = &mut working.uploader => return match worked {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
+            },
+        }
+        if working.queue.call(|queue| queue.changed_by_others()).await? {
+            working.bell.notify_one();
+        }
+        if look_at_settings && settings.reload() {
+            let routes = working.serve(settings.config()).await?;
+            routes_in_force.send_replace(routes);
+        }
+    };
+    watcher.abort();
+    if let Err(error) = &ended {
+        error!("{}", one_line(error));
+    }
+    info!("ending: what is under way is finished or handed back");
+    working.drain().await?;
+    ended
+}
+
+/// Takes the state directory's lock. Waits while a backfill holds it; `None` if a signal ended the wait.
+async fn wait_for_lock(
+    state_dir: &Path,
+    signals: &mut mpsc::Receiver<Signal>,
+) -> Result<Option<StateLock>, ServiceError> {
+    let mut told = false;
+    loop {
+        match StateLock::acquire(state_dir, SERVICE_ROLE) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(LockError::Held { holder, dir }) if !holder.starts_with(SERVICE_ROLE) => {
+                if !told {
+                    info!("waiting: {holder} is working with the state directory {}", dir.display());
+                    told = true;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_INTERVAL) => {}
+            Some(Signal::End) = signals.recv() => return Ok(None),
+        }
+    }
+}
+
+/// Opens the queue and says so if it had to be replaced.
+pub(crate) fn open_queue(state_dir: &Path) -> Result<QueueHandle, QueueError> {
+    let opened = Queue::open(state_dir)?;
+    if let Some(aside) = opened.moved_aside {
+        error!(
+            "the queue was corrupt; it is kept as {} and a new one is filled by reading the whole Nix database again",
+            aside.display()
+        );
+    }
+    QueueHandle::start(opened.queue)
+}
+
+/// Wakes when one of these files changes, or when what belongs to it does.
+fn wake_for(events: bool, files: impl IntoIterator<Item = PathBuf>) -> Wake {
+    if !events {
+        return Wake::silent();
+    }
+    let folders = files.into_iter().filter_map(|file| {
+        let name = file.file_name()?.to_owned();
+        let mut log = name.clone();
+        log.push("-wal");
+        Some(Folder { path: file.parent()?.to_owned(), names: vec![name, log] })
+    });
+    Wake::start(folders.collect())
+}
+
+/// The two clocks, which part while a computer sleeps.
+struct Clocks {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// Whether the wall clock has gone further than the steady one since the last look.
+    fn have_parted(&mut self) -> bool {
+        let now = Self::now();
+        let wall = now.wall.duration_since(self.wall).unwrap_or_default();
+        let parted = wall > now.steady.duration_since(self.steady) + SUSPENDED;
+        *self = now;
+        parted
+    }
+}

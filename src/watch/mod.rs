@@ -1,0 +1,246 @@
+//! The watcher: finds every path that becomes valid, lets the policy decide, and admits it to the queue.
+//!
+//! Invariants kept here:
+//!
+//! - **Nothing lost.** What is new is found by reading the Nix database from the cursor on; events and the timer only say
+//!   when to look. Cursor and jobs are written in one transaction, so a crash at any point means reading some rows again.
+//!   A database that is another than before ([`cursor::check`]) is read from its beginning.
+//! - **Nobody waits.** Each batch is one short read transaction, and nothing is kept open between two.
+//! - **Bounded memory.** One batch at a time.
+//!
+//! Where the database can't be read, the [`listing`] of the store directory and the Nix daemon take its place.
+//!
+//! [`Watcher::next_event`] only chooses and may be dropped at any time; [`Watcher::apply`] only acts.
+
+mod cursor;
+mod listing;
+mod scan;
+pub mod wake;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use self::listing::Listing;
+use self::scan::{Scan, Step};
+use self::wake::Wake;
+use crate::nix::{DatabaseError, StoreDir};
+use crate::queue::{QueueError, QueueHandle, Routes};
+use crate::report::one_line;
+
+/// What the watcher is made of.
+pub struct Parts {
+    /// The queue.
+    pub queue: QueueHandle,
+    /// The policy in force, with the numbers of its caches.
+    pub routes: watch::Receiver<Routes>,
+    /// The Nix database.
+    pub db_path: PathBuf,
+    /// Where the store's files are.
+    pub real_store: PathBuf,
+    /// The Nix daemon's socket.
+    pub socket: PathBuf,
+    /// The logical store directory.
+    pub store_dir: StoreDir,
+    /// Tells of changes to the database.
+    pub wake: Wake,
+    /// The database is looked at after so long without an event, too.
+    pub interval: Duration,
+    /// Rung when jobs have been admitted.
+    pub bell: Arc<Notify>,
+}
+
+/// Why the watcher can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// It would be read wrongly, or there is nothing to read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// Nothing could be admitted.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Neither of the two ways to learn of paths is open.
+    #[error(
+        "the Nix database can't be read ({database}) and the Nix daemon doesn't answer ({daemon}); run storewatch as \
+         root, or as a user who may read the database, or start the Nix daemon"
+    )]
+    Blind {
+        /// Why the database can't be read.
+        database: String,
+        /// Why the daemon is of no help.
+        daemon: String,
+    },
+}
+
+/// Reads what is new.
+pub struct Watcher {
+    parts: Parts,
+    source: Source,
+    next_look: Instant,
+    /// The last trouble that was told, so that it is told once.
+    told: Option<String>,
+}
+
+/// Where new paths are learnt of.
+enum Source {
+    Database(Scan),
+    Listing(Listing),
+    /// Not known yet, or lost.
+    None,
+}
+
+/// What the watcher waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Something has changed beside the database.
+    Woken,
+    /// It is time to look.
+    Due,
+}
+
+impl Watcher {
+    /// A watcher that looks for the first time at once.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, source: Source::None, next_look: Instant::now(), told: None }
+    }
+
+    /// Watches until it is dropped.
+    ///
+    /// # Errors
+    /// [`WatchError`]: what can't heal by itself.
+    pub async fn run(mut self) -> Result<(), WatchError> {
+        loop {
+            let event = self.next_event().await;
+            self.apply(event).await?;
+        }
+    }
+
+    /// Waits until there is a reason to look. Cancel-safe.
+    pub async fn next_event(&mut self) -> Event {
+        tokio::select! {
+            _ = self.parts.wake.changed() => Event::Woken,
+            () = sleep_until(self.next_look) => Event::Due,
+        }
+    }
+
+    /// Looks, until nothing new is there.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub async fn apply(&mut self, event: Event) -> Result<(), WatchError> {
+        if event == Event::Due {
+            self.parts.wake.rearm();
+        }
+        let looked = self.look().await;
+        self.next_look = Instant::now() + self.parts.interval;
+        match looked {
+            Ok(()) => {
+                if self.told.take().is_some() {
+                    info!("the Nix store can be read again");
+                }
+                Ok(())
+            }
+            // While Nix makes, moves or locks its database, later is soon enough: the cursor hasn't moved.
+            Err(WatchError::Database(error)) if !is_final(&error) => {
+                self.source = Source::None;
+                self.tell_once(&one_line(&error));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), WatchError> {
+        if let Source::None = self.source {
+            self.source = self.find_source().await?;
+        }
+        match std::mem::replace(&mut self.source, Source::None) {
+            Source::Database(scan) => {
+                let scan = self.read_on(scan).await?;
+                self.source = Source::Database(scan);
+            }
+            Source::Listing(mut listing) => {
+                let routes = self.parts.routes.borrow().clone();
+                if listing.look(&self.parts.queue, &routes).await? > 0 {
+                    self.parts.bell.notify_one();
+                }
+                self.source = Source::Listing(listing);
+            }
+            Source::None => {}
+        }
+        Ok(())
+    }
+
+    async fn find_source(&self) -> Result<Source, WatchError> {
+        let Parts { queue, db_path, real_store, socket, store_dir, .. } = &self.parts;
+        match Scan::open(db_path.clone(), store_dir.clone(), queue).await {
+            Err(WatchError::Database(error)) if error.is_denied() => {
+                let reason = one_line(&error);
+                let listing = Listing::open(real_store.clone(), socket.clone(), store_dir.clone(), queue).await;
+                match listing {
+                    Ok(listing) => {
+                        warn!("the Nix daemon is asked instead, and the store directory listed: {reason}");
+                        Ok(Source::Listing(listing))
+                    }
+                    Err(listing::ListingError::Queue(error)) => Err(error.into()),
+                    Err(error) => Err(WatchError::Blind { database: reason, daemon: one_line(&error) }),
+                }
+            }
+            Err(error) => Err(error),
+            Ok(scan) => Ok(Source::Database(scan)),
+        }
+    }
+
+    /// Reads and admits batches until the database has nothing new.
+    async fn read_on(&mut self, mut scan: Scan) -> Result<Scan, WatchError> {
+        loop {
+            let routes = self.parts.routes.borrow().clone();
+            let read = spawn_blocking(move || {
+                let step = scan.step(&routes);
+                (scan, step)
+            });
+            // It can only fail by a panic; then the next look begins anew from the cursor.
+            let Ok((read, step)) = read.await else {
+                error!("reading the Nix database ended by a defect of storewatch");
+                return Scan::open(self.parts.db_path.clone(), self.parts.store_dir.clone(), &self.parts.queue).await;
+            };
+            scan = read;
+            match step? {
+                Step::UpToDate => return Ok(scan),
+                Step::Another(why) => {
+                    warn!("{why}; it is read from its beginning, what was uploaded before is not uploaded again");
+                    scan.start_over(&self.parts.queue).await?;
+                }
+                Step::Batch(batch) => {
+                    for row in &batch.malformed {
+                        warn!(row = row.id, "a row of the Nix database can't be understood and is passed over: {}", row.why);
+                    }
+                    let rows = batch.rows;
+                    let opened = scan.admit(&self.parts.queue, *batch).await?;
+                    debug!(rows, opened, "read new rows");
+                    if opened > 0 {
+                        self.parts.bell.notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_once(&mut self, trouble: &str) {
+        if self.told.as_deref() != Some(trouble) {
+            warn!("nothing new can be found for now: {trouble}");
+            self.told = Some(trouble.to_owned());
+        }
+    }
+}
+
+/// Whether waiting won't help.
+fn is_final(error: &DatabaseError) -> bool {
+    matches!(error, DatabaseError::NotNix { .. } | DatabaseError::NewerSchema { .. })
+}

@@ -1,0 +1,196 @@
+//! Reading the Nix database from the cursor on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::WatchError;
+use super::cursor::{Seen, check};
+use crate::limit::Lane;
+use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, RowMark, StoreDir, StorePath};
+use crate::queue::{Admission, Cursor, Ended, QueueHandle, Routes, Wanted, now};
+
+/// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
+const BATCH_ROWS: usize = 2_000;
+
+/// A read transaction lasts at most so long. Beside a WAL it only holds up a checkpoint.
+const BATCH_TIME: Duration = Duration::from_millis(50);
+
+/// Without a WAL a reader holds up Nix's commits: no longer than anyone would notice.
+const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
+
+/// The database, and how far it has been read.
+pub(super) struct Scan {
+    db_path: PathBuf,
+    store_dir: StoreDir,
+    database: Database,
+    limits: BatchLimits,
+    cursor: Cursor,
+}
+
+/// What one look at the database came to.
+pub(super) enum Step {
+    /// Nothing new.
+    UpToDate,
+    /// Some rows, decided.
+    Batch(Box<Decided>),
+    /// It isn't the database that was read before, and why.
+    Another(&'static str),
+}
+
+/// Rows that were read, and what is to be admitted of them.
+pub(super) struct Decided {
+    pub(super) malformed: Vec<MalformedRow>,
+    pub(super) rows: usize,
+    /// Rows that are new.
+    fresh: Vec<Wanted>,
+    /// Old rows, seen anew.
+    again: Vec<Wanted>,
+    cursor: Cursor,
+}
+
+impl Scan {
+    /// Opens the database and finds out where to go on: at the cursor, or, the first time, at its end, since what is there
+    /// already is for backfill.
+    pub(super) async fn open(
+        db_path: PathBuf,
+        store_dir: StoreDir,
+        queue: &QueueHandle,
+    ) -> Result<Self, WatchError> {
+        let database = Database::open(&db_path, &store_dir)?;
+        let uses_wal = database.uses_wal()?;
+        if !uses_wal {
+            info!("the Nix database has no write-ahead log; it is read in short batches, so that builds needn't wait");
+        }
+        let time = if uses_wal { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
+        let limits = BatchLimits { rows: BATCH_ROWS, time };
+        let last_id = database.last_id()?;
+        let Identity { dev, ino } = database.identity();
+        let mark = mark(database.row_mark(last_id)?);
+        let dir = store_dir.clone();
+        let cursor = queue
+            .call(move |queue| {
+                if let Some(cursor) = queue.cursor(&dir)? {
+                    return Ok(cursor);
+                }
+                let file = (dev, ino);
+                let cursor = if queue.take_rescan_order()? {
+                    Cursor { row: 0, mark: None, file, rescan_to: last_id, since: 0 }
+                } else {
+                    info!("watching from now on; `storewatch backfill` takes what is there already");
+                    Cursor { row: last_id, mark, file, rescan_to: 0, since: now() / 1000 }
+                };
+                queue.admit(&nothing(), Some((&dir, &cursor)))?;
+                Ok(cursor)
+            })
+            .await?;
+        debug!(row = cursor.row, last_id, "the Nix database is open");
+        Ok(Self { db_path, store_dir, database, limits, cursor })
+    }
+
+    /// Looks for rows behind the cursor and decides them. Blocks.
+    pub(super) fn step(&mut self, routes: &Routes) -> Result<Step, DatabaseError> {
+        if self.database.replaced() {
+            self.database = Database::open(&self.db_path, &self.store_dir)?;
+        }
+        let seen = Seen {
+            identity: self.database.identity(),
+            last_id: self.database.last_id()?,
+            row: self.database.row_mark(self.cursor.row)?,
+        };
+        if let Some(why) = check(&self.cursor, &seen) {
+            return Ok(Step::Another(why));
+        }
+        if seen.last_id == self.cursor.row {
+            return Ok(Step::UpToDate);
+        }
+        let batch = self.database.batch(self.cursor.row, &self.limits)?;
+        // Ids whose rows were collected before they could be read leave nothing to mark.
+        let reached = if batch.complete { batch.reached.max(seen.last_id) } else { batch.reached };
+        let row = self.database.row_mark(reached)?;
+        let file = (seen.identity.dev, seen.identity.ino);
+        let cursor = Cursor { row: reached, mark: mark(row), file, ..self.cursor.clone() };
+        let rows = batch.paths.len();
+        let (mut fresh, mut again) = (Vec::new(), Vec::new());
+        for mut info in batch.paths {
+            let old = info.id.is_some_and(|id| id <= self.cursor.rescan_to);
+            if old && info.registration_time < self.cursor.since {
+                continue;
+            }
+            let decided = routes.policy.decide_loading(&mut info, &self.store_dir, |info| {
+                info.id.map_or(Ok(Vec::new()), |id| self.database.references(id))
+            });
+            let decision = match decided {
+                Ok(decision) => decision,
+                // A reference that can't be understood: the signature can't be checked, so it doesn't count.
+                Err(DatabaseError::Malformed { why, .. }) => {
+                    warn!(path = %info.path, "its references can't be understood: {why}");
+                    info.sigs.clear();
+                    match routes.policy.decide(&info, &self.store_dir) {
+                        Ok(decision) => decision,
+                        Err(_) => continue,
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            debug!(path = %info.path, action = %decision.action(), rule = %decision.rule(), "decided");
+            if let Some(wanted) = routes.wanted(&info, &decision) {
+                if old { again.push(wanted) } else { fresh.push(wanted) }
+            }
+        }
+        Ok(Step::Batch(Box::new(Decided { malformed: batch.malformed, rows, fresh, again, cursor })))
+    }
+
+    /// Admits what was decided; the cursor moves with it.
+    pub(super) async fn admit(&mut self, queue: &QueueHandle, decided: Decided) -> Result<u64, WatchError> {
+        let Decided { fresh, again, cursor, .. } = decided;
+        let (dir, moved) = (self.store_dir.clone(), cursor.clone());
+        let opened = queue
+            .call(move |queue| {
+                let at = now();
+                let mut opened = 0;
+                if !again.is_empty() {
+                    let old = Admission { lane: Lane::Backfill, ended: Ended::Stays, run: None, wanted: &again, now: at };
+                    opened += queue.admit(&old, None)?;
+                }
+                let new = Admission {
+                    lane: Lane::Fresh,
+                    ended: Ended::StartsAnewIfRegisteredAnew,
+                    run: None,
+                    wanted: &fresh,
+                    now: at,
+                };
+                Ok(opened + queue.admit(&new, Some((&dir, &moved)))?)
+            })
+            .await?;
+        self.cursor = cursor;
+        Ok(opened)
+    }
+
+    /// Puts the cursor back to the beginning: everything that is there now is looked at again.
+    pub(super) async fn start_over(&mut self, queue: &QueueHandle) -> Result<(), WatchError> {
+        let Identity { dev, ino } = self.database.identity();
+        let rescan_to = self.database.last_id()?;
+        let cursor = Cursor { row: 0, mark: None, file: (dev, ino), rescan_to, since: self.cursor.since };
+        let (dir, moved) = (self.store_dir.clone(), cursor.clone());
+        queue.call(move |queue| queue.admit(&nothing(), Some((&dir, &moved)))).await?;
+        self.cursor = cursor;
+        Ok(())
+    }
+}
+
+fn mark(row: Option<RowMark>) -> Option<(String, i64)> {
+    row.map(|row| (row.path, row.registration_time))
+}
+
+/// An admission of nothing, for when only the cursor moves.
+fn nothing() -> Admission<'static> {
+    const NO_PATHS: &[Wanted] = &[];
+    Admission { lane: Lane::Fresh, ended: Ended::Stays, run: None, wanted: NO_PATHS, now: 0 }
+}
+
+/// Only the names of paths matter to the listing, which shares these batches' sizes.
+pub(super) fn batches(paths: &[StorePath]) -> impl Iterator<Item = &[StorePath]> {
+    paths.chunks(BATCH_ROWS)
+}
