@@ -4,6 +4,7 @@
 
 mod database;
 mod facts;
+pub mod nar;
 mod path_info;
 mod store_path;
 
