@@ -1,1 +1,7 @@
-fn main() {}
+//! The `storewatch` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    storewatch::cli::main()
+}

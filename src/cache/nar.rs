@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use super::NarFailure;
 use crate::limit::{Lane, Slot, Slots};
-use crate::nix::{NarError, NarHash, NarOptions, PathInfo, encode_nar_hashed};
+use crate::nix::nar::{NarError, NarOptions, encode_hashed};
+use crate::nix::{NarHash, PathInfo};
 
 /// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
 const SMALL: u64 = 1024 * 1024;
@@ -85,7 +86,7 @@ impl NarStream {
     fn encode(&self, mut emit: impl FnMut(Bytes) -> Result<(), NarFailure>) -> Result<(), NarFailure> {
         let (registered, registered_size) = self.registered;
         let mut size = 0;
-        let encoded = encode_nar_hashed(&self.root, &self.options, |chunk: Bytes| {
+        let encoded = encode_hashed(&self.root, &self.options, |chunk: Bytes| {
             if self.call_off.is_off() {
                 return Err(NarFailure::Cancelled);
             }

@@ -7,7 +7,7 @@ use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::{Cache, CacheError, CacheUrl};
 use crate::config::{CacheConfig, NixStore};
 use crate::nix::{PublicKey, SecretKey};
-use crate::queue::{CacheId, Queue, QueueError, Routes};
+use crate::queue::{Queue, QueueError, Routes};
 use crate::secret::{self, SecretError};
 use crate::upload::{Open, Target};
 
@@ -36,15 +36,16 @@ pub fn targets(
     policy: &Arc<crate::policy::Policy>,
     surroundings: &CacheSurroundings,
 ) -> Result<(Vec<Target>, Routes), QueueError> {
-    let mut targets = Vec::with_capacity(caches.len());
-    for cache in caches {
-        let id: CacheId = queue.cache_id(cache.name.as_str(), &cache.url)?;
+    let named = caches.iter().map(|cache| (cache.name.clone(), cache.url.clone()));
+    let routes = Routes::find(queue, Arc::clone(policy), named)?;
+    let target = |cache: &CacheConfig| {
+        let id = *routes.caches.get(&cache.name)?;
         let (config, surroundings) = (cache.clone(), surroundings.clone());
         let open: Open = Arc::new(move || open(&config, &surroundings));
-        targets.push(Target { id, name: cache.name.clone(), open });
-    }
-    let ids = targets.iter().map(|target| (target.name.clone(), target.id)).collect();
-    Ok((targets, Routes { policy: Arc::clone(policy), caches: Arc::new(ids) }))
+        Some(Target { id, name: cache.name.clone(), open })
+    };
+    let targets = caches.iter().filter_map(target).collect();
+    Ok((targets, routes))
 }
 
 fn open(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Arc<dyn Cache>, CacheError> {

@@ -12,5 +12,5 @@ pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
 };
 pub use facts::StoreFacts;
-pub use path_info::{NarHash, NarHashError, PathInfo};
+pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use store_path::{StoreDir, StorePath, StorePathError};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CacheId, Wanted};
+use super::{CacheId, Queue, QueueError, Wanted};
 use crate::nix::PathInfo;
 use crate::policy::{CacheName, Decision, Policy};
 
@@ -17,6 +17,30 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// Routes by a policy to caches of these names and URLs, which get their numbers if they are new.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn find(
+        queue: &mut Queue,
+        policy: Arc<Policy>,
+        caches: impl IntoIterator<Item = (CacheName, String)>,
+    ) -> Result<Self, QueueError> {
+        let numbered = caches.into_iter().map(|(name, url)| Ok((name.clone(), queue.cache_id(name.as_str(), &url)?)));
+        Ok(Self { policy, caches: Arc::new(numbered.collect::<Result<_, QueueError>>()?) })
+    }
+
+    /// Only the routes to these caches; all of them for none. A rule that denies still denies.
+    #[must_use]
+    pub fn narrowed_to(self, names: &[CacheName]) -> Self {
+        if names.is_empty() {
+            return self;
+        }
+        let caches = self.caches.iter().filter(|(name, _)| names.contains(name));
+        let caches = caches.map(|(name, id)| (name.clone(), *id)).collect();
+        Self { policy: self.policy, caches: Arc::new(caches) }
+    }
+
     /// Where a path goes on its own account; `None` for nowhere.
     #[must_use]
     pub fn wanted(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {

@@ -132,6 +132,31 @@ impl Queue {
         Ok(())
     }
 
+    /// The last row that a backfill has looked at.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn run_row(&self, run: RunId) -> Result<i64, QueueError> {
+        self.db
+            .query_row("SELECT row FROM runs WHERE id = ?1", [run.0], |row| row.get(0))
+            .map_err(sqlite("read a backfill's progress"))
+    }
+
+    /// The jobs of a backfill that have failed or are held: base name and reason.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn undelivered(&self, run: RunId) -> Result<Vec<(String, String)>, QueueError> {
+        let mut statement = self
+            .db
+            .prepare("SELECT path, coalesce(reason, '') FROM jobs WHERE run = ?1 AND state IN (3, 4) ORDER BY state DESC, id")
+            .map_err(sqlite("list what was not delivered"))?;
+        statement
+            .query_map([run.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect)
+            .map_err(sqlite("list what was not delivered"))
+    }
+
     /// What has come of a backfill so far.
     ///
     /// # Errors

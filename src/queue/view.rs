@@ -36,6 +36,27 @@ pub struct CacheCounts {
     pub id: CacheId,
 }
 
+impl CacheCounts {
+    /// A cache that has had no jobs yet.
+    #[must_use]
+    pub fn none(name: &str, url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            pending: 0,
+            uploading: 0,
+            done: 0,
+            held: 0,
+            failed: 0,
+            gone: 0,
+            bytes_sent: 0,
+            waiting_since: None,
+            waiting_why: None,
+            id: CacheId(0),
+        }
+    }
+}
+
 /// Which jobs to look at; `None` is any.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {

@@ -174,6 +174,10 @@ impl Queue {
 }
 
 fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> Result<(), QueueError> {
+    if state_of(tx, job.id)?.is_none() {
+        // Dropped by hand while it was under way.
+        return Ok(());
+    }
     let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
     match outcome {
         Outcome::Delivered(delivery) => {

@@ -1,0 +1,243 @@
+//! `storewatch backfill`
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::error::NOT_ALL_DELIVERED;
+use super::run::{runtime, start_log};
+use super::setup::Setup;
+use super::status::bytes;
+use super::{CliError, Global};
+use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
+use crate::nix::{Database, StoreDir, StorePath};
+use crate::policy::CacheName;
+use crate::queue::{CacheId, Routes, RunSummary};
+
+/// Upload what is valid already, by the same policy, behind what is fresh.
+///
+/// Interrupted, it goes on where it stopped when it is asked for again. Beside a running service the queue is left to
+/// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Only these store paths (or links to them) and what they need; all valid paths if none is given.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Only paths registered within so long: 90m, 12h, 7d, 4w.
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    since: Option<Duration>,
+    /// Only paths that garbage collection would keep: what profiles and other roots lead to, and what that needs.
+    #[arg(long, conflicts_with = "paths")]
+    roots: bool,
+    /// Only to this cache, of those that the policy says; may be given several times.
+    #[arg(long, value_name = "CACHE")]
+    to: Vec<String>,
+    /// Only say what would be uploaded.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// How often a line of progress is printed where no terminal is.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    let request = request(args, &setup)?;
+    if args.dry_run {
+        return dry_run(&setup, &request);
+    }
+    if !io::stderr().is_terminal() {
+        start_log();
+    }
+    let Setup { state_dir, settings, nix } = setup;
+    let config = settings.config().clone();
+    crate::daemon::set_priority(config.limits.priority);
+    let mut display = Display::new();
+    let parts = Parts { state_dir, config, nix, request };
+    let finished = runtime()?.block_on(backfill::run(parts, |progress| display.show(progress)))?;
+    display.end();
+    summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
+    let all = finished.summary.failed + finished.summary.held == 0;
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_DELIVERED) })
+}
+
+fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
+    let known = setup.config().policy.caches();
+    let to = args.to.iter().map(|name| {
+        known.iter().find(|known| known.as_str() == name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = known.iter().map(CacheName::as_str).collect();
+            CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", ")))
+        })
+    });
+    let to = to.collect::<Result<_, _>>()?;
+    let paths = valid_paths(&args.paths, setup)?;
+    Ok(Request { paths, since: args.since, roots: args.roots, to })
+}
+
+/// Checks that arguments are valid store paths, or lead to some.
+pub(super) fn valid_paths(arguments: &[PathBuf], setup: &Setup) -> Result<Vec<StorePath>, CliError> {
+    if arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
+    let mut paths = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let path = store_path(argument, &setup.nix.logical)?;
+        if !database.is_valid(&path)? {
+            return Err(CliError::NotValid(setup.nix.logical.full(&path)));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// The store path that an argument is, lies below of, or leads to.
+fn store_path(argument: &Path, store_dir: &StoreDir) -> Result<StorePath, CliError> {
+    let absolute = std::path::absolute(argument).unwrap_or_else(|_| argument.to_owned());
+    let mut at = absolute.clone();
+    // A result link may lead to a link: Nix makes no long chains of them.
+    for _ in 0..16 {
+        if let Ok(path) = store_dir.parse_below(&at) {
+            return Ok(path);
+        }
+        let Ok(target) = std::fs::read_link(&at) else { break };
+        at = at.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    Ok(store_dir.parse_below(&absolute)?)
+}
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let expected = || format!("`{text}` is no age; write for example 90m, 12h, 7d or 4w");
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        "w" => 7 * 24 * 60 * 60,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(expected)
+}
+
+fn dry_run(setup: &Setup, request: &Request) -> Result<ExitCode, CliError> {
+    let policy = Arc::clone(&setup.config().policy);
+    // Nothing is queued, so the caches' places in the policy serve as their numbers.
+    let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).collect();
+    let routes = Routes { policy: Arc::clone(&policy), caches: Arc::new(ids) };
+    let mut out = io::stdout().lock();
+    let mut written = Ok(());
+    let (mut count, mut size, mut skipped) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
+    backfill::dry_run(&setup.nix, request, &routes, |batch| {
+        for wanted in &batch.wanted {
+            let names: Vec<&str> =
+                wanted.caches.iter().filter_map(|id| policy.caches().get(id.0 as usize)).map(CacheName::as_str).collect();
+            let line = writeln!(out, "{} -> {}", setup.nix.logical.full(&wanted.path), names.join(", "));
+            written = std::mem::replace(&mut written, Ok(())).and(line);
+        }
+        count += batch.wanted.len();
+        size += batch.nar_size;
+        for (rule, paths) in &batch.skipped {
+            *skipped.entry(rule.clone()).or_default() += paths;
+        }
+    })?;
+    let written = written.and_then(|()| {
+        writeln!(out, "would upload {count} paths of {} where they are missing, with what they need", bytes(size))?;
+        skipped.iter().try_for_each(|(rule, paths)| writeln!(out, "would skip {paths} by {rule}"))
+    });
+    written.map_err(|source| CliError::System { action: "print what would be done", source })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar on a terminal, lines elsewhere.
+struct Display {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+}
+
+impl Display {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0));
+        if let (Some(bar), Ok(style)) = (&bar, style) {
+            bar.set_style(style);
+        }
+        Self { bar, last_line: None }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        match progress {
+            Progress::Began { resumed, beside } => {
+                if resumed {
+                    self.line("going on where the last one stopped");
+                }
+                if let Some(beside) = beside {
+                    self.line(&format!("{beside} works the queue off"));
+                }
+            }
+            Progress::TookOver => self.line("the service has ended; going on in its place"),
+            Progress::At { row, to_row, summary } => self.at(row, to_row, &summary),
+        }
+    }
+
+    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary) {
+        let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
+        let ended = uploaded + already_there + failed + held + summary.gone;
+        let sent = bytes(*bytes_sent);
+        let message = format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(ended + open);
+                bar.set_position(ended);
+                let scanning = if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
+                bar.set_message(message + &scanning);
+            }
+            None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) => {
+                if self.last_line.replace(Instant::now()).is_some() {
+                    eprintln!("{ended} of {}: {message}", ended + open);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn summarise(finished: &Finished) -> io::Result<()> {
+    let Finished { summary, interrupted, undelivered } = finished;
+    let mut out = io::stdout().lock();
+    if *interrupted {
+        writeln!(out, "interrupted with {} paths to go; the same command goes on from here", summary.open)?;
+    }
+    writeln!(out, "uploaded       {} ({})", summary.uploaded, bytes(summary.bytes_sent))?;
+    writeln!(out, "already there  {}", summary.already_there)?;
+    for (rule, count) in &summary.skipped {
+        writeln!(out, "skipped        {count} by {rule}")?;
+    }
+    if summary.gone > 0 {
+        writeln!(out, "collected      {} before they were uploaded", summary.gone)?;
+    }
+    for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
+        if count > 0 {
+            writeln!(out, "{what:14} {count}")?;
+        }
+    }
+    undelivered.iter().try_for_each(|(path, reason)| writeln!(out, "  {path}: {reason}"))
+}

@@ -1,0 +1,131 @@
+//! What can go wrong on the command line, with hints and exit codes in one place.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::daemon::ServiceError;
+use crate::nix::{DatabaseError, StorePathError};
+use crate::queue::{LockError, QueueError};
+use crate::report::one_line;
+use crate::watch::WatchError;
+
+/// Something could not be done.
+const FAILED: u8 = 1;
+
+/// The command line or the policy file has to be changed first.
+const WRONG_INPUT: u8 = 2;
+
+/// All that could be done is done, but some paths are held back or have failed.
+pub const NOT_ALL_DELIVERED: u8 = 3;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The policy file is bad.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Neither an option nor the environment says where the state directory is.
+    #[error("it isn't known where the state directory is")]
+    NoStateDir,
+    /// The Nix store isn't one that can be watched from here.
+    #[error(transparent)]
+    Store(#[from] crate::config::StoreError),
+    /// The service ended.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The queue can't be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The Nix database can't be read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// Another works with the state directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// An argument is no store path.
+    #[error(transparent)]
+    NoStorePath(#[from] StorePathError),
+    /// An argument is a store path, but Nix doesn't have it.
+    #[error("{0} is not valid: Nix has not registered it, or has collected it")]
+    NotValid(String),
+    /// An argument can't be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The system said no.
+    #[error("{action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl CliError {
+    /// Tells the user, and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        // The reader of a pipe has seen enough: that is no failure.
+        if let Self::System { source, .. } = self
+            && source.kind() == io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        match self {
+            Self::Config(problems) => eprintln!("{problems}"),
+            error => eprintln!("storewatch: {}", one_line(error)),
+        }
+        if let Some(hint) = self.hint() {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.exit_code())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => WRONG_INPUT,
+            _ => FAILED,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::NoStateDir => Some("give --state-dir, or set HOME"),
+            Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => queue_hint(error),
+            Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),
+            Self::Database(error)
+            | Self::Service(ServiceError::Database(error) | ServiceError::Watch(WatchError::Database(error))) => {
+                database_hint(error)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn queue_hint(error: &QueueError) -> Option<&'static str> {
+    match error {
+        QueueError::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
+        QueueError::NoQueue { .. } => {
+            Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
+        }
+        QueueError::NewerSchema { .. } => Some("use the newer storewatch, or another --state-dir"),
+        _ => None,
+    }
+}
+
+fn lock_hint(error: &LockError) -> Option<&'static str> {
+    match error {
+        LockError::Held { .. } => Some("one service a state directory is enough; `storewatch status` shows how it does"),
+        LockError::Io { .. } => Some("give a directory that you can write with --state-dir"),
+    }
+}
+
+fn database_hint(error: &DatabaseError) -> Option<&'static str> {
+    match error {
+        DatabaseError::NotFound { .. } => Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is"),
+        DatabaseError::NewerSchema { .. } => Some("a newer storewatch may know it"),
+        _ => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! The command line: one file a subcommand, whose `Args` carry the help.
+
+mod backfill;
+mod error;
+mod policy;
+mod queue;
+mod run;
+mod setup;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::error::CliError;
+
+/// Puts every path that becomes valid in the Nix store into your binary caches.
+///
+/// Without any configuration, `storewatch run` fills a signed binary cache directory below its state directory.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command knows.
+#[derive(Args, Debug)]
+struct Global {
+    /// The policy file [default: /etc/storewatch/policy.toml as root, $XDG_CONFIG_HOME/storewatch/policy.toml otherwise]
+    #[arg(long, global = true, value_name = "FILE", env = "STOREWATCH_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the queue and generated keys are [default: /var/lib/storewatch as root, $XDG_STATE_HOME/storewatch otherwise]
+    #[arg(long, global = true, value_name = "DIR", env = "STOREWATCH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Backfill(backfill::Args),
+    Status(status::Args),
+    Queue(queue::Args),
+    Policy(policy::Args),
+}
+
+/// Parses the command line, does what it says, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    let done = match command {
+        Command::Run(args) => run::run(&global, &args),
+        Command::Backfill(args) => backfill::run(&global, &args),
+        Command::Status(args) => status::run(&global, &args),
+        Command::Queue(args) => queue::run(&global, &args),
+        Command::Policy(args) => policy::run(&global, args),
+    };
+    done.unwrap_or_else(|error| error.report())
+}

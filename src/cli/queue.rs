@@ -1,0 +1,128 @@
+//! `storewatch queue`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::setup::state_dir;
+use super::{CliError, Global};
+use crate::queue::{JobFilter, JobState, JobView, Queue, now};
+
+/// Look at the queue, try jobs again, or drop them; also while the service runs.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List jobs, the latest change first; those that are done only if asked for.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// Print JSON, one array.
+        #[arg(long)]
+        json: bool,
+        /// At most so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Try failed and held jobs again, and at once what waits for its time.
+    Retry {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Forget jobs, whatever their state. A path that an upload still needs comes back by itself.
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// Drop all jobs where nothing else says which.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Which jobs.
+#[derive(clap::Args, Debug)]
+struct Which {
+    /// Jobs whose path contains this, or is this.
+    path: Option<String>,
+    /// Only jobs for this cache.
+    #[arg(long, value_name = "NAME")]
+    cache: Option<String>,
+    /// Only jobs in this state.
+    #[arg(long, value_parser = parse_state, value_name = "pending|uploading|done|held|failed|gone")]
+    state: Option<JobState>,
+}
+
+fn parse_state(text: &str) -> Result<JobState, String> {
+    JobState::from_name(text).ok_or_else(|| "expected pending, uploading, done, held, failed or gone".to_owned())
+}
+
+impl Which {
+    fn filter(&self, limit: Option<usize>) -> JobFilter {
+        // `/nix/store/…-hello/` means `…-hello`.
+        let path = self.path.as_deref().map(|path| path.trim_end_matches('/'));
+        let path = path.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned());
+        JobFilter { state: self.state, cache: self.cache.clone(), path, run: None, limit }
+    }
+
+    fn is_everything(&self) -> bool {
+        self.path.is_none() && self.cache.is_none() && self.state.is_none()
+    }
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let mut queue = Queue::open_beside(&state_dir(global)?)?;
+    let mut out = io::stdout().lock();
+    let written = match &args.command {
+        Command::List { which, json, limit } => {
+            let mut jobs = queue.jobs(&JobFilter { limit: None, ..which.filter(None) })?;
+            if which.state.is_none() {
+                jobs.retain(|job| job.state != JobState::Done.name());
+            }
+            jobs.truncate(limit.unwrap_or(usize::MAX));
+            if *json {
+                serde_json::to_writer_pretty(&mut out, &jobs).map_err(io::Error::from).and_then(|()| writeln!(out))
+            } else {
+                jobs.iter().try_for_each(|job| write_job(&mut out, job))
+            }
+        }
+        Command::Retry { which } => {
+            let jobs = ids(&queue.jobs(&which.filter(None))?);
+            let retried = queue.retry(&jobs, now())?;
+            writeln!(out, "{retried} jobs are tried again")
+        }
+        Command::Drop { which, all } => {
+            if which.is_everything() && !all {
+                let message = "say which jobs: a path, --cache, --state, or --all";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+            let jobs = ids(&queue.jobs(&which.filter(None))?);
+            let dropped = queue.drop_jobs(&jobs, now())?;
+            writeln!(out, "{dropped} jobs dropped")
+        }
+    };
+    written.map_err(|source| CliError::System { action: "print the queue", source })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ids(jobs: &[JobView]) -> Vec<i64> {
+    jobs.iter().map(|job| job.id).collect()
+}
+
+fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
+    write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
+    if job.waits_for > 0 {
+        write!(out, "  waits for {} references", job.waits_for)?;
+    }
+    if job.not_before > now() {
+        write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
+    }
+    match &job.reason {
+        Some(reason) => writeln!(out, "  {reason}"),
+        None => writeln!(out),
+    }
+}

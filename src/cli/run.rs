@@ -1,0 +1,60 @@
+//! `storewatch run`
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use super::setup::Setup;
+use super::{CliError, Global};
+use crate::daemon::{self, Parts, caches};
+
+/// Watch the store and upload what becomes valid, until told to end.
+///
+/// SIGTERM and SIGINT finish what is under way and end; a second one ends at once. Nothing is lost either way. SIGHUP
+/// reads the policy file again, which also happens by itself when it is saved. STOREWATCH_LOG=debug tells everything.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Listen to no file system events: the store is looked at every few seconds only.
+    #[arg(long)]
+    no_events: bool,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    start_log();
+    let Setup { state_dir, settings, nix } = Setup::read(global)?;
+    for cache in &settings.config().caches {
+        let substituter = caches::substituter(&cache.url);
+        tracing::info!(cache = %cache.name, "substitute from it with `substituters = {substituter}`; `storewatch status` shows its key");
+    }
+    daemon::set_priority(settings.config().limits.priority);
+    let runtime = runtime()?;
+    runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Two threads: nothing here computes on them, that is done by threads of its own.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::System { action: "start threads", source })
+}
+
+/// Log lines go to standard error; `STOREWATCH_LOG` says which, `info` by default.
+pub(super) fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("STOREWATCH_LOG")
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A log that is there already serves as well.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        let _ = log.without_time().try_init();
+    } else {
+        let _ = log.try_init();
+    }
+}

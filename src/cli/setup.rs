@@ -1,0 +1,75 @@
+//! What nearly every command begins with: where things are, and what the policy says.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::{CliError, Global};
+use crate::cache::CacheUrl;
+use crate::config::{Config, ConfigError, Defaults, NixStore, Surroundings};
+use crate::daemon::Settings;
+
+/// Where things are, and what the policy says.
+pub(super) struct Setup {
+    pub(super) state_dir: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) nix: NixStore,
+}
+
+impl Setup {
+    /// Reads the policy file, if there is one.
+    pub(super) fn read(global: &Global) -> Result<Self, CliError> {
+        let state_dir = state_dir(global)?;
+        let settings = settings(global, &state_dir)?;
+        let nix = NixStore::resolve(&settings.config().store, |name| std::env::var_os(name))?;
+        Ok(Self { state_dir, settings, nix })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        self.settings.config()
+    }
+}
+
+/// The state directory, by option, environment or custom.
+pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
+    let dir = surroundings(global).state_dir().map_err(|_| CliError::NoStateDir)?;
+    std::path::absolute(&dir).map_err(|source| CliError::System { action: "find the state directory", source })
+}
+
+fn surroundings(global: &Global) -> Surroundings<'_> {
+    Surroundings {
+        state_dir: global.state_dir.as_deref(),
+        config: global.config.as_deref(),
+        root: rustix::process::geteuid().is_root(),
+        env: &|name| std::env::var_os(name),
+    }
+}
+
+/// Parses a policy's text as the one at `file`.
+pub(super) fn parse(text: &str, file: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
+    let defaults = Defaults { state_dir: state_dir.to_owned() };
+    Config::parse(text, &file.display().to_string(), &defaults, &check_url)
+}
+
+/// Says what is wrong with a cache URL.
+pub(super) fn check_url(url: &str) -> Result<(), String> {
+    CacheUrl::parse(url).map(|_| ()).map_err(|error| error.to_string())
+}
+
+fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
+    let defaults = Defaults { state_dir: state_dir.to_owned() };
+    let Some(file) = surroundings(global).policy_file() else {
+        let built_in = Config::built_in(&defaults);
+        return Ok(Settings::new(None, None, built_in, Box::new(move |_| Ok(Config::built_in(&defaults)))));
+    };
+    let path = std::path::absolute(&file.path).unwrap_or(file.path);
+    let (text, config) = match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let config = parse(&text, &path, state_dir)?;
+            (Some(text), config)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && !file.named => (None, Config::built_in(&defaults)),
+        Err(source) => return Err(ConfigError::Io { path, source }.into()),
+    };
+    let (name, state_dir) = (path.clone(), state_dir.to_owned());
+    Ok(Settings::new(Some(path), text, config, Box::new(move |text| parse(text, &name, &state_dir))))
+}

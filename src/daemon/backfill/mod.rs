@@ -1,0 +1,272 @@
+//! Backfill: what is valid already, by the same policy, behind what is fresh.
+//!
+//! The scan goes through the Nix database by id and admits in batches, each together with how far it is, so that an
+//! interrupted one goes on where it stopped. Beside a service the queue is left to that; alone, the uploader runs here,
+//! under the same lock.
+
+mod live;
+mod scan;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+
+pub use self::scan::Batch;
+use self::scan::Scan;
+use super::signals::Signal;
+use super::{ServiceError, Working, open_queue};
+use crate::config::{Config, NixStore};
+use crate::limit::Lane;
+use crate::nix::StorePath;
+use crate::policy::CacheName;
+use crate::queue::{
+    Admission, Ended, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, now,
+};
+
+/// Who holds the lock as a backfill; a service that starts meanwhile waits for it.
+const ROLE: &str = "storewatch backfill";
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// These paths; none for the whole store.
+    pub paths: Vec<StorePath>,
+    /// Only what was registered within so long.
+    pub since: Option<Duration>,
+    /// Only what garbage collection would keep.
+    pub roots: bool,
+    /// Only these of the caches that the policy says; none for all.
+    pub to: Vec<CacheName>,
+}
+
+impl Request {
+    fn scope(&self) -> RunScope {
+        RunScope {
+            paths: self.paths.iter().map(|path| path.base_name().to_owned()).collect(),
+            since: self.since.map(|since| since.as_secs()),
+            roots: self.roots,
+            to: self.to.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// What a backfill is made of.
+pub struct Parts {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The policy, and the caches.
+    pub config: Config,
+    /// The Nix store.
+    pub nix: NixStore,
+    /// What is asked for.
+    pub request: Request,
+}
+
+/// What happens on the way.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// It has begun.
+    Began {
+        /// Whether it goes on where an earlier one stopped.
+        resumed: bool,
+        /// Who works the queue off, if that isn't this process.
+        beside: Option<String>,
+    },
+    /// The service that worked the queue off has ended: this process goes on in its place.
+    TookOver,
+    /// How far it is.
+    At {
+        /// The last row looked at.
+        row: i64,
+        /// The last row to look at.
+        to_row: i64,
+        /// What has come of it so far.
+        summary: RunSummary,
+    },
+}
+
+/// How a backfill ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What came of it.
+    pub summary: RunSummary,
+    /// Whether it was interrupted: asked for again, it goes on.
+    pub interrupted: bool,
+    /// Jobs that failed or are held: path and reason.
+    pub undelivered: Vec<(String, String)>,
+}
+
+/// Runs a backfill to its end or until a signal.
+///
+/// # Errors
+/// [`ServiceError`].
+pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finished, ServiceError> {
+    let Parts { state_dir, config, nix, request } = parts;
+    let mut signals =
+        super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
+    let mut site = Site::find(&state_dir, &nix, &config).await?;
+    let scan = Scan::open(&nix, &request)?;
+    let (scope, to_row) = (request.scope(), scan.last_id()?);
+    let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
+    tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
+    let routes = site.routes.clone().narrowed_to(&request.to);
+    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), site.bell()));
+    let mut scanned = false;
+    let interrupted = loop {
+        tokio::select! {
+            ended = &mut scanning, if !scanned => {
+                ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
+                scanned = true;
+            }
+            signal = signals.recv() => if signal != Some(Signal::Reload) { break true },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let id = run.id;
+        let (row, summary) = site.queue.call(move |queue| Ok((queue.run_row(id)?, queue.run_summary(id)?))).await?;
+        let open = summary.open;
+        tell(Progress::At { row, to_row: run.to_row, summary });
+        if scanned && open == 0 {
+            break false;
+        }
+        if site.take_over(&state_dir, &nix, &config).await? {
+            tell(Progress::TookOver);
+        }
+    };
+    scanning.abort();
+    let id = run.id;
+    let queue = site.queue.clone();
+    site.leave().await?;
+    queue
+        .call(move |queue| {
+            if !interrupted {
+                queue.finish_run(id, now())?;
+            }
+            let undelivered = queue.undelivered(id)?;
+            Ok(Finished { summary: queue.run_summary(id)?, interrupted, undelivered })
+        })
+        .await
+        .map_err(Into::into)
+}
+
+/// Where the queue is worked off: here, or by a service.
+struct Site {
+    queue: QueueHandle,
+    routes: Routes,
+    working: Option<(Working, StateLock)>,
+    beside: Option<String>,
+}
+
+impl Site {
+    async fn find(state_dir: &Path, nix: &NixStore, config: &Config) -> Result<Self, ServiceError> {
+        match StateLock::acquire(state_dir, ROLE) {
+            Ok(lock) => {
+                let (working, routes) = Working::start(open_queue(state_dir)?, state_dir, nix, config).await?;
+                let queue = working.queue.clone();
+                Ok(Self { queue, routes, working: Some((working, lock)), beside: None })
+            }
+            Err(LockError::Held { holder, .. }) => {
+                let queue = QueueHandle::start(Queue::open_beside(state_dir)?)?;
+                let names: Vec<_> = config.caches.iter().map(|cache| (cache.name.clone(), cache.url.clone())).collect();
+                let policy = config.policy.clone();
+                let routes = queue.call(move |queue| Routes::find(queue, policy, names)).await?;
+                Ok(Self { queue, routes, working: None, beside: Some(holder) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn bell(&self) -> Option<Arc<Notify>> {
+        self.working.as_ref().map(|(working, _)| working.bell.clone())
+    }
+
+    /// Works the queue off here if the service that did has ended. Says whether that is news.
+    async fn take_over(
+        &mut self,
+        state_dir: &Path,
+        nix: &NixStore,
+        config: &Config,
+    ) -> Result<bool, ServiceError> {
+        if self.working.is_some() {
+            return Ok(false);
+        }
+        match StateLock::acquire(state_dir, ROLE) {
+            Ok(lock) => {
+                let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
+                self.working = Some((working, lock));
+                Ok(true)
+            }
+            Err(LockError::Held { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn leave(self) -> Result<(), ServiceError> {
+        match self.working {
+            Some((working, _lock)) => working.drain().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads, decides and admits, batch by batch.
+async fn admit(
+    mut scan: Scan,
+    queue: QueueHandle,
+    routes: Routes,
+    run: Run,
+    bell: Option<Arc<Notify>>,
+) -> Result<(), ServiceError> {
+    let (mut row, to_row) = (run.row, run.to_row);
+    loop {
+        let decider = routes.clone();
+        let read = spawn_blocking(move || {
+            let batch = scan.batch(row, to_row, &decider);
+            (scan, batch)
+        });
+        let (read, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
+        scan = read;
+        let Some(batch) = batch? else { return Ok(()) };
+        row = batch.reached;
+        queue
+            .call(move |queue| {
+                let admission = Admission {
+                    lane: Lane::Backfill,
+                    ended: Ended::StartsAnew,
+                    run: Some(run.id),
+                    wanted: &batch.wanted,
+                    now: now(),
+                };
+                queue.advance_run(run.id, batch.reached, &admission, &batch.skipped)
+            })
+            .await?;
+        if let Some(bell) = &bell {
+            bell.notify_one();
+        }
+    }
+}
+
+/// What a backfill would do, path by path, without doing it.
+///
+/// # Errors
+/// [`ServiceError`].
+pub fn dry_run(
+    nix: &NixStore,
+    request: &Request,
+    routes: &Routes,
+    mut tell: impl FnMut(&Batch),
+) -> Result<(), ServiceError> {
+    let mut scan = Scan::open(nix, request)?;
+    let (mut row, to_row) = (0, scan.last_id()?);
+    let routes = routes.clone().narrowed_to(&request.to);
+    while let Some(batch) = scan.batch(row, to_row, &routes)? {
+        row = batch.reached;
+        tell(&batch);
+    }
+    Ok(())
+}
