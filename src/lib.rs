@@ -19,5 +19,6 @@
 //! The rooms, from the ground up; each uses only what stands below it:
 //! [`nix`], [`policy`], [`queue`].
 
+pub mod config;
 pub mod nix;
 pub mod policy;
