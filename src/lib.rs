@@ -20,10 +20,14 @@
 //! [`nix`], [`policy`], [`queue`].
 
 pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod limit;
 pub mod nix;
 pub mod policy;
 pub mod queue;
 pub mod report;
+pub mod secret;
 pub mod upload;
 pub mod watch;

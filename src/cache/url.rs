@@ -109,11 +109,8 @@ impl CacheUrl {
         }
         let (mut kind, mut level, mut priority, mut want_mass_query) = (None, None, None, None);
         for (parameter, value) in query.split('&').filter(|part| !part.is_empty()).map(split_parameter) {
-            let bad = |expected| UrlError::BadValue {
-                parameter: parameter.to_owned(),
-                value: value.to_owned(),
-                expected,
-            };
+            let bad =
+                |expected| UrlError::BadValue { parameter: parameter.to_owned(), value: value.to_owned(), expected };
             let twice = match parameter {
                 "compression" => match value {
                     "zstd" | "none" => kind.replace(value).is_some(),
@@ -123,9 +120,7 @@ impl CacheUrl {
                     let number = value.parse::<i32>().ok().filter(|level| (1..=19).contains(level));
                     level.replace(number.ok_or_else(|| bad("a number from 1 to 19"))?).is_some()
                 }
-                "priority" => {
-                    priority.replace(value.parse().map_err(|_| bad("a number, 0 or more"))?).is_some()
-                }
+                "priority" => priority.replace(value.parse().map_err(|_| bad("a number, 0 or more"))?).is_some(),
                 "want-mass-query" => {
                     let flag = match value {
                         "true" | "1" => true,

@@ -135,8 +135,12 @@ fn dry_run(setup: &Setup, request: &Request) -> Result<ExitCode, CliError> {
     let (mut count, mut size, mut skipped) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
     backfill::dry_run(&setup.nix, request, &routes, |batch| {
         for wanted in &batch.wanted {
-            let names: Vec<&str> =
-                wanted.caches.iter().filter_map(|id| policy.caches().get(id.0 as usize)).map(CacheName::as_str).collect();
+            let names: Vec<&str> = wanted
+                .caches
+                .iter()
+                .filter_map(|id| policy.caches().get(id.0 as usize))
+                .map(CacheName::as_str)
+                .collect();
             let line = writeln!(out, "{} -> {}", setup.nix.logical.full(&wanted.path), names.join(", "));
             written = std::mem::replace(&mut written, Ok(())).and(line);
         }
@@ -189,12 +193,14 @@ impl Display {
         let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
         let ended = uploaded + already_there + failed + held + summary.gone;
         let sent = bytes(*bytes_sent);
-        let message = format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
+        let message =
+            format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
         match &self.bar {
             Some(bar) => {
                 bar.set_length(ended + open);
                 bar.set_position(ended);
-                let scanning = if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
+                let scanning =
+                    if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
                 bar.set_message(message + &scanning);
             }
             None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) => {

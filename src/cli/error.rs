@@ -117,14 +117,18 @@ fn queue_hint(error: &QueueError) -> Option<&'static str> {
 
 fn lock_hint(error: &LockError) -> Option<&'static str> {
     match error {
-        LockError::Held { .. } => Some("one service a state directory is enough; `storewatch status` shows how it does"),
+        LockError::Held { .. } => {
+            Some("one service a state directory is enough; `storewatch status` shows how it does")
+        }
         LockError::Io { .. } => Some("give a directory that you can write with --state-dir"),
     }
 }
 
 fn database_hint(error: &DatabaseError) -> Option<&'static str> {
     match error {
-        DatabaseError::NotFound { .. } => Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is"),
+        DatabaseError::NotFound { .. } => {
+            Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
+        }
         DatabaseError::NewerSchema { .. } => Some("a newer storewatch may know it"),
         _ => None,
     }

@@ -1,11 +1,10 @@
 //! What nearly every command begins with: where things are, and what the policy says.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
-use crate::config::{Config, ConfigError, Defaults, NixStore, Surroundings};
+use crate::config::{Config, Defaults, NixStore, PolicyFile, Surroundings};
 use crate::daemon::Settings;
 
 /// Where things are, and what the policy says.
@@ -44,12 +43,6 @@ fn surroundings(global: &Global) -> Surroundings<'_> {
     }
 }
 
-/// Parses a policy's text as the one at `file`.
-pub(super) fn parse(text: &str, file: &Path, state_dir: &Path) -> Result<Config, ConfigError> {
-    let defaults = Defaults { state_dir: state_dir.to_owned() };
-    Config::parse(text, &file.display().to_string(), &defaults, &check_url)
-}
-
 /// Says what is wrong with a cache URL.
 pub(super) fn check_url(url: &str) -> Result<(), String> {
     CacheUrl::parse(url).map(|_| ()).map_err(|error| error.to_string())
@@ -57,19 +50,10 @@ pub(super) fn check_url(url: &str) -> Result<(), String> {
 
 fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
     let defaults = Defaults { state_dir: state_dir.to_owned() };
-    let Some(file) = surroundings(global).policy_file() else {
-        let built_in = Config::built_in(&defaults);
-        return Ok(Settings::new(None, None, built_in, Box::new(move |_| Ok(Config::built_in(&defaults)))));
-    };
-    let path = std::path::absolute(&file.path).unwrap_or(file.path);
-    let (text, config) = match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let config = parse(&text, &path, state_dir)?;
-            (Some(text), config)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound && !file.named => (None, Config::built_in(&defaults)),
-        Err(source) => return Err(ConfigError::Io { path, source }.into()),
-    };
-    let (name, state_dir) = (path.clone(), state_dir.to_owned());
-    Ok(Settings::new(Some(path), text, config, Box::new(move |text| parse(text, &name, &state_dir))))
+    let file = surroundings(global)
+        .policy_file()
+        .map(|file| PolicyFile { path: std::path::absolute(&file.path).unwrap_or(file.path), named: file.named });
+    let path = file.as_ref().map(|file| file.path.clone());
+    let load = move || Config::load(file.as_ref(), &defaults, &check_url);
+    Ok(Settings::read(path, Box::new(load))?)
 }

@@ -109,7 +109,11 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for CacheStatus { counts, substituter, public_key, orphaned } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if *orphaned {
-            writeln!(out, "  the policy no longer names this cache; `storewatch queue drop --cache {}` ends its jobs", counts.name)?;
+            writeln!(
+                out,
+                "  the policy no longer names this cache; `storewatch queue drop --cache {}` ends its jobs",
+                counts.name
+            )?;
         }
         if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
             writeln!(out, "  takes nothing since {}: {why}", ago(since))?;

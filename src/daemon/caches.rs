@@ -76,10 +76,8 @@ fn read_key(file: &Path, real_store: &Path) -> Result<SecretKey, CacheError> {
 fn own_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<SecretKey, CacheError> {
     let file = own_key_file(&surroundings.state_dir, config);
     if !file.exists() {
-        let key = SecretKey::generate(&key_name()).map_err(|problem| CacheError::Key {
-            path: file.clone(),
-            problem: problem.to_string(),
-        })?;
+        let key = SecretKey::generate(&key_name())
+            .map_err(|problem| CacheError::Key { path: file.clone(), problem: problem.to_string() })?;
         match secret::write_new(&file, &key.to_nix_string()) {
             Err(SecretError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
             written => written?,

@@ -21,8 +21,8 @@ use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
-pub use self::settings::Settings;
 use self::caches::{CacheSurroundings, targets};
+pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore, Priority};
 use crate::limit::Slots;
@@ -138,8 +138,7 @@ impl Working {
     async fn serve(&self, config: &Config) -> Result<Routes, QueueError> {
         let (caches, policy) = (config.caches.clone(), Arc::clone(&config.policy));
         let surroundings = self.surroundings.clone();
-        let (targets, routes) =
-            self.queue.call(move |queue| targets(queue, &caches, &policy, &surroundings)).await?;
+        let (targets, routes) = self.queue.call(move |queue| targets(queue, &caches, &policy, &surroundings)).await?;
         self.slots.resize(config.limits.uploads);
         self.tell(Command::Serve(Arc::clone(&config.policy), targets)).await;
         Ok(routes)
@@ -203,19 +202,17 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let mut clocks = Clocks::now();
     info!(store = nix.logical.as_str(), state = %state_dir.display(), "watching");
     let ended = loop {
-        let mut look_at_settings = false;
-        tokio::select! {
+        let look_at_settings = tokio::select! {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
                     info!("told to read the policy again");
-                    look_at_settings = true;
+                    true
                 }
                 Some(Signal::End) | None => break Ok(()),
             },
             // One folder or the other: both are looked at, which costs nothing.
-            _ = wake.changed() => look_at_settings = true,
+            _ = wake.changed() => true,
             _ = timer.tick() => {
-                look_at_settings = true;
                 for unwatched in wake.rearm() {
                     debug!("{}", one_line(&unwatched.why));
                 }
@@ -223,6 +220,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                     info!("back after a pause: what waits for its time is tried at once");
                     working.tell(Command::Hurry).await;
                 }
+                true
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(()),
@@ -234,7 +232,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
             },
-        }
+        };
         if working.queue.call(|queue| queue.changed_by_others()).await? {
             working.bell.notify_one();
         }

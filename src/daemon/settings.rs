@@ -6,23 +6,26 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
 
-/// Reads the policy: the text of the file, and what it means.
-pub type Load = Box<dyn Fn(&str) -> Result<Config, ConfigError> + Send>;
+/// Reads the policy file and says what it means.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
 
 /// The configuration in force and where it came from.
 pub struct Settings {
     file: Option<PathBuf>,
     /// What was read last, good or bad, so that a bad edit is told once.
-    text: Option<String>,
+    bytes: Option<Vec<u8>>,
     config: Config,
     load: Load,
 }
 
 impl Settings {
-    /// Settings that were read from `file` as `text`; no text where there is no file, which may yet come.
-    #[must_use]
-    pub fn new(file: Option<PathBuf>, text: Option<String>, config: Config, load: Load) -> Self {
-        Self { file, text, config, load }
+    /// Reads the policy for the first time. Where `file` isn't there it may yet come.
+    ///
+    /// # Errors
+    /// What `load` says.
+    pub fn read(file: Option<PathBuf>, load: Load) -> Result<Self, ConfigError> {
+        let bytes = file.as_ref().and_then(|file| std::fs::read(file).ok());
+        Ok(Self { config: load()?, file, bytes, load })
     }
 
     /// The configuration in force.
@@ -41,14 +44,16 @@ impl Settings {
     pub fn reload(&mut self) -> bool {
         let Some(file) = &self.file else { return false };
         // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
-        let Ok(text) = std::fs::read_to_string(file) else { return false };
-        if self.text.as_ref() == Some(&text) {
+        let Ok(bytes) = std::fs::read(file) else { return false };
+        if self.bytes.as_ref() == Some(&bytes) {
             return false;
         }
-        let loaded = (self.load)(&text);
-        self.text = Some(text);
-        match loaded {
+        self.bytes = Some(bytes);
+        match (self.load)() {
             Ok(config) => {
+                for warning in &config.warnings {
+                    warn!("{warning}");
+                }
                 if config.store != self.config.store {
                     warn!("[store] has changed; that takes effect at the next start");
                 }

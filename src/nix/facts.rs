@@ -24,7 +24,7 @@ struct Shared {
 impl StoreFacts {
     /// Will read the database at `db_path`; opens it at the first question.
     #[must_use]
-    pub fn new(db_path: PathBuf, store_dir: StoreDir) -> Self {
+    pub fn new(db_path: PathBuf, _socket: PathBuf, store_dir: StoreDir) -> Self {
         Self { shared: Arc::new(Shared { db_path, store_dir, database: Mutex::new(None) }) }
     }
 

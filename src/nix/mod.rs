@@ -6,6 +6,8 @@ mod database;
 mod facts;
 pub mod nar;
 mod path_info;
+pub mod roots;
+mod signature;
 mod store_path;
 
 pub use database::{
@@ -13,4 +15,5 @@ pub use database::{
 };
 pub use facts::StoreFacts;
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
+pub use signature::{PublicKey, SecretKey, fingerprint};
 pub use store_path::{StoreDir, StorePath, StorePathError};

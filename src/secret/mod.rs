@@ -17,7 +17,9 @@ const LONGEST: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// Everyone on this host can read the store, and it may be copied to others.
-    #[error("{path} lies in the Nix store, where everybody can read it; keep the secret outside, readable for its owner only")]
+    #[error(
+        "{path} lies in the Nix store, where everybody can read it; keep the secret outside, readable for its owner only"
+    )]
     InStore {
         /// The file, with symlinks followed.
         path: PathBuf,
@@ -58,7 +60,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Secr
 /// # Errors
 /// [`SecretError`].
 pub fn read(path: &Path, real_store: &Path) -> Result<Zeroizing<String>, SecretError> {
-    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let file = File::open(path).map_err(io_error("open", path))?;
     let resolved = fs::canonicalize(path).map_err(io_error("resolve", path))?;
     if resolved.starts_with(real_store) || resolved.starts_with("/nix/store") {
         return Err(SecretError::InStore { path: resolved });
@@ -68,7 +70,7 @@ pub fn read(path: &Path, real_store: &Path) -> Result<Zeroizing<String>, SecretE
         return Err(SecretError::Readable { path: resolved, mode });
     }
     let mut text = Zeroizing::new(String::with_capacity(1024));
-    match file.by_ref().take(LONGEST + 1).read_to_string(&mut text) {
+    match file.take(LONGEST + 1).read_to_string(&mut text) {
         Ok(read) if read as u64 <= LONGEST => Ok(Zeroizing::new(text.trim().to_owned())),
         Ok(_) => Err(SecretError::NoText { path: resolved }),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(SecretError::NoText { path: resolved }),

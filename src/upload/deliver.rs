@@ -24,7 +24,7 @@ pub(super) struct Context {
 }
 
 /// What became of a delivery.
-pub(super) struct Landed {
+pub struct Landed {
     pub(super) outcome: Outcome,
     /// Why the cache as a whole takes nothing, if that is so.
     pub(super) cache_waits: Option<String>,

@@ -249,10 +249,7 @@ impl Uploader {
     }
 
     /// Writes down what became of deliveries.
-    async fn settle(
-        &mut self,
-        landed: Vec<Result<(Job, Landed), tokio::task::JoinError>>,
-    ) -> Result<(), QueueError> {
+    async fn settle(&mut self, landed: Vec<Result<(Job, Landed), tokio::task::JoinError>>) -> Result<(), QueueError> {
         let mut outcomes = Vec::with_capacity(landed.len());
         let mut panicked = false;
         for landed in landed {

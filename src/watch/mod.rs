@@ -158,7 +158,7 @@ impl Watcher {
 
     async fn look(&mut self) -> Result<(), WatchError> {
         if let Source::None = self.source {
-            self.source = self.find_source().await?;
+            self.source = find_source(&self.parts).await?;
         }
         match std::mem::replace(&mut self.source, Source::None) {
             Source::Database(scan) => {
@@ -175,26 +175,6 @@ impl Watcher {
             Source::None => {}
         }
         Ok(())
-    }
-
-    async fn find_source(&self) -> Result<Source, WatchError> {
-        let Parts { queue, db_path, real_store, socket, store_dir, .. } = &self.parts;
-        match Scan::open(db_path.clone(), store_dir.clone(), queue).await {
-            Err(WatchError::Database(error)) if error.is_denied() => {
-                let reason = one_line(&error);
-                let listing = Listing::open(real_store.clone(), socket.clone(), store_dir.clone(), queue).await;
-                match listing {
-                    Ok(listing) => {
-                        warn!("the Nix daemon is asked instead, and the store directory listed: {reason}");
-                        Ok(Source::Listing(listing))
-                    }
-                    Err(listing::ListingError::Queue(error)) => Err(error.into()),
-                    Err(error) => Err(WatchError::Blind { database: reason, daemon: one_line(&error) }),
-                }
-            }
-            Err(error) => Err(error),
-            Ok(scan) => Ok(Source::Database(scan)),
-        }
     }
 
     /// Reads and admits batches until the database has nothing new.
@@ -219,7 +199,10 @@ impl Watcher {
                 }
                 Step::Batch(batch) => {
                     for row in &batch.malformed {
-                        warn!(row = row.id, "a row of the Nix database can't be understood and is passed over: {}", row.why);
+                        warn!(
+                            row = row.id,
+                            "a row of the Nix database can't be understood and is passed over: {}", row.why
+                        );
                     }
                     let rows = batch.rows;
                     let opened = scan.admit(&self.parts.queue, *batch).await?;
@@ -237,6 +220,27 @@ impl Watcher {
             warn!("nothing new can be found for now: {trouble}");
             self.told = Some(trouble.to_owned());
         }
+    }
+}
+
+/// The database where it can be read, otherwise the daemon.
+async fn find_source(parts: &Parts) -> Result<Source, WatchError> {
+    let Parts { queue, db_path, real_store, socket, store_dir, .. } = parts;
+    match Scan::open(db_path.clone(), store_dir.clone(), queue).await {
+        Err(WatchError::Database(error)) if error.is_denied() => {
+            let reason = one_line(&error);
+            let listing = Listing::open(real_store.clone(), socket.clone(), store_dir.clone(), queue).await;
+            match listing {
+                Ok(listing) => {
+                    warn!("the Nix daemon is asked instead, and the store directory listed: {reason}");
+                    Ok(Source::Listing(listing))
+                }
+                Err(listing::ListingError::Queue(error)) => Err(error.into()),
+                Err(error) => Err(WatchError::Blind { database: reason, daemon: one_line(&error) }),
+            }
+        }
+        Err(error) => Err(error),
+        Ok(scan) => Ok(Source::Database(scan)),
     }
 }
 

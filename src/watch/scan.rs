@@ -53,11 +53,7 @@ pub(super) struct Decided {
 impl Scan {
     /// Opens the database and finds out where to go on: at the cursor, or, the first time, at its end, since what is there
     /// already is for backfill.
-    pub(super) async fn open(
-        db_path: PathBuf,
-        store_dir: StoreDir,
-        queue: &QueueHandle,
-    ) -> Result<Self, WatchError> {
+    pub(super) async fn open(db_path: PathBuf, store_dir: StoreDir, queue: &QueueHandle) -> Result<Self, WatchError> {
         let database = Database::open(&db_path, &store_dir)?;
         let uses_wal = database.uses_wal()?;
         if !uses_wal {
@@ -151,7 +147,8 @@ impl Scan {
                 let at = now();
                 let mut opened = 0;
                 if !again.is_empty() {
-                    let old = Admission { lane: Lane::Backfill, ended: Ended::Stays, run: None, wanted: &again, now: at };
+                    let old =
+                        Admission { lane: Lane::Backfill, ended: Ended::Stays, run: None, wanted: &again, now: at };
                     opened += queue.admit(&old, None)?;
                 }
                 let new = Admission {

@@ -92,10 +92,10 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
         for member in slice {
             let Some(ready) = member else { continue };
             let nar = if ready.nar_synced { Ok(()) } else { ready.nar.sync() };
-            if let Err(error) = nar.and_then(|()| ready.narinfo.sync()) {
-                if let Some(failed) = member.take() {
-                    let _ = failed.done.send(Err(error));
-                }
+            if let Err(error) = nar.and_then(|()| ready.narinfo.sync())
+                && let Some(failed) = member.take()
+            {
+                let _ = failed.done.send(Err(error));
             }
         }
     };

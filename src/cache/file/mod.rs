@@ -140,8 +140,9 @@ impl FileCache {
     fn write(&self, info: &PathInfo, nar: NarReader) -> Result<Written, CacheError> {
         let FileOptions { dir, store_dir, compression, key, .. } = &self.options;
         let mut suffix = [0; 5];
-        getrandom::fill(&mut suffix)
-            .map_err(|error| io_error("draw a name for", &dir.join(layout::NAR_DIR))(io::Error::other(error.to_string())))?;
+        getrandom::fill(&mut suffix).map_err(|error| {
+            io_error("draw a name for", &dir.join(layout::NAR_DIR))(io::Error::other(error.to_string()))
+        })?;
         let url = layout::nar_name(&info.nar_hash, suffix, *compression);
         let target = dir.join(&url);
         let (nar_file, file) = self.temp_file(target.clone())?;
@@ -213,8 +214,7 @@ fn pack(
 ) -> Result<(u64, HashingFile), CacheError> {
     match compression {
         Compression::None => {
-            let size =
-                nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write", target)))?;
+            let size = nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write", target)))?;
             Ok((size, out))
         }
         Compression::Zstd { level } => {

@@ -186,12 +186,7 @@ impl Site {
     }
 
     /// Works the queue off here if the service that did has ended. Says whether that is news.
-    async fn take_over(
-        &mut self,
-        state_dir: &Path,
-        nix: &NixStore,
-        config: &Config,
-    ) -> Result<bool, ServiceError> {
+    async fn take_over(&mut self, state_dir: &Path, nix: &NixStore, config: &Config) -> Result<bool, ServiceError> {
         if self.working.is_some() {
             return Ok(false);
         }

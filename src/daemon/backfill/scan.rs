@@ -51,12 +51,7 @@ impl Scan {
     }
 
     /// The next rows behind `after`, up to `to_row`; `None` when there are no more. Blocks.
-    pub(super) fn batch(
-        &mut self,
-        after: i64,
-        to_row: i64,
-        routes: &Routes,
-    ) -> Result<Option<Batch>, ServiceError> {
+    pub(super) fn batch(&mut self, after: i64, to_row: i64, routes: &Routes) -> Result<Option<Batch>, ServiceError> {
         if after >= to_row {
             return Ok(None);
         }

@@ -1,0 +1,107 @@
+//! The keys of the policy file, table by table: what the reader takes and what the JSON schema must describe.
+
+/// The keys that a table may have.
+#[derive(Debug)]
+pub struct Keys {
+    /// Each with an example, which messages tell people to write.
+    pub known: &'static [(&'static str, &'static str)],
+    /// Keys of the design that nothing acts on yet: refused with a message of their own, as ignoring them would harm.
+    pub later: &'static [&'static str],
+}
+
+impl Keys {
+    /// The names alone.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().map(|(name, _)| *name)
+    }
+
+    /// What to write for that key.
+    pub(super) fn example(&self, key: &str) -> &'static str {
+        self.known.iter().find(|(name, _)| *name == key).map_or("", |(_, example)| example)
+    }
+}
+
+/// The file itself.
+pub const TOP: Keys = Keys {
+    known: &[
+        ("version", "version = 1"),
+        ("builtin_rules", "builtin_rules = false"),
+        ("store", "[store]"),
+        ("caches", "[caches.NAME]"),
+        ("upstreams", "[upstreams]"),
+        ("limits", "[limits]"),
+        ("rules", "[[rules]]"),
+    ],
+    later: &["disk"],
+};
+
+/// `[store]`.
+pub const STORE: Keys = Keys {
+    known: &[
+        ("dir", "dir = \"/nix/store\""),
+        ("state_dir", "state_dir = \"/nix/var/nix\""),
+        ("real_dir", "real_dir = \"/mnt/nix/store\""),
+        ("remote", "remote = \"daemon\""),
+    ],
+    later: &[],
+};
+
+/// `[caches.NAME]`.
+pub const CACHE: Keys = Keys {
+    known: &[
+        ("url", "url = \"file:///var/cache/nix\""),
+        ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
+    ],
+    later: &["token"],
+};
+
+/// `signing_key` of a cache.
+pub const SIGNING_KEY: Keys = Keys {
+    known: &[("file", "file = \"/run/secrets/cache.key\"")],
+    later: &["env", "credential", "command", "keychain"],
+};
+
+/// `[upstreams]`.
+pub const UPSTREAMS: Keys = Keys { known: &[("keys", "keys = [\"NAME:BASE64\"]")], later: &["caches"] };
+
+/// `[limits]`.
+pub const LIMITS: Keys =
+    Keys { known: &[("uploads", "uploads = 4"), ("priority", "priority = \"low\"")], later: &["bandwidth", "windows"] };
+
+/// `[[rules]]`.
+pub const RULE: Keys = Keys {
+    known: &[
+        ("name", "name = \"what it is for\""),
+        ("match", "match = {}"),
+        ("action", "action = \"upload\""),
+        ("to", "to = [\"NAME\"]"),
+        ("from", "from = [\"NAME\"]"),
+    ],
+    later: &[],
+};
+
+/// `match` of a rule.
+pub const MATCH: Keys = Keys {
+    known: &[
+        ("name", "name = \"hello-*\""),
+        ("kind", "kind = \"output\""),
+        ("built", "built = \"locally\""),
+        ("deriver", "deriver = \"hello-*.drv\""),
+        ("signed_by", "signed_by = \"NAME:BASE64\""),
+        ("size", "size = \">= 1 KiB\""),
+        ("content_addressed", "content_addressed = true"),
+    ],
+    later: &[],
+};
+
+/// All tables, as messages call them.
+pub const TABLES: [(&str, &Keys); 8] = [
+    ("the policy's top", &TOP),
+    ("[store]", &STORE),
+    ("[caches.NAME]", &CACHE),
+    ("signing_key", &SIGNING_KEY),
+    ("[upstreams]", &UPSTREAMS),
+    ("[limits]", &LIMITS),
+    ("[[rules]]", &RULE),
+    ("match", &MATCH),
+];

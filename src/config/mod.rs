@@ -1,0 +1,173 @@
+//! The policy file, and where things live.
+//!
+//! A file is read in two steps: [`raw`](self) knows keys and types, the second step what makes sense, and its result
+//! can't be wrong. Both report all that they find, each with its place and what to write instead ([`Problem`]); a file
+//! with a problem is refused as a whole, so that a policy in force stays in force. What nothing acts on yet is refused
+//! too: a limit or a rule that is silently ignored is worse than none.
+//!
+//! Secrets: the file only says where they lie, and no message repeats a key or a URL's password.
+//!
+//! Deliberately absent: whether a cache can be reached or a key file read. A policy may be checked on another host than
+//! the one that it is for.
+
+mod keys;
+mod places;
+mod problems;
+mod raw;
+mod reader;
+mod schema;
+mod store;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::policy::{CacheName, Policy};
+
+pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_STATE_DIR, Surroundings};
+pub use problems::{ConfigError, Problem};
+pub use raw::VERSION;
+pub use schema::SCHEMA;
+pub use store::{BadRemote, NixStore, Remote, StoreError, StoreOptions};
+pub use validate::CheckUrl;
+
+use problems::{Problems, line_and_column};
+use raw::RawPolicy;
+use validate::{Validated, validate};
+
+/// The cache that there is where the policy names none: a directory below the state directory.
+pub const LOCAL_CACHE: &str = "local";
+
+/// Longest policy file, in bytes; thousands of rules fit, and a wrong file named by mistake doesn't fill the memory.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// All that a policy file says, or the built-in policy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it says of the Nix store; [`NixStore::resolve`] brings it together with the environment.
+    pub store: StoreOptions,
+    /// The caches, in the order of the file; at least one.
+    pub caches: Vec<CacheConfig>,
+    /// The rules over these caches.
+    pub policy: Arc<Policy>,
+    /// How much storewatch takes.
+    pub limits: Limits,
+    /// The file; `None` for the built-in policy.
+    pub source: Option<PathBuf>,
+    /// What is odd about the file but no reason to refuse it.
+    pub warnings: Vec<Problem>,
+}
+
+/// One cache, as the policy names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Its name.
+    pub name: CacheName,
+    /// Where it is; checked by the cache layer's own rules.
+    pub url: String,
+    /// File of the secret key that signs what is uploaded; `None`: one is generated in the state directory.
+    pub signing_key: Option<PathBuf>,
+    /// Whether it is the one that stands in where the policy names none.
+    pub builtin: bool,
+}
+
+/// How much of the host storewatch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Uploads at once, 1 to 64.
+    pub uploads: usize,
+    /// Priority of the daemon.
+    pub priority: Priority,
+}
+
+/// Priority for CPU and I/O.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// What others leave over.
+    #[default]
+    Low,
+    /// Like any other process.
+    Normal,
+}
+
+/// What a policy may leave out, and this host must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// storewatch's state directory, absolute: the cache that stands in lies below it.
+    pub state_dir: PathBuf,
+}
+
+impl Default for Limits {
+    /// Four uploads: enough to keep two cores and a line busy while each waits for a disk or a server in turn.
+    fn default() -> Self {
+        Self { uploads: 4, priority: Priority::Low }
+    }
+}
+
+impl Config {
+    /// The built-in policy: what was built here, into a directory.
+    #[must_use]
+    pub fn built_in(defaults: &Defaults) -> Self {
+        Self {
+            store: StoreOptions::default(),
+            caches: vec![defaults.cache()],
+            policy: defaults.policy(),
+            limits: Limits::default(),
+            source: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Reads the policy file; the built-in policy where there is none and none was asked for by name.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: Option<&PolicyFile>, defaults: &Defaults, check_url: CheckUrl<'_>) -> Result<Self, ConfigError> {
+        let Some(PolicyFile { path, named }) = file else { return Ok(Self::built_in(defaults)) };
+        let bytes = match read(path) {
+            Ok(bytes) => bytes,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Self::built_in(defaults)),
+            Err(source) => return Err(ConfigError::Read { path: path.clone(), source }),
+        };
+        let name = path.display().to_string();
+        let text = String::from_utf8(bytes).map_err(|err| {
+            let (line, column) = line_and_column(err.as_bytes(), err.utf8_error().valid_up_to());
+            let message = "this is no UTF-8: save the file in that encoding".to_owned();
+            ConfigError::Problems(vec![Problem { file: name.clone(), line, column, message }])
+        })?;
+        let config = Self::parse(&text, &name, defaults, check_url)?;
+        Ok(Self { source: Some(path.clone()), ..config })
+    }
+
+    /// Reads the text of a policy; `file_name` is what problems call it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Problems`], with all of them.
+    pub fn parse(
+        text: &str,
+        file_name: &str,
+        defaults: &Defaults,
+        check_url: CheckUrl<'_>,
+    ) -> Result<Self, ConfigError> {
+        let mut problems = Problems::new(file_name, text);
+        let raw = RawPolicy::read(text, &mut problems);
+        let validated = validate(raw, defaults, check_url, &mut problems);
+        let warnings = problems.finish()?;
+        let Some(Validated { store, caches, policy, limits }) = validated else {
+            unreachable!("what is refused has a problem")
+        };
+        Ok(Self { store, caches, policy: Arc::new(policy), limits, source: None, warnings })
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    Ok(bytes)
+}

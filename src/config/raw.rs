@@ -1,0 +1,166 @@
+//! The policy file as it stands: keys known and types right, but not yet whether it makes sense.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::keys::{CACHE, LIMITS, MATCH, RULE, SIGNING_KEY, STORE, TOP, UPSTREAMS};
+use super::problems::Problems;
+use super::reader::{List, Table};
+
+/// The one version of the file format that there is.
+pub const VERSION: i64 = 1;
+
+#[derive(Default)]
+pub(super) struct RawPolicy {
+    pub(super) builtin_rules: Option<bool>,
+    pub(super) store: RawStore,
+    pub(super) caches: Vec<RawCache>,
+    pub(super) upstream_keys: Option<List>,
+    pub(super) uploads: Option<Spanned<i64>>,
+    pub(super) priority: Option<Spanned<String>>,
+    pub(super) rules: Vec<RawRule>,
+}
+
+#[derive(Default)]
+pub(super) struct RawStore {
+    pub(super) dir: Option<Spanned<String>>,
+    pub(super) state_dir: Option<Spanned<String>>,
+    pub(super) real_dir: Option<Spanned<String>>,
+    pub(super) remote: Option<Spanned<String>>,
+}
+
+pub(super) struct RawCache {
+    pub(super) name: Spanned<String>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) signing_key_file: Option<Spanned<String>>,
+}
+
+pub(super) struct RawRule {
+    pub(super) span: Range<usize>,
+    pub(super) name: Option<String>,
+    pub(super) matches: RawMatch,
+    pub(super) action: Option<Spanned<String>>,
+    pub(super) to: Option<List>,
+    pub(super) from: Option<List>,
+}
+
+#[derive(Default)]
+pub(super) struct RawMatch {
+    pub(super) name: Option<List>,
+    pub(super) kind: Option<List>,
+    pub(super) built: Option<Spanned<String>>,
+    pub(super) deriver: Option<List>,
+    pub(super) signed_by: Option<List>,
+    pub(super) size: Option<Spanned<String>>,
+    pub(super) content_addressed: Option<bool>,
+}
+
+impl RawPolicy {
+    /// Reads a file. Where it is no TOML, that alone is reported: half a file would only bring false alarms.
+    pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Self {
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for err in &errors {
+            problems.add(err.span().unwrap_or_default(), format!("this is no TOML: {}", err.message()));
+        }
+        if !errors.is_empty() || !version_is_ours(document.get_ref(), problems) {
+            return Self::default();
+        }
+        let top = Table::new("the policy", &TOP, document.get_ref(), 0..0, problems);
+        let upstreams = top.table("upstreams", "[upstreams]", &UPSTREAMS, problems);
+        let limits = top.table("limits", "[limits]", &LIMITS, problems);
+        let caches = top.named_tables("caches", &CACHE, problems);
+        let rules = top.tables("rules", &RULE, problems);
+        Self {
+            builtin_rules: top.boolean("builtin_rules", problems),
+            store: RawStore::read(&top, problems),
+            caches: caches.into_iter().map(|(name, table)| RawCache::read(name, &table, problems)).collect(),
+            upstream_keys: upstreams.and_then(|table| table.list("keys", problems)),
+            uploads: limits.as_ref().and_then(|table| table.integer("uploads", problems)),
+            priority: limits.as_ref().and_then(|table| table.string("priority", problems)),
+            rules: rules.iter().map(|table| RawRule::read(table, problems)).collect(),
+        }
+    }
+}
+
+/// A newer file is not read any further: what it has more would be reported as mistakes.
+fn version_is_ours(document: &DeTable<'_>, problems: &mut Problems<'_>) -> bool {
+    let Some(value) = document.get("version") else {
+        problems.add(0..0, format!("the policy has no version: write `version = {VERSION}` as its first line"));
+        return true;
+    };
+    let integer = value.get_ref().as_integer();
+    match integer.and_then(|int| i64::from_str_radix(int.as_str(), int.radix()).ok()) {
+        Some(VERSION) => true,
+        Some(newer) if newer > VERSION => {
+            let message = format!(
+                "version {newer} was made for a newer storewatch; this one knows version {VERSION}: take a newer \
+                 storewatch, or write the policy anew for version {VERSION}"
+            );
+            problems.add(value.span(), message);
+            false
+        }
+        _ => {
+            problems.add(value.span(), format!("there is no such version: write `version = {VERSION}`"));
+            true
+        }
+    }
+}
+
+impl RawStore {
+    fn read(top: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        let Some(table) = top.table("store", "[store]", &STORE, problems) else { return Self::default() };
+        Self {
+            dir: table.string("dir", problems),
+            state_dir: table.string("state_dir", problems),
+            real_dir: table.string("real_dir", problems),
+            remote: table.string("remote", problems),
+        }
+    }
+}
+
+impl RawCache {
+    fn read(name: Spanned<String>, table: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        table.require("url", problems);
+        let signing_key = table.table("signing_key", "signing_key", &SIGNING_KEY, problems);
+        if let Some(table) = &signing_key {
+            table.require("file", problems);
+        }
+        Self {
+            name,
+            url: table.string("url", problems),
+            signing_key_file: signing_key.and_then(|table| table.string("file", problems)),
+        }
+    }
+}
+
+impl RawRule {
+    fn read(table: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        table.require("match", problems);
+        table.require("action", problems);
+        let matches = table.table("match", "match", &MATCH, problems);
+        Self {
+            span: table.span.clone(),
+            name: table.string("name", problems).map(Spanned::into_inner),
+            matches: matches.map(|table| RawMatch::read(&table, problems)).unwrap_or_default(),
+            action: table.string("action", problems),
+            to: table.list("to", problems),
+            from: table.list("from", problems),
+        }
+    }
+}
+
+impl RawMatch {
+    fn read(table: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        Self {
+            name: table.one_or_list("name", problems),
+            kind: table.one_or_list("kind", problems),
+            built: table.string("built", problems),
+            deriver: table.one_or_list("deriver", problems),
+            signed_by: table.one_or_list("signed_by", problems),
+            size: table.string("size", problems),
+            content_addressed: table.boolean("content_addressed", problems),
+        }
+    }
+}

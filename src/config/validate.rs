@@ -1,0 +1,295 @@
+//! From what stands in the file to what the program believes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+
+use crate::nix::StoreDir;
+use crate::policy::{
+    BadPublicKey, Built, CacheName, Effect, Globs, Kind, Match, Policy, PublicKey, Rule, Signer, SizeRange,
+};
+
+use super::problems::Problems;
+use super::raw::{RawCache, RawMatch, RawPolicy, RawRule, RawStore};
+use super::reader::{List, listed, suggestion};
+use super::store::{Remote, StoreOptions};
+use super::{CacheConfig, Defaults, Limits, Priority};
+
+/// The key of cache.nixos.org, as nixpkgs publishes it.
+const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+/// More uploads at once than this gain nothing on one host, and each holds its buffers.
+const MAX_UPLOADS: i64 = 64;
+
+/// The words for [`Priority`].
+const PRIORITIES: [(&str, Priority); 2] = [("low", Priority::Low), ("normal", Priority::Normal)];
+
+/// The words for what a rule does.
+const ACTIONS: [&str; 3] = ["upload", "skip", "deny"];
+
+/// Checks a cache URL; the error is a message for the policy's author.
+pub type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<(), String>;
+
+/// What a file that makes sense comes to.
+pub(super) struct Validated {
+    pub(super) store: StoreOptions,
+    pub(super) caches: Vec<CacheConfig>,
+    pub(super) policy: Policy,
+    pub(super) limits: Limits,
+}
+
+/// Checks everything, reports all that is wrong, and is `None` where anything was.
+pub(super) fn validate(
+    raw: RawPolicy,
+    defaults: &Defaults,
+    check_url: CheckUrl<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Validated> {
+    let store = store(&raw.store, problems);
+    let mut caches: Vec<_> = raw.caches.iter().filter_map(|raw| cache(raw, &store, check_url, problems)).collect();
+    if raw.caches.is_empty() {
+        caches.push(defaults.cache());
+    }
+    let upstream_keys = upstream_keys(raw.upstream_keys.as_ref(), problems);
+    let limits = limits(&raw, problems);
+    // Names also of caches that have another mistake: a rule may name them without making a second one.
+    let mut names: Vec<_> = raw.caches.iter().filter_map(|raw| CacheName::new(raw.name.get_ref()).ok()).collect();
+    if raw.caches.is_empty() {
+        names.extend(caches.iter().map(|cache| cache.name.clone()));
+    }
+    let rules: Vec<_> = raw.rules.iter().map(|raw| rule(raw, &names, problems)).collect();
+    warn_unreachable(&raw.rules, &rules, problems);
+    if !problems.is_empty() {
+        return None;
+    }
+    let rules = rules.into_iter().flatten().collect();
+    match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
+        Ok(policy) => Some(Validated { store, caches, policy, limits }),
+        Err(unknown) => {
+            problems.add(0..0, unknown.to_string());
+            None
+        }
+    }
+}
+
+fn absolute(key: &str, path: &Spanned<String>, problems: &mut Problems<'_>) -> Option<PathBuf> {
+    if Path::new(path.get_ref()).is_absolute() {
+        return Some(path.get_ref().into());
+    }
+    problems.add(path.span(), format!("`{key}` must be an absolute path: write it from the `/` on"));
+    None
+}
+
+fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
+    let mut path = |key, value: &Option<Spanned<String>>| value.as_ref().and_then(|path| absolute(key, path, problems));
+    let dir = path("dir", &raw.dir).map(|dir| StoreDir::new(&dir.to_string_lossy()));
+    let (state_dir, real_dir) = (path("state_dir", &raw.state_dir), path("real_dir", &raw.real_dir));
+    let remote = raw.remote.as_ref().and_then(|text| match Remote::parse(text.get_ref()) {
+        Ok(remote) => Some(remote),
+        Err(err) => {
+            problems.add(text.span(), format!("`remote`: {err}"));
+            None
+        }
+    });
+    if let (Some(given), Some(url)) = (&remote, &raw.remote) {
+        for (key, parameter, twice) in [
+            ("dir", "store", dir.is_some() && given.store.is_some()),
+            ("real_dir", "real", real_dir.is_some() && given.real.is_some()),
+            ("state_dir", "state", state_dir.is_some() && given.state.is_some()),
+        ] {
+            if twice {
+                problems.add(url.span(), format!("`{parameter}=` in `remote` and `{key}` say the same: leave one out"));
+            }
+        }
+    }
+    StoreOptions { dir, state_dir, real_dir, remote }
+}
+
+fn cache(
+    raw: &RawCache,
+    store: &StoreOptions,
+    check_url: CheckUrl<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<CacheConfig> {
+    let name = CacheName::new(raw.name.get_ref()).map_err(|err| problems.add(raw.name.span(), err.to_string())).ok();
+    if let Some(url) = &raw.url
+        && let Err(message) = check_url(url.get_ref())
+    {
+        problems.add(url.span(), message);
+    }
+    let signing_key = raw.signing_key_file.as_ref().and_then(|file| {
+        let path = absolute("file", file, problems)?;
+        let default_store = StoreDir::default();
+        let in_store =
+            [Some(&default_store), store.dir.as_ref()].iter().flatten().any(|dir| path.starts_with(dir.as_str()));
+        if in_store {
+            let message = "a signing key must not lie in the Nix store, where everybody can read it: keep it elsewhere";
+            problems.add(file.span(), message);
+        }
+        Some(path)
+    });
+    Some(CacheConfig { name: name?, url: raw.url.clone()?.into_inner(), signing_key, builtin: false })
+}
+
+fn upstream_keys(raw: Option<&List>, problems: &mut Problems<'_>) -> Vec<PublicKey> {
+    let Some(keys) = raw else { return PublicKey::parse(NIXOS_CACHE_KEY).into_iter().collect() };
+    keys.get_ref().iter().filter_map(|key| public_key(key, problems)).collect()
+}
+
+/// The text of a key is never repeated: it may be a secret one.
+fn public_key(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<PublicKey> {
+    PublicKey::parse(text.get_ref()).map_err(|err: BadPublicKey| problems.add(text.span(), err.to_string())).ok()
+}
+
+fn limits(raw: &RawPolicy, problems: &mut Problems<'_>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(uploads) = &raw.uploads {
+        match usize::try_from(*uploads.get_ref()) {
+            Ok(number) if (1..=MAX_UPLOADS).contains(uploads.get_ref()) => limits.uploads = number,
+            _ => problems.add(uploads.span(), format!("`uploads` must be between 1 and {MAX_UPLOADS}")),
+        }
+    }
+    if let Some(priority) = &raw.priority {
+        limits.priority = word("priority", priority, &PRIORITIES, problems).unwrap_or_default();
+    }
+    limits
+}
+
+/// One of a few words.
+fn word<T: Copy>(key: &str, word: &Spanned<String>, words: &[(&str, T)], problems: &mut Problems<'_>) -> Option<T> {
+    let found = words.iter().find(|(known, _)| known == word.get_ref()).map(|(_, value)| *value);
+    if found.is_none() {
+        problems.add(word.span(), no_word(key, word.get_ref(), words.iter().map(|(known, _)| *known)));
+    }
+    found
+}
+
+fn no_word<'w>(key: &str, word: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+    let hint = suggestion(word, words.clone()).unwrap_or_else(|| format!("write one of {}", listed(words)));
+    format!("`{key}` can not be `{word}`: {hint}")
+}
+
+fn rule(raw: &RawRule, caches: &[CacheName], problems: &mut Problems<'_>) -> Option<Rule> {
+    let matches = matches(&raw.matches, problems);
+    let to = raw.to.as_ref().and_then(|list| cache_names("to", list, caches, problems));
+    let from = raw.from.as_ref().and_then(|list| cache_names("from", list, caches, problems));
+    let action = raw.action.as_ref()?;
+    let mut belongs_to = |key: &str, list: &Option<List>, wanted: &str| {
+        if let Some(list) = list
+            && action.get_ref() != wanted
+            && ACTIONS.contains(&action.get_ref().as_str())
+        {
+            problems.add(list.span(), format!("`{key}` goes with `action = \"{wanted}\"` only: leave it out"));
+        }
+    };
+    belongs_to("to", &raw.to, "upload");
+    belongs_to("from", &raw.from, "deny");
+    let effect = match action.get_ref().as_str() {
+        "upload" => Effect::Upload { to },
+        "skip" => Effect::Skip,
+        "deny" => Effect::Deny { from },
+        other => {
+            problems.add(action.span(), no_word("action", other, ACTIONS.into_iter()));
+            return None;
+        }
+    };
+    Some(Rule { name: raw.name.clone(), matches, effect })
+}
+
+fn cache_names(key: &str, list: &List, known: &[CacheName], problems: &mut Problems<'_>) -> Option<Vec<CacheName>> {
+    not_empty(key, list, problems)?;
+    let mut names = Vec::new();
+    for name in list.get_ref() {
+        match known.iter().find(|known| known.as_str() == name.get_ref()) {
+            Some(known) => names.push(known.clone()),
+            None => {
+                let words = || known.iter().map(CacheName::as_str);
+                let hint = suggestion(name.get_ref(), words())
+                    .unwrap_or_else(|| format!("the caches are {}", listed(words())));
+                problems.add(name.span(), format!("`{key}` names an unknown cache `{}`: {hint}", name.get_ref()));
+            }
+        }
+    }
+    Some(names)
+}
+
+/// An empty list says nothing, or the opposite of what leaving it out says: nobody means it.
+fn not_empty(key: &str, list: &List, problems: &mut Problems<'_>) -> Option<()> {
+    if list.get_ref().is_empty() {
+        problems.add(list.span(), format!("`{key}` is an empty list: name at least one, or leave it out"));
+        return None;
+    }
+    Some(())
+}
+
+fn matches(raw: &RawMatch, problems: &mut Problems<'_>) -> Match {
+    let mut globs = |key, list: &Option<List>| {
+        let list = list.as_ref()?;
+        not_empty(key, list, problems)?;
+        // One by one, so that each bad one is found at its own place.
+        for pattern in list.get_ref() {
+            if let Err(err) = Globs::new([pattern.get_ref().as_str()]) {
+                problems.add(pattern.span(), err.to_string());
+            }
+        }
+        Globs::new(list.get_ref().iter().map(|pattern| pattern.get_ref().as_str())).ok()
+    };
+    let (name, deriver) = (globs("name", &raw.name), globs("deriver", &raw.deriver));
+    let kind = raw.kind.as_ref().and_then(|list| {
+        not_empty("kind", list, problems)?;
+        Some(list.get_ref().iter().filter_map(|kind| word("kind", kind, &Kind::WORDS, problems)).collect())
+    });
+    let signed_by = raw.signed_by.as_ref().and_then(|list| {
+        not_empty("signed_by", list, problems)?;
+        Some(list.get_ref().iter().filter_map(|signer| self::signer(signer, problems)).collect())
+    });
+    let size = raw.size.as_ref().and_then(|size| {
+        SizeRange::parse(size.get_ref()).map_err(|err| problems.add(size.span(), err.to_string())).ok()
+    });
+    let built = raw.built.as_ref().and_then(|built| word("built", built, &Built::WORDS, problems));
+    Match { name, kind, built, deriver, signed_by, size, content_addressed: raw.content_addressed }
+}
+
+fn signer(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Signer> {
+    if text.get_ref().contains(':') {
+        return public_key(text, problems).map(Signer::Key);
+    }
+    if text.get_ref().is_empty() {
+        problems.add(text.span(), "`signed_by` is empty: name a key, or write it in full as NAME:BASE64");
+        return None;
+    }
+    Some(Signer::Name(text.get_ref().clone()))
+}
+
+fn warn_unreachable(raw: &[RawRule], rules: &[Option<Rule>], problems: &mut Problems<'_>) {
+    let final_one = rules.iter().position(|rule| {
+        rule.as_ref()
+            .is_some_and(|rule| rule.matches.is_everything() && !matches!(rule.effect, Effect::Deny { from: Some(_) }))
+    });
+    if let Some(at) = final_one
+        && let Some(behind) = raw.get(at + 1)
+    {
+        let message = format!("never asked, like all rules behind it: rule {} matches everything", at + 1);
+        problems.warn(behind.span.clone(), message);
+    }
+}
+
+impl Defaults {
+    /// The cache that there is without a word in the policy.
+    pub(super) fn cache(&self) -> CacheConfig {
+        CacheConfig {
+            name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
+            url: format!("file://{}", self.state_dir.join("cache").display()),
+            signing_key: None,
+            builtin: true,
+        }
+    }
+
+    /// All that holds without a policy file.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        let keys = PublicKey::parse(NIXOS_CACHE_KEY).into_iter().collect();
+        let policy = Policy::new(vec![self.cache().name], Vec::new(), keys, true);
+        Arc::new(policy.unwrap_or_else(|_| unreachable!("the built-in rules name no cache")))
+    }
+}
