@@ -1,1 +1,5 @@
-//! Integration tests: the real parts together.
+//! Integration tests: the built binary with real Nix, in stores of their own.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
+
+mod harness;
+mod support;

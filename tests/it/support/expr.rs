@@ -1,0 +1,58 @@
+//! Nix expressions that build with `/bin/sh` alone, without nixpkgs. Each call's derivations are new ones.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One derivation that runs a shell script, which makes `$out`.
+pub fn script(name: &str, script: &str) -> String {
+    let (name, script, salt) = (quoted(name), quoted(&format!("PATH=/bin:/usr/bin; {script}")), salt());
+    format!(
+        r#"derivation {{
+             name = {name}; builder = "/bin/sh"; args = [ "-c" {script} ];
+             system = builtins.currentSystem; salt = "{salt}";
+           }}"#
+    )
+}
+
+/// A chain of `length` derivations, `chain-0` to `chain-{length - 1}`, each of which references the one before it.
+pub fn chain(length: usize) -> String {
+    let (last, salt) = (length - 1, salt());
+    format!(
+        r#"let link = n: derivation {{
+             name = "chain-${{toString n}}"; builder = "/bin/sh"; args = [ "-c" "echo $before $salt > $out" ];
+             system = builtins.currentSystem; salt = "{salt}";
+             before = if n == 0 then "nothing" else link (n - 1);
+           }}; in link {last}"#
+    )
+}
+
+/// `count` small derivations that know nothing of each other, `small-0` and so on.
+pub fn many(count: usize) -> String {
+    let salt = salt();
+    format!(
+        r#"builtins.genList (n: derivation {{
+             name = "small-${{toString n}}"; builder = "/bin/sh"; args = [ "-c" "echo $name $salt > $out" ];
+             system = builtins.currentSystem; salt = "{salt}";
+           }}) {count}"#
+    )
+}
+
+/// A derivation that writes its output and fails then.
+pub fn failing() -> String {
+    script("failing", "echo half > $out; exit 1")
+}
+
+/// A derivation whose output is one file of so many bytes that don't compress.
+pub fn sized(bytes: u64) -> String {
+    script("sized", &format!("head -c {bytes} /dev/urandom > $out"))
+}
+
+/// Different at each call, also in tests that run at once.
+fn salt() -> String {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A string literal of the Nix language.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${"))
+}

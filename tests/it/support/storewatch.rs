@@ -1,0 +1,175 @@
+//! The program under test, with folders of its own.
+
+use super::nix::FOREIGN_VARIABLES;
+use super::wait::eventually_or;
+use super::{Said, ScratchStore, scratch_folder};
+use rustix::process::{Pid, Signal, kill_process};
+use std::cell::Cell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use tempfile::TempDir;
+
+/// So many lines of its log go into the panic of a test.
+const TAIL: usize = 40;
+
+/// storewatch for one scratch store: its state directory and its policy, which outlive its processes.
+#[derive(Debug)]
+pub struct Storewatch<'a> {
+    store: &'a ScratchStore,
+    folder: TempDir,
+    runs: Cell<u32>,
+}
+
+impl<'a> Storewatch<'a> {
+    /// With the built-in policy, until there is another.
+    pub fn new(store: &'a ScratchStore) -> Self {
+        let folder = scratch_folder();
+        for name in ["state", "etc", "run", "home"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Self { store, folder, runs: Cell::new(0) }
+    }
+
+    /// Writes the policy file as editors do: aside, then renamed into its place.
+    pub fn policy(&self, text: &str) -> &Self {
+        let beside = self.folder.path().join("etc/policy.toml.new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.policy_path()).unwrap();
+        self
+    }
+
+    pub fn policy_path(&self) -> PathBuf {
+        self.folder.path().join("etc/policy.toml")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The binary with everything set that it needs; arguments and more are the caller's.
+    pub fn command(&self) -> Command {
+        let folder = |name| self.folder.path().join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storewatch"));
+        let systemd = ["STATE_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "STOREWATCH_CONFIG"];
+        FOREIGN_VARIABLES.iter().chain(&systemd).for_each(|name| {
+            command.env_remove(name);
+        });
+        command.envs(self.store.env());
+        command.env("HOME", folder("home")).env("RUNTIME_DIRECTORY", folder("run"));
+        command.env("STOREWATCH_STATE_DIR", folder("state")).env("CONFIGURATION_DIRECTORY", folder("etc"));
+        command.env("STOREWATCH_LOG", "debug").env("RUST_BACKTRACE", "1");
+        if self.policy_path().exists() {
+            command.env("STOREWATCH_CONFIG", self.policy_path());
+        }
+        command
+    }
+
+    /// Runs a subcommand to its end.
+    pub fn cmd(&self, arguments: &[&str]) -> Said {
+        Said::by(self.command().args(arguments))
+    }
+
+    /// Starts the service.
+    pub fn run(&self) -> Running {
+        self.run_with(|_| ())
+    }
+
+    /// Starts the service after `change` to how it is started.
+    pub fn run_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        self.runs.set(self.runs.get() + 1);
+        let log = self.folder.path().join(format!("log-{}", self.runs.get()));
+        let file = File::create(&log).unwrap();
+        let mut command = self.command();
+        command.arg("run").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        change(&mut command);
+        Running { child: command.spawn().unwrap(), log }
+    }
+}
+
+/// A running service. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it wrote so far.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Waits until `condition` holds. Panics with the end of the log where it never does, or where the service ended.
+    #[track_caller]
+    pub fn eventually(&mut self, what: &str, mut condition: impl FnMut() -> bool) {
+        let (child, log) = (&mut self.child, &self.log);
+        let holds_or_ended = || {
+            // Asked first: what the service did before it ended counts.
+            let ended = child.try_wait().unwrap();
+            let holds = condition();
+            assert!(holds || ended.is_none(), "waiting for {what}: the service ended, {ended:?}\n{}", tail(log));
+            holds
+        };
+        eventually_or(what, holds_or_ended, || tail(log));
+    }
+
+    /// Waits until its log has this text.
+    #[track_caller]
+    pub fn eventually_logs(&mut self, text: &str) {
+        let log = self.log.clone();
+        self.eventually(&format!("{text:?} in the log"), || read(&log).contains(text));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// As a power loss ends it.
+    pub fn kill9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait_exit(mut self) -> ExitStatus {
+        let (child, log, mut status) = (&mut self.child, &self.log, None);
+        let ended = || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        };
+        eventually_or("the end of the service", ended, || tail(log));
+        status.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", tail(&self.log));
+        }
+    }
+}
+
+fn read(log: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+}
+
+fn tail(log: &Path) -> String {
+    let text = read(log);
+    let lines: Vec<&str> = text.lines().collect();
+    format!("the end of its log:\n{}", lines[lines.len().saturating_sub(TAIL)..].join("\n"))
+}
