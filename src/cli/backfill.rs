@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::level_filters::LevelFilter;
 
 use super::error::NOT_ALL_DELIVERED;
 use super::run::{runtime, start_log};
@@ -51,7 +52,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         return dry_run(&setup, &request);
     }
     if !io::stderr().is_terminal() {
-        start_log();
+        // Progress and summary say what there is to say, short of trouble.
+        start_log(LevelFilter::WARN);
     }
     let Setup { state_dir, settings, nix } = setup;
     let config = settings.config().clone();

@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use tracing::level_filters::LevelFilter;
+
 use super::setup::Setup;
 use super::{CliError, Global};
 use crate::daemon::{self, Parts, caches};
@@ -19,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    start_log();
+    start_log(LevelFilter::INFO);
     let Setup { state_dir, settings, nix } = Setup::read(global)?;
     for cache in &settings.config().caches {
         let substituter = caches::substituter(&cache.url);
@@ -40,10 +42,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|source| CliError::System { action: "start threads", source })
 }
 
-/// Log lines go to standard error; `STOREWATCH_LOG` says which, `info` by default.
-pub(super) fn start_log() {
+/// Log lines go to standard error; `STOREWATCH_LOG` says which, otherwise those of `level` and above.
+pub(super) fn start_log(level: LevelFilter) {
     let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_default_directive(level.into())
         .with_env_var("STOREWATCH_LOG")
         .from_env_lossy();
     let log = tracing_subscriber::fmt()

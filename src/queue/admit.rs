@@ -184,42 +184,45 @@ fn insert_names(tx: &Transaction<'_>, sql: &str, names: &[StorePath]) -> Result<
 }
 
 pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Result<u64, QueueError> {
-    // `state IN (2, 4, 5)` are Done, Failed and Gone: the states that `Event::Admitted` opens again.
-    let mut upsert = tx
+    let admit = || sqlite("admit a path");
+    let mut insert = tx
         .prepare_cached(
             "INSERT INTO jobs (path, cache, state, lane, needed, row, run, changed)
-             VALUES (?1, ?2, 0, ?3, 0, ?4, ?5, ?6)
-             ON CONFLICT (path, cache) DO UPDATE SET
-                 lane = CASE WHEN state IN (2, 4, 5) THEN excluded.lane ELSE min(lane, excluded.lane) END,
-                 run = coalesce(excluded.run, run),
-                 row = coalesce(excluded.row, row)",
+             VALUES (?1, ?2, 0, ?3, 0, ?4, ?5, ?6) ON CONFLICT (path, cache) DO NOTHING",
         )
-        .map_err(sqlite("admit a path"))?;
+        .map_err(admit())?;
+    // 2, 4 and 5 are Done, Failed and Gone: the states that `Event::Admitted` opens again.
     let mut reopen = tx
         .prepare_cached(
-            "UPDATE jobs SET state = 0, attempts = 0, not_before = 0, reason = NULL, uploaded = NULL, changed = ?3
+            "UPDATE jobs SET state = 0, lane = ?3, attempts = 0, not_before = 0, reason = NULL, uploaded = NULL,
+                 changed = ?6
              WHERE path = ?1 AND cache = ?2
-               AND (state = 5 OR (state IN (2, 4) AND (?4 = 2 OR (?4 = 1 AND row IS NOT ?5))))",
+               AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 1 AND row IS NOT ?4))))",
         )
-        .map_err(sqlite("admit a path again"))?;
+        .map_err(admit())?;
+    let mut note = tx
+        .prepare_cached(
+            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = coalesce(?5, run)
+             WHERE path = ?1 AND cache = ?2",
+        )
+        .map_err(admit())?;
+    let (lane, run) = (admission.lane as i64, admission.run.map(|run| run.0));
     let ended = match admission.ended {
         Ended::Stays => 0,
         Ended::StartsAnewIfRegisteredAnew => 1,
         Ended::StartsAnew => 2,
     };
     let mut opened = 0;
-    for wanted in admission.wanted {
-        for cache in &wanted.caches {
-            let name = wanted.path.base_name();
-            opened += reopen
-                .execute(params![name, cache.0, admission.now, ended, wanted.row])
-                .map_err(sqlite("admit a path again"))? as u64;
-            let before = tx.last_insert_rowid();
-            let run = admission.run.map(|run| run.0);
-            upsert
-                .execute(params![name, cache.0, admission.lane as i64, wanted.row, run, admission.now])
-                .map_err(sqlite("admit a path"))?;
-            opened += u64::from(tx.last_insert_rowid() != before);
+    for Wanted { path, row, caches } in admission.wanted {
+        for cache in caches {
+            let name = path.base_name();
+            let inserted = insert.execute(params![name, cache.0, lane, row, run, admission.now]).map_err(admit())?;
+            if inserted == 0 {
+                let values = params![name, cache.0, lane, row, run, admission.now, ended];
+                opened += reopen.execute(values).map_err(admit())? as u64;
+                note.execute(params![name, cache.0, lane, row, run]).map_err(admit())?;
+            }
+            opened += inserted as u64;
         }
     }
     Ok(opened)
