@@ -15,5 +15,5 @@ pub use database::{
 };
 pub use facts::StoreFacts;
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
-pub use signature::{PublicKey, SecretKey, fingerprint};
+pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
 pub use store_path::{StoreDir, StorePath, StorePathError};
