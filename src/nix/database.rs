@@ -10,12 +10,13 @@
 //! - Opening `db.sqlite` with [`std::fs::File`], if only to look at it: closing *any* descriptor of a file drops all
 //!   POSIX locks that this process holds on it, those of another connection's running read among them. This module asks by
 //!   path (`stat`, `access`) only.
-//! - A retry loop: a short busy timeout is all. The caller has a timer and comes back.
+//! - Patience: a call gives up after [`BUSY_TIMEOUT`]. The caller has a timer and comes back.
 
 mod error;
 mod row;
 #[cfg(test)]
 mod tests;
+mod torn;
 
 use std::fs;
 use std::io;
@@ -27,6 +28,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use self::error::{Access, DatabaseError};
 use self::row::Columns;
+use self::torn::DotLock;
 use super::{PathInfo, StoreDir, StorePath};
 
 /// The newest `STATE/db/schema` this was written for; Nix 2.0 (2018) to 2.34 have it.
@@ -42,6 +44,8 @@ pub struct Database {
     store_dir: StoreDir,
     identity: Identity,
     columns: Columns,
+    dot_lock: DotLock,
+    patience: Duration,
 }
 
 /// Which file a connection reads: a database that was restored or made anew has another one.
@@ -122,7 +126,15 @@ impl Database {
         if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
             return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
         }
-        Ok(Self { connection, path: path.to_owned(), store_dir: store_dir.clone(), identity, columns })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            store_dir: store_dir.clone(),
+            identity,
+            columns,
+            dot_lock: DotLock::of(path),
+            patience: BUSY_TIMEOUT,
+        })
     }
 
     /// The file that is being read.
@@ -249,24 +261,33 @@ impl Database {
         })
     }
 
-    /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, a reader holds up its commit: read for 10 ms at most.
+    /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, what is read while Nix writes has to be read again
+    /// (see [`torn`]): batches of some 10 ms get through between two commits.
     ///
     /// # Errors
     /// `Busy` or `Other`.
     pub fn uses_wal(&self) -> Result<bool, DatabaseError> {
-        let mode: String =
-            self.reading("read journal mode", |c| c.query_row("PRAGMA journal_mode", [], |row| row.get(0)))?;
-        Ok(mode.eq_ignore_ascii_case("wal"))
+        wal(&self.connection).map_err(|error| DatabaseError::from_sqlite("read journal mode", &self.path, error))
     }
 
-    /// Runs one call's queries. The statements they prepare are locals of theirs, so they are reset when it returns.
+    /// Runs one call's queries, more than once where that is needed. The statements they prepare are locals of theirs, so
+    /// they are reset when it returns.
     fn reading<T>(
         &self,
         verb: &'static str,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        query: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        query(&self.connection).map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
+        let found = wal(&self.connection).and_then(|wal| match wal {
+            true => query(&self.connection),
+            false => self.dot_lock.read(&self.connection, self.patience, query),
+        });
+        found.map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
     }
+}
+
+/// Whether the database had a write-ahead log when it was last read.
+fn wal(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached("PRAGMA journal_mode")?.query_row([], |row| Ok(row.get_ref(0)?.as_str()? == "wal"))
 }
 
 fn identity_of(path: &Path) -> Result<Identity, DatabaseError> {

@@ -2,14 +2,17 @@
 //!
 //! Nothing in this room knows of policies, queues or caches.
 
+mod daemon;
 mod database;
 mod facts;
 pub mod nar;
 mod path_info;
 pub mod roots;
 mod signature;
+pub mod store_listing;
 mod store_path;
 
+pub use daemon::{Daemon, DaemonError};
 pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
 };

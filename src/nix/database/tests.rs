@@ -1,15 +1,15 @@
 //! Against databases that the test makes itself, with Nix's own tables.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
 use super::*;
+
+mod torn;
+mod unprivileged;
 
 const HEX: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const NIX32: &str = "sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73";
@@ -23,12 +23,18 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
-        Self::with_journal("wal")
+        Self::with("wal", c"unix")
     }
 
-    fn with_journal(mode: &str) -> Self {
+    /// As Nix has it with `use-sqlite-wal = false`.
+    fn without_wal() -> Self {
+        Self::with("truncate", c"unix-dotfile")
+    }
+
+    fn with(mode: &str, locking: &std::ffi::CStr) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let nix = Connection::open(dir.path().join("db.sqlite")).expect("a database");
+        let path = dir.path().join("db.sqlite");
+        let nix = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), locking).expect("a database");
         nix.pragma_update(None, "journal_mode", mode).expect("a journal mode");
         nix.execute_batch(
             "create table ValidPaths (
@@ -238,19 +244,7 @@ fn no_call_holds_up_a_checkpoint() {
 #[test]
 fn the_journal_mode_is_seen() {
     assert!(Scratch::new().open().uses_wal().expect("a mode"));
-    assert!(!Scratch::with_journal("truncate").open().uses_wal().expect("a mode"));
-}
-
-#[test]
-fn a_writer_that_holds_the_database_is_busy_not_an_error() {
-    let scratch = Scratch::with_journal("truncate");
-    let database = scratch.open();
-    database.connection.busy_timeout(Duration::from_millis(1)).expect("a timeout");
-    scratch.nix.execute_batch("begin exclusive").expect("a lock");
-    let error = database.last_id().expect_err("locked");
-    assert!(error.is_busy(), "{error:?}");
-    scratch.nix.execute_batch("rollback").expect("unlocked");
-    assert_eq!(database.last_id().expect("an id"), 0);
+    assert!(!Scratch::without_wal().open().uses_wal().expect("a mode"));
 }
 
 #[test]
@@ -296,55 +290,4 @@ fn a_newer_schema_is_refused() {
     fs::write(&schema, "11\n").expect("a file");
     let error = Database::open(&scratch.path(), &StoreDir::default()).map(drop).expect_err("too new");
     assert!(matches!(error, DatabaseError::NewerSchema { found: 11, known: 10, .. }), "{error}");
-}
-
-/// What this environment variable names is opened, and the outcome printed, by the test below in a process without rights.
-const OPEN_AS_NOBODY: &str = "STOREWATCH_TEST_OPEN";
-
-#[test]
-fn opens_what_it_is_told_to() {
-    if let Some(path) = std::env::var_os(OPEN_AS_NOBODY) {
-        match Database::open(Path::new(&path), &StoreDir::default()).and_then(|database| database.last_id()) {
-            Ok(id) => println!("outcome: last id {id}"),
-            Err(error) => println!("outcome: {error:?}"),
-        }
-    }
-}
-
-#[test]
-fn an_unprivileged_reader_is_told_apart() {
-    let (nobody, Scratch { dir, nix }) = (65534, Scratch::new());
-    let folder = dir.path();
-    let database = folder.join("db.sqlite");
-    let program = folder.join("tests");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy");
-    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
-    chmod(folder, 0o755);
-    let outcome = || {
-        let mut command = Command::new(&program);
-        command.args(["--exact", "nix::database::tests::opens_what_it_is_told_to", "--nocapture"]);
-        command.env(OPEN_AS_NOBODY, &database).uid(nobody).gid(nobody).current_dir("/");
-        let output = command.output().map_err(|error| error.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().find_map(|line| line.split_once("outcome: ")).map(|found| found.1.to_owned()).ok_or(text)
-    };
-    match outcome() {
-        Ok(found) => assert_eq!(found, "last id 0", "with the log's files there, anybody reads"),
-        Err(why) => return println!("skipped: can't run as another user: {why}"),
-    }
-    chmod(&database, 0o600);
-    let found = outcome().expect("an outcome");
-    assert!(found.starts_with("Denied") && found.contains("access: File"), "{found}");
-
-    chmod(&database, 0o644);
-    chmod(&folder.join("db.sqlite-wal"), 0o600);
-    let found = outcome().expect("an outcome");
-    assert!(found.starts_with("Denied") && found.contains("access: WriteAheadLog"), "{found}");
-
-    // As Nix before 2.22 leaves it when its last command ends.
-    chmod(&folder.join("db.sqlite-wal"), 0o644);
-    nix.close().expect("closed");
-    assert!(!folder.join("db.sqlite-wal").exists());
-    let found = outcome().expect("an outcome");
-    assert!(found.starts_with("Denied") && found.contains("access: WriteAheadLog"), "{found}");
 }
