@@ -316,7 +316,7 @@ fn files() {
     let err = load(true).expect_err("Latin 1");
     assert_eq!(err.to_string(), format!("{}:2:3: this is no UTF-8: save the file in that encoding", path.display()));
     std::fs::write(&path, "#".repeat(5 << 20)).expect("written");
-    assert!(matches!(load(false), Err(ConfigError::Read { .. })), "too large");
+    assert!(matches!(load(false), Err(ConfigError::Io { .. })), "too large");
 }
 
 proptest! {
