@@ -7,6 +7,7 @@ mod check;
 mod diff;
 mod edit;
 mod explain;
+mod run;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use check::{check, schema};
 pub use diff::diff;
 pub use edit::{Edit, editor};
 pub use explain::explain;
+pub(super) use run::run;
 
 /// Check, explain and change what is uploaded.
 #[derive(clap::Args, Debug)]
