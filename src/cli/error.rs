@@ -76,7 +76,7 @@ impl CliError {
             return ExitCode::SUCCESS;
         }
         match self {
-            Self::Config(problems) => eprintln!("{problems}"),
+            Self::Config(problems @ ConfigError::Problems(_)) => eprintln!("{problems}"),
             error => eprintln!("storewatch: {}", one_line(error)),
         }
         if let Some(hint) = self.hint() {
