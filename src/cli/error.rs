@@ -52,6 +52,9 @@ pub enum CliError {
     /// An argument can't be used.
     #[error("{0}")]
     Usage(String),
+    /// The policy can't be edited, or can't be asked.
+    #[error(transparent)]
+    Policy(super::policy::PolicyCommandError),
     /// The system said no.
     #[error("{action}")]
     System {
@@ -73,7 +76,7 @@ impl CliError {
             return ExitCode::SUCCESS;
         }
         match self {
-            Self::Config(problems) => eprintln!("{problems}"),
+            Self::Config(problems @ ConfigError::Problems(_)) => eprintln!("{problems}"),
             error => eprintln!("storewatch: {}", one_line(error)),
         }
         if let Some(hint) = self.hint() {
@@ -92,6 +95,7 @@ impl CliError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Config(error) => error.hint(),
+            Self::Policy(error) => error.hint(),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => queue_hint(error),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),

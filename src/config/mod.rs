@@ -21,7 +21,7 @@ mod store;
 mod tests;
 mod validate;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,18 +127,14 @@ impl Config {
     /// [`ConfigError`].
     pub fn load(file: Option<&PolicyFile>, defaults: &Defaults, check_url: CheckUrl<'_>) -> Result<Self, ConfigError> {
         let Some(PolicyFile { path, named }) = file else { return Ok(Self::built_in(defaults)) };
-        let bytes = match read(path) {
-            Ok(bytes) => bytes,
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Self::built_in(defaults)),
-            Err(source) => return Err(ConfigError::Read { path: path.clone(), source }),
+        let text = match read_policy(path) {
+            Ok(text) => text,
+            Err(ConfigError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && !named => {
+                return Ok(Self::built_in(defaults));
+            }
+            Err(err) => return Err(err),
         };
-        let name = path.display().to_string();
-        let text = String::from_utf8(bytes).map_err(|err| {
-            let (line, column) = line_and_column(err.as_bytes(), err.utf8_error().valid_up_to());
-            let message = "this is no UTF-8: save the file in that encoding".to_owned();
-            ConfigError::Problems(vec![Problem { file: name.clone(), line, column, message }])
-        })?;
-        let config = Self::parse(&text, &name, defaults, check_url)?;
+        let config = Self::parse(&text, &path.display().to_string(), defaults, check_url)?;
         Ok(Self { source: Some(path.clone()), ..config })
     }
 
@@ -163,11 +159,21 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+/// The text of a policy file.
+///
+/// # Errors
+/// [`ConfigError`], also where it is too long or no UTF-8.
+pub fn read_policy(path: &Path) -> Result<String, ConfigError> {
+    let io_error = |source| ConfigError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    let file = std::fs::File::open(path).map_err(io_error)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20)));
+        return Err(io_error(io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20))));
     }
-    Ok(bytes)
+    String::from_utf8(bytes).map_err(|err| {
+        let (line, column) = line_and_column(err.as_bytes(), err.utf8_error().valid_up_to());
+        let message = "this is no UTF-8: save the file in that encoding".to_owned();
+        ConfigError::Problems(vec![Problem { file: path.display().to_string(), line, column, message }])
+    })
 }

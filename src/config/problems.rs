@@ -23,7 +23,7 @@ pub struct Problem {
 pub enum ConfigError {
     /// The file can't be read; running on without the rules that are in it could upload what they deny.
     #[error("can not read the policy `{}`", path.display())]
-    Read {
+    Io {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -38,7 +38,7 @@ impl ConfigError {
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        let Self::Read { source, .. } = self else { return None };
+        let Self::Io { source, .. } = self else { return None };
         match source.kind() {
             io::ErrorKind::NotFound => Some(
                 "`storewatch policy edit` writes one; without --config and STOREWATCH_CONFIG a missing policy means the \

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::keys::TABLES;
 use super::*;
 use crate::nix::StoreDir;
 
@@ -316,7 +317,7 @@ fn files() {
     let err = load(true).expect_err("Latin 1");
     assert_eq!(err.to_string(), format!("{}:2:3: this is no UTF-8: save the file in that encoding", path.display()));
     std::fs::write(&path, "#".repeat(5 << 20)).expect("written");
-    assert!(matches!(load(false), Err(ConfigError::Read { .. })), "too large");
+    assert!(matches!(load(false), Err(ConfigError::Io { .. })), "too large");
 }
 
 proptest! {
@@ -334,6 +335,52 @@ proptest! {
             Ok(config) => prop_assert!(!config.caches.is_empty()),
             Err(ConfigError::Problems(problems)) => prop_assert!(!problems.is_empty()),
             Err(other) => prop_assert!(false, "{other}"),
+        }
+    }
+}
+
+/// What stands between ```` ```toml ```` and ```` ``` ````.
+fn toml_blocks(markdown: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in markdown.lines() {
+        match line.trim() {
+            "```toml" => {
+                inside = true;
+                blocks.push(String::new());
+            }
+            "```" => inside = false,
+            _ if inside => {
+                let block = blocks.last_mut().expect("one was begun");
+                block.push_str(line);
+                block.push('\n');
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn the_manual_is_right() {
+    let manual = include_str!("../../docs/policy.md");
+    let blocks = toml_blocks(manual);
+    for block in &blocks {
+        let config = good(block);
+        assert!(config.warnings.is_empty(), "{block}");
+    }
+    for (table, keys) in TABLES {
+        for key in keys.names() {
+            assert!(
+                manual.contains(&format!("`{key}`")) || manual.contains(&format!("[{key}")),
+                "{table} {key} is missing"
+            );
+            let given = |line: &str| {
+                line.starts_with(&format!("{key} ="))
+                    || line.contains(&format!("{{ {key} ="))
+                    || line.contains(&format!("[{key}"))
+            };
+            assert!(blocks.iter().any(|block| block.lines().any(given)), "{table} {key} has no example");
         }
     }
 }

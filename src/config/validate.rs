@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use crate::nix::StoreDir;
-use crate::policy::{
-    BadPublicKey, Built, CacheName, Effect, Globs, Kind, Match, Policy, PublicKey, Rule, Signer, SizeRange,
-};
+use crate::nix::{PublicKey, StoreDir};
+use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
 
 use super::problems::Problems;
 use super::raw::{RawCache, RawMatch, RawPolicy, RawRule, RawStore};
@@ -139,7 +137,7 @@ fn upstream_keys(raw: Option<&List>, problems: &mut Problems<'_>) -> Vec<PublicK
 
 /// The text of a key is never repeated: it may be a secret one.
 fn public_key(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<PublicKey> {
-    PublicKey::parse(text.get_ref()).map_err(|err: BadPublicKey| problems.add(text.span(), err.to_string())).ok()
+    PublicKey::parse(text.get_ref()).map_err(|err| problems.add(text.span(), err.to_string())).ok()
 }
 
 fn limits(raw: &RawPolicy, problems: &mut Problems<'_>) -> Limits {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::nix::{PathInfo, StoreDir, StorePath};
+use crate::nix::{PathInfo, PublicKey, StoreDir, StorePath};
 
 use super::decision::Denied;
 use super::evidence::{Evidence, signer};
-use super::{Action, CacheName, Condition, Decision, Effect, Kind, Match, PublicKey, Rule, RuleLabel, Signer};
+use super::{Action, CacheName, Condition, Decision, Effect, Kind, Match, Rule, RuleLabel, Signer};
 
 /// The validated rules, the policy's own and then the built-in ones, over the caches that it names.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Which keys have verifiably signed a path.
 
-use crate::nix::{PathInfo, StoreDir};
+use crate::nix::{PathInfo, PublicKey, StoreDir, fingerprint};
 
-use super::{NeedsReferences, PublicKey};
+use super::NeedsReferences;
 
 /// The signatures of one path, verified once and only when asked.
 pub(super) struct Evidence<'a> {
@@ -32,11 +32,11 @@ impl<'a> Evidence<'a> {
         if candidates.peek().is_none() {
             return Ok(false);
         }
-        if self.fingerprint.is_none() {
-            self.fingerprint = Some(fingerprint(self.store_dir, info).ok_or(NeedsReferences)?);
+        if info.references.is_none() {
+            return Err(NeedsReferences);
         }
-        let fingerprint = self.fingerprint.as_deref().unwrap_or_default();
-        let answer = candidates.any(|sig| public.verifies(sig, fingerprint));
+        let fingerprint = self.fingerprint.get_or_insert_with(|| fingerprint(self.store_dir, info));
+        let answer = candidates.any(|sig| public.verify(fingerprint, sig));
         self.answers.resize(self.keys.len(), None);
         self.answers[key] = Some(answer);
         Ok(answer)
@@ -46,12 +46,4 @@ impl<'a> Evidence<'a> {
 /// The name of the key that is said to have made the signature.
 pub(super) fn signer(sig: &str) -> &str {
     sig.split_once(':').map_or(sig, |(name, _)| name)
-}
-
-/// What Nix signs (`ValidPathInfo::fingerprint`): `1;PATH;sha256:NIX32;SIZE;full,sorted,references`.
-fn fingerprint(store_dir: &StoreDir, info: &PathInfo) -> Option<String> {
-    let mut references: Vec<_> = info.references.as_ref()?.iter().collect();
-    references.sort_unstable();
-    let references: Vec<_> = references.into_iter().map(|reference| store_dir.full(reference)).collect();
-    Some(format!("1;{};{};{};{}", store_dir.full(&info.path), info.nar_hash, info.nar_size, references.join(",")))
 }

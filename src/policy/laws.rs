@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
-use crate::nix::{NarHash, PathInfo, StoreDir, StorePath};
+use crate::nix::{NarHash, PathInfo, PublicKey, StoreDir, StorePath};
 
 const HASH: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 const CACHES: [&str; 3] = ["team", "public", "archive"];

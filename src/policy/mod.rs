@@ -22,7 +22,6 @@ mod diff;
 mod evidence;
 mod explain;
 mod globs;
-mod key;
 #[cfg(test)]
 mod laws;
 mod rule;
@@ -34,6 +33,5 @@ pub use decision::{Action, Decision, RuleLabel};
 pub use diff::Change;
 pub use explain::{Explanation, Step, Verdict};
 pub use globs::{BadGlob, Globs};
-pub use key::{BadPublicKey, PublicKey};
 pub use rule::{Built, Condition, Effect, Kind, Match, Rule, Signer};
 pub use size::{BadSize, ByteSize, SizeRange};

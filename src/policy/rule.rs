@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::{PathInfo, PublicKey, StorePath};
 
-use super::{CacheName, Globs, PublicKey, SizeRange};
+use super::{CacheName, Globs, SizeRange};
 
 /// One rule, as a person wrote it.
 #[derive(Clone, Debug)]

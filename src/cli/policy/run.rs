@@ -1,0 +1,129 @@
+//! Where the policies, the paths and the terminal of `storewatch policy` come from.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommandError};
+use crate::cli::backfill::valid_paths;
+use crate::cli::setup::{self, Setup, check_url};
+use crate::cli::{CliError, Global};
+use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
+use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo};
+
+/// Rows read in one transaction, and how long that may take: no reader holds up Nix, with or without WAL.
+const BATCH: BatchLimits = BatchLimits { rows: 1000, time: Duration::from_millis(10) };
+
+pub(in crate::cli) fn run(global: &Global, args: Args) -> Result<ExitCode, CliError> {
+    let mut out = io::stdout().lock();
+    match args.command {
+        Command::Check(args) => check(global, args, &mut out)?,
+        Command::Explain(args) => explain(global, &args, &mut out)?,
+        Command::Diff(args) => diff(global, args, &mut out)?,
+        Command::Edit => edit(global, &mut out)?,
+        Command::Schema => super::schema(&mut out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(global: &Global, args: CheckArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let file = args.file.map(|path| PolicyFile { path, named: true }).or_else(|| policy_file(global));
+    Ok(super::check(file.as_ref(), &defaults(global)?, &check_url, out)?)
+}
+
+fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let setup = Setup::read(global)?;
+    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
+    let mut infos = Vec::new();
+    for path in valid_paths(&args.paths, &setup)? {
+        let info = database.path_info(&path)?;
+        infos.push(info.ok_or_else(|| CliError::NotValid(setup.nix.logical.full(&path)))?);
+    }
+    Ok(super::explain(&setup.config().policy, &setup.nix.logical, infos, args.json, out)?)
+}
+
+fn diff(global: &Global, args: DiffArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    let setup = Setup::read(global)?;
+    let file = PolicyFile { path: args.file, named: true };
+    let other = Config::load(Some(&file), &defaults(global)?, &check_url)?;
+    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
+    let infos = newest(&database, args.last)?;
+    Ok(super::diff(&setup.config().policy, &other.policy, &setup.nix.logical, infos, args.json, out)?)
+}
+
+fn edit(global: &Global, out: &mut dyn Write) -> Result<(), CliError> {
+    let Some(file) = policy_file(global) else {
+        return Err(CliError::Usage("it isn't known where the policy file is; name it with --config".to_owned()));
+    };
+    let defaults = defaults(global)?;
+    let name = file.path.display().to_string();
+    // The policy may be too broken to say where the store is: its editing must not hang on that.
+    let store = NixStore::resolve(&StoreOptions::default(), |name| std::env::var_os(name))?;
+    let edit = Edit {
+        file: &file.path,
+        editor: &super::editor(|name| std::env::var_os(name)),
+        store_dirs: &[store.real, store.logical.to_path_buf(), PathBuf::from("/nix/store")],
+        check: &|text| Config::parse(text, &name, &defaults, &check_url),
+        answers: &mut io::stdin().lock(),
+        out,
+    };
+    Ok(edit.run()?)
+}
+
+fn policy_file(global: &Global) -> Option<PolicyFile> {
+    let surroundings = Surroundings {
+        state_dir: global.state_dir.as_deref(),
+        config: global.config.as_deref(),
+        root: rustix::process::geteuid().is_root(),
+        env: &|name| std::env::var_os(name),
+    };
+    surroundings.policy_file()
+}
+
+fn defaults(global: &Global) -> Result<Defaults, CliError> {
+    Ok(Defaults { state_dir: setup::state_dir(global)? })
+}
+
+/// The paths registered last, the newest at the end, with their references.
+fn newest(database: &Database, wanted: usize) -> Result<Vec<PathInfo>, DatabaseError> {
+    let last = database.last_id()?;
+    // Garbage collection leaves gaps between the ids, so the window grows until enough are in it.
+    let mut window = i64::try_from(wanted).unwrap_or(i64::MAX).max(1);
+    let mut infos = loop {
+        let after = last.saturating_sub(window).max(0);
+        let infos = rows_behind(database, after)?;
+        if infos.len() >= wanted || after == 0 {
+            break infos;
+        }
+        window = window.saturating_mul(4);
+    };
+    infos.drain(..infos.len().saturating_sub(wanted));
+    for info in &mut infos {
+        let references = info.id.map(|id| database.references(id)).transpose()?;
+        info.references = Some(references.unwrap_or_default());
+    }
+    Ok(infos)
+}
+
+fn rows_behind(database: &Database, mut after: i64) -> Result<Vec<PathInfo>, DatabaseError> {
+    let mut infos = Vec::new();
+    loop {
+        let batch = database.batch(after, &BATCH)?;
+        infos.extend(batch.paths);
+        after = batch.reached;
+        if batch.complete {
+            return Ok(infos);
+        }
+    }
+}
+
+impl From<PolicyCommandError> for CliError {
+    fn from(err: PolicyCommandError) -> Self {
+        match err {
+            PolicyCommandError::Config(err) => Self::Config(err),
+            PolicyCommandError::Output(source) => Self::System { action: "write the answer", source },
+            err => Self::Policy(err),
+        }
+    }
+}
