@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
 
 mod harness;
+mod layers;
 mod support;
