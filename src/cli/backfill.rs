@@ -205,12 +205,13 @@ impl Display {
                     if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
                 bar.set_message(message + &scanning);
             }
-            None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) => {
-                if self.last_line.replace(Instant::now()).is_some() {
+            None => {
+                let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+                // The first look only starts the clock: a short backfill needs no lines.
+                if due && self.last_line.replace(Instant::now()).is_some() {
                     eprintln!("{ended} of {}: {message}", ended + open);
                 }
             }
-            None => {}
         }
     }
 
