@@ -144,7 +144,7 @@ impl Queue {
         admission: &Admission<'_>,
         cursor: Option<(&StoreDir, &Cursor)>,
     ) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
         if let Some((store, cursor)) = cursor {
             write_cursor(&tx, store, cursor)?;
@@ -158,7 +158,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`]; then nothing has changed.
     pub fn admit_seen(&mut self, admission: &Admission<'_>, names: &[StorePath]) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
         insert_names(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", names)?;
         tx.commit().map_err(sqlite("commit an admission"))?;
@@ -170,7 +170,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin a comparison"))?;
+        let tx = self.begin().map_err(sqlite("begin a comparison"))?;
         tx.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID; DELETE FROM listed;",
         )
