@@ -134,7 +134,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
             () = tokio::time::sleep(pause) => {}
         }
         let (id, began) = (run.id, Instant::now());
-        let seen = |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.waiting_caches()?));
+        let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.waiting_caches()?));
         let (row, summary, waiting) = site.queue.call(seen).await?;
         pause = LOOK.max(began.elapsed() * LOOKS_SHARE);
         let open = summary.open;
