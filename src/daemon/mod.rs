@@ -205,6 +205,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
                     info!("told to read the policy again");
+                    settings.forget();
                     true
                 }
                 Some(Signal::End) | None => break Ok(()),

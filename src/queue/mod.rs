@@ -23,6 +23,8 @@ mod lock;
 mod route;
 mod run;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod view;
 mod work;
 
