@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ReferenceMissing, UrlError};
+use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
 use crate::secret::SecretError;
 
@@ -45,9 +45,9 @@ pub enum CacheError {
     /// The archive is at fault, not the cache.
     #[error(transparent)]
     Nar(#[from] NarFailure),
-    /// A reference was announced and did not arrive: publishing would break the closure.
+    /// It must not be shown after all.
     #[error(transparent)]
-    Reference(#[from] ReferenceMissing),
+    Hindered(#[from] Hindrance),
     /// The cache is made for another store directory: nobody could use what is put there.
     #[error("{cache} is a cache for the store {theirs}, this host's store is {ours}")]
     OtherStore {
@@ -118,6 +118,8 @@ pub enum Class {
     CacheWaits,
     /// A reference has to come first.
     ReferenceFirst,
+    /// The policy wants it there no more.
+    NotWanted,
     /// The path has been garbage-collected, if Nix agrees.
     Vanished,
     /// Nothing went wrong: the upload was called off.
@@ -133,7 +135,8 @@ impl CacheError {
             Self::Nar(NarFailure::Unreadable { vanished: true, .. }) => Class::Vanished,
             Self::Nar(NarFailure::Unreadable { vanished: false, .. }) => Class::Transient,
             Self::Nar(NarFailure::Cancelled) => Class::Cancelled,
-            Self::Reference(_) => Class::ReferenceFirst,
+            Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
+            Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
             Self::Io { .. }
             | Self::NoRoom { .. }

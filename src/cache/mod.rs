@@ -2,7 +2,7 @@
 //!
 //! Invariants kept here:
 //!
-//! - **Nothing broken.** A backend shows a path (writes its narinfo) only after [`Push::references`] has said that every
+//! - **Nothing broken.** A backend shows a path (writes its narinfo) only after [`Push::go_ahead`] has said that every
 //!   reference is in the cache or in one of its upstreams.
 //! - **Nothing corrupt.** It does so only after [`NarReader`] has come to its end without an error, and the reader ends
 //!   with one when hash or size differ from what Nix has registered.
@@ -46,14 +46,21 @@ pub struct Push {
     pub info: PathInfo,
     /// Its archive, not begun yet.
     pub nar: NarStream,
-    /// Comes true once every reference is in the cache or in one of its upstreams.
-    pub references: BoxFuture<'static, Result<(), ReferenceMissing>>,
+    /// Comes true once the path may be shown: every reference is in the cache or in one of its upstreams, and the policy
+    /// still wants it there.
+    pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
 }
 
-/// A reference that was under way to the same cache didn't arrive.
+/// Why a path must not be shown after all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its reference {0} did not arrive")]
-pub struct ReferenceMissing(pub StorePath);
+pub enum Hindrance {
+    /// A reference that was under way to the same cache didn't arrive. Showing the path would break the closure.
+    #[error("its reference {0} did not arrive")]
+    ReferenceMissing(StorePath),
+    /// The policy has changed meanwhile: by which rule it is kept back. Showing the path could leak it.
+    #[error("{0}")]
+    NotWanted(String),
+}
 
 /// What a push came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use percent_encoding::percent_decode_str;
+
 /// A cache URL, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheUrl {
@@ -62,12 +64,12 @@ pub enum UrlError {
     /// A kind of cache that there is, but not here yet.
     #[error("caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` is")]
     NotYet(String),
-    /// No kind of cache that is known.
-    #[error("`{0}` is no cache URL; write `file:///DIR`")]
-    Unknown(String),
-    /// The directory isn't absolute.
-    #[error("`{0}` must name an absolute directory: `file:///DIR`")]
-    Relative(String),
+    /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
+    #[error("this is no cache URL; write `file:///DIR`")]
+    Unknown,
+    /// The directory isn't absolute, or not text.
+    #[error("a file:// URL must name an absolute directory: `file:///DIR`")]
+    Relative,
     /// A parameter that isn't known.
     #[error("unknown parameter `{0}`; known are compression, compression-level, priority and want-mass-query")]
     UnknownParameter(String),
@@ -92,20 +94,22 @@ impl CacheUrl {
     /// # Errors
     /// [`UrlError`], saying what to write instead.
     pub fn parse(url: &str) -> Result<Self, UrlError> {
-        let Some((scheme, rest)) = url.split_once("://") else { return Err(UrlError::Unknown(url.to_owned())) };
+        let Some((scheme, rest)) = url.split_once("://") else { return Err(UrlError::Unknown) };
         match scheme {
-            "file" => Self::parse_file(url, rest),
+            "file" => Self::parse_file(rest),
             "attic+https" | "attic+http" | "s3" | "gs" | "az" | "https" | "http" | "command" => {
                 Err(UrlError::NotYet(scheme.to_owned()))
             }
-            _ => Err(UrlError::Unknown(url.to_owned())),
+            _ => Err(UrlError::Unknown),
         }
     }
 
-    fn parse_file(url: &str, rest: &str) -> Result<Self, UrlError> {
+    fn parse_file(rest: &str) -> Result<Self, UrlError> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // As Nix does: `%20` is a space, and `%3F` a question mark that begins no parameters.
+        let path = percent_decode_str(path).decode_utf8().map_err(|_| UrlError::Relative)?;
         if !path.starts_with('/') {
-            return Err(UrlError::Relative(url.to_owned()));
+            return Err(UrlError::Relative);
         }
         let (mut kind, mut level, mut priority, mut want_mass_query) = (None, None, None, None);
         for (parameter, value) in query.split('&').filter(|part| !part.is_empty()).map(split_parameter) {
@@ -147,7 +151,7 @@ impl CacheUrl {
             (_, level) => Compression::Zstd { level: level.unwrap_or(DEFAULT_LEVEL) },
         };
         Ok(Self::File {
-            dir: PathBuf::from(path),
+            dir: PathBuf::from(path.as_ref()),
             compression,
             priority: priority.unwrap_or(DEFAULT_PRIORITY),
             want_mass_query: want_mass_query.unwrap_or(true),
@@ -175,10 +179,17 @@ mod tests {
     }
 
     #[test]
+    fn directories_may_have_any_name() {
+        let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse("file:///srv/a%20b%3Fc") else { panic!("a good URL") };
+        assert_eq!(dir, PathBuf::from("/srv/a b?c"));
+    }
+
+    #[test]
     fn bad_urls_say_what_to_write() {
         let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
-        assert_eq!(message("/srv/cache"), "`/srv/cache` is no cache URL; write `file:///DIR`");
-        assert_eq!(message("file://srv"), "`file://srv` must name an absolute directory: `file:///DIR`");
+        assert_eq!(message("/srv/cache"), "this is no cache URL; write `file:///DIR`");
+        assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
+        assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
         assert_eq!(message("file:///c?compression=xz"), "`compression=xz`: expected zstd or none");
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(

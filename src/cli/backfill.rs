@@ -187,11 +187,11 @@ impl Display {
                 }
             }
             Progress::TookOver => self.line("the service has ended; going on in its place"),
-            Progress::At { row, to_row, summary } => self.at(row, to_row, &summary),
+            Progress::At { row, to_row, summary, waiting } => self.at(row, to_row, &summary, &waiting),
         }
     }
 
-    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary) {
+    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, waiting: &[(String, String)]) {
         let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
         let ended = uploaded + already_there + failed + held + summary.gone;
         let sent = bytes(*bytes_sent);
@@ -203,14 +203,17 @@ impl Display {
                 bar.set_position(ended);
                 let scanning =
                     if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
-                bar.set_message(message + &scanning);
+                let waiting: String =
+                    waiting.iter().map(|(cache, why)| format!("\n{cache} takes nothing for now: {why}")).collect();
+                bar.set_message(message + &scanning + &waiting);
             }
-            None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) => {
-                if self.last_line.replace(Instant::now()).is_some() {
+            None => {
+                let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+                // The first look only starts the clock: a short backfill needs no lines.
+                if due && self.last_line.replace(Instant::now()).is_some() {
                     eprintln!("{ended} of {}: {message}", ended + open);
                 }
             }
-            None => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
@@ -29,7 +30,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     }
     daemon::set_priority(settings.config().limits.priority);
     let runtime = runtime()?;
-    runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }))?;
+    let ended = runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }));
+    // A thread that hangs in a system call must not keep the service from ending; what it does is done again.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -278,7 +278,7 @@ impl Defaults {
     pub(super) fn cache(&self) -> CacheConfig {
         CacheConfig {
             name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
-            url: format!("file://{}", self.state_dir.join("cache").display()),
+            url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             signing_key: None,
             builtin: true,
         }
@@ -290,4 +290,12 @@ impl Defaults {
         let policy = Policy::new(vec![self.cache().name], Vec::new(), keys, true);
         Arc::new(policy.unwrap_or_else(|_| unreachable!("the built-in rules name no cache")))
     }
+}
+
+/// A path as it stands in a URL.
+fn encoded(path: &Path) -> percent_encoding::PercentEncode<'_> {
+    use std::os::unix::ffi::OsStrExt;
+    /// What would end a path in a URL, or be taken for an encoded character.
+    const MEANT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%').add(b'?').add(b'#').add(b' ');
+    percent_encoding::percent_encode(path.as_os_str().as_bytes(), MEANT)
 }

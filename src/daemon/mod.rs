@@ -98,7 +98,6 @@ pub enum ServiceError {
 /// The uploader at work, with what it takes to tell it something.
 pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
-    pub(crate) facts: StoreFacts,
     pub(crate) bell: Arc<Notify>,
     slots: Slots,
     commands: mpsc::Sender<Command>,
@@ -121,7 +120,7 @@ impl Working {
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
-            facts: facts.clone(),
+            facts,
             real_store: nix.real.clone(),
             slots: slots.clone(),
             bell: Arc::clone(&bell),
@@ -129,7 +128,7 @@ impl Working {
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
-        let working = Self { queue, facts, bell, slots, commands, uploader, surroundings };
+        let working = Self { queue, bell, slots, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }

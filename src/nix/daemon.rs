@@ -59,7 +59,7 @@ pub enum DaemonError {
     /// It speaks an older protocol than this client. Keeps an old Nix from being taken for a broken one.
     #[error("the Nix daemon speaks protocol {protocol}, but 1.35 is needed, which Nix 2.15 and newer speak")]
     TooOld {
-        /// What it offered, as `1.33`.
+        /// What it offered, as `1.34`.
         protocol: String,
     },
     /// The connection is lost, and its temporary roots with it: connect anew.
@@ -239,4 +239,89 @@ fn path_info(path: &StorePath, info: nix_daemon::PathInfo, store_dir: &StoreDir)
         ca: info.ca.filter(|ca| !ca.is_empty()),
         references: Some(references),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A daemon that says these words (of eight bytes), then hangs up. Gives the client.
+    async fn client_of(words: &'static [u64]) -> Result<Daemon, DaemonError> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            for word in words {
+                client.write_u64_le(*word).await.expect("a word");
+            }
+            // What is unread would be a reset instead of an end. The greeting is six words but one.
+            let mut greeting = [0; 32];
+            if !words.is_empty() {
+                client.read_exact(&mut greeting).await.expect("a greeting");
+            }
+            client.shutdown().await.expect("hung up");
+            let _ = client.read_to_end(&mut Vec::new()).await;
+        });
+        Daemon::connect(&socket, &StoreDir::default()).await
+    }
+
+    const MAGIC: u64 = 0x6478_696f;
+    const LAST: u64 = 0x616c_7473;
+
+    #[tokio::test]
+    async fn who_is_not_there_or_hangs_up_is_told_apart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("socket");
+        let absent = Daemon::connect(&socket, &StoreDir::default()).await.map(drop).expect_err("absent");
+        assert!(matches!(absent, DaemonError::NotThere { .. }), "{absent:?}");
+        drop(UnixListener::bind(&socket).expect("a socket"));
+        let ended = Daemon::connect(&socket, &StoreDir::default()).await.map(drop).expect_err("nobody listens");
+        assert!(matches!(ended, DaemonError::NotThere { .. }), "{ended:?}");
+        let hung_up = client_of(&[]).await.map(drop).expect_err("hung up");
+        assert!(matches!(hung_up, DaemonError::Denied { .. }), "{hung_up:?}");
+        let old = client_of(&[MAGIC, 0x115]).await.map(drop).expect_err("too old");
+        let text = old.to_string();
+        assert_eq!(text, "the Nix daemon speaks protocol 1.21, but 1.35 is needed, which Nix 2.15 and newer speak");
+        let other = client_of(&[1, 2, 3]).await.map(drop).expect_err("no daemon of Nix's");
+        assert!(other.is_broken(), "{other:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_stays_lost() {
+        let mut daemon = client_of(&[MAGIC, 0x123, 0, 0, LAST]).await.expect("greeted");
+        let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
+        assert!(!daemon.is_broken());
+        for _ in 0..2 {
+            let error = daemon.path_info(&path).await.expect_err("hung up");
+            assert!(error.is_broken() && daemon.is_broken(), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_takes_the_connection_with_it() {
+        let mut daemon = client_of(&[MAGIC, 0x123, 0, 0, LAST]).await.expect("greeted");
+        let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
+        // Polled once: asked, and not answered yet.
+        tokio::select! {
+            biased;
+            _ = daemon.path_info(&path) => {}
+            () = std::future::ready(()) => {}
+        }
+        assert!(daemon.is_broken());
+    }
+
+    #[test]
+    fn futures_can_be_spawned() {
+        fn is_send<T: Send>(_: T) {}
+        let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
+        let mut daemon = Daemon { connection: None, store_dir: StoreDir::default() };
+        is_send(daemon.path_info(&path));
+        is_send(daemon.valid(&[]));
+        is_send(daemon.add_temp_root(&path));
+        is_send(Daemon::connect(Path::new("/"), &StoreDir::default()));
+    }
 }

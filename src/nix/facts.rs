@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::spawn_blocking;
 
-use super::{Database, DatabaseError, PathInfo, StoreDir, StorePath};
+use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, StoreDir, StorePath};
 
 /// Asks Nix about single paths. Cheap to clone.
 ///
-/// A database that has been replaced is noticed at the next question.
+/// A database that has been replaced is noticed at the next question, and so is a daemon that was started anew.
 #[derive(Clone)]
 pub struct StoreFacts {
     shared: Arc<Shared>,
@@ -17,15 +17,29 @@ pub struct StoreFacts {
 
 struct Shared {
     db_path: PathBuf,
+    socket: PathBuf,
     store_dir: StoreDir,
     database: Mutex<Option<Database>>,
+    daemon: tokio::sync::Mutex<Option<Daemon>>,
+}
+
+/// Why Nix gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The daemon, which was asked since the database can't be read.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
 }
 
 impl StoreFacts {
-    /// Will read the database at `db_path`; opens it at the first question.
+    /// Will read the database at `db_path`, or ask the daemon at `socket` where it may not.
     #[must_use]
-    pub fn new(db_path: PathBuf, _socket: PathBuf, store_dir: StoreDir) -> Self {
-        Self { shared: Arc::new(Shared { db_path, store_dir, database: Mutex::new(None) }) }
+    pub fn new(db_path: PathBuf, socket: PathBuf, store_dir: StoreDir) -> Self {
+        let (database, daemon) = (Mutex::new(None), tokio::sync::Mutex::new(None));
+        Self { shared: Arc::new(Shared { db_path, socket, store_dir, database, daemon }) }
     }
 
     /// The store directory whose paths these are.
@@ -37,17 +51,35 @@ impl StoreFacts {
     /// What Nix knows of a path, references included; `None` where it isn't valid.
     ///
     /// # Errors
-    /// [`DatabaseError`].
-    pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, DatabaseError> {
-        let (shared, path) = (Arc::clone(&self.shared), path.clone());
-        let asked = spawn_blocking(move || {
-            let mut database = shared.database.lock().unwrap_or_else(PoisonError::into_inner);
-            if database.as_ref().is_none_or(Database::replaced) {
-                *database = Some(Database::open(&shared.db_path, &shared.store_dir)?);
-            }
-            database.as_ref().map_or(Ok(None), |database| database.path_info(&path))
-        });
-        // It can only fail by a panic or by the runtime's end; then nobody reads the answer.
-        asked.await.unwrap_or(Ok(None))
+    /// [`FactsError`].
+    pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, FactsError> {
+        let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
+        let asked = spawn_blocking(move || shared.ask_database(&wanted)).await;
+        match asked {
+            Ok(Err(error)) if error.is_denied() => Ok(self.ask_daemon(path).await?),
+            Ok(answer) => Ok(answer?),
+            // A panic in there; the database is opened anew at the next question.
+            Err(_) => Err(DaemonError::Broken { verb: "ask for path info", source: None }.into()),
+        }
+    }
+
+    /// Asks the daemon, over a new connection where the old one is lost.
+    async fn ask_daemon(&self, path: &StorePath) -> Result<Option<PathInfo>, DaemonError> {
+        let mut daemon = self.shared.daemon.lock().await;
+        let connection = match daemon.take().filter(|connection| !connection.is_broken()) {
+            Some(connection) => connection,
+            None => Daemon::connect(&self.shared.socket, &self.shared.store_dir).await?,
+        };
+        daemon.insert(connection).path_info(path).await
+    }
+}
+
+impl Shared {
+    fn ask_database(&self, path: &StorePath) -> Result<Option<PathInfo>, DatabaseError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = database.take().filter(|open| !open.replaced()) {
+            return database.insert(open).path_info(path);
+        }
+        database.insert(Database::open(&self.db_path, &self.store_dir)?).path_info(path)
     }
 }

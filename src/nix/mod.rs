@@ -16,7 +16,7 @@ pub use daemon::{Daemon, DaemonError};
 pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
 };
-pub use facts::StoreFacts;
+pub use facts::{FactsError, StoreFacts};
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
 pub use store_path::{StoreDir, StorePath, StorePathError};

@@ -42,6 +42,9 @@ pub enum Ended {
     StartsAnew,
 }
 
+/// Stands for any store directory; none is called that.
+const EVERY_STORE: &str = "";
+
 /// How far the Nix database has been taken up, and by what it is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
@@ -53,8 +56,6 @@ pub struct Cursor {
     pub file: (u64, u64),
     /// Rows up to here are not new, they are read again since the database or the queue was another before.
     pub rescan_to: i64,
-    /// When watching began (seconds since 1970): of old rows, those registered before are for backfill.
-    pub since: i64,
 }
 
 impl Queue {
@@ -84,26 +85,54 @@ impl Queue {
     pub fn cursor(&self, store: &StoreDir) -> Result<Option<Cursor>, QueueError> {
         self.db
             .query_row(
-                "SELECT row, path, time, dev, ino, rescan_to, since FROM cursor WHERE store = ?1",
+                "SELECT row, path, time, dev, ino, rescan_to FROM cursor WHERE store = ?1",
                 [store.as_str()],
                 |row| {
                     let path: Option<String> = row.get(1)?;
                     let time: Option<i64> = row.get(2)?;
                     let mark = path.zip(time);
                     let file = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
-                    Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)?, since: row.get(6)? })
+                    Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)? })
                 },
             )
             .optional()
             .map_err(sqlite("read the cursor"))
     }
 
-    /// Whether everything is to be read again since the queue had to be replaced; says so once.
+    /// Since when (seconds since 1970) a store is watched: what was registered before is for backfill. `None` before the
+    /// first start; 0, the beginning, where the queue had to be replaced.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn take_rescan_order(&mut self) -> Result<bool, QueueError> {
-        Ok(self.take_meta("rescan")?.is_some())
+    pub fn watched_since(&self, store: &StoreDir) -> Result<Option<i64>, QueueError> {
+        self.db
+            .query_row(
+                "SELECT since FROM watched WHERE store IN (?1, ?2) ORDER BY since LIMIT 1",
+                [store.as_str(), EVERY_STORE],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(sqlite("look since when the store is watched"))
+    }
+
+    /// Notes that a store is watched from now on (seconds since 1970).
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn begin_watching(&mut self, store: &StoreDir, since: i64) -> Result<(), QueueError> {
+        self.watch_from(store.as_str(), since)
+    }
+
+    /// Whatever is watched with this queue is read from its beginning.
+    pub(super) fn watch_everything_from_the_beginning(&mut self) -> Result<(), QueueError> {
+        self.watch_from(EVERY_STORE, 0)
+    }
+
+    fn watch_from(&mut self, store: &str, since: i64) -> Result<(), QueueError> {
+        self.db
+            .execute("INSERT OR IGNORE INTO watched (store, since) VALUES (?1, ?2)", params![store, since])
+            .map_err(sqlite("note since when the store is watched"))?;
+        Ok(())
     }
 
     /// Admits paths and moves the cursor, both or neither. Returns how many jobs it made or opened again.
@@ -115,7 +144,7 @@ impl Queue {
         admission: &Admission<'_>,
         cursor: Option<(&StoreDir, &Cursor)>,
     ) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
         if let Some((store, cursor)) = cursor {
             write_cursor(&tx, store, cursor)?;
@@ -129,7 +158,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`]; then nothing has changed.
     pub fn admit_seen(&mut self, admission: &Admission<'_>, names: &[StorePath]) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin an admission"))?;
+        let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
         insert_names(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", names)?;
         tx.commit().map_err(sqlite("commit an admission"))?;
@@ -141,7 +170,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin a comparison"))?;
+        let tx = self.begin().map_err(sqlite("begin a comparison"))?;
         tx.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID; DELETE FROM listed;",
         )
@@ -162,16 +191,6 @@ impl Queue {
         tx.execute_batch("DELETE FROM listed;").map_err(sqlite("end a comparison"))?;
         tx.commit().map_err(sqlite("commit a comparison"))?;
         Ok(unseen)
-    }
-
-    /// Whether any name has been noted as seen, that is whether this isn't the first start.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn has_seen_names(&self) -> Result<bool, QueueError> {
-        self.db
-            .query_row("SELECT EXISTS (SELECT 1 FROM seen)", [], |row| row.get(0))
-            .map_err(sqlite("look for seen names"))
     }
 }
 
@@ -234,12 +253,12 @@ fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Resu
         None => (None, None),
     };
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to, since)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )
     .and_then(|mut statement| {
         let (dev, ino) = (cursor.file.0 as i64, cursor.file.1 as i64);
-        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to, cursor.since])
+        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to])
     })
     .map_err(sqlite("move the cursor"))?;
     Ok(())

@@ -29,7 +29,7 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use handle::QueueHandle;
@@ -111,6 +111,12 @@ pub struct Queue {
 impl Queue {
     /// The database's file name within the state directory.
     pub const FILE_NAME: &str = "queue.sqlite";
+
+    /// Begins a transaction that will write: it takes the write lock at once, since one that read first could find, at its
+    /// first write, that another process has written meanwhile.
+    fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
+        self.db.transaction_with_behavior(TransactionBehavior::Immediate)
+    }
 
     /// Where the database lies.
     #[must_use]

@@ -106,7 +106,7 @@ impl Queue {
         admission: &Admission<'_>,
         skipped: &[(String, u64)],
     ) -> Result<(), QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin a batch"))?;
+        let tx = self.begin().map_err(sqlite("begin a batch"))?;
         write_jobs(&tx, admission)?;
         for (rule, count) in skipped {
             tx.execute(

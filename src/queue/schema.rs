@@ -61,8 +61,13 @@ const MIGRATIONS: &[&str] = &["
         time      INTEGER,                 -- registrationTime of that row
         dev       INTEGER,
         ino       INTEGER,
-        rescan_to INTEGER NOT NULL,        -- rows up to here are old ones, seen anew
-        since     INTEGER NOT NULL         -- seconds since 1970: when watching began
+        rescan_to INTEGER NOT NULL         -- rows up to here are old ones, seen anew
+    ) WITHOUT ROWID, STRICT;
+
+    -- When watching began: what was registered before is for backfill.
+    CREATE TABLE watched (
+        store TEXT PRIMARY KEY,            -- logical store directory; empty: whichever
+        since INTEGER NOT NULL             -- seconds since 1970
     ) WITHOUT ROWID, STRICT;
 
     -- Where the Nix daemon is asked instead: the names already taken up.
@@ -114,8 +119,8 @@ impl Queue {
             Err(error) if is_corrupt(&error) => {
                 let aside =
                     move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
-                let queue = Self::connect(&path)?;
-                queue.set_meta("rescan", "1")?;
+                let mut queue = Self::connect(&path)?;
+                queue.watch_everything_from_the_beginning()?;
                 Ok(Opened { queue, moved_aside: Some(aside) })
             }
             Err(error) => Err(error),
@@ -176,28 +181,6 @@ impl Queue {
             .query_row("PRAGMA data_version", [], |row| row.get(0))
             .map_err(sqlite("ask whether it has changed"))?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
-    }
-
-    pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), QueueError> {
-        self.db
-            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value])
-            .map_err(sqlite("note a setting"))?;
-        Ok(())
-    }
-
-    pub(super) fn take_meta(&self, key: &str) -> Result<Option<String>, QueueError> {
-        let mut statement = self
-            .db
-            .prepare_cached("DELETE FROM meta WHERE key = ?1 RETURNING value")
-            .map_err(sqlite("read a setting"))?;
-        let mut rows = statement.query([key]).map_err(sqlite("read a setting"))?;
-        let value = match rows.next().map_err(sqlite("read a setting"))? {
-            Some(row) => Some(row.get(0).map_err(sqlite("read a setting"))?),
-            None => None,
-        };
-        // A statement with RETURNING writes only once it has been stepped to its end.
-        while rows.next().map_err(sqlite("read a setting"))?.is_some() {}
-        Ok(value)
     }
 }
 

@@ -104,7 +104,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::WrongState`] if one wasn't claimed any more, [`QueueError::Sqlite`]; then nothing has changed.
     pub fn settle(&mut self, outcomes: &[(Job, Outcome)], now: i64) -> Result<(), QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin to settle"))?;
+        let tx = self.begin().map_err(sqlite("begin to settle"))?;
         for (job, outcome) in outcomes {
             settle_one(&tx, job, outcome, now)?;
         }
@@ -116,7 +116,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn release_held(&mut self) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin a release"))?;
+        let tx = self.begin().map_err(sqlite("begin a release"))?;
         let held = ids(&tx, "SELECT id FROM jobs WHERE state = 3", [])?;
         for id in &held {
             forget_waits(&tx, *id)?;
@@ -131,7 +131,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn retry(&mut self, jobs: &[i64], now: i64) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin a retry"))?;
+        let tx = self.begin().map_err(sqlite("begin a retry"))?;
         let mut retried = 0;
         for id in jobs {
             match state_of(&tx, *id)? {
@@ -162,7 +162,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn drop_jobs(&mut self, jobs: &[i64], now: i64) -> Result<u64, QueueError> {
-        let tx = self.db.transaction().map_err(sqlite("begin to drop jobs"))?;
+        let tx = self.begin().map_err(sqlite("begin to drop jobs"))?;
         let mut dropped = 0;
         for id in jobs {
             unblock(&tx, *id, now)?;

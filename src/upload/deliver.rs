@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::backoff;
 use super::flight::{Arrival, Flights};
-use crate::cache::{Cache, CacheError, CallOff, Class, NarFailure, NarStream, Push};
+use crate::cache::{Cache, CacheError, CallOff, Class, Hindrance, NarFailure, NarStream, Push};
 use crate::limit::Slots;
-use crate::nix::{PathInfo, StoreFacts, StorePath};
+use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, now};
 use crate::report::one_line;
@@ -21,6 +23,7 @@ pub(super) struct Context {
     pub(super) slots: Slots,
     pub(super) call_off: CallOff,
     pub(super) flights: Flights,
+    pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
 }
 
 /// What became of a delivery.
@@ -37,19 +40,14 @@ impl From<Outcome> for Landed {
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it.
-pub(super) async fn deliver(
-    context: Context,
-    policy: Arc<Policy>,
-    name: CacheName,
-    cache: Arc<dyn Cache>,
-    job: &Job,
-) -> Landed {
+pub(super) async fn deliver(context: Context, name: CacheName, cache: Arc<dyn Cache>, job: &Job) -> Landed {
+    let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
         Ok(None) => return Outcome::Gone.into(),
         Err(error) => return retry(job, one_line(&error)).into(),
     };
-    if let Some(reason) = no_longer_wanted(&context, &policy, &name, &info, job.needed) {
+    if let Some(reason) = no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, job.needed) {
         return Outcome::Withdrawn { reason }.into();
     }
     let references = match find_references(&context, &policy, &name, cache.as_ref(), job, &info).await {
@@ -59,27 +57,40 @@ pub(super) async fn deliver(
     };
     let root = context.real_store.join(job.path.base_name());
     let nar = NarStream::new(root, &info, job.lane, context.slots.clone(), context.call_off.clone());
-    let all_arrived = Box::pin(async move {
-        for arrival in references {
-            arrival.wait().await?;
-        }
-        Ok(())
-    });
-    match cache.push(Push { info: info.clone(), nar, references: all_arrived }).await {
+    let go_ahead = Box::pin(go_ahead(context.clone(), name, info.clone(), job.needed, references));
+    match cache.push(Push { info: info.clone(), nar, go_ahead }).await {
         Ok(pushed) => Outcome::Delivered(Delivery::Uploaded { sent: pushed.sent }).into(),
         Err(error) => judge(&context, job, &info, &error).await,
     }
 }
 
+/// Comes true once all references have arrived, if the policy of that moment still wants the path in the cache.
+async fn go_ahead(
+    context: Context,
+    name: CacheName,
+    info: PathInfo,
+    needed: bool,
+    references: Vec<Arrival>,
+) -> Result<(), Hindrance> {
+    for arrival in references {
+        arrival.wait().await?;
+    }
+    let Some(policy) = context.policy.borrow().clone() else { return Ok(()) };
+    match no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, needed) {
+        Some(reason) => Err(Hindrance::NotWanted(reason)),
+        None => Ok(()),
+    }
+}
+
 /// The rule that keeps the path away from the cache, should the policy have changed since it was admitted.
 fn no_longer_wanted(
-    context: &Context,
+    store_dir: &StoreDir,
     policy: &Policy,
     name: &CacheName,
     info: &PathInfo,
     needed: bool,
 ) -> Option<String> {
-    let decision = policy.decide(info, context.facts.store_dir()).ok()?;
+    let decision = policy.decide(info, store_dir).ok()?;
     let wanted = !decision.denies(name) && (needed || decision.uploads_to().contains(name));
     (!wanted).then(|| format!("{} by {}", decision.action(), decision.rule()))
 }
@@ -185,6 +196,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
             Outcome::Failed { reason }.into()
         }
         Class::CacheWaits => Landed { outcome: Outcome::Returned, cache_waits: Some(reason) },
+        Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::cache::ReferenceMissing;
+use crate::cache::Hindrance;
 use crate::nix::StorePath;
 use crate::queue::CacheId;
 
@@ -61,10 +61,10 @@ impl Flight {
 
 impl Arrival {
     /// Comes true when the path has arrived.
-    pub(super) async fn wait(mut self) -> Result<(), ReferenceMissing> {
+    pub(super) async fn wait(mut self) -> Result<(), Hindrance> {
         match self.arrived.wait_for(|arrived| *arrived).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(ReferenceMissing(self.path)),
+            Err(_) => Err(Hindrance::ReferenceMissing(self.path)),
         }
     }
 }

@@ -17,13 +17,13 @@ mod deliver;
 mod flight;
 mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -78,21 +78,25 @@ pub struct Uploader {
     context: Context,
     bell: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
-    policy: Option<Arc<Policy>>,
+    /// `None` before the first time it is told one.
+    policy: watch::Sender<Option<Arc<Policy>>>,
     caches: BTreeMap<CacheId, State>,
-    tasks: JoinSet<(Job, Landed)>,
-    /// What the queue doesn't know yet should a task end by a panic.
-    claimed: BTreeMap<i64, Job>,
+    tasks: JoinSet<Landed>,
+    /// Which job each task has, should it not end by itself.
+    claimed: HashMap<task::Id, Job>,
     next_due: Option<i64>,
     drain_until: Option<Instant>,
 }
+
+/// How the task of a delivery ended.
+type TaskEnd = Result<(task::Id, Landed), JoinError>;
 
 /// What the uploader waits for.
 pub enum Event {
     /// There may be something to claim.
     Look,
     /// Some deliveries have come to an end.
-    Landed(Vec<Result<(Job, Landed), tokio::task::JoinError>>),
+    Landed(Vec<TaskEnd>),
     /// It was told something.
     Told(Command),
     /// The time to finish what is under way is over.
@@ -107,16 +111,18 @@ impl Uploader {
     pub fn new(parts: Parts) -> Self {
         let Parts { queue, facts, real_store, slots, bell, commands } = parts;
         let call_off = CallOff::default();
-        let context = Context { facts, real_store, slots, call_off, flights: Flights::default() };
+        let (policy, policy_in_force) = watch::channel(None);
+        let context =
+            Context { facts, real_store, slots, call_off, flights: Flights::default(), policy: policy_in_force };
         Self {
             queue,
             context,
             bell,
             commands,
-            policy: None,
+            policy,
             caches: BTreeMap::new(),
             tasks: JoinSet::new(),
-            claimed: BTreeMap::new(),
+            claimed: HashMap::new(),
             next_due: None,
             drain_until: None,
         }
@@ -147,9 +153,9 @@ impl Uploader {
             // Asked in this order, so that what has ended makes room before more is claimed.
             biased;
             Some(command) = self.commands.recv() => Event::Told(command),
-            Some(first) = self.tasks.join_next() => {
+            Some(first) = self.tasks.join_next_with_id() => {
                 let mut landed = vec![first];
-                while let Some(next) = self.tasks.try_join_next() {
+                while let Some(next) = self.tasks.try_join_next_with_id() {
                     landed.push(next);
                 }
                 Event::Landed(landed)
@@ -203,17 +209,14 @@ impl Uploader {
             let known = before.remove(&target.id);
             self.caches.insert(target.id, State::serve(target, known));
         }
-        let first_time = self.policy.replace(policy).is_none();
-        if !first_time {
-            // A rule that held something back may be another now.
-            self.queue.call(|queue| queue.release_held()).await?;
-        }
+        self.policy.send_replace(Some(policy));
+        // A rule that held something back may be another now, or was changed while nobody watched.
+        self.queue.call(|queue| queue.release_held()).await?;
         Ok(())
     }
 
     /// Claims what there is room for.
     async fn claim(&mut self) -> Result<(), QueueError> {
-        let Some(policy) = self.policy.clone() else { return Ok(()) };
         for (id, state) in &mut self.caches {
             let room = state.room(UNDER_WAY);
             if room == 0 || (state.under_way > 0 && room < WORTH_A_CLAIM) {
@@ -232,16 +235,17 @@ impl Uploader {
             // All are announced before the first begins, so that each sees the others.
             let flights: Vec<_> = jobs.iter().map(|job| self.context.flights.announce(id, &job.path)).collect();
             for (job, flight) in jobs.into_iter().zip(flights) {
-                self.claimed.insert(job.id, job.clone());
-                let (context, policy) = (self.context.clone(), Arc::clone(&policy));
+                let context = self.context.clone();
                 let (name, cache) = (state.name().clone(), Arc::clone(&cache));
-                self.tasks.spawn(async move {
-                    let landed = deliver(context, policy, name, cache, &job).await;
+                let own = job.clone();
+                let task = self.tasks.spawn(async move {
+                    let landed = deliver(context, name, cache, &own).await;
                     if let Outcome::Delivered(_) = landed.outcome {
                         flight.land();
                     }
-                    (job, landed)
+                    landed
                 });
+                self.claimed.insert(task.id(), job);
             }
         }
         self.next_due = self.queue.call(|queue| queue.next_due(now())).await?;
@@ -249,35 +253,25 @@ impl Uploader {
     }
 
     /// Writes down what became of deliveries.
-    async fn settle(&mut self, landed: Vec<Result<(Job, Landed), tokio::task::JoinError>>) -> Result<(), QueueError> {
-        let mut outcomes = Vec::with_capacity(landed.len());
-        let mut panicked = false;
-        for landed in landed {
-            let Ok((job, Landed { outcome, cache_waits })) = landed else {
-                panicked = true;
-                continue;
+    async fn settle(&mut self, ended: Vec<TaskEnd>) -> Result<(), QueueError> {
+        let mut outcomes = Vec::with_capacity(ended.len());
+        for end in ended {
+            let (task, landed) = match end {
+                Ok(landed) => landed,
+                Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
-            self.claimed.remove(&job.id);
+            let Some(job) = self.claimed.remove(&task) else { continue };
+            let Landed { outcome, cache_waits } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 state.under_way -= 1;
-                let delivered = matches!(outcome, Outcome::Delivered(_));
-                if cache_waits.is_some() || delivered {
+                // That something is there already says nothing of whether more would be taken.
+                let took = matches!(outcome, Outcome::Delivered(Delivery::Uploaded { .. }));
+                if cache_waits.is_some() || took {
                     note_waiting(&self.queue, job.cache, state, cache_waits).await?;
                 }
                 tell(&job, &outcome, state.name().as_str());
             }
             outcomes.push((job, outcome));
-        }
-        if panicked && self.tasks.is_empty() {
-            // Which one it was is known once no other is under way.
-            for job in std::mem::take(&mut self.claimed).into_values() {
-                warn!(path = %job.path, "its upload ended by a defect of storewatch");
-                if let Some(state) = self.caches.get_mut(&job.cache) {
-                    state.under_way -= 1;
-                }
-                let reason = "its upload ended by a defect of storewatch; the log has more".to_owned();
-                outcomes.push((job, Outcome::Failed { reason }));
-            }
         }
         let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
         self.queue.call(move |queue| queue.settle(&outcomes, now())).await?;
@@ -286,6 +280,14 @@ impl Uploader {
         }
         Ok(())
     }
+}
+
+/// What becomes of a job whose task did not end by itself.
+fn outcome_of(error: &JoinError) -> Outcome {
+    if error.is_cancelled() {
+        return Outcome::Returned;
+    }
+    Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
 }
 
 /// Notes that a cache takes nothing, or that it does again.

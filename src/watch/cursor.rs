@@ -41,7 +41,7 @@ mod tests {
 
     fn cursor(row: i64, path: Option<&str>) -> Cursor {
         let mark = path.map(|path| (path.to_owned(), 100));
-        Cursor { row, mark, file: (1, 2), rescan_to: 0, since: 0 }
+        Cursor { row, mark, file: (1, 2), rescan_to: 0 }
     }
 
     fn seen(ino: u64, last_id: i64, path: Option<&str>) -> Seen {

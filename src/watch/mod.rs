@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use self::listing::Listing;
+pub use self::listing::ListingError;
 use self::scan::{Scan, Step};
 use self::wake::Wake;
 use crate::nix::{DatabaseError, StoreDir};
@@ -61,6 +62,9 @@ pub enum WatchError {
     /// It would be read wrongly, or there is nothing to read.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The daemon doesn't answer any more, or the store can't be listed.
+    #[error(transparent)]
+    Listing(#[from] ListingError),
     /// Nothing could be admitted.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -82,14 +86,16 @@ pub struct Watcher {
     parts: Parts,
     source: Source,
     next_look: Instant,
+    /// Whether it has been able to look at least once: then trouble is taken to be passing.
+    has_looked: bool,
     /// The last trouble that was told, so that it is told once.
     told: Option<String>,
 }
 
 /// Where new paths are learnt of.
 enum Source {
-    Database(Scan),
-    Listing(Listing),
+    Database(Box<Scan>),
+    Listing(Box<Listing>),
     /// Not known yet, or lost.
     None,
 }
@@ -107,7 +113,7 @@ impl Watcher {
     /// A watcher that looks for the first time at once.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, source: Source::None, next_look: Instant::now(), told: None }
+        Self { parts, source: Source::None, next_look: Instant::now(), has_looked: false, told: None }
     }
 
     /// Watches until it is dropped.
@@ -141,6 +147,7 @@ impl Watcher {
         self.next_look = Instant::now() + self.parts.interval;
         match looked {
             Ok(()) => {
+                self.has_looked = true;
                 if self.told.take().is_some() {
                     info!("the Nix store can be read again");
                 }
@@ -149,6 +156,15 @@ impl Watcher {
             // While Nix makes, moves or locks its database, later is soon enough: the cursor hasn't moved.
             Err(WatchError::Database(error)) if !is_final(&error) => {
                 self.source = Source::None;
+                self.tell_once(&one_line(&error));
+                Ok(())
+            }
+            Err(WatchError::Listing(error)) if !matches!(error, ListingError::Queue(_)) => {
+                self.source = Source::None;
+                self.tell_once(&one_line(&error));
+                Ok(())
+            }
+            Err(error @ WatchError::Blind { .. }) if self.has_looked => {
                 self.tell_once(&one_line(&error));
                 Ok(())
             }
@@ -162,8 +178,8 @@ impl Watcher {
         }
         match std::mem::replace(&mut self.source, Source::None) {
             Source::Database(scan) => {
-                let scan = self.read_on(scan).await?;
-                self.source = Source::Database(scan);
+                let scan = self.read_on(*scan).await?;
+                self.source = Source::Database(Box::new(scan));
             }
             Source::Listing(mut listing) => {
                 let routes = self.parts.routes.borrow().clone();
@@ -233,14 +249,14 @@ async fn find_source(parts: &Parts) -> Result<Source, WatchError> {
             match listing {
                 Ok(listing) => {
                     warn!("the Nix daemon is asked instead, and the store directory listed: {reason}");
-                    Ok(Source::Listing(listing))
+                    Ok(Source::Listing(Box::new(listing)))
                 }
-                Err(listing::ListingError::Queue(error)) => Err(error.into()),
+                Err(ListingError::Queue(error)) => Err(error.into()),
                 Err(error) => Err(WatchError::Blind { database: reason, daemon: one_line(&error) }),
             }
         }
         Err(error) => Err(error),
-        Ok(scan) => Ok(Source::Database(scan)),
+        Ok(scan) => Ok(Source::Database(Box::new(scan))),
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::WatchError;
 use super::cursor::{Seen, check};
 use crate::limit::Lane;
-use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, RowMark, StoreDir, StorePath};
+use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, RowMark, StoreDir};
 use crate::queue::{Admission, Cursor, Ended, QueueHandle, Routes, Wanted, now};
 
 /// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
@@ -27,6 +27,8 @@ pub(super) struct Scan {
     database: Database,
     limits: BatchLimits,
     cursor: Cursor,
+    /// Seconds since 1970: of rows that are read again, those registered before are for backfill.
+    since: i64,
 }
 
 /// What one look at the database came to.
@@ -65,24 +67,29 @@ impl Scan {
         let Identity { dev, ino } = database.identity();
         let mark = mark(database.row_mark(last_id)?);
         let dir = store_dir.clone();
-        let cursor = queue
+        let (cursor, since) = queue
             .call(move |queue| {
-                if let Some(cursor) = queue.cursor(&dir)? {
-                    return Ok(cursor);
+                let since = queue.watched_since(&dir)?;
+                if let (Some(cursor), Some(since)) = (queue.cursor(&dir)?, since) {
+                    return Ok((cursor, since));
                 }
                 let file = (dev, ino);
-                let cursor = if queue.take_rescan_order()? {
-                    Cursor { row: 0, mark: None, file, rescan_to: last_id, since: 0 }
-                } else {
-                    info!("watching from now on; `storewatch backfill` takes what is there already");
-                    Cursor { row: last_id, mark, file, rescan_to: 0, since: now() / 1000 }
+                let cursor = match since {
+                    // Watched before, but not by this database.
+                    Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },
+                    None => {
+                        info!("watching from now on; `storewatch backfill` takes what is there already");
+                        Cursor { row: last_id, mark, file, rescan_to: 0 }
+                    }
                 };
+                let since = since.unwrap_or_else(|| now() / 1000);
                 queue.admit(&nothing(), Some((&dir, &cursor)))?;
-                Ok(cursor)
+                queue.begin_watching(&dir, since)?;
+                Ok((cursor, since))
             })
             .await?;
         debug!(row = cursor.row, last_id, "the Nix database is open");
-        Ok(Self { db_path, store_dir, database, limits, cursor })
+        Ok(Self { db_path, store_dir, database, limits, cursor, since })
     }
 
     /// Looks for rows behind the cursor and decides them. Blocks.
@@ -111,7 +118,7 @@ impl Scan {
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
         for mut info in batch.paths {
             let old = info.id.is_some_and(|id| id <= self.cursor.rescan_to);
-            if old && info.registration_time < self.cursor.since {
+            if old && info.registration_time < self.since {
                 continue;
             }
             let decided = routes.policy.decide_loading(&mut info, &self.store_dir, |info| {
@@ -169,7 +176,7 @@ impl Scan {
     pub(super) async fn start_over(&mut self, queue: &QueueHandle) -> Result<(), WatchError> {
         let Identity { dev, ino } = self.database.identity();
         let rescan_to = self.database.last_id()?;
-        let cursor = Cursor { row: 0, mark: None, file: (dev, ino), rescan_to, since: self.cursor.since };
+        let cursor = Cursor { row: 0, mark: None, file: (dev, ino), rescan_to };
         let (dir, moved) = (self.store_dir.clone(), cursor.clone());
         queue.call(move |queue| queue.admit(&nothing(), Some((&dir, &moved)))).await?;
         self.cursor = cursor;
@@ -185,9 +192,4 @@ fn mark(row: Option<RowMark>) -> Option<(String, i64)> {
 fn nothing() -> Admission<'static> {
     const NO_PATHS: &[Wanted] = &[];
     Admission { lane: Lane::Fresh, ended: Ended::Stays, run: None, wanted: NO_PATHS, now: 0 }
-}
-
-/// Only the names of paths matter to the listing, which shares these batches' sizes.
-pub(super) fn batches(paths: &[StorePath]) -> impl Iterator<Item = &[StorePath]> {
-    paths.chunks(BATCH_ROWS)
 }

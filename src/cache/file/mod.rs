@@ -184,13 +184,13 @@ impl Cache for FileCache {
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
             self.check_room()?;
-            let Push { info, nar, references } = push;
+            let Push { info, nar, go_ahead } = push;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
             // It can only fail by a panic, or by the runtime's end.
             let written = written.map_err(|_| NarFailure::Cancelled)??;
-            references.await?;
+            go_ahead.await?;
             self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
             Ok(Pushed { sent: written.file_size })
         })

@@ -9,7 +9,7 @@ mod scan;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -31,6 +31,9 @@ const ROLE: &str = "storewatch backfill";
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// Summing up a million jobs takes a while; no more than this share of the time goes into it.
+const LOOKS_SHARE: u32 = 20;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +91,8 @@ pub enum Progress {
         to_row: i64,
         /// What has come of it so far.
         summary: RunSummary,
+        /// Caches that take nothing for now: name and why.
+        waiting: Vec<(String, String)>,
     },
 }
 
@@ -118,6 +123,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let routes = site.routes.clone().narrowed_to(&request.to);
     let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), site.bell()));
     let mut scanned = false;
+    let mut pause = LOOK;
     let interrupted = loop {
         tokio::select! {
             ended = &mut scanning, if !scanned => {
@@ -125,12 +131,14 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 scanned = true;
             }
             signal = signals.recv() => if signal != Some(Signal::Reload) { break true },
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        let id = run.id;
-        let (row, summary) = site.queue.call(move |queue| Ok((queue.run_row(id)?, queue.run_summary(id)?))).await?;
+        let (id, began) = (run.id, Instant::now());
+        let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.waiting_caches()?));
+        let (row, summary, waiting) = site.queue.call(seen).await?;
+        pause = LOOK.max(began.elapsed() * LOOKS_SHARE);
         let open = summary.open;
-        tell(Progress::At { row, to_row: run.to_row, summary });
+        tell(Progress::At { row, to_row: run.to_row, summary, waiting });
         if scanned && open == 0 {
             break false;
         }
