@@ -3,6 +3,8 @@
 
 mod daemon;
 mod database;
+mod delivery;
+mod denial;
 mod harness;
 mod layers;
 mod support;

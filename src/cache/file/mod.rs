@@ -13,7 +13,6 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -59,11 +58,11 @@ pub struct FileOptions {
 pub struct FileCache {
     options: FileOptions,
     committer: Committer,
-    temp_files: AtomicU64,
 }
 
 impl FileCache {
     /// Opens the cache, makes what is missing of it, and sweeps what an earlier run of `instance` left behind.
+    /// It may be open already in this process.
     ///
     /// Call it within a tokio runtime; it blocks for the time of a few file operations.
     ///
@@ -76,7 +75,7 @@ impl FileCache {
         }
         sweep(&temp_dir, &options.instance)?;
         let committer = Committer::start(options.dir.clone());
-        let cache = Self { options, committer, temp_files: AtomicU64::new(0) };
+        let cache = Self { options, committer };
         cache.agree_on_store()?;
         Ok(cache)
     }
@@ -108,9 +107,7 @@ impl FileCache {
     }
 
     fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
-        let number = self.temp_files.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}.{}.{number}", self.options.instance, std::process::id());
-        TempFile::create(self.options.dir.join(TEMP_DIR).join(name), target)
+        TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
     }
 
     fn has(&self, path: &StorePath) -> Result<bool, CacheError> {
@@ -274,12 +271,12 @@ impl Write for HashingFile {
     }
 }
 
-/// Removes what an earlier run of this instance was writing when it was killed.
+/// Removes what an earlier run of this instance was writing when it was killed. What this process is writing stays: a
+/// cache is opened anew when the policy changes, with uploads under way.
 fn sweep(temp_dir: &Path, instance: &str) -> Result<(), CacheError> {
     let entries = fs::read_dir(temp_dir).map_err(io_error("list", temp_dir))?;
-    let own = format!("{instance}.");
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&own) {
+        if temp::is_left_over(&entry.file_name().to_string_lossy(), instance) {
             let path = entry.path();
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
