@@ -1,7 +1,7 @@
 //! A binary cache in a directory: `file:///DIR`.
 //!
-//! Every file appears whole: it is written in `.tmp`, synced, and renamed. [`Commit`](commit) says in which order, so
-//! that a narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
+//! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
+//! narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
 //! the next start of the same host.
 //!
 //! Deliberately absent: a memory of what is there. A look at the file costs some microseconds and is always right.
@@ -282,4 +282,49 @@ fn sweep(temp_dir: &Path, instance: &str) -> Result<(), CacheError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(dir: &Path) -> FileOptions {
+        FileOptions {
+            dir: dir.to_owned(),
+            store_dir: StoreDir::default(),
+            compression: Compression::None,
+            priority: 50,
+            want_mass_query: true,
+            key: SecretKey::generate("test-1").expect("randomness"),
+            instance: "0123".to_owned(),
+            reserve_percent: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn opened_anew_it_leaves_running_uploads_alone_and_sweeps_what_a_crash_left() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = FileCache::open(options(dir.path())).expect("opened");
+        let (_under_way, _) = first.temp_file(dir.path().join("a")).expect("created");
+        let temp_dir = dir.path().join(TEMP_DIR);
+        for name in ["0123.deadbeef-1.0", "other.deadbeef-1.0"] {
+            fs::write(temp_dir.join(name), "").expect("written");
+        }
+        let second = FileCache::open(options(dir.path())).expect("opened again");
+        let (_its_own, _) = second.temp_file(dir.path().join("b")).expect("a name of its own");
+        let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cache_of_another_store_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join(layout::CACHE_INFO), "StoreDir: /gnu/store\n").expect("written");
+        let refused = FileCache::open(options(dir.path())).err().expect("refused");
+        assert!(matches!(refused, CacheError::OtherStore { .. }), "{refused}");
+        fs::write(dir.path().join(layout::CACHE_INFO), "nonsense\n").expect("written");
+        let refused = FileCache::open(options(dir.path())).err().expect("refused");
+        assert!(matches!(refused, CacheError::Malformed { .. }), "{refused}");
+    }
 }
