@@ -142,17 +142,26 @@ impl<'a> Storewatch<'a> {
 
     /// Starts the service after `change` to how it is started.
     pub fn run_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_with(&["run"], change)
+    }
+
+    /// Starts a subcommand that takes its time.
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        self.spawn_with(arguments, |_| ())
+    }
+
+    fn spawn_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Running {
         self.runs.set(self.runs.get() + 1);
         let log = self.folder.path().join(format!("log-{}", self.runs.get()));
         let file = File::create(&log).unwrap();
         let mut command = self.command();
-        command.arg("run").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.args(arguments).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         change(&mut command);
         Running { child: command.spawn().unwrap(), log }
     }
 }
 
-/// A running service. Dropped, it is killed.
+/// A running process of storewatch, the service for the most part. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
