@@ -10,3 +10,4 @@ mod denial;
 mod harness;
 mod layers;
 mod support;
+mod watching;
