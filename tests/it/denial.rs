@@ -55,8 +55,7 @@ fn a_path_denied_while_it_waits_stays_here() {
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);
     let storewatch = Storewatch::new(&store);
-    // No directory can be made where a file is: the cache takes nothing.
-    std::fs::write(storewatch.cache().dir(), "").unwrap();
+    storewatch.cache().block();
     let mut running = storewatch.start();
     let chain = store.query_closure(&store.build(&expr::chain(3)).unwrap()[0]);
     running.eventually("three jobs that wait", || storewatch.jobs("pending").len() == 3);
@@ -65,7 +64,7 @@ fn a_path_denied_while_it_waits_stays_here() {
 
     storewatch.policy(DENY_BASE);
     running.eventually_logs("the policy has changed and is in force");
-    std::fs::remove_file(storewatch.cache().dir()).unwrap();
+    storewatch.cache().unblock();
     running.eventually("the referrer held", || storewatch.jobs("held").len() == 1);
     running.eventually("the end of the rest", || storewatch.jobs("pending").is_empty());
     running.eventually("the path that nothing denies", || storewatch.cache().has(&chain[0]));

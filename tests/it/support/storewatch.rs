@@ -50,8 +50,12 @@ impl<'a> Storewatch<'a> {
 
     /// The binary with everything set that it needs; arguments and more are the caller's.
     pub fn command(&self) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_storewatch")))
+    }
+
+    fn command_of(&self, program: &Path) -> Command {
         let folder = |name| self.folder.path().join(name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_storewatch"));
+        let mut command = Command::new(program);
         let systemd = ["STATE_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "STOREWATCH_CONFIG"];
         FOREIGN_VARIABLES.iter().chain(&systemd).for_each(|name| {
             command.env_remove(name);
@@ -142,17 +146,34 @@ impl<'a> Storewatch<'a> {
 
     /// Starts the service after `change` to how it is started.
     pub fn run_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_with(&["run"], change)
+    }
+
+    /// Starts a subcommand that takes its time.
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        self.spawn_with(arguments, |_| ())
+    }
+
+    /// Starts the service from a copy of the binary, after `change` to how it is started.
+    pub fn run_of(&self, program: &Path, change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_command(self.command_of(program).arg("run"), change)
+    }
+
+    fn spawn_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_command(self.command().args(arguments), change)
+    }
+
+    fn spawn_command(&self, command: &mut Command, change: impl FnOnce(&mut Command)) -> Running {
         self.runs.set(self.runs.get() + 1);
         let log = self.folder.path().join(format!("log-{}", self.runs.get()));
         let file = File::create(&log).unwrap();
-        let mut command = self.command();
-        command.arg("run").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        change(&mut command);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        change(command);
         Running { child: command.spawn().unwrap(), log }
     }
 }
 
-/// A running service. Dropped, it is killed.
+/// A running process of storewatch, the service for the most part. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
