@@ -279,7 +279,7 @@ fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
     let temp_dir = dir.join(TEMP_DIR);
     let entries = fs::read_dir(&temp_dir).map_err(io_error("list", &temp_dir))?;
     for entry in entries.flatten() {
-        if !temp::is_left_behind(&entry.file_name().to_string_lossy(), instance) {
+        if !temp::is_left_over(&entry.file_name().to_string_lossy(), instance) {
             continue;
         }
         let path = entry.path();

@@ -4,8 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cache::CacheError;
@@ -28,30 +26,6 @@ pub(super) fn new_name(instance: &str) -> String {
 pub(super) fn is_left_over(name: &str, instance: &str) -> bool {
     let rest = name.strip_prefix(instance).and_then(|rest| rest.strip_prefix('.'));
     rest.is_some_and(|rest| !rest.starts_with(RUN.as_str()))
-}
-
-/// Numbers the temporary files of this process, whichever cache they belong to: a cache that is opened anew after a reload
-/// must not take up the names of uploads that go on in the old one.
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// Tells this process's files from those of one that had the same process number before.
-fn process_tag() -> &'static str {
-    static TAG: OnceLock<String> = OnceLock::new();
-    TAG.get_or_init(|| {
-        let draw = getrandom::u32().unwrap_or_else(|_| std::process::id());
-        format!("{draw:08x}-{}", std::process::id())
-    })
-}
-
-/// A name that no other temporary file has.
-pub(super) fn new_name(instance: &str) -> String {
-    format!("{instance}.{}.{}", process_tag(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Whether a file is one that an earlier process of this instance has left behind.
-pub(super) fn is_left_behind(name: &str, instance: &str) -> bool {
-    let own = name.strip_prefix(instance).and_then(|rest| rest.strip_prefix('.'));
-    own.is_some_and(|rest| rest.strip_prefix(process_tag()).is_none_or(|rest| !rest.starts_with('.')))
 }
 
 /// A file under a temporary name; removed when dropped, unless it has been published.
