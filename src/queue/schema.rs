@@ -113,8 +113,8 @@ impl Queue {
     pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
         create_state_dir(state_dir)?;
         let path = state_dir.join(Self::FILE_NAME);
-        let sound = Self::connect(&path).and_then(|queue| queue.check_integrity().map(|()| queue));
-        match sound {
+        let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
+        match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
             Err(error) if is_corrupt(&error) => {
                 let aside =
@@ -156,8 +156,7 @@ impl Queue {
         if verdict == "ok" {
             return Ok(());
         }
-        let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        Err(sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict))))
+        Err(corrupt(&verdict))
     }
 
     /// A name for this state directory, unlike that of any other: 16 hexadecimal digits, drawn once.
@@ -208,6 +207,17 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     }
     tx.pragma_update(None, "user_version", known).map_err(sqlite("note the schema version"))?;
     tx.commit().map_err(sqlite("commit the migration"))
+}
+
+/// SQLite takes a file without a byte for a new database, and what was in it would be missed without a word. It writes the
+/// first page as soon as it makes the file, so one that is empty has been cut.
+fn is_cut_to_nothing(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+fn corrupt(verdict: &str) -> QueueError {
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
 }
 
 fn is_corrupt(error: &QueueError) -> bool {
