@@ -211,6 +211,13 @@ impl Running {
         self.eventually(&format!("{text:?} in the log"), || read(&log).contains(text));
     }
 
+    /// Waits until its log has this text so many times.
+    #[track_caller]
+    pub fn eventually_logs_times(&mut self, text: &str, times: usize) {
+        let log = self.log.clone();
+        self.eventually(&format!("{text:?} in the log, {times} times"), || read(&log).matches(text).count() >= times);
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
