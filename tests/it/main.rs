@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod collected;
+mod command_line;
+mod contents;
 mod crash;
 mod daemon;
 mod database;
