@@ -7,4 +7,5 @@ mod delivery;
 mod denial;
 mod harness;
 mod layers;
+mod nar;
 mod support;
