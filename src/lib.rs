@@ -16,8 +16,21 @@
 //!    queue    done | retry at | failed | gone
 //! ```
 //!
-//! The rooms, from the ground up; each uses only what stands below it:
-//! [`nix`], [`policy`], [`queue`].
+//! The rooms, in the order in which they are best read. Each uses only what stands on a lower floor, and the floors are
+//! drawn in `docs/architecture.md`:
+//!
+//! - [`nix`]: what Nix is, as far as it matters here: store paths, the database, the daemon, NARs, keys and signatures.
+//! - [`policy`]: decides what becomes of one path: upload, skip or deny, and by which rule.
+//! - [`queue`]: remembers durably what is to be uploaded where, and how far the Nix database has been read.
+//! - [`watch`]: finds what is new in the Nix database, lets the policy decide, and admits it to the queue.
+//! - [`limit`]: how much is done at once, and for whom first.
+//! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
+//! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
+//! - [`secret`]: reads secrets, and refuses those that others could read too.
+//! - [`config`]: the policy file, checked, and where everything lives.
+//! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order.
+//! - [`cli`]: the commands that people type, with their help, hints and exit codes.
+//! - [`report`]: an error with all its causes as one line of text.
 
 pub mod cache;
 pub mod cli;

@@ -87,6 +87,14 @@ pub fn store_dir_of(cache_info: &str) -> Option<&str> {
     cache_info.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim)
 }
 
+/// The archive that a narinfo names, relative to the cache's root, if it lies where archives do.
+#[must_use]
+pub fn archive_of(narinfo: &str) -> Option<&str> {
+    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL:")).map(str::trim)?;
+    let name = url.strip_prefix(NAR_DIR)?.strip_prefix('/')?;
+    (!name.is_empty() && !name.contains('/') && !name.starts_with('.')).then_some(url)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,21 +1,22 @@
 //! `storewatch backfill`
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 
 use super::error::NOT_ALL_DELIVERED;
+use super::paths::valid_paths;
 use super::run::{runtime, start_log};
 use super::setup::Setup;
 use super::status::bytes;
 use super::{CliError, Global};
 use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
-use crate::nix::{Database, StoreDir, StorePath};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Routes, RunSummary};
 
@@ -47,9 +48,10 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let setup = Setup::read(global)?;
-    let request = request(args, &setup)?;
+    let runtime = runtime()?;
+    let request = runtime.block_on(request(args, &setup))?;
     if args.dry_run {
-        return dry_run(&setup, &request);
+        return dry_run(&setup, &request, &runtime);
     }
     if !io::stderr().is_terminal() {
         // Progress and summary say what there is to say, short of trouble.
@@ -60,14 +62,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     crate::daemon::set_priority(config.limits.priority);
     let mut display = Display::new();
     let parts = Parts { state_dir, config, nix, request };
-    let finished = runtime()?.block_on(backfill::run(parts, |progress| display.show(progress)))?;
+    let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)))?;
     display.end();
     summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
     let all = finished.summary.failed + finished.summary.held == 0;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_DELIVERED) })
 }
 
-fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
+async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
     let known = setup.config().policy.caches();
     let to = args.to.iter().map(|name| {
         known.iter().find(|known| known.as_str() == name).cloned().ok_or_else(|| {
@@ -76,40 +78,8 @@ fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
         })
     });
     let to = to.collect::<Result<_, _>>()?;
-    let paths = valid_paths(&args.paths, setup)?;
+    let paths = valid_paths(&args.paths, &setup.nix).await?.into_iter().map(|info| info.path).collect();
     Ok(Request { paths, since: args.since, roots: args.roots, to })
-}
-
-/// Checks that arguments are valid store paths, or lead to some.
-pub(super) fn valid_paths(arguments: &[PathBuf], setup: &Setup) -> Result<Vec<StorePath>, CliError> {
-    if arguments.is_empty() {
-        return Ok(Vec::new());
-    }
-    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
-    let mut paths = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        let path = store_path(argument, &setup.nix.logical)?;
-        if !database.is_valid(&path)? {
-            return Err(CliError::NotValid(setup.nix.logical.full(&path)));
-        }
-        paths.push(path);
-    }
-    Ok(paths)
-}
-
-/// The store path that an argument is, lies below of, or leads to.
-fn store_path(argument: &Path, store_dir: &StoreDir) -> Result<StorePath, CliError> {
-    let absolute = std::path::absolute(argument).unwrap_or_else(|_| argument.to_owned());
-    let mut at = absolute.clone();
-    // A result link may lead to a link: Nix makes no long chains of them.
-    for _ in 0..16 {
-        if let Ok(path) = store_dir.parse_below(&at) {
-            return Ok(path);
-        }
-        let Ok(target) = std::fs::read_link(&at) else { break };
-        at = at.parent().unwrap_or(Path::new("/")).join(target);
-    }
-    Ok(store_dir.parse_below(&absolute)?)
 }
 
 fn parse_age(text: &str) -> Result<Duration, String> {
@@ -127,7 +97,7 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(expected)
 }
 
-fn dry_run(setup: &Setup, request: &Request) -> Result<ExitCode, CliError> {
+fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {
     let policy = Arc::clone(&setup.config().policy);
     // Nothing is queued, so the caches' places in the policy serve as their numbers.
     let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).collect();
@@ -135,7 +105,7 @@ fn dry_run(setup: &Setup, request: &Request) -> Result<ExitCode, CliError> {
     let mut out = io::stdout().lock();
     let mut written = Ok(());
     let (mut count, mut size, mut skipped) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
-    backfill::dry_run(&setup.nix, request, &routes, |batch| {
+    runtime.block_on(backfill::dry_run(&setup.nix, request, &routes, |batch| {
         for wanted in &batch.wanted {
             let names: Vec<&str> = wanted
                 .caches
@@ -151,7 +121,7 @@ fn dry_run(setup: &Setup, request: &Request) -> Result<ExitCode, CliError> {
         for (rule, paths) in &batch.skipped {
             *skipped.entry(rule.clone()).or_default() += paths;
         }
-    })?;
+    }))?;
     let written = written.and_then(|()| {
         writeln!(out, "would upload {count} paths of {} where they are missing, with what they need", bytes(size))?;
         skipped.iter().try_for_each(|(rule, paths)| writeln!(out, "would skip {paths} by {rule}"))

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod error;
+mod paths;
 mod policy;
 mod queue;
 mod run;

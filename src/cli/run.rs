@@ -48,10 +48,16 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// Log lines go to standard error; `STOREWATCH_LOG` says which, otherwise those of `level` and above.
 pub(super) fn start_log(level: LevelFilter) {
+    // The Nix daemon's client logs every argument of every call at info.
+    let quiet = "nix_daemon=warn";
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(level.into())
         .with_env_var("STOREWATCH_LOG")
         .from_env_lossy();
+    let filter = match quiet.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -26,7 +26,7 @@ pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore, Priority};
 use crate::limit::Slots;
-use crate::nix::StoreFacts;
+use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::upload::{self, Command, Uploader};
@@ -79,6 +79,9 @@ pub enum ServiceError {
     /// The Nix database can't be read.
     #[error(transparent)]
     Database(#[from] crate::nix::DatabaseError),
+    /// Nix gives no answer about a path.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
     /// A part ended by a panic.
     #[error("{part} ended by a defect of storewatch")]
     Panicked {
@@ -205,6 +208,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
                     info!("told to read the policy again");
+                    settings.forget();
                     true
                 }
                 Some(Signal::End) | None => break Ok(()),

@@ -40,6 +40,11 @@ impl Settings {
         self.file.as_deref()
     }
 
+    /// Lets the next [`Settings::reload`] read the file, changed or not.
+    pub fn forget(&mut self) {
+        self.bytes = None;
+    }
+
     /// Reads the file if it has changed, and says whether another configuration is in force now.
     pub fn reload(&mut self) -> bool {
         let Some(file) = &self.file else { return false };

@@ -262,7 +262,7 @@ impl Database {
     }
 
     /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, what is read while Nix writes has to be read again
-    /// (see [`torn`]): batches of some 10 ms get through between two commits.
+    /// (see `torn`): batches of some 10 ms get through between two commits.
     ///
     /// # Errors
     /// `Busy` or `Other`.

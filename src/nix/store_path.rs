@@ -9,8 +9,22 @@ pub const HASH_PART_LEN: usize = 32;
 /// Longest name that Nix accepts behind the hash part, in bytes (`StorePath::MaxPathLen`).
 const MAX_NAME_LEN: usize = 211;
 
-/// Nix's base-32 alphabet: digits and lower-case letters without `e`, `o`, `u` and `t`.
-const NIX32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+/// Nix's base-32 alphabet: digits and lower-case letters without `e`, `o`, `u` and `t`. Tables, because a first scan
+/// asks two million times: a search in the alphabet took half of its time.
+const NIX32: [bool; 256] = table(b"0123456789abcdfghijklmnpqrsvwxyz");
+
+/// What a name may consist of.
+const NAME: [bool; 256] = table(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-._?=");
+
+const fn table(members: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut n = 0;
+    while n < members.len() {
+        table[members[n] as usize] = true;
+        n += 1;
+    }
+    table
+}
 
 /// Why a text is no store path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,12 +61,12 @@ impl StorePath {
         let bytes = base_name.as_bytes();
         let well_hashed = bytes.len() > HASH_PART_LEN
             && bytes[HASH_PART_LEN] == b'-'
-            && bytes[..HASH_PART_LEN].iter().all(|byte| NIX32.contains(byte));
+            && bytes[..HASH_PART_LEN].iter().all(|byte| NIX32[usize::from(*byte)]);
         if !well_hashed {
             return Err(StorePathError::NoHashPart(base_name.to_owned()));
         }
         let name = &bytes[HASH_PART_LEN + 1..];
-        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte);
+        let legal = |byte: &u8| NAME[usize::from(*byte)];
         if name.is_empty() || name.len() > MAX_NAME_LEN || !name.iter().all(legal) {
             return Err(StorePathError::BadName(base_name.to_owned()));
         }

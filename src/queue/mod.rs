@@ -6,7 +6,7 @@
 //!   WAL mode with `synchronous = NORMAL`: a power failure may take back the newest transactions, but always jobs and
 //!   cursor together, so the paths are simply found again. A job becomes [`JobState::Done`] only after its cache says
 //!   that the path is safe there, so what is taken back is at worst asked for once more.
-//! - **Nothing broken.** A job that [waits](Queue::wait_for) for the jobs of its references can't be claimed before
+//! - **Nothing broken.** A job that [waits](Outcome::WaitsFor) for the jobs of its references can't be claimed before
 //!   they are done.
 //! - Every change of state is decided by [`JobState::after`] and written as `… WHERE id = ? AND state = ?`.
 //!
@@ -23,6 +23,8 @@ mod lock;
 mod route;
 mod run;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod view;
 mod work;
 

@@ -6,7 +6,7 @@
 //!   to it; in the last case the push publishes it only after they have arrived. Otherwise the job waits for theirs.
 //! - **Nobody waits** for another's cache: each has its own jobs under way, and one that takes nothing is asked again
 //!   later and later, with one job, while its queue waits.
-//! - **Bounded memory.** At most [`UNDER_WAY`] jobs a cache are claimed; only as many as there are slots are being read.
+//! - **Bounded memory.** At most `UNDER_WAY` jobs a cache are claimed; only as many as there are slots are being read.
 //!
 //! At a crash nothing is left but claimed jobs, which the next start takes back, and temporary files, which it sweeps.
 //!

@@ -4,11 +4,11 @@
 //!
 //! - **Nothing lost.** What is new is found by reading the Nix database from the cursor on; events and the timer only say
 //!   when to look. Cursor and jobs are written in one transaction, so a crash at any point means reading some rows again.
-//!   A database that is another than before ([`cursor::check`]) is read from its beginning.
+//!   A database that is another than before (`cursor::check`) is read from its beginning.
 //! - **Nobody waits.** Each batch is one short read transaction, and nothing is kept open between two.
 //! - **Bounded memory.** One batch at a time.
 //!
-//! Where the database can't be read, the [`listing`] of the store directory and the Nix daemon take its place.
+//! Where the database can't be read, the listing of the store directory and the Nix daemon take its place.
 //!
 //! [`Watcher::next_event`] only chooses and may be dropped at any time; [`Watcher::apply`] only acts.
 

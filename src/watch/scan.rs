@@ -17,7 +17,8 @@ const BATCH_ROWS: usize = 2_000;
 /// A read transaction lasts at most so long. Beside a WAL it only holds up a checkpoint.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
-/// Without a WAL a reader holds up Nix's commits: no longer than anyone would notice.
+/// Without a WAL nothing keeps Nix from writing while it is read, and a read that was torn is done again
+/// ([`Database`] sees to that): so a batch has to fit between two commits.
 const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
 
 /// The database, and how far it has been read.
@@ -59,7 +60,7 @@ impl Scan {
         let database = Database::open(&db_path, &store_dir)?;
         let uses_wal = database.uses_wal()?;
         if !uses_wal {
-            info!("the Nix database has no write-ahead log; it is read in short batches, so that builds needn't wait");
+            info!("the Nix database has no write-ahead log; it is read in short batches");
         }
         let time = if uses_wal { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
         let limits = BatchLimits { rows: BATCH_ROWS, time };

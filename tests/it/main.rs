@@ -1,8 +1,13 @@
 //! Integration tests: the built binary with real Nix, in stores of their own.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
 
+mod collected;
+mod crash;
 mod daemon;
 mod database;
+mod delivery;
+mod denial;
 mod harness;
 mod layers;
 mod support;
+mod watching;

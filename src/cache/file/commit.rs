@@ -1,16 +1,18 @@
 //! Group commit: what is ready at the same time is made durable together.
 //!
-//! The order within a group keeps the cache whole through a power failure: all contents are synced, then the archives
-//! are renamed, then the narinfos, and only when both directories are synced are the pushes told. A crash on the way
-//! leaves a cache in which a narinfo may lack its reference only where the file system reorders renames, and only until
-//! the jobs, which are not done then, are worked off again.
+//! All contents are synced; then the archives are renamed and their directory is synced; then the narinfos are renamed
+//! and theirs is synced; only then are the pushes told. So whatever a power failure leaves, and in whatever order the
+//! file system writes: a narinfo that is there has its archive. It has its references too, since a path comes here only
+//! after their pushes were told.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::temp::{TempFile, sync_dir};
+use super::temp::TempFile;
 use crate::cache::{CacheError, layout};
 
 /// Paths that may wait for the next group.
@@ -58,30 +60,31 @@ impl Committer {
     }
 }
 
-fn commit(cache_dir: &std::path::Path, members: Vec<Ready>) {
-    let mut members = sync_contents(members);
-    // One that can't be published fails alone; the others go on.
-    let mut publish = |file: fn(&mut Ready) -> &mut TempFile| {
-        for index in (0..members.len()).rev() {
-            if let Err(error) = file(&mut members[index]).publish() {
-                let failed = members.remove(index);
-                let _ = failed.done.send(Err(error));
-            }
-        }
-    };
-    publish(|ready| &mut ready.nar);
-    publish(|ready| &mut ready.narinfo);
-    let synced = sync_dir(&cache_dir.join(layout::NAR_DIR)).and_then(|()| sync_dir(cache_dir));
-    match synced {
-        Ok(()) => members.into_iter().for_each(|ready| drop(ready.done.send(Ok(())))),
-        Err(CacheError::Io { action, path, source }) => {
-            for ready in members {
-                let source = std::io::Error::new(source.kind(), source.to_string());
-                let _ = ready.done.send(Err(CacheError::Io { action, path: path.clone(), source }));
-            }
-        }
-        Err(_) => {}
+fn commit(cache_dir: &Path, members: Vec<Ready>) {
+    let members = sync_contents(members);
+    let members = publish(members, |ready| &mut ready.nar, &cache_dir.join(layout::NAR_DIR));
+    for ready in publish(members, |ready| &mut ready.narinfo, cache_dir) {
+        // Nobody waiting any more is fine.
+        let _ = ready.done.send(Ok(()));
     }
+}
+
+/// Renames one file of each member into a directory and syncs that. One that can't be renamed fails alone.
+fn publish(members: Vec<Ready>, file: fn(&mut Ready) -> &mut TempFile, dir: &Path) -> Vec<Ready> {
+    let mut published = Vec::with_capacity(members.len());
+    for mut ready in members {
+        match file(&mut ready).publish() {
+            Ok(()) => published.push(ready),
+            Err(error) => drop(ready.done.send(Err(error))),
+        }
+    }
+    let Err(source) = File::open(dir).and_then(|dir| dir.sync_all()) else { return published };
+    for ready in published {
+        // An error can't be copied, but every push has to hear of it.
+        let source = io::Error::new(source.kind(), source.to_string());
+        let _ = ready.done.send(Err(CacheError::Io { action: "sync", path: dir.to_owned(), source }));
+    }
+    Vec::new()
 }
 
 /// Syncs all files of a group, several at a time; those whose files can't be synced are told and left out.

@@ -1,8 +1,8 @@
 //! A binary cache in a directory: `file:///DIR`.
 //!
-//! Every file appears whole: it is written in `.tmp`, synced, and renamed. [`Commit`](commit) says in which order, so
-//! that a narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
-//! the next start of the same host.
+//! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
+//! narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
+//! the next start of the same host, together with archives whose narinfo it kept from appearing.
 //!
 //! Deliberately absent: a memory of what is there. A look at the file costs some microseconds and is always right.
 
@@ -10,10 +10,9 @@ mod commit;
 mod temp;
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -59,11 +58,11 @@ pub struct FileOptions {
 pub struct FileCache {
     options: FileOptions,
     committer: Committer,
-    temp_files: AtomicU64,
 }
 
 impl FileCache {
     /// Opens the cache, makes what is missing of it, and sweeps what an earlier run of `instance` left behind.
+    /// It may be open already in this process.
     ///
     /// Call it within a tokio runtime; it blocks for the time of a few file operations.
     ///
@@ -74,9 +73,9 @@ impl FileCache {
         for dir in [&options.dir.join(layout::NAR_DIR), &temp_dir] {
             DirBuilder::new().recursive(true).create(dir).map_err(io_error("create", dir))?;
         }
-        sweep(&temp_dir, &options.instance)?;
+        sweep(&options.dir, &options.instance)?;
         let committer = Committer::start(options.dir.clone());
-        let cache = Self { options, committer, temp_files: AtomicU64::new(0) };
+        let cache = Self { options, committer };
         cache.agree_on_store()?;
         Ok(cache)
     }
@@ -108,9 +107,7 @@ impl FileCache {
     }
 
     fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
-        let number = self.temp_files.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}.{}.{number}", self.options.instance, std::process::id());
-        TempFile::create(self.options.dir.join(TEMP_DIR).join(name), target)
+        TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
     }
 
     fn has(&self, path: &StorePath) -> Result<bool, CacheError> {
@@ -274,15 +271,79 @@ impl Write for HashingFile {
     }
 }
 
-/// Removes what an earlier run of this instance was writing when it was killed.
-fn sweep(temp_dir: &Path, instance: &str) -> Result<(), CacheError> {
-    let entries = fs::read_dir(temp_dir).map_err(io_error("list", temp_dir))?;
-    let own = format!("{instance}.");
+/// Removes what an earlier run of this instance was writing when it was killed. What this process is writing stays: a
+/// cache is opened anew when the policy changes, with uploads under way.
+///
+/// A narinfo among it was never published. Its archive may have been: nothing names that any more, so it goes as well.
+fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
+    let temp_dir = dir.join(TEMP_DIR);
+    let entries = fs::read_dir(&temp_dir).map_err(io_error("list", &temp_dir))?;
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&own) {
-            let path = entry.path();
-            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        if !temp::is_left_over(&entry.file_name().to_string_lossy(), instance) {
+            continue;
         }
+        let path = entry.path();
+        let start = read_start(&path).map_err(io_error("read", &path))?;
+        if let Some(url) = start.starts_with("StorePath:").then(|| layout::archive_of(&start)).flatten() {
+            let archive = dir.join(url);
+            match fs::remove_file(&archive) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error("remove", &archive)(error)),
+                _ => {}
+            }
+        }
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
     }
     Ok(())
+}
+
+/// The first lines of a file, enough to find in a narinfo where its archive is.
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut start = Vec::new();
+    File::open(path)?.take(4096).read_to_end(&mut start)?;
+    Ok(String::from_utf8_lossy(&start).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(dir: &Path) -> FileOptions {
+        FileOptions {
+            dir: dir.to_owned(),
+            store_dir: StoreDir::default(),
+            compression: Compression::None,
+            priority: 50,
+            want_mass_query: true,
+            key: SecretKey::generate("test-1").expect("randomness"),
+            instance: "0123".to_owned(),
+            reserve_percent: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn opened_anew_it_leaves_running_uploads_alone_and_sweeps_what_a_crash_left() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = FileCache::open(options(dir.path())).expect("opened");
+        let (_under_way, _) = first.temp_file(dir.path().join("a")).expect("created");
+        let temp_dir = dir.path().join(TEMP_DIR);
+        for name in ["0123.deadbeef-1.0", "other.deadbeef-1.0"] {
+            fs::write(temp_dir.join(name), "").expect("written");
+        }
+        let second = FileCache::open(options(dir.path())).expect("opened again");
+        let (_its_own, _) = second.temp_file(dir.path().join("b")).expect("a name of its own");
+        let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cache_of_another_store_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join(layout::CACHE_INFO), "StoreDir: /gnu/store\n").expect("written");
+        let refused = FileCache::open(options(dir.path())).err().expect("refused");
+        assert!(matches!(refused, CacheError::OtherStore { .. }), "{refused}");
+        fs::write(dir.path().join(layout::CACHE_INFO), "nonsense\n").expect("written");
+        let refused = FileCache::open(options(dir.path())).err().expect("refused");
+        assert!(matches!(refused, CacheError::Malformed { .. }), "{refused}");
+    }
 }

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommandError};
-use crate::cli::backfill::valid_paths;
+use crate::cli::paths::valid_paths;
+use crate::cli::run::runtime;
 use crate::cli::setup::{self, Setup, check_url};
 use crate::cli::{CliError, Global};
 use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
 use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo};
 
-/// Rows read in one transaction, and how long that may take: no reader holds up Nix, with or without WAL.
+/// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
+/// without write-ahead log.
 const BATCH: BatchLimits = BatchLimits { rows: 1000, time: Duration::from_millis(10) };
 
 pub(in crate::cli) fn run(global: &Global, args: Args) -> Result<ExitCode, CliError> {
@@ -34,12 +36,7 @@ fn check(global: &Global, args: CheckArgs, out: &mut dyn Write) -> Result<(), Cl
 
 fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let setup = Setup::read(global)?;
-    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
-    let mut infos = Vec::new();
-    for path in valid_paths(&args.paths, &setup)? {
-        let info = database.path_info(&path)?;
-        infos.push(info.ok_or_else(|| CliError::NotValid(setup.nix.logical.full(&path)))?);
-    }
+    let infos = runtime()?.block_on(valid_paths(&args.paths, &setup.nix))?;
     Ok(super::explain(&setup.config().policy, &setup.nix.logical, infos, args.json, out)?)
 }
 

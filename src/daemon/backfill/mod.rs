@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
@@ -117,7 +116,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let mut site = Site::find(&state_dir, &nix, &config).await?;
     let scan = Scan::open(&nix, &request)?;
-    let (scope, to_row) = (request.scope(), scan.last_id()?);
+    let (scope, to_row) = (request.scope(), scan.end()?);
     let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
@@ -225,16 +224,11 @@ async fn admit(
     run: Run,
     bell: Option<Arc<Notify>>,
 ) -> Result<(), ServiceError> {
-    let (mut row, to_row) = (run.row, run.to_row);
+    let (mut row, to_row) = (scan.resume_at(run.row), run.to_row);
     loop {
-        let decider = routes.clone();
-        let read = spawn_blocking(move || {
-            let batch = scan.batch(row, to_row, &decider);
-            (scan, batch)
-        });
-        let (read, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
+        let (read, batch) = scan.batch(row, to_row, routes.clone()).await?;
         scan = read;
-        let Some(batch) = batch? else { return Ok(()) };
+        let Some(batch) = batch else { return Ok(()) };
         row = batch.reached;
         queue
             .call(move |queue| {
@@ -258,18 +252,20 @@ async fn admit(
 ///
 /// # Errors
 /// [`ServiceError`].
-pub fn dry_run(
+pub async fn dry_run(
     nix: &NixStore,
     request: &Request,
     routes: &Routes,
     mut tell: impl FnMut(&Batch),
 ) -> Result<(), ServiceError> {
     let mut scan = Scan::open(nix, request)?;
-    let (mut row, to_row) = (0, scan.last_id()?);
+    let (mut row, end) = (0, scan.end()?);
     let routes = routes.clone().narrowed_to(&request.to);
-    while let Some(batch) = scan.batch(row, to_row, &routes)? {
+    loop {
+        let (read, batch) = scan.batch(row, end, routes.clone()).await?;
+        scan = read;
+        let Some(batch) = batch else { return Ok(()) };
         row = batch.reached;
         tell(&batch);
     }
-    Ok(())
 }

@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
+
 use super::live::{Live, LiveError};
 use super::{Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
-use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StoreDir, StorePath};
+use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StoreDir, StoreFacts, StorePath, store_listing};
 use crate::queue::{Routes, Wanted, now};
+use crate::report::one_line;
 
 /// Rows of a batch: worth its transaction, and soon through.
 const BATCH: BatchLimits = BatchLimits { rows: 2_000, time: Duration::from_millis(50) };
 
-/// Some rows, decided.
+/// Names that are asked for one by one and admitted together.
+const NAMES: usize = 500;
+
+/// Some paths, decided.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// What is to be uploaded on its own account.
@@ -22,87 +28,170 @@ pub struct Batch {
     pub nar_size: u64,
     /// What isn't: how many paths by which rule.
     pub skipped: Vec<(String, u64)>,
-    /// The last row.
+    /// How far the scan is with them.
     pub reached: i64,
 }
 
-/// The database, and what of it is asked for.
+/// What is gone through.
 pub(super) struct Scan {
-    database: Database,
+    source: Source,
     store_dir: StoreDir,
-    /// Only these; none for all.
-    paths: Vec<StorePath>,
     /// Only what was registered since then, seconds since 1970.
     since: Option<i64>,
+}
+
+enum Source {
+    /// The database, by row.
+    Rows(Box<Rows>),
+    /// Paths that were named, or all names of the store where the database can't be read: by their place.
+    Names { names: Vec<StorePath>, facts: StoreFacts },
+}
+
+struct Rows {
+    database: Database,
     live: Option<Live>,
 }
 
 impl Scan {
     pub(super) fn open(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
-        let database = Database::open(&nix.db_path(), &nix.logical)?;
         let since = request.since.map(|since| now() / 1000 - i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 2));
-        let live = if request.roots { Some(live_paths(nix, &database)?) } else { None };
-        Ok(Self { database, store_dir: nix.logical.clone(), paths: request.paths.clone(), since, live })
-    }
-
-    /// The last row to look at.
-    pub(super) fn last_id(&self) -> Result<i64, ServiceError> {
-        Ok(self.database.last_id()?)
-    }
-
-    /// The next rows behind `after`, up to `to_row`; `None` when there are no more. Blocks.
-    pub(super) fn batch(&mut self, after: i64, to_row: i64, routes: &Routes) -> Result<Option<Batch>, ServiceError> {
-        if after >= to_row {
-            return Ok(None);
-        }
-        let (infos, reached) = if self.paths.is_empty() {
-            let batch = self.database.batch(after, &BATCH)?;
-            (batch.paths, if batch.complete { to_row } else { batch.reached.min(to_row) })
+        let store_dir = nix.logical.clone();
+        let facts = || StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
+        let source = if request.paths.is_empty() {
+            match Database::open(&nix.db_path(), &nix.logical) {
+                Ok(database) => {
+                    let live = if request.roots { Some(live_paths(nix, &database)?) } else { None };
+                    Source::Rows(Box::new(Rows { database, live }))
+                }
+                Err(error) if error.is_denied() && !request.roots => {
+                    tracing::warn!("the Nix daemon is asked instead, path by path: {}", one_line(&error));
+                    Source::Names { names: all_names(nix)?, facts: facts() }
+                }
+                Err(error) => return Err(error.into()),
+            }
         } else {
-            let named = self.paths.iter().filter_map(|path| self.database.path_info(path).transpose());
-            (named.collect::<Result<_, _>>()?, to_row)
+            Source::Names { names: request.paths.clone(), facts: facts() }
         };
-        let mut decided = Batch { reached, ..Batch::default() };
-        let mut skipped = BTreeMap::new();
-        for mut info in infos {
-            if self.is_asked_for(&info, to_row)? {
-                self.decide(&mut info, routes, &mut decided, &mut skipped)?;
+        Ok(Self { source, store_dir, since })
+    }
+
+    /// How far it goes.
+    pub(super) fn end(&self) -> Result<i64, ServiceError> {
+        match &self.source {
+            Source::Rows(rows) => Ok(rows.database.last_id()?),
+            Source::Names { names, .. } => Ok(i64::try_from(names.len()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Where to go on, when an earlier one came to `reached`: rows keep their numbers, names don't keep their places.
+    pub(super) fn resume_at(&self, reached: i64) -> i64 {
+        match &self.source {
+            Source::Rows(_) => reached,
+            Source::Names { .. } => 0,
+        }
+    }
+
+    /// What comes behind `after`, up to `end`; `None` when there is no more.
+    pub(super) async fn batch(
+        self,
+        after: i64,
+        end: i64,
+        routes: Routes,
+    ) -> Result<(Self, Option<Batch>), ServiceError> {
+        if after >= end {
+            return Ok((self, None));
+        }
+        let Self { source, store_dir, since } = self;
+        let decider =
+            Decider { store_dir: store_dir.clone(), since, routes, batch: Batch::default(), skipped: BTreeMap::new() };
+        let (source, batch) = match source {
+            Source::Rows(rows) => {
+                let read = spawn_blocking(move || {
+                    let batch = rows.batch(after, end, decider);
+                    (rows, batch)
+                });
+                let (rows, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
+                (Source::Rows(rows), batch?)
+            }
+            Source::Names { names, facts } => {
+                let batch = batch_of_names(&names, &facts, after, decider).await?;
+                (Source::Names { names, facts }, batch)
+            }
+        };
+        Ok((Self { source, store_dir, since }, Some(batch)))
+    }
+}
+
+impl Rows {
+    fn batch(&self, after: i64, end: i64, mut decider: Decider) -> Result<Batch, ServiceError> {
+        let batch = self.database.batch(after, &BATCH)?;
+        for mut info in batch.paths {
+            let id = info.id.unwrap_or_default();
+            let live = match &self.live {
+                Some(live) => live.contains(id)?,
+                None => true,
+            };
+            if live && id <= end {
+                decider.decide(&mut info, |info| info.id.map_or(Ok(Vec::new()), |id| self.database.references(id)))?;
             }
         }
-        decided.skipped = skipped.into_iter().collect();
-        Ok(Some(decided))
+        Ok(decider.into_batch(if batch.complete { end } else { batch.reached.min(end) }))
     }
+}
 
-    fn is_asked_for(&self, info: &PathInfo, to_row: i64) -> Result<bool, ServiceError> {
-        let id = info.id.unwrap_or_default();
-        let in_time = self.since.is_none_or(|since| info.registration_time >= since);
-        if !in_time || id > to_row {
-            return Ok(false);
-        }
-        match &self.live {
-            Some(live) => Ok(live.contains(id)?),
-            None => Ok(true),
+async fn batch_of_names(
+    names: &[StorePath],
+    facts: &StoreFacts,
+    after: i64,
+    mut decider: Decider,
+) -> Result<Batch, ServiceError> {
+    let from = usize::try_from(after).unwrap_or(usize::MAX).min(names.len());
+    let to = names.len().min(from + NAMES);
+    for name in &names[from..to] {
+        if let Some(mut info) = facts.path_info(name).await? {
+            decider.decide(&mut info, |info| Ok(info.references.clone().unwrap_or_default()))?;
         }
     }
+    Ok(decider.into_batch(i64::try_from(to).unwrap_or(i64::MAX)))
+}
 
+/// Decides path by path and gathers what comes of it.
+struct Decider {
+    store_dir: StoreDir,
+    since: Option<i64>,
+    routes: Routes,
+    batch: Batch,
+    skipped: BTreeMap<String, u64>,
+}
+
+impl Decider {
     fn decide(
-        &self,
+        &mut self,
         info: &mut PathInfo,
-        routes: &Routes,
-        batch: &mut Batch,
-        skipped: &mut BTreeMap<String, u64>,
+        load: impl FnOnce(&PathInfo) -> Result<Vec<StorePath>, DatabaseError>,
     ) -> Result<(), DatabaseError> {
-        let load = |info: &PathInfo| info.id.map_or(Ok(Vec::new()), |id| self.database.references(id));
-        let decision = routes.policy.decide_loading(info, &self.store_dir, load)?;
-        match routes.wanted(info, &decision) {
+        if self.since.is_some_and(|since| info.registration_time < since) {
+            return Ok(());
+        }
+        let decision = self.routes.policy.decide_loading(info, &self.store_dir, load)?;
+        match self.routes.wanted(info, &decision) {
             Some(wanted) => {
-                batch.nar_size += info.nar_size;
-                batch.wanted.push(wanted);
+                self.batch.nar_size += info.nar_size;
+                self.batch.wanted.push(wanted);
             }
-            None => *skipped.entry(decision.rule().to_string()).or_default() += 1,
+            None => *self.skipped.entry(decision.rule().to_string()).or_default() += 1,
         }
         Ok(())
     }
+
+    fn into_batch(self, reached: i64) -> Batch {
+        Batch { reached, skipped: self.skipped.into_iter().collect(), ..self.batch }
+    }
+}
+
+fn all_names(nix: &NixStore) -> Result<Vec<StorePath>, ServiceError> {
+    let listed = store_listing::list(&nix.real).and_then(Iterator::collect);
+    listed.map_err(|source| ServiceError::System { action: "list the Nix store", source })
 }
 
 fn live_paths(nix: &NixStore, database: &Database) -> Result<Live, ServiceError> {

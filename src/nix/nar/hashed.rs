@@ -15,7 +15,7 @@ use crate::nix::NarHash;
 /// small files, and small against what an upload holds anyway.
 const AHEAD: usize = 4;
 
-/// As [`encode`], and says at the end what the SHA-256 and the length of the whole NAR are.
+/// As [`encode`](fn@encode), and says at the end what the SHA-256 and the length of the whole NAR are.
 ///
 /// A NAR of more than one chunk is hashed by a second thread, which inherits the priority of this one: reading and
 /// SHA-256 take about as long as each other where files are small. `emit` may have seen a chunk before it is hashed.

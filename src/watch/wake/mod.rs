@@ -3,8 +3,8 @@
 //! An event is never a fact. It may be lost (a full queue, a store on NFS), late (macOS coalesces) or mean nothing, so
 //! whoever waits here also has a timer, and looks for itself (invariant 1). What this room promises instead:
 //!
-//! - the first event wakes at once, a flood wakes every [`pace::SPACING`], and the last event of a flood is
-//!   followed by one more wake-up that comes after it by as much (why: see [`pace`]);
+//! - the first event wakes at once, a flood wakes every `pace::SPACING`, and the last event of a flood is
+//!   followed by one more wake-up that comes after it by as much (why: see `pace`);
 //! - idle, nothing wakes;
 //! - nothing grows: what is known of a folder is a few bits;
 //! - the futures are cancel-safe;

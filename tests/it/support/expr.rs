@@ -25,6 +25,35 @@ pub fn chain(length: usize) -> String {
     )
 }
 
+/// Derivations of these names, each of which references the one before it; the last one is built.
+pub fn named_chain(names: &[&str]) -> String {
+    let salt = salt();
+    names.iter().fold("\"nothing\"".to_owned(), |before, name| {
+        let name = quoted(name);
+        format!(
+            r#"(derivation {{
+                 name = {name}; builder = "/bin/sh"; args = [ "-c" "echo $before $salt > $out" ];
+                 system = builtins.currentSystem; salt = "{salt}"; before = {before};
+               }})"#
+        )
+    })
+}
+
+/// `count` derivations, `lattice-0` and so on, each of which references the two before it; the last one is built. The
+/// first two are of `heavy` bytes that don't compress, so that what refers to them is packed before they are.
+pub fn lattice(count: usize, heavy: u64) -> String {
+    let (last, salt) = (count - 1, salt());
+    format!(
+        r#"let nodes = builtins.genList node {count}; at = builtins.elemAt nodes;
+             node = n: derivation {{
+             name = "lattice-${{toString n}}"; builder = "/bin/sh"; system = builtins.currentSystem; salt = "{salt}";
+             args = [ "-c" (if n < 2 then "PATH=/bin:/usr/bin; head -c {heavy} /dev/urandom > $out"
+                            else "echo $before $salt > $out") ];
+             before = if n < 2 then "nothing" else [ (at (n - 1)) (at (n - 2)) ];
+           }}; in at {last}"#
+    )
+}
+
 /// `count` small derivations that know nothing of each other, `small-0` and so on.
 pub fn many(count: usize) -> String {
     let salt = salt();

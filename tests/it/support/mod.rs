@@ -1,17 +1,17 @@
 //! What the tests stand on: real Nix of several versions ([`nix`]), expressions for it to build ([`expr`]), the program
 //! under test ([`storewatch`]), and waiting for a condition instead of for a time ([`wait`]).
 
+pub mod cache;
 pub mod expr;
 pub mod nix;
 pub mod reader;
-#[allow(dead_code, reason = "the tests of the service, which come with it, are what uses it")]
 pub mod storewatch;
 pub mod wait;
 
+pub use cache::CacheDir;
 pub use nix::{Nix, ScratchStore};
 pub use reader::Reader;
-#[allow(unused_imports, reason = "as above")]
-pub use storewatch::Storewatch;
+pub use storewatch::{Running, Storewatch};
 pub use wait::eventually;
 
 use std::path::Path;
@@ -78,7 +78,6 @@ impl Said {
         self.stdout
     }
 
-    #[allow(dead_code, reason = "as above")]
     /// The JSON that a command which has to succeed wrote.
     #[track_caller]
     pub fn json(self) -> serde_json::Value {

@@ -188,6 +188,11 @@ impl ScratchStore {
         nar_hash(self, Path::new(path))
     }
 
+    /// As [`ScratchStore::content`], of several paths at once.
+    pub fn contents(&self, paths: &[String]) -> Vec<String> {
+        nar_hashes(self, paths.iter().map(PathBuf::from))
+    }
+
     /// A new key pair, as Nix makes them.
     pub fn generate_key(&self, name: &str) -> Key {
         let (secret, public) = (self.root().join(format!("{name}.sec")), self.root().join(format!("{name}.pub")));
@@ -275,6 +280,11 @@ impl Drop for Daemon<'_> {
 /// The hash of the NAR of what lies at `real_path`.
 pub fn nar_hash(store: &ScratchStore, real_path: &Path) -> String {
     Said::by(store.command("nix-hash").args(["--type", "sha256"]).arg(real_path)).ok().trim().to_owned()
+}
+
+/// The hashes of the NARs of several things.
+pub fn nar_hashes(store: &ScratchStore, real_paths: impl Iterator<Item = PathBuf>) -> Vec<String> {
+    lines(&Said::by(store.command("nix-hash").args(["--type", "sha256"]).args(real_paths)).ok())
 }
 
 /// A store path without the store's folder.

@@ -1,6 +1,6 @@
 //! Nix as the reader of a cache: only what it can read back has been uploaded.
 
-use super::nix::{base_name, nar_hash};
+use super::nix::{base_name, nar_hash, nar_hashes};
 use super::{Said, ScratchStore, make_removable, scratch_folder};
 use std::path::PathBuf;
 use std::process::Command;
@@ -38,6 +38,12 @@ impl<'a> Reader<'a> {
         Said::by(command.args(["--store", &self.url(), "--check-validity", path])).code == Some(0)
     }
 
+    /// Whether all these paths are valid here.
+    pub fn all_valid(&self, paths: &[String]) -> bool {
+        let mut command = self.command("nix-store", "");
+        Said::by(command.args(["--store", &self.url(), "--check-validity"]).args(paths)).code == Some(0)
+    }
+
     /// Where a store path's files lie here.
     pub fn real_path(&self, path: &str) -> PathBuf {
         self.folder.path().join("store").join(base_name(path))
@@ -46,6 +52,11 @@ impl<'a> Reader<'a> {
     /// The hash of the NAR of what arrived, to compare with [`ScratchStore::content`].
     pub fn content(&self, path: &str) -> String {
         nar_hash(self.original, &self.real_path(path))
+    }
+
+    /// As [`Reader::content`], of several paths at once.
+    pub fn contents(&self, paths: &[String]) -> Vec<String> {
+        nar_hashes(self.original, paths.iter().map(|path| self.real_path(path)))
     }
 
     fn url(&self) -> String {

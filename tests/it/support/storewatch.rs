@@ -1,9 +1,10 @@
 //! The program under test, with folders of its own.
 
-use super::nix::FOREIGN_VARIABLES;
+use super::nix::{FOREIGN_VARIABLES, base_name};
 use super::wait::eventually_or;
-use super::{Said, ScratchStore, scratch_folder};
+use super::{CacheDir, Said, ScratchStore, scratch_folder};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -49,8 +50,12 @@ impl<'a> Storewatch<'a> {
 
     /// The binary with everything set that it needs; arguments and more are the caller's.
     pub fn command(&self) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_storewatch")))
+    }
+
+    fn command_of(&self, program: &Path) -> Command {
         let folder = |name| self.folder.path().join(name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_storewatch"));
+        let mut command = Command::new(program);
         let systemd = ["STATE_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "STOREWATCH_CONFIG"];
         FOREIGN_VARIABLES.iter().chain(&systemd).for_each(|name| {
             command.env_remove(name);
@@ -70,6 +75,70 @@ impl<'a> Storewatch<'a> {
         Said::by(self.command().args(arguments))
     }
 
+    /// The cache that there is without a word in the policy.
+    pub fn cache(&self) -> CacheDir {
+        CacheDir::at(self.state_dir().join("cache"))
+    }
+
+    /// A folder of its own for a cache that a policy names.
+    pub fn cache_at(&self, name: &str) -> CacheDir {
+        CacheDir::at(self.folder.path().join(name))
+    }
+
+    /// What `status --json` says.
+    pub fn status(&self) -> Value {
+        self.cmd(&["status", "--json"]).json()
+    }
+
+    /// What `status --json` says of one cache.
+    #[track_caller]
+    pub fn cache_status(&self, name: &str) -> Value {
+        let status = self.status();
+        let caches = status["caches"].as_array().unwrap();
+        caches.iter().find(|cache| cache["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()
+    }
+
+    /// The public key of a cache, as Nix takes it.
+    #[track_caller]
+    pub fn public_key(&self, cache: &str) -> String {
+        self.cache_status(cache)["public_key"].as_str().unwrap().to_owned()
+    }
+
+    /// The jobs in a state.
+    pub fn jobs(&self, state: &str) -> Vec<Value> {
+        self.cmd(&["queue", "list", "--json", "--state", state]).json().as_array().unwrap().clone()
+    }
+
+    /// The jobs that are not done.
+    pub fn jobs_left(&self) -> Vec<Value> {
+        self.cmd(&["queue", "list", "--json"]).json().as_array().unwrap().clone()
+    }
+
+    /// The states of a path's jobs, by cache.
+    pub fn states_of(&self, path: &str) -> Vec<(String, String)> {
+        let text = |job: &Value, key: &str| job[key].as_str().unwrap().to_owned();
+        let jobs =
+            ["pending", "uploading", "done", "held", "failed", "gone"].into_iter().flat_map(|state| self.jobs(state));
+        let mut states: Vec<_> = jobs
+            .filter(|job| job["path"] == base_name(path))
+            .map(|job| (text(&job, "cache"), text(&job, "state")))
+            .collect();
+        states.sort();
+        states
+    }
+
+    /// Starts the service and waits until it watches: what becomes valid from now on is found.
+    pub fn start(&self) -> Running {
+        self.start_with(|_| ())
+    }
+
+    /// As [`Storewatch::start`], after `change` to how it is started.
+    pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        let mut running = self.run_with(change);
+        running.eventually_logs("the Nix database is open");
+        running
+    }
+
     /// Starts the service.
     pub fn run(&self) -> Running {
         self.run_with(|_| ())
@@ -77,17 +146,34 @@ impl<'a> Storewatch<'a> {
 
     /// Starts the service after `change` to how it is started.
     pub fn run_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_with(&["run"], change)
+    }
+
+    /// Starts a subcommand that takes its time.
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        self.spawn_with(arguments, |_| ())
+    }
+
+    /// Starts the service from a copy of the binary, after `change` to how it is started.
+    pub fn run_of(&self, program: &Path, change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_command(self.command_of(program).arg("run"), change)
+    }
+
+    fn spawn_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Running {
+        self.spawn_command(self.command().args(arguments), change)
+    }
+
+    fn spawn_command(&self, command: &mut Command, change: impl FnOnce(&mut Command)) -> Running {
         self.runs.set(self.runs.get() + 1);
         let log = self.folder.path().join(format!("log-{}", self.runs.get()));
         let file = File::create(&log).unwrap();
-        let mut command = self.command();
-        command.arg("run").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        change(&mut command);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        change(command);
         Running { child: command.spawn().unwrap(), log }
     }
 }
 
-/// A running service. Dropped, it is killed.
+/// A running process of storewatch, the service for the most part. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -139,6 +225,14 @@ impl Running {
     pub fn kill9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits for that. Panics where it doesn't end well.
+    #[track_caller]
+    pub fn stop(self) {
+        self.terminate();
+        let status = self.wait_exit();
+        assert_eq!(status.code(), Some(0));
     }
 
     /// Waits for its end.

@@ -1,0 +1,372 @@
+//! The queue's promises, on a real database.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limit::Lane;
+use crate::nix::{StoreDir, StorePath};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    queue: Queue,
+    cache: CacheId,
+    clock: i64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut queue = Queue::open(dir.path()).expect("a new queue").queue;
+        let cache = queue.cache_id("team", "file:///c").expect("a cache");
+        Self { dir, queue, cache, clock: 1_000 }
+    }
+
+    fn reopen(mut self) -> Self {
+        drop(self.queue);
+        self.queue = Queue::open(self.dir.path()).expect("the queue again").queue;
+        self
+    }
+
+    fn admit(&mut self, lane: Lane, ended: Ended, paths: &[u8]) -> u64 {
+        let cache = self.cache;
+        let wanted: Vec<_> =
+            paths.iter().map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), caches: vec![cache] }).collect();
+        let admission = Admission { lane, ended, run: None, wanted: &wanted, now: self.clock };
+        self.queue.admit(&admission, None).expect("admitted")
+    }
+
+    fn fresh(&mut self, paths: &[u8]) -> u64 {
+        self.admit(Lane::Fresh, Ended::StartsAnewIfRegisteredAnew, paths)
+    }
+
+    fn claim(&mut self, limit: usize) -> Vec<Job> {
+        self.queue.claim(self.cache, limit, self.clock).expect("claimed")
+    }
+
+    fn claim_one(&mut self, n: u8) -> Job {
+        let jobs = self.claim(100);
+        let (mine, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.path == path(n));
+        for job in others {
+            self.settle(job, Outcome::Returned);
+        }
+        mine.into_iter().next().expect("it can be claimed")
+    }
+
+    fn settle(&mut self, job: Job, outcome: Outcome) {
+        self.queue.settle(&[(job, outcome)], self.clock).expect("settled");
+    }
+
+    fn state(&self, n: u8) -> Option<&'static str> {
+        let filter = JobFilter { path: Some(path(n).base_name().to_owned()), ..JobFilter::default() };
+        self.queue.jobs(&filter).expect("listed").first().map(|job| job.state)
+    }
+
+    fn id(&self, n: u8) -> i64 {
+        let filter = JobFilter { path: Some(path(n).base_name().to_owned()), ..JobFilter::default() };
+        self.queue.jobs(&filter).expect("listed").first().map(|job| job.id).expect("it is there")
+    }
+
+    /// What must hold at any time: who is blocked has that many waits, and nobody waits for what is done or not there.
+    fn check(&self) {
+        let bad: i64 = self
+            .queue
+            .db
+            .query_row(
+                "SELECT (SELECT count(*) FROM jobs j WHERE blockers <> (SELECT count(*) FROM waits w WHERE w.job = j.id))
+                      + (SELECT count(*) FROM waits w LEFT JOIN jobs j ON j.id = w.for
+                         WHERE j.id IS NULL OR j.state IN (2, 5))
+                      + (SELECT count(*) FROM jobs WHERE blockers > 0 AND state NOT IN (0, 3))",
+                [],
+                |row| row.get(0),
+            )
+            .expect("counted");
+        assert_eq!(bad, 0);
+    }
+}
+
+fn path(n: u8) -> StorePath {
+    StorePath::from_base_name(&format!("{:0>32}-p{n}", n)).expect("a legal name")
+}
+
+const UPLOADED: Outcome = Outcome::Delivered(Delivery::Uploaded { sent: 7 });
+
+#[test]
+fn cursor_and_jobs_survive_together() {
+    let mut bench = Bench::new();
+    let store = StoreDir::default();
+    let cursor = Cursor { row: 9, mark: Some(("p".to_owned(), 3)), file: (1, 2), rescan_to: 0 };
+    let wanted = [Wanted { path: path(1), row: Some(9), caches: vec![bench.cache] }];
+    let admission = Admission { lane: Lane::Fresh, ended: Ended::Stays, run: None, wanted: &wanted, now: 1 };
+    assert_eq!(bench.queue.admit(&admission, Some((&store, &cursor))).expect("admitted"), 1);
+    // A transaction that fails midway takes back both: a cache that isn't there breaks the second path's job.
+    let broken = [
+        Wanted { path: path(2), row: Some(10), caches: vec![bench.cache] },
+        Wanted { path: path(3), row: Some(11), caches: vec![CacheId(999)] },
+    ];
+    bench.queue.db.pragma_update(None, "foreign_keys", true).expect("switched on");
+    let admission = Admission { wanted: &broken, ..admission };
+    let moved = Cursor { row: 11, ..cursor.clone() };
+    bench.queue.admit(&admission, Some((&store, &moved))).expect_err("no such cache");
+    let bench = bench.reopen();
+    assert_eq!(bench.queue.cursor(&store).expect("read"), Some(cursor));
+    assert_eq!((bench.state(1), bench.state(2)), (Some("pending"), None));
+}
+
+#[test]
+fn a_claim_that_was_cut_off_is_taken_back() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    assert_eq!(bench.claim(10).len(), 2);
+    assert_eq!(bench.claim(10).len(), 0, "nothing is claimed twice");
+    let mut bench = bench.reopen();
+    assert_eq!(bench.queue.recover().expect("recovered"), 2);
+    assert_eq!(bench.claim(10).len(), 2);
+}
+
+#[test]
+fn fresh_goes_before_backfill_and_moves_up() {
+    let mut bench = Bench::new();
+    bench.admit(Lane::Backfill, Ended::StartsAnew, &[1, 2, 3]);
+    bench.fresh(&[4, 2]);
+    let order: Vec<_> = bench.claim(10).into_iter().map(|job| job.path).collect();
+    assert_eq!(order, [path(2), path(4), path(1), path(3)]);
+}
+
+#[test]
+fn what_has_ended_starts_anew_only_where_it_should() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let job = bench.claim_one(1);
+    bench.settle(job, UPLOADED);
+    assert_eq!(bench.fresh(&[1]), 0, "the same registration is no news");
+    assert_eq!(bench.admit(Lane::Backfill, Ended::Stays, &[1]), 0);
+    assert_eq!(bench.state(1), Some("done"));
+    assert_eq!(bench.admit(Lane::Backfill, Ended::StartsAnew, &[1]), 1, "a backfill asks the cache again");
+    let job = bench.claim_one(1);
+    bench.settle(job, Outcome::Gone);
+    assert_eq!(bench.admit(Lane::Backfill, Ended::Stays, &[1]), 1, "what had gone and is there again is new");
+    let again = [Wanted { path: path(1), row: Some(77), caches: vec![bench.cache] }];
+    let job = bench.claim_one(1);
+    bench.settle(job, UPLOADED);
+    let admission = Admission {
+        lane: Lane::Fresh,
+        ended: Ended::StartsAnewIfRegisteredAnew,
+        run: None,
+        wanted: &again,
+        now: bench.clock,
+    };
+    assert_eq!(bench.queue.admit(&admission, None).expect("admitted"), 1, "registered anew");
+}
+
+#[test]
+fn a_retry_waits_for_its_time_but_not_for_a_clock_that_stood_wrong() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let job = bench.claim_one(1);
+    let not_before = bench.clock + 5_000;
+    bench.settle(job, Outcome::Retry { not_before, reason: "down".to_owned() });
+    assert!(bench.claim(1).is_empty());
+    assert_eq!(bench.queue.next_due(bench.clock).expect("read"), Some(not_before));
+    bench.clock -= 365 * 24 * 60 * 60 * 1_000;
+    let jobs = bench.claim(1);
+    assert_eq!(jobs[0].attempts, 1);
+}
+
+#[test]
+fn a_failed_reference_holds_all_that_needs_it_until_it_is_mended() {
+    let mut bench = Bench::new();
+    bench.fresh(&[3, 2]);
+    let (third, second) = (bench.claim_one(3), bench.claim_one(2));
+    bench.settle(third, Outcome::WaitsFor(vec![path(2)]));
+    bench.settle(second, Outcome::WaitsFor(vec![path(1)]));
+    bench.check();
+    let first = bench.claim(10);
+    assert_eq!(first.len(), 1, "only the reference can be claimed");
+    assert!(first[0].needed);
+    bench.settle(first[0].clone(), Outcome::Failed { reason: "altered".to_owned() });
+    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("failed"), Some("held"), Some("held")]);
+    bench.check();
+    let failed = bench.id(1);
+    assert_eq!(bench.queue.retry(&[failed], bench.clock).expect("retried"), 1);
+    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("pending"); 3]);
+    for n in [1, 2, 3] {
+        let job = bench.claim_one(n);
+        bench.settle(job, UPLOADED);
+        bench.check();
+    }
+    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("done"); 3]);
+}
+
+#[test]
+fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
+    let mut bench = Bench::new();
+    bench.fresh(&[2]);
+    let job = bench.claim_one(2);
+    bench.settle(job, Outcome::WaitsFor(vec![path(1)]));
+    let reference = bench.claim_one(1);
+    bench.settle(reference, Outcome::Withdrawn { reason: "deny by rule 1".to_owned() });
+    bench.check();
+    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
+    assert_eq!(bench.queue.release_held().expect("released"), 1);
+    bench.claim_one(2);
+}
+
+#[test]
+fn a_job_dropped_while_it_is_under_way_is_no_trouble() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (first, second) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(second, Outcome::WaitsFor(vec![path(1)]));
+    let id = first.id;
+    assert_eq!(bench.queue.drop_jobs(&[id], bench.clock).expect("dropped"), 1);
+    bench.settle(first, UPLOADED);
+    bench.check();
+    assert_eq!((bench.state(1), bench.state(2)), (None, Some("pending")));
+    bench.claim_one(2);
+}
+
+#[test]
+fn two_connections_never_lock_each_other_out() {
+    let bench = Bench::new();
+    let dir = bench.dir.path().to_owned();
+    drop(bench.queue);
+    let work = |own: u8| {
+        let mut queue = Queue::open_beside(&dir).expect("opened");
+        let cache = queue.cache_id("team", "file:///c").expect("a cache");
+        for n in 0..50 {
+            let wanted = [Wanted { path: path(own + n), row: None, caches: vec![cache] }];
+            let admission =
+                Admission { lane: Lane::Fresh, ended: Ended::StartsAnew, run: None, wanted: &wanted, now: 1 };
+            queue.admit(&admission, None).expect("admitted");
+            for job in queue.claim(cache, 3, 1).expect("claimed") {
+                queue.settle(&[(job, UPLOADED)], 1).expect("settled");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(0));
+        scope.spawn(|| work(100));
+    });
+    let done: u64 = Queue::open_beside(&dir).expect("opened").counts().expect("counted").iter().map(|c| c.done).sum();
+    assert_eq!(done, 100);
+}
+
+#[test]
+fn a_corrupt_queue_is_kept_and_replaced() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let (dir, file) = (bench.dir.path().to_owned(), bench.queue.path().to_owned());
+    drop(bench.queue);
+    for garbage in [b"garbage, and long enough to be read as a header of a database.....".repeat(100), vec![0x53; 7]] {
+        std::fs::write(&file, &garbage).expect("written");
+        let opened = Queue::open(&dir).expect("a new one");
+        let aside = opened.moved_aside.expect("moved aside");
+        assert_eq!(std::fs::read(aside).expect("kept"), garbage);
+        let since = opened.queue.watched_since(&StoreDir::default()).expect("read");
+        assert_eq!(since, Some(0), "everything is read again");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_left_alone() {
+    let bench = Bench::new();
+    bench.queue.db.pragma_update(None, "user_version", 99).expect("set");
+    let error = Queue::open(bench.dir.path()).err().expect("refused");
+    assert!(matches!(error, QueueError::NewerSchema { found: 99, .. }), "{error}");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Admit(u8),
+    Claim(usize),
+    End(usize, u8),
+    Retry(u8),
+    Drop(u8),
+    Release,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1..8u8).prop_map(Step::Admit),
+        (1..4usize).prop_map(Step::Claim),
+        (0..8usize, 0..8u8).prop_map(|(which, how)| Step::End(which, how)),
+        (1..8u8).prop_map(Step::Retry),
+        (1..8u8).prop_map(Step::Drop),
+        Just(Step::Release),
+        Just(Step::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// Path n refers to all below it that divide it. Whatever happens in whatever order, nothing is done before its
+    /// references are, and once nothing fails any more everything gets done.
+    #[test]
+    fn nothing_is_lost_and_nothing_overtakes_its_references(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut bench = Bench::new();
+        let mut cached: BTreeSet<u8> = BTreeSet::new();
+        let mut admitted: BTreeSet<u8> = BTreeSet::new();
+        let mut claimed: Vec<Job> = Vec::new();
+        let number = |job: &Job| job.path.name()[1..].parse::<u8>().expect("a number");
+        let references = |n: u8| (1..n).filter(move |m| n.is_multiple_of(*m));
+        for step in steps {
+            match step {
+                Step::Admit(n) => { bench.admit(Lane::Fresh, Ended::StartsAnew, &[n]); admitted.insert(n); }
+                Step::Claim(limit) => claimed.extend(bench.claim(limit)),
+                Step::End(which, how) if !claimed.is_empty() => {
+                    let job = claimed.remove(which % claimed.len());
+                    let n = number(&job);
+                    let missing: Vec<_> = references(n).filter(|m| !cached.contains(m)).map(path).collect();
+                    let outcome = match how {
+                        0 => Outcome::Failed { reason: String::new() },
+                        1 => Outcome::Returned,
+                        2 => Outcome::Withdrawn { reason: String::new() },
+                        3 => Outcome::Held { reason: String::new() },
+                        _ if missing.is_empty() => { cached.insert(n); UPLOADED }
+                        _ => Outcome::WaitsFor(missing),
+                    };
+                    if how == 2 { admitted.remove(&n); }
+                    bench.settle(job, outcome);
+                }
+                Step::Retry(n) => if bench.state(n).is_some() {
+                    let id = bench.id(n);
+                    bench.queue.retry(&[id], bench.clock).expect("retried");
+                },
+                Step::Drop(n) => if bench.state(n).is_some() {
+                    let id = bench.id(n);
+                    bench.queue.drop_jobs(&[id], bench.clock).expect("dropped");
+                    admitted.remove(&n);
+                },
+                Step::Release => { bench.queue.release_held().expect("released"); }
+                Step::Crash => { bench = bench.reopen(); claimed.clear(); bench.queue.recover().expect("recovered"); }
+                Step::End(..) => {}
+            }
+            bench.check();
+        }
+        // Better times: what failed is tried again, and nothing fails any more.
+        bench.queue.recover().expect("recovered");
+        for n in 1..8 {
+            if bench.state(n) == Some("failed") {
+                let id = bench.id(n);
+                bench.queue.retry(&[id], bench.clock).expect("retried");
+            }
+        }
+        bench.queue.release_held().expect("released");
+        for _ in 0..100 {
+            for job in bench.claim(2) {
+                let n = number(&job);
+                let missing: Vec<_> = references(n).filter(|m| !cached.contains(m)).map(path).collect();
+                let outcome = if missing.is_empty() { cached.insert(n); UPLOADED } else { Outcome::WaitsFor(missing) };
+                bench.settle(job, outcome);
+                bench.check();
+            }
+        }
+        for n in admitted {
+            prop_assert_eq!(bench.state(n), Some("done"), "path {}", n);
+        }
+    }
+}

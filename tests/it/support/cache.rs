@@ -1,0 +1,127 @@
+//! A binary cache in a directory, looked at without the help of Nix or storewatch.
+
+use super::nix::base_name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A binary cache in a directory; it need not be there yet.
+#[derive(Clone, Debug)]
+pub struct CacheDir {
+    dir: PathBuf,
+}
+
+/// What a narinfo says.
+#[derive(Clone, Debug)]
+pub struct Narinfo {
+    pub store_path: String,
+    /// Its archive, relative to the cache.
+    pub url: String,
+    /// Base names.
+    pub references: Vec<String>,
+}
+
+impl CacheDir {
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn url(&self) -> String {
+        format!("file://{}", self.dir.display())
+    }
+
+    /// Lets the cache take nothing, as long as it isn't there yet: no directory can be made where a file is.
+    pub fn block(&self) {
+        std::fs::write(&self.dir, "").unwrap();
+    }
+
+    /// Lets it take paths again.
+    pub fn unblock(&self) {
+        std::fs::remove_file(&self.dir).unwrap();
+    }
+
+    pub fn has(&self, path: &str) -> bool {
+        self.narinfo_file(base_name(path)).exists()
+    }
+
+    pub fn has_all(&self, paths: &[String]) -> bool {
+        paths.iter().all(|path| self.has(path))
+    }
+
+    /// The narinfo of a store path or a base name.
+    pub fn narinfo(&self, path: &str) -> Option<Narinfo> {
+        read_narinfo(&self.narinfo_file(base_name(path)))
+    }
+
+    /// All narinfos.
+    pub fn narinfos(&self) -> Vec<Narinfo> {
+        let names = names(&self.dir).into_iter().filter(|name| name.ends_with(".narinfo"));
+        names
+            .map(|name| read_narinfo(&self.dir.join(&name)).unwrap_or_else(|| panic!("{name} is no narinfo")))
+            .collect()
+    }
+
+    /// The store paths that it has, full.
+    pub fn store_paths(&self) -> BTreeSet<String> {
+        self.narinfos().into_iter().map(|narinfo| narinfo.store_path).collect()
+    }
+
+    /// Its archives, relative to it.
+    pub fn archives(&self) -> BTreeSet<String> {
+        names(&self.dir.join("nar")).into_iter().map(|name| format!("nar/{name}")).collect()
+    }
+
+    /// What is being written, or was when somebody was killed.
+    pub fn temporary_files(&self) -> BTreeSet<String> {
+        names(&self.dir.join(".tmp"))
+    }
+
+    /// How large the largest temporary file is.
+    pub fn largest_temporary_file(&self) -> u64 {
+        let folder = self.dir.join(".tmp");
+        let sizes = names(&folder).into_iter().filter_map(|name| std::fs::metadata(folder.join(name)).ok());
+        sizes.map(|metadata| metadata.len()).max().unwrap_or(0)
+    }
+
+    /// Panics where a narinfo lacks a narinfo of one of its references that `elsewhere` doesn't have, where an archive
+    /// isn't that of exactly one narinfo, or where something temporary is left.
+    #[track_caller]
+    pub fn assert_sound(&self, elsewhere: &[String]) {
+        let mut narinfos_of = BTreeMap::<String, u32>::new();
+        for narinfo in self.narinfos() {
+            for reference in &narinfo.references {
+                let there = self.has(reference) || elsewhere.iter().any(|path| base_name(path) == reference);
+                assert!(there, "{} is in the cache, its reference {reference} is nowhere", narinfo.store_path);
+            }
+            *narinfos_of.entry(narinfo.url).or_default() += 1;
+        }
+        assert!(narinfos_of.values().all(|count| *count == 1), "narinfos share an archive: {narinfos_of:?}");
+        let (named, archives) = (narinfos_of.into_keys().collect::<BTreeSet<_>>(), self.archives());
+        let alone: Vec<_> = named.symmetric_difference(&archives).collect();
+        assert!(alone.is_empty(), "archives without a narinfo, or the other way round: {alone:?}");
+        assert_eq!(self.temporary_files(), BTreeSet::new(), "temporary files are left");
+    }
+
+    fn narinfo_file(&self, base_name: &str) -> PathBuf {
+        self.dir.join(format!("{}.narinfo", base_name.split('-').next().unwrap_or(base_name)))
+    }
+}
+
+/// Names in a folder; none where there is no folder.
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn read_narinfo(file: &Path) -> Option<Narinfo> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    Some(Narinfo {
+        store_path: field("StorePath:")?.to_owned(),
+        url: field("URL:")?.to_owned(),
+        references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
+    })
+}

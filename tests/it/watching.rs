@@ -1,0 +1,191 @@
+//! Every new path is found: without events, after a pause, in a restored database, and by users of little power.
+
+use crate::support::{Nix, Running, ScratchStore, Storewatch, each_nix, expr};
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+/// A user without rights, whom nothing belongs to.
+const NOBODY: u32 = 65534;
+
+each_nix! {
+    fn without_events_the_timer_finds_everything(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let mut running = storewatch.start_with(|command| {
+            command.arg("--no-events");
+        });
+        for _ in 0..2 {
+            let paths = store.query_closure(&store.build(&expr::lattice(6, 100)).unwrap()[0]);
+            running.eventually("the closure in the cache", || storewatch.cache().has_all(&paths));
+        }
+    }
+
+    fn it_begins_with_now_and_then_misses_nothing(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let before = store.build(&expr::many(2)).unwrap();
+        let mut running = storewatch.start();
+        running.eventually_logs("watching from now on");
+        let mut expected = store.build(&expr::many(2)).unwrap();
+        running.eventually("what is built while it runs", || storewatch.cache().has_all(&expected));
+        running.stop();
+        expected.extend(store.build(&expr::many(3)).unwrap());
+        let mut running = storewatch.start();
+        running.eventually("what was built meanwhile", || storewatch.cache().has_all(&expected));
+        running.stop();
+        assert_eq!(storewatch.cache().store_paths(), expected.into_iter().collect::<BTreeSet<_>>(), "not {before:?}");
+    }
+
+    fn a_database_restored_while_it_runs_is_read_again(nix: Nix) {
+        a_restored_database_is_read_again(&nix, true);
+    }
+
+    fn a_database_restored_while_it_is_away_is_read_again(nix: Nix) {
+        a_restored_database_is_read_again(&nix, false);
+    }
+
+    fn a_database_without_a_write_ahead_log(nix: Nix) {
+        let store = ScratchStore::with_settings(&nix, "use-sqlite-wal = false");
+        let storewatch = Storewatch::new(&store);
+        let mut running = storewatch.start();
+        running.eventually_logs("the Nix database has no write-ahead log");
+        let paths = store.query_closure(&store.build(&expr::lattice(12, 1000)).unwrap()[0]);
+        running.eventually("the closure in the cache", || storewatch.cache().has_all(&paths));
+        assert_eq!(running.log().matches("no write-ahead log").count(), 1, "said once");
+        assert!(!store.db_path().with_file_name("db.sqlite-wal").exists());
+    }
+
+    fn a_user_without_rights_reads_the_database(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        // As long as anybody has the database open, its log is there, with every Nix.
+        let keeper = rusqlite::Connection::open(store.db_path()).unwrap();
+        keeper.query_row("select count(*) from ValidPaths", [], |_| Ok(())).unwrap();
+        let Some(mut running) = run_as_nobody(&storewatch) else { return };
+        running.eventually_logs("the Nix database is open");
+        let paths = store.build(&expr::many(3)).unwrap();
+        running.eventually("the paths in the cache", || storewatch.cache().has_all(&paths));
+        assert_eq!(fs::metadata(storewatch.cache().dir()).unwrap().uid(), NOBODY);
+    }
+}
+
+#[test]
+fn who_may_not_read_the_database_asks_the_daemon() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let before = store.build(&expr::many(1)).unwrap().remove(0);
+    // Without ids there are only times, whole seconds: what is as old as the start counts as new.
+    let database = rusqlite::Connection::open(store.db_path()).unwrap();
+    database.execute("update ValidPaths set registrationTime = registrationTime - 60", []).unwrap();
+    drop(database);
+    let daemon = store.daemon();
+    close_database(&store);
+    let Some(mut running) = run_as_nobody(&storewatch) else { return };
+    running.eventually_logs("the Nix daemon is asked instead");
+    running.eventually_logs("watching from now on");
+    let top = daemon.build(&expr::chain(4)).unwrap();
+    running.eventually("the last path in the cache", || storewatch.cache().has(&top[0]));
+    let closure = store.query_closure(&top[0]);
+    assert!(storewatch.cache().has_all(&closure) && !storewatch.cache().has(&before));
+    running.stop();
+    let meanwhile = daemon.build(&expr::many(2)).unwrap();
+    let mut running = run_as_nobody(&storewatch).unwrap();
+    running.eventually("what was built meanwhile", || storewatch.cache().has_all(&meanwhile));
+    running.stop();
+    storewatch.cache().assert_sound(&[]);
+    store.read_back(&storewatch.cache().url(), &storewatch.public_key("local"), &top).unwrap();
+}
+
+#[test]
+fn where_neither_database_nor_daemon_can_be_asked_it_refuses() {
+    let Some(nix) = Nix::v2_8() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    close_database(&store);
+    // None that answers, and one that is too old.
+    for daemon in [false, true] {
+        let _daemon = daemon.then(|| store.daemon());
+        let Some(mut running) = run_as_nobody(&storewatch) else { return };
+        running.eventually_logs("storewatch: ");
+        let log = running.log();
+        assert_eq!(running.wait_exit().code(), Some(1), "{log}");
+        let told = log.lines().find(|line| line.starts_with("storewatch: ")).unwrap();
+        assert!(told.contains("the Nix database can't be read") && told.contains("run storewatch as root"), "{told}");
+    }
+}
+
+/// What was read stays done, what is built afterwards arrives, and nothing is uploaded a second time.
+fn a_restored_database_is_read_again(nix: &Nix, while_it_runs: bool) {
+    let store = ScratchStore::new(nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    let mut expected = store.build(&expr::many(3)).unwrap();
+    running.eventually("what the backup has", || storewatch.cache().has_all(&expected));
+    let backup = back_up(&store);
+    let lost = expr::many(4);
+    expected.extend(store.build(&lost).unwrap());
+    running.eventually("what the backup lacks", || storewatch.cache().has_all(&expected));
+    running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
+    let archives = storewatch.cache().archives();
+
+    let mut stopped = None;
+    if !while_it_runs {
+        running.stop();
+    } else {
+        stopped = Some(running);
+    }
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", store.db_path().display()));
+    }
+    fs::rename(backup, store.db_path()).unwrap();
+    let mut running = stopped.unwrap_or_else(|| storewatch.start());
+    running.eventually_logs("it is read from its beginning");
+
+    // Lost to Nix, so built once more; it gets numbers that others had before.
+    store.build(&lost).unwrap();
+    let new = store.build(&expr::many(2)).unwrap();
+    running.eventually("what is built afterwards", || storewatch.cache().has_all(&new));
+    running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
+    running.stop();
+    storewatch.cache().assert_sound(&[]);
+    assert!(storewatch.cache().archives().is_superset(&archives), "an archive has been replaced");
+    expected.extend(new);
+    assert_eq!(storewatch.cache().store_paths(), expected.into_iter().collect::<BTreeSet<_>>());
+}
+
+/// A copy of the database as it is now, beside it.
+fn back_up(store: &ScratchStore) -> PathBuf {
+    let copy = store.db_path().with_file_name("backup.sqlite");
+    let database = rusqlite::Connection::open(store.db_path()).unwrap();
+    database.execute("vacuum into ?", [copy.to_str().unwrap()]).unwrap();
+    copy
+}
+
+/// Takes others the right to read the database.
+fn close_database(store: &ScratchStore) {
+    fs::set_permissions(store.db_path().parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Starts the service as a user without rights; says so where this user can't.
+fn run_as_nobody(storewatch: &Storewatch<'_>) -> Option<Running> {
+    if !rustix::process::geteuid().is_root() {
+        crate::support::nix::skipped("only root can start a process of another user");
+        return None;
+    }
+    let folder = storewatch.state_dir().parent().unwrap().to_owned();
+    for name in ["state", "run", "home"] {
+        chown(folder.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // What it is run from may lie where only its owner may go.
+    let program = folder.join("storewatch");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_storewatch"), &program).unwrap();
+    }
+    Some(storewatch.run_of(&program, |command| {
+        command.uid(NOBODY).gid(NOBODY);
+    }))
+}
