@@ -1,6 +1,8 @@
 //! Opening the database: its tables, their versions, and what becomes of one that can't be read.
 
+use std::cmp::Ordering;
 use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -127,16 +129,33 @@ impl Queue {
         }
     }
 
-    /// Opens the queue beside the process that works it off, or after it: to look, to admit, to change by hand.
+    /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
     ///
     /// # Errors
     /// [`QueueError::NoQueue`] where nothing has been queued yet; otherwise as [`Queue::open`].
     pub fn open_beside(state_dir: &Path) -> Result<Self, QueueError> {
-        let path = state_dir.join(Self::FILE_NAME);
-        if !path.exists() {
-            return Err(QueueError::NoQueue { dir: state_dir.to_owned() });
-        }
-        Self::connect(&path)
+        Self::connect(&existing(state_dir)?).map_err(|error| name_corruption(error, state_dir))
+    }
+
+    /// Opens the queue to look at it, without changing anything.
+    ///
+    /// # Errors
+    /// As for [`Queue::open_beside`]; [`QueueError::OlderSchema`] before the service has migrated it.
+    pub fn open_to_look(state_dir: &Path) -> Result<Self, QueueError> {
+        let path = existing(state_dir)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let look = || {
+            let db = Connection::open_with_flags(&path, flags).map_err(sqlite("open"))?;
+            db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("set its time-out"))?;
+            let found = schema_version(&db).map_err(sqlite("read its schema version"))?;
+            let known = MIGRATIONS.len() as i64;
+            match found.cmp(&known) {
+                Ordering::Greater => Err(QueueError::NewerSchema { path: path.clone(), found, known }),
+                Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
+                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+            }
+        };
+        look().map_err(|error| name_corruption(error, state_dir))
     }
 
     fn connect(path: &Path) -> Result<Self, QueueError> {
@@ -188,17 +207,34 @@ fn create_state_dir(dir: &Path) -> Result<(), QueueError> {
     made.map_err(|source| QueueError::StateDir { dir: dir.to_owned(), source })
 }
 
+/// Where the queue's database lies, if there is one.
+fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
+    let path = state_dir.join(Queue::FILE_NAME);
+    match fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
+        Err(source) => Err(QueueError::StateDir { dir: state_dir.to_owned(), source }),
+    }
+}
+
+fn name_corruption(error: QueueError, state_dir: &Path) -> QueueError {
+    if is_corrupt(&error) { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
+}
+
+fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
 fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     let known = MIGRATIONS.len() as i64;
-    let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    if version(db).map_err(sqlite("read its schema version"))? == known {
+    if schema_version(db).map_err(sqlite("read its schema version"))? == known {
         return Ok(());
     }
     // Another process may be at it too: the write lock first, then look again.
     let tx = db
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(sqlite("begin the migration"))?;
-    let found = version(&tx).map_err(sqlite("read its schema version"))?;
+    let found = schema_version(&tx).map_err(sqlite("read its schema version"))?;
     if found > known {
         return Err(QueueError::NewerSchema { path: path.to_owned(), found, known });
     }
@@ -239,7 +275,7 @@ fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
         .unwrap_or_else(|| named(path, ".corrupt"));
     for suffix in ["-wal", "-shm"] {
         match fs::rename(named(path, suffix), named(&aside, suffix)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }

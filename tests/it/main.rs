@@ -12,5 +12,6 @@ mod delivery;
 mod denial;
 mod harness;
 mod layers;
+mod nar;
 mod support;
 mod watching;

@@ -1,0 +1,208 @@
+//! A closure of many small and some large paths into `file://`: `storewatch backfill` against `nix copy`, and against the
+//! limit, which is reading, SHA-256 of the NAR and of the archive, and zstd -3, on all cores and without writing anything.
+//!
+//! All take the same store, one after the other, round after round; the medians count. storewatch makes everything
+//! durable before it ends, `nix copy` syncs nothing; what either has left unwritten is synced before the next begins.
+//! storewatch runs at normal priority here, as `nix copy` does; its default is low.
+
+#![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
+
+mod common;
+#[allow(dead_code, unused_imports, unused_macros, reason = "the tests use all of it")]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use common::{Random, Usage, measured, median, mib, row, seconds, size, total};
+use sha2::{Digest, Sha256};
+use storewatch::nix::nar::{NarOptions, encode, encode_hashed};
+use support::{Nix, ScratchStore, Storewatch};
+
+const SMALL_FROM: u64 = 1024;
+const SMALL_TO: u64 = 256 * 1024;
+const LARGE: u64 = 50 * 1024 * 1024;
+
+fn main() {
+    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(7, 1));
+    let Some(nix) = Nix::v2_8() else { return };
+    let store = ScratchStore::new(&nix);
+    let paths = fill(&store, small, large);
+    let (bytes, _) = total(&store.store_dir());
+
+    let mut peers = vec![("nix copy, 2.8", store.command("nix").get_program().to_owned(), "")];
+    peers.push(("nix copy, 2.8, parallel-compression", peers[0].1.clone(), "&parallel-compression=true"));
+    if let Some(newer) = Nix::recent() {
+        let program = ScratchStore::new(&newer).command("nix").get_program().to_owned();
+        peers.push(("nix copy, newer", program.clone(), ""));
+        peers.push(("nix copy, newer, parallel-compression", program, "&parallel-compression=true"));
+    }
+    common::headline(&format!(
+        "closure: {small} small and {large} large paths of {} into file://, {rounds} rounds, medians",
+        mib(bytes)
+    ));
+
+    let mut ours = Vec::new();
+    let mut theirs = vec![Vec::new(); peers.len()];
+    let mut limits = Vec::new();
+    let mut packed = 0;
+    for _ in 0..rounds {
+        let (usage, archive_bytes) = backfill(&store, small + large);
+        packed = archive_bytes;
+        ours.push(usage);
+        for ((_, program, query), usages) in peers.iter().zip(&mut theirs) {
+            usages.push(nix_copy(&store, program, query, small + large));
+        }
+        limits.push(limit(&paths));
+    }
+
+    let (time, cpu, peak) = summary(&ours);
+    println!("{} packed; storewatch takes {} of CPU and is durable", mib(packed), seconds(cpu));
+    for ((name, _, query), usages) in peers.iter().zip(&theirs) {
+        let (their_time, their_cpu, their_peak) = summary(usages);
+        let ratio = their_time.as_secs_f64() / time.as_secs_f64();
+        // The goal is about `nix copy` as people call it; with more threads a path it is told beside it.
+        let goal = query.is_empty().then_some((">= 1.50", ratio >= 1.5));
+        row(&format!("backfill: {name}"), &seconds(time), &seconds(their_time), Some(ratio), goal);
+        println!("{:>62} {} of CPU, {} resident", "", seconds(their_cpu), mib(their_peak));
+    }
+    let limit = median(limits);
+    row(
+        "backfill: the limit (read, hash, zstd, no writing)",
+        &seconds(time),
+        &seconds(limit),
+        Some(limit.as_secs_f64() / time.as_secs_f64()),
+        None,
+    );
+    let worst = ours.iter().map(|usage| usage.peak).max().unwrap_or(peak);
+    row("backfill: peak resident, worst round", &mib(worst), "96 MiB", None, Some(("<= 96 MiB", worst <= 96 << 20)));
+}
+
+fn summary(usages: &[Usage]) -> (Duration, Duration, u64) {
+    let of = |field: fn(&Usage) -> Duration| median(usages.iter().map(field).collect());
+    (of(|usage| usage.wall), of(|usage| usage.cpu), median(usages.iter().map(|usage| usage.peak).collect()))
+}
+
+/// A backfill of everything by a storewatch that has never run before.
+fn backfill(store: &ScratchStore, expected: usize) -> (Usage, u64) {
+    let storewatch = Storewatch::new(store);
+    let cache = tempfile::tempdir().unwrap();
+    storewatch.policy(&format!(
+        "version = 1\n[caches.bench]\nurl = \"file://{}?compression=zstd\"\n[limits]\npriority = \"normal\"\n",
+        cache.path().display()
+    ));
+    rustix::fs::sync();
+    let usage = measured(storewatch.command().env_remove("STOREWATCH_LOG").arg("backfill"));
+    assert_eq!(narinfos(cache.path()), expected, "backfill left something out");
+    (usage, total(&cache.path().join("nar")).0)
+}
+
+fn nix_copy(store: &ScratchStore, program: &OsString, query: &str, expected: usize) -> Usage {
+    let cache = tempfile::tempdir().unwrap();
+    let url = format!("file://{}?compression=zstd{query}", cache.path().display());
+    let mut command = Command::new(program);
+    // The same surroundings as those of the store's own Nix.
+    let own = store.command("nix");
+    own.get_envs().for_each(|(name, value)| {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    });
+    rustix::fs::sync();
+    let usage = measured(command.args(["copy", "--all", "--to", &url]));
+    assert_eq!(narinfos(cache.path()), expected, "nix copy left something out");
+    usage
+}
+
+fn narinfos(cache: &Path) -> usize {
+    let entries = fs::read_dir(cache).unwrap().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "narinfo")).count()
+}
+
+/// What can't be left out, on as many threads as there are cores; the large ones first, so that all end together.
+fn limit(paths: &[PathBuf]) -> Duration {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(paths.to_vec());
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let Some(path) = queue.lock().unwrap().pop() else { return };
+                    let mut nar_hash = Sha256::new();
+                    let mut packed = zstd::stream::write::Encoder::new(Hashed(Sha256::new()), 3).unwrap();
+                    encode(&path, &NarOptions::default(), |chunk| {
+                        nar_hash.update(&chunk);
+                        packed.write_all(&chunk)
+                    })
+                    .unwrap();
+                    std::hint::black_box((nar_hash.finalize(), packed.finish().unwrap().0.finalize()));
+                }
+            });
+        }
+    });
+    began.elapsed()
+}
+
+struct Hashed(Sha256);
+
+impl std::io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes paths straight into the store and registers them as `nix-store --load-db` does: one process instead of
+/// thousands of builds. Small ones first; each refers to one to three earlier ones, a large one to ten.
+/// Returns where they are, large ones last.
+fn fill(store: &ScratchStore, small: usize, large: usize) -> Vec<PathBuf> {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut registration = String::new();
+    for number in 0..small + large {
+        let is_large = number >= small;
+        let name = if is_large { format!("large-{number}") } else { format!("small-{number}-1.0") };
+        let path = store.store_dir().join(format!("{}-{name}", random.hash_part()));
+        fs::create_dir_all(path.join("share/doc")).unwrap();
+        let len = if is_large { LARGE } else { random.sized(SMALL_FROM, SMALL_TO) };
+        // Nine tenths in one file, the rest in a few little ones: as programs come.
+        let files = if is_large { 1 } else { 1 + random.below(4) };
+        for file in 0..files {
+            let (file, len) = match file {
+                0 => (path.join("library.so"), if files == 1 { len } else { len * 9 / 10 }),
+                n => (path.join(format!("share/doc/{n}")), len / 10 / (files - 1)),
+            };
+            common::write_half_compressible(&file, len, &mut random).unwrap();
+        }
+        let Ok((hash, nar_size)) = encode_hashed(&path, &NarOptions::default(), |_| Ok::<_, ()>(())) else {
+            panic!("no NAR of {path:?}")
+        };
+        let many = if is_large { 10 } else { 1 + random.below(3) as usize };
+        let mut references: Vec<usize> =
+            (0..many).filter(|_| number > 0).map(|_| random.below(number.min(small) as u64) as usize).collect();
+        references.sort_unstable();
+        references.dedup();
+        // path, hash, size, deriver, number of references, references.
+        let hex: String = hash.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        write!(registration, "{}\n{hex}\n{nar_size}\n\n{}\n", path.display(), references.len()).unwrap();
+        references.iter().for_each(|reference| writeln!(registration, "{}", paths[*reference].display()).unwrap());
+        paths.push(path);
+    }
+    let mut load = store.command("nix-store").arg("--load-db").stdin(Stdio::piped()).spawn().unwrap();
+    load.stdin.take().unwrap().write_all(registration.as_bytes()).unwrap();
+    assert!(load.wait().unwrap().success(), "nix-store --load-db failed");
+    paths
+}
