@@ -151,6 +151,8 @@ impl Queue {
             let known = MIGRATIONS.len() as i64;
             match found.cmp(&known) {
                 Ordering::Greater => Err(QueueError::NewerSchema { path: path.clone(), found, known }),
+                // Who makes it hasn't come to its first table yet.
+                Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
                 Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
             }
