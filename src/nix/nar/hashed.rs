@@ -23,7 +23,7 @@ const AHEAD: usize = 4;
 /// other's (measured: 1 GiB in 0.66 s instead of 0.75 s, with 0.92 s to 1.2 s of work instead of 0.72 s).
 const MANY_FILES: u64 = 4;
 
-/// As [`encode`](super::encode), and says at the end what the SHA-256 and the length of the whole NAR are.
+/// As [`encode`](fn@super::encode), and says at the end what the SHA-256 and the length of the whole NAR are.
 ///
 /// Where files are small, a second thread does the hashing; it inherits the priority of this one. `emit` may then see
 /// a chunk before it is hashed.
