@@ -14,5 +14,6 @@ mod denial;
 mod harness;
 mod layers;
 mod nar;
+mod room;
 mod support;
 mod watching;
