@@ -27,11 +27,17 @@ pub enum NarFailure {
         /// Bytes that are there.
         found_size: u64,
     },
-    /// The files can't be read or are of a kind that no archive can hold.
+    /// The files can't be read for now.
     #[error("read its files")]
     Unreadable {
         /// Whether the path itself isn't there at all.
         vanished: bool,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No archive can hold what is there, or this user may not read it: trying again changes nothing.
+    #[error("pack its files")]
+    Unpackable {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -60,13 +66,13 @@ pub enum CacheError {
         ours: String,
     },
     /// The embedded cache leaves the file system room to breathe.
-    #[error("{free_percent} % of the file system of {dir} is free, the cache takes nothing below {needed_percent} %")]
+    #[error("it would leave {free_percent} % of the file system of {dir} free, and the cache keeps {needed_percent} %")]
     NoRoom {
         /// The cache's directory.
         dir: PathBuf,
-        /// Free space now, in per cent.
+        /// Space that would be left, in per cent.
         free_percent: u64,
-        /// Free space needed, in per cent.
+        /// Space that is to be left, in per cent.
         needed_percent: u64,
     },
     /// The URL names no cache that can be opened.
@@ -82,6 +88,12 @@ pub enum CacheError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A thread of storewatch's was lost: by a defect, or because the system gives none.
+    #[error("the thread that was to {action} was lost")]
+    LostThread {
+        /// What it was to do.
+        action: &'static str,
     },
     /// The file system said no.
     #[error("{action} {path}")]
@@ -132,12 +144,15 @@ impl CacheError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Nar(NarFailure::Altered { .. }) => Class::Permanent,
+            Self::Nar(NarFailure::Altered { .. } | NarFailure::Unpackable { .. }) => Class::Permanent,
             Self::Nar(NarFailure::Unreadable { vanished: true, .. }) => Class::Vanished,
             Self::Nar(NarFailure::Unreadable { vanished: false, .. }) => Class::Transient,
             Self::Nar(NarFailure::Cancelled) => Class::Cancelled,
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
+            Self::LostThread { .. } => Class::Transient,
+            // Too large for the file system's files, not for its free space.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
             Self::Io { .. }
             | Self::NoRoom { .. }

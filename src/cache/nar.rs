@@ -1,5 +1,6 @@
 //! The archive of one path on its way into a cache: read when a slot is free, hashed as it goes, checked at its end.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +97,12 @@ impl NarStream {
         });
         let (found, size) = encoded.map_err(|error| match error {
             NarError::Sink(failure) => failure,
+            error @ (NarError::Unsupported { .. } | NarError::CaseClash { .. }) => {
+                NarFailure::Unpackable { source: Box::new(error) }
+            }
+            NarError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                NarFailure::Unpackable { source: Box::new(error) }
+            }
             error => NarFailure::Unreadable { vanished: error.is_root_gone(&self.root), source: Box::new(error) },
         })?;
         if found == registered && (registered_size == 0 || registered_size == size) {

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::error::NOT_ALL_DELIVERED;
 use super::paths::valid_paths;
-use super::run::{runtime, start_log};
+use super::run::{LAST_THREADS, runtime, start_log};
 use super::setup::Setup;
 use super::status::bytes;
 use super::{CliError, Global};
@@ -48,6 +48,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let setup = Setup::read(global)?;
+    // Before there are threads: they inherit it.
+    crate::daemon::set_priority(setup.config().limits.priority);
     let runtime = runtime()?;
     let request = runtime.block_on(request(args, &setup))?;
     if args.dry_run {
@@ -59,13 +61,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     }
     let Setup { state_dir, settings, nix } = setup;
     let config = settings.config().clone();
-    crate::daemon::set_priority(config.limits.priority);
     let mut display = Display::new();
     let parts = Parts { state_dir, config, nix, request };
-    let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)))?;
+    let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)));
     display.end();
+    runtime.shutdown_timeout(LAST_THREADS);
+    let finished = finished?;
     summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
-    let all = finished.summary.failed + finished.summary.held == 0;
+    let all = !finished.interrupted && finished.summary.failed + finished.summary.held == 0;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_DELIVERED) })
 }
 

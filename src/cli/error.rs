@@ -16,7 +16,7 @@ const FAILED: u8 = 1;
 /// The command line or the policy file has to be changed first.
 const WRONG_INPUT: u8 = 2;
 
-/// All that could be done is done, but some paths are held back or have failed.
+/// Some paths are held back or have failed, or a backfill was interrupted.
 pub const NOT_ALL_DELIVERED: u8 = 3;
 
 /// Why a command failed.

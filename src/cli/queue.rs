@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::setup::client_state_dir;
 use super::{CliError, Global};
-use crate::queue::{JobFilter, JobState, JobView, Queue, now};
+use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, now};
 
 /// Look at the queue, try jobs again, or drop them; also while the service runs.
 #[derive(clap::Args, Debug)]
@@ -108,7 +108,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         }
         Command::Retry { which } => {
             let jobs = ids(&queue.jobs(&which.filter(None))?);
-            let retried = queue.retry(&jobs, now())?;
+            let retried = in_portions(&jobs, |some| queue.retry(some, now()))?;
             writeln!(out, "{retried} jobs are tried again")
         }
         Command::Drop { which, all } => {
@@ -117,12 +117,17 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 return Err(CliError::Usage(message.to_owned()));
             }
             let jobs = ids(&queue.jobs(&which.filter(None))?);
-            let dropped = queue.drop_jobs(&jobs, now())?;
+            let dropped = in_portions(&jobs, |some| queue.drop_jobs(some, now()))?;
             writeln!(out, "{dropped} jobs dropped")
         }
     };
     written.map_err(|source| CliError::System { action: "print the queue", source })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Changes jobs in portions, so that the service never waits for long. Returns the sum.
+fn in_portions(jobs: &[i64], mut change: impl FnMut(&[i64]) -> Result<u64, QueueError>) -> Result<u64, QueueError> {
+    jobs.chunks(1_000).map(&mut change).sum()
 }
 
 fn ids(jobs: &[JobView]) -> Vec<i64> {

@@ -21,14 +21,16 @@ pub(super) struct Args {
     no_events: bool,
 }
 
+/// A thread that hangs in a system call must not keep the process from ending for longer; what it does is done again.
+pub(super) const LAST_THREADS: Duration = Duration::from_secs(5);
+
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     start_log(LevelFilter::INFO);
     let Setup { state_dir, settings, nix } = Setup::read(global)?;
     daemon::set_priority(settings.config().limits.priority);
     let runtime = runtime()?;
     let ended = runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }));
-    // A thread that hangs in a system call must not keep the service from ending; what it does is done again.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(LAST_THREADS);
     ended?;
     Ok(ExitCode::SUCCESS)
 }

@@ -39,6 +39,9 @@ pub const SERVICE_ROLE: &str = "storewatch run";
 /// What is under way when the service is told to end may take so long; then it is handed back.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Beyond that, so long is waited for uploads to notice that they are called off.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The database, the policy file and the queue are looked at this often, should an event have been lost. A look costs
 /// some microseconds.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -154,9 +157,13 @@ impl Working {
     /// Hands back what is not through in time, and ends the uploader.
     pub(crate) async fn drain(self) -> Result<(), ServiceError> {
         self.tell(Command::Drain(DRAIN)).await;
-        match self.uploader.await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
+        match tokio::time::timeout(DRAIN + PATIENCE, self.uploader).await {
+            Ok(Ok(ended)) => Ok(ended?),
+            Ok(Err(_)) => Err(ServiceError::Panicked { part: "the uploader" }),
+            Err(_) => {
+                warn!("a cache doesn't answer; what was under way to it is taken up again at the next start");
+                Ok(())
+            }
         }
     }
 }
@@ -181,7 +188,8 @@ pub fn set_priority(priority: Priority) {
 pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let Parts { state_dir, mut settings, nix, events } = parts;
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
-    let Some(_lock) = wait_for_lock(&state_dir, &mut signals).await? else { return Ok(()) };
+    let Some(lock) = wait_for_lock(&state_dir, &mut signals).await? else { return Ok(()) };
+    lock.keep_until_exit();
     let queue = open_queue(&state_dir)?;
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
     let (routes_in_force, routes) = watching::channel(routes);
@@ -224,7 +232,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                     debug!("{}", one_line(&unwatched.why));
                 }
                 if clocks.have_parted() {
-                    info!("back after a pause: what waits for its time is tried at once");
+                    info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
                     working.tell(Command::Hurry).await;
                 }
                 true
@@ -250,8 +258,8 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     };
     watcher.abort();
     info!("ending: what is under way is finished or handed back");
-    working.drain().await?;
-    ended
+    let drained = working.drain().await;
+    ended.and(drained)
 }
 
 /// Takes the state directory's lock. Waits while a backfill holds it; `None` if a signal ended the wait.
@@ -316,11 +324,14 @@ impl Clocks {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
-    /// Whether the wall clock has gone further than the steady one since the last look.
+    /// Whether the wall clock has gone another way than the steady one since the last look, forward or back.
     fn have_parted(&mut self) -> bool {
         let now = Self::now();
-        let wall = now.wall.duration_since(self.wall).unwrap_or_default();
-        let parted = wall > now.steady.duration_since(self.steady) + SUSPENDED;
+        let steady = now.steady.duration_since(self.steady);
+        let parted = match now.wall.duration_since(self.wall) {
+            Ok(wall) => wall.abs_diff(steady) > SUSPENDED,
+            Err(back) => back.duration() + steady > SUSPENDED,
+        };
         *self = now;
         parted
     }

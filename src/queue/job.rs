@@ -10,7 +10,7 @@ pub struct CacheId(pub i64);
 /// ```text
 /// admit ─► Pending ──claim──► Uploading ──ok──► Done
 ///             ▲ ▲                │   │
-///             │ └─transient/crash┘   └─permanent─► Failed ──retry by hand, or its cache changed──► Pending
+///             │ └─transient/crash┘   └─permanent─► Failed ──retry by hand──► Pending
 /// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
 /// Pending/Held/Uploading ──path was garbage-collected──► Gone
 /// Gone/Done/Failed ──admitted again──► Pending
@@ -51,7 +51,7 @@ pub enum Event {
     Released,
     /// Trying again is of no use.
     Refused,
-    /// Asked for by hand, or the cache is another now.
+    /// Asked for by hand.
     Retried,
     /// The path is no longer valid.
     Collected,

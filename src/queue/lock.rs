@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
@@ -31,6 +32,12 @@ pub enum LockError {
     },
 }
 
+/// How often the lock is tried before it is believed to be held.
+const TRIES: u32 = 4;
+
+/// Between two tries; a look at who holds the lock takes some microseconds.
+const TRY_INTERVAL: Duration = Duration::from_millis(25);
+
 impl StateLock {
     const FILE_NAME: &str = "lock";
 
@@ -49,16 +56,29 @@ impl StateLock {
             .mode(0o600)
             .open(state_dir.join(Self::FILE_NAME))
             .map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { dir: state_dir.to_owned(), holder: read_holder(&mut file) });
+        let mut tries = 0;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Who only looks whether it is held holds it for a moment.
+                Err(TryLockError::WouldBlock) if tries < TRIES => {
+                    tries += 1;
+                    std::thread::sleep(TRY_INTERVAL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held { dir: state_dir.to_owned(), holder: read_holder(&mut file) });
+                }
+                Err(TryLockError::Error(source)) => return Err(io(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         file.set_len(0).map_err(io)?;
         write!(file, "{role}, process {}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
+    }
+
+    /// Gives the lock back only when the process ends: threads that were called off may still be at work until then.
+    pub fn keep_until_exit(self) {
+        std::mem::forget(self);
     }
 
     /// Who holds the lock, if anybody does: `storewatch run, process 4711`.

@@ -27,7 +27,7 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT;
 
     CREATE TABLE jobs (
-        id         INTEGER PRIMARY KEY,
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,  -- none is used twice: a job may be dropped while it is claimed
         path       TEXT NOT NULL,          -- base name
         cache      INTEGER NOT NULL REFERENCES caches (id),
         state      INTEGER NOT NULL,       -- JobState
@@ -82,7 +82,6 @@ const MIGRATIONS: &[&str] = &["
         started  INTEGER NOT NULL,         -- ms since 1970
         row      INTEGER NOT NULL,         -- the last ValidPaths.id looked at
         to_row   INTEGER NOT NULL,         -- the last one to look at
-        scanned  INTEGER NOT NULL DEFAULT 0,  -- 1: the scan is through
         finished INTEGER                   -- ms since 1970
     ) STRICT;
     CREATE TABLE run_skips (

@@ -42,7 +42,10 @@ impl Bench {
     }
 
     fn claim(&mut self, limit: usize) -> Vec<Job> {
-        self.queue.claim(self.cache, limit, self.clock).expect("claimed")
+        let mut jobs = self.queue.claim(self.cache, Lane::Fresh, limit, self.clock).expect("claimed");
+        let left = limit - jobs.len();
+        jobs.extend(self.queue.claim(self.cache, Lane::Backfill, left, self.clock).expect("claimed"));
+        jobs
     }
 
     fn claim_one(&mut self, n: u8) -> Job {
@@ -214,6 +217,59 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
 }
 
 #[test]
+fn a_number_is_never_given_twice() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let dropped = bench.claim_one(1);
+    bench.queue.drop_jobs(&[dropped.id], bench.clock).expect("dropped");
+    bench.fresh(&[2]);
+    let other = bench.claim_one(2);
+    assert_ne!(dropped.id, other.id);
+    bench.settle(dropped, UPLOADED);
+    assert_eq!(bench.state(2), Some("uploading"), "another path's upload says nothing of this one");
+}
+
+#[test]
+fn what_a_fresh_path_needs_moves_up_with_it() {
+    let mut bench = Bench::new();
+    bench.admit(Lane::Backfill, Ended::StartsAnew, &[1, 2, 3]);
+    let second = bench.claim_one(2);
+    bench.settle(second, Outcome::WaitsFor(vec![path(3)]));
+    bench.fresh(&[4]);
+    let fourth = bench.claim_one(4);
+    bench.settle(fourth, Outcome::WaitsFor(vec![path(2)]));
+    let order: Vec<_> = bench.claim(10).into_iter().map(|job| job.path).collect();
+    assert_eq!(order, [path(3), path(1)]);
+}
+
+#[test]
+fn a_cache_that_takes_nothing_is_tried_with_another_path_each_time() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let mut tried = Vec::new();
+    for _ in 0..4 {
+        let probe = bench.queue.claim_probe(bench.cache, bench.clock).expect("claimed").remove(0);
+        tried.push(probe.path.clone());
+        bench.settle(probe, Outcome::Retry { not_before: bench.clock, reason: "full".to_owned() });
+    }
+    assert_eq!(tried, [path(1), path(2), path(1), path(2)]);
+}
+
+#[test]
+fn what_has_ended_long_ago_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2, 3]);
+    let (first, second) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(first, UPLOADED);
+    bench.settle(second, Outcome::Gone);
+    let later = |days: i64| 1_000 + days * 24 * 60 * 60 * 1_000;
+    bench.queue.prune(later(8)).expect("pruned");
+    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("done"), None, Some("pending")]);
+    bench.queue.prune(later(91)).expect("pruned");
+    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [None, None, Some("pending")]);
+}
+
+#[test]
 fn a_job_dropped_while_it_is_under_way_is_no_trouble() {
     let mut bench = Bench::new();
     bench.fresh(&[1, 2]);
@@ -240,7 +296,7 @@ fn two_connections_never_lock_each_other_out() {
             let admission =
                 Admission { lane: Lane::Fresh, ended: Ended::StartsAnew, run: None, wanted: &wanted, now: 1 };
             queue.admit(&admission, None).expect("admitted");
-            for job in queue.claim(cache, 3, 1).expect("claimed") {
+            for job in queue.claim(cache, Lane::Fresh, 3, 1).expect("claimed") {
                 queue.settle(&[(job, UPLOADED)], 1).expect("settled");
             }
         }

@@ -43,7 +43,13 @@ pub enum Outcome {
 
 /// A job that should wait longer than this was delayed by a clock that stood wrong (ms): longer than the longest pause
 /// between two tries.
-const LONGEST_DELAY: i64 = 24 * 60 * 60 * 1000;
+const LONGEST_DELAY: i64 = 60 * 60 * 1000;
+
+/// What was collected is remembered for so long (ms), for whoever wonders.
+const GONE_KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// What is done is remembered for so long (ms). Should it be asked for again later, its cache is asked.
+const DONE_KEPT: i64 = 90 * 24 * 60 * 60 * 1000;
 
 impl Queue {
     /// Takes back what a crash or an aborted run left claimed. Returns how many jobs that were.
@@ -55,27 +61,59 @@ impl Queue {
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
     }
 
-    /// Claims up to `limit` jobs of a cache that nothing holds back, fresh ones first, in the order they came.
+    /// Forgets what has ended long ago, so that the queue doesn't grow for ever.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn claim(&mut self, cache: CacheId, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
-        let mut statement = self
-            .db
-            .prepare_cached(
-                "UPDATE jobs SET state = 1, changed = ?2
-                 WHERE id IN (SELECT id FROM jobs
-                              WHERE cache = ?1 AND state = 0 AND blockers = 0
-                                AND (not_before <= ?2 OR not_before > ?2 + ?4)
-                              ORDER BY lane, id LIMIT ?3)
-                 RETURNING id, path, cache, lane, attempts, needed",
-            )
-            .map_err(sqlite("claim jobs"))?;
+    pub fn prune(&mut self, now: i64) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to prune"))?;
+        for (state, kept) in [(JobState::Gone, GONE_KEPT), (JobState::Done, DONE_KEPT)] {
+            execute(&tx, "DELETE FROM jobs WHERE state = ?1 AND changed < ?2", params![state as i64, now - kept])?;
+        }
+        execute(&tx, "DELETE FROM runs WHERE finished < ?1", [now - DONE_KEPT])?;
+        execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
+        tx.commit().map_err(sqlite("commit what was pruned"))
+    }
+
+    /// Claims up to `limit` jobs of a cache and lane that nothing holds back, in the order they came.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn claim(&mut self, cache: CacheId, lane: Lane, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
+        self.claim_by(
+            "UPDATE jobs SET state = 1, changed = ?2
+             WHERE id IN (SELECT id FROM jobs
+                          WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
+                            AND (not_before <= ?2 OR not_before > ?2 + ?4)
+                          ORDER BY id LIMIT ?3)
+             RETURNING id, path, cache, lane, attempts, needed",
+            params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
+        )
+    }
+
+    /// Claims the one job to try a cache with that took nothing: the one that was tried least.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn claim_probe(&mut self, cache: CacheId, now: i64) -> Result<Vec<Job>, QueueError> {
+        self.claim_by(
+            "UPDATE jobs SET state = 1, changed = ?2
+             WHERE id IN (SELECT id FROM jobs
+                          WHERE cache = ?1 AND state = 0 AND blockers = 0
+                            AND (not_before <= ?2 OR not_before > ?2 + ?3)
+                          ORDER BY attempts, lane, id LIMIT 1)
+             RETURNING id, path, cache, lane, attempts, needed",
+            params![cache.0, now, LONGEST_DELAY],
+        )
+    }
+
+    fn claim_by(&mut self, sql: &'static str, params: impl rusqlite::Params) -> Result<Vec<Job>, QueueError> {
+        let mut statement = self.db.prepare_cached(sql).map_err(sqlite("claim jobs"))?;
         let mut jobs = statement
-            .query_map(params![cache.0, now, limit as i64, LONGEST_DELAY], job_from_row)
+            .query_map(params, job_from_row)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(sqlite("claim jobs"))?;
-        jobs.sort_by_key(|job| (job.lane, job.id));
+        jobs.sort_by_key(|job| job.id);
         Ok(jobs)
     }
 
@@ -274,6 +312,7 @@ fn wait_for(tx: &Transaction<'_>, job: &Job, reference: &StorePath, now: i64) ->
             statement.query_row(params![reference.base_name(), job.cache.0], |row| Ok((row.get(0)?, row.get(1)?)))
         })
         .map_err(sqlite("look a reference's job up"))?;
+    raise(tx, id, job.lane)?;
     let mut state = JobState::from_number(state).unwrap_or(JobState::Failed);
     // The cache lacks it, so a job that ended well has to be done again.
     if let Some(reopened) = state.after(Event::Admitted).filter(|_| state != JobState::Failed) {
@@ -287,6 +326,17 @@ fn wait_for(tx: &Transaction<'_>, job: &Job, reference: &StorePath, now: i64) ->
         .map_err(sqlite("let a job wait"))?;
     execute(tx, "UPDATE jobs SET blockers = blockers + ?2 WHERE id = ?1", params![job.id, inserted as i64])?;
     Ok(state)
+}
+
+/// What a job waits for, directly or not, moves up to its lane.
+fn raise(tx: &Transaction<'_>, id: i64, lane: Lane) -> Result<(), QueueError> {
+    execute(
+        tx,
+        "WITH RECURSIVE needed (id) AS (
+             SELECT ?1 UNION SELECT waits.for FROM waits JOIN needed ON waits.job = needed.id)
+         UPDATE jobs SET lane = ?2 WHERE id IN needed AND lane > ?2",
+        params![id, lane as i64],
+    )
 }
 
 /// A job has ended well, or has gone: those that waited for it wait for one less.

@@ -91,7 +91,9 @@ fn no_longer_wanted(
     needed: bool,
 ) -> Option<String> {
     let decision = policy.decide(info, store_dir).ok()?;
-    let wanted = !decision.denies(name) && (needed || decision.uploads_to().contains(name));
+    // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
+    let named = policy.caches().contains(name);
+    let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
     (!wanted).then(|| format!("{} by {}", decision.action(), decision.rule()))
 }
 
@@ -195,7 +197,11 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
             Outcome::Failed { reason }.into()
         }
-        Class::CacheWaits => Landed { outcome: Outcome::Returned, cache_waits: Some(reason) },
+        Class::CacheWaits => Landed {
+            // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+            outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
+            cache_waits: Some(reason),
+        },
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }

@@ -32,15 +32,18 @@ use self::flight::Flights;
 use self::target::State;
 pub use self::target::{Open, Target};
 use crate::cache::CallOff;
-use crate::limit::Slots;
+use crate::limit::{Lane, Slots};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
 
-/// With fewer free places than this nothing is claimed, so that a claim is worth its transaction.
+/// So many places are never taken by backfill, which may have them for long.
+const KEPT_FOR_FRESH: usize = 64;
+
+/// Backfill claims at least so many jobs at once, so that a claim is worth its transaction.
 const WORTH_A_CLAIM: usize = 64;
 
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
@@ -134,6 +137,7 @@ impl Uploader {
     /// [`QueueError`]: without the queue there is nothing to go on with.
     pub async fn run(mut self) -> Result<(), QueueError> {
         self.queue.call(|queue| queue.recover()).await?;
+        self.queue.call(|queue| queue.prune(now())).await?;
         loop {
             let event = self.next_event().await;
             if let Event::Drained = event {
@@ -209,6 +213,12 @@ impl Uploader {
             let known = before.remove(&target.id);
             self.caches.insert(target.id, State::serve(target, known));
         }
+        // A cache may have been gone from the policy for a while and be back, with jobs still under way.
+        for job in self.claimed.values() {
+            if let Some(state) = self.caches.get_mut(&job.cache) {
+                state.under_way += 1;
+            }
+        }
         self.policy.send_replace(Some(policy));
         // A rule that held something back may be another now, or was changed while nobody watched.
         self.queue.call(|queue| queue.release_held()).await?;
@@ -219,7 +229,7 @@ impl Uploader {
     async fn claim(&mut self) -> Result<(), QueueError> {
         for (id, state) in &mut self.caches {
             let room = state.room(UNDER_WAY);
-            if room == 0 || (state.under_way > 0 && room < WORTH_A_CLAIM) {
+            if room == 0 {
                 continue;
             }
             let id = *id;
@@ -230,7 +240,16 @@ impl Uploader {
                     continue;
                 }
             };
-            let jobs = self.queue.call(move |queue| queue.claim(id, room, now())).await?;
+            let jobs = if state.is_waiting() {
+                let probe = self.queue.call(move |queue| queue.claim_probe(id, now())).await?;
+                if probe.is_empty() {
+                    state.put_off();
+                }
+                probe
+            } else {
+                let idle = state.under_way == 0;
+                self.queue.call(move |queue| claim_both(queue, id, room, idle)).await?
+            };
             state.under_way += jobs.len();
             // All are announced before the first begins, so that each sees the others.
             let flights: Vec<_> = jobs.iter().map(|job| self.context.flights.announce(id, &job.path)).collect();
@@ -288,6 +307,16 @@ fn outcome_of(error: &JoinError) -> Outcome {
         return Outcome::Returned;
     }
     Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
+}
+
+/// Claims fresh jobs as far as there is room, and backfill's as far as that leaves some for fresh ones that may come.
+fn claim_both(queue: &mut Queue, cache: CacheId, room: usize, idle: bool) -> Result<Vec<Job>, QueueError> {
+    let mut jobs = queue.claim(cache, Lane::Fresh, room, now())?;
+    let left = (room - jobs.len()).saturating_sub(KEPT_FOR_FRESH);
+    if left >= WORTH_A_CLAIM || (idle && left > 0) {
+        jobs.extend(queue.claim(cache, Lane::Backfill, left, now())?);
+    }
+    Ok(jobs)
 }
 
 /// Notes that a cache takes nothing, or that it does again.

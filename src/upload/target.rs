@@ -47,10 +47,10 @@ struct Waiting {
 }
 
 impl State {
-    /// Serves a target; one that was served before keeps what it knows, but is opened anew.
+    /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
     pub(super) fn serve(target: Target, known: Option<Self>) -> Self {
-        let (under_way, waiting) = known.map_or((0, None), |known| (known.under_way, known.waiting));
-        let mut state = Self { target, cache: None, under_way, waiting };
+        let waiting = known.and_then(|known| known.waiting);
+        let mut state = Self { target, cache: None, under_way: 0, waiting };
         state.hurry();
         state
     }
@@ -109,6 +109,18 @@ impl State {
         let news = before.is_none_or(|before| before.why != why);
         self.waiting = Some(Waiting { why: why.to_owned(), pause, until: now + pause });
         news
+    }
+
+    /// Whether it takes nothing for now.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// There is nothing to try it with: it is asked again when there may be.
+    pub(super) fn put_off(&mut self) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.until = Instant::now() + LONGEST_PAUSE;
+        }
     }
 
     /// It has taken something. Returns whether that is news.

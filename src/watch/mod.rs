@@ -141,7 +141,13 @@ impl Watcher {
     /// [`WatchError`].
     pub async fn apply(&mut self, event: Event) -> Result<(), WatchError> {
         if event == Event::Due {
-            self.parts.wake.rearm();
+            for unwatched in self.parts.wake.rearm() {
+                if unwatched.why.is_missing() {
+                    debug!("{}", one_line(&unwatched.why));
+                } else {
+                    warn!("new paths are found by the timer alone: {}", one_line(&unwatched.why));
+                }
+            }
         }
         let looked = self.look().await;
         self.next_look = Instant::now() + self.parts.interval;
@@ -154,7 +160,7 @@ impl Watcher {
                 Ok(())
             }
             // While Nix makes, moves or locks its database, later is soon enough: the cursor hasn't moved.
-            Err(WatchError::Database(error)) if !is_final(&error) => {
+            Err(WatchError::Database(error)) if self.has_looked || !is_final(&error) => {
                 self.source = Source::None;
                 self.tell_once(&one_line(&error));
                 Ok(())
@@ -260,7 +266,7 @@ async fn find_source(parts: &Parts) -> Result<Source, WatchError> {
     }
 }
 
-/// Whether waiting won't help.
+/// Whether waiting won't help, if it was so from the start. Later it may be a database that is being replaced.
 fn is_final(error: &DatabaseError) -> bool {
     matches!(error, DatabaseError::NotNix { .. } | DatabaseError::NewerSchema { .. })
 }

@@ -84,8 +84,9 @@ impl Scan {
                     }
                 };
                 let since = since.unwrap_or_else(|| now() / 1000);
-                queue.admit(&nothing(), Some((&dir, &cursor)))?;
+                // In this order: cut off in between, the next start reads from the beginning what was registered since.
                 queue.begin_watching(&dir, since)?;
+                queue.admit(&nothing(), Some((&dir, &cursor)))?;
                 Ok((cursor, since))
             })
             .await?;

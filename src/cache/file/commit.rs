@@ -54,7 +54,7 @@ impl Committer {
     /// Publishes one path; returns when it is durable.
     pub(super) async fn publish(&self, nar: TempFile, nar_synced: bool, narinfo: TempFile) -> Result<(), CacheError> {
         let (done, published) = oneshot::channel();
-        let stopped = || crate::cache::NarFailure::Cancelled;
+        let stopped = || CacheError::LostThread { action: "publish a path" };
         self.inbox.send(Ready { nar, nar_synced, narinfo, done }).await.map_err(|_| stopped())?;
         published.await.map_err(|_| stopped())?
     }
@@ -75,11 +75,17 @@ fn publish(members: Vec<Ready>, file: fn(&mut Ready) -> &mut TempFile, dir: &Pat
     for mut ready in members {
         match file(&mut ready).publish() {
             Ok(()) => published.push(ready),
-            Err(error) => drop(ready.done.send(Err(error))),
+            Err(error) => {
+                ready.nar.withdraw();
+                let _ = ready.done.send(Err(error));
+            }
         }
     }
     let Err(source) = File::open(dir).and_then(|dir| dir.sync_all()) else { return published };
-    for ready in published {
+    for mut ready in published {
+        if !ready.narinfo.is_published() {
+            ready.nar.withdraw();
+        }
         // An error can't be copied, but every push has to hear of it.
         let source = io::Error::new(source.kind(), source.to_string());
         let _ = ready.done.send(Err(CacheError::Io { action: "sync", path: dir.to_owned(), source }));
@@ -106,7 +112,8 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
         let mut slices = members.chunks_mut(share);
         let first = slices.next();
         for slice in slices {
-            scope.spawn(move || sync_slice(slice));
+            // The closure is lost where the system gives no thread; then its members' pushes fail and are tried again.
+            let _ = std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, move || sync_slice(slice));
         }
         if let Some(slice) = first {
             sync_slice(slice);

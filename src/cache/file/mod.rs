@@ -21,7 +21,7 @@ use zstd::stream::write::Encoder;
 use self::commit::Committer;
 use self::temp::{TempFile, io_error};
 use super::layout::{self, StoredNar};
-use super::{BoxFuture, Cache, CacheError, CacheInfo, Compression, NarFailure, NarReader, Push, Pushed};
+use super::{BoxFuture, Cache, CacheError, CacheInfo, Compression, NarReader, Push, Pushed};
 use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath};
 
 /// Folder of the files that are being written.
@@ -120,13 +120,15 @@ impl FileCache {
         }
     }
 
-    fn check_room(&self) -> Result<(), CacheError> {
+    /// Whether there is room for an archive of that size (bytes), compressed or not.
+    fn check_room(&self, nar_size: u64) -> Result<(), CacheError> {
         let FileOptions { dir, reserve_percent: needed_percent, .. } = &self.options;
         if *needed_percent == 0 {
             return Ok(());
         }
         let stat = rustix::fs::statvfs(dir).map_err(|errno| io_error("ask for free space in", dir)(errno.into()))?;
-        let free_percent = stat.f_bavail.saturating_mul(100) / stat.f_blocks.max(1);
+        let free = stat.f_bavail.saturating_sub(nar_size.div_ceil(stat.f_frsize.max(1)));
+        let free_percent = free.saturating_mul(100) / stat.f_blocks.max(1);
         if free_percent >= *needed_percent {
             return Ok(());
         }
@@ -182,13 +184,12 @@ impl Cache for FileCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            self.check_room()?;
             let Push { info, nar, go_ahead } = push;
+            self.check_room(info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
-            // It can only fail by a panic, or by the runtime's end.
-            let written = written.map_err(|_| NarFailure::Cancelled)??;
+            let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             go_ahead.await?;
             self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
             Ok(Pushed { sent: written.file_size })

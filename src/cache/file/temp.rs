@@ -51,6 +51,19 @@ impl TempFile {
         File::open(&self.path).and_then(|file| file.sync_all()).map_err(io_error("sync a file in", folder(&self.path)))
     }
 
+    /// Whether it bears its final name.
+    pub(super) fn is_published(&self) -> bool {
+        self.published
+    }
+
+    /// Takes it back, should it have been published: nothing names it.
+    pub(super) fn withdraw(&mut self) {
+        if self.published {
+            // Should it fail, it takes up room and does no other harm.
+            let _ = fs::remove_file(&self.target);
+        }
+    }
+
     /// Renames it to what it is to be called.
     pub(super) fn publish(&mut self) -> Result<(), CacheError> {
         fs::rename(&self.path, &self.target).map_err(io_error("publish a file in", folder(&self.target)))?;

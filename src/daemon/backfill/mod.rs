@@ -210,7 +210,10 @@ impl Site {
 
     async fn leave(self) -> Result<(), ServiceError> {
         match self.working {
-            Some((working, _lock)) => working.drain().await,
+            Some((working, lock)) => {
+                lock.keep_until_exit();
+                working.drain().await
+            }
             None => Ok(()),
         }
     }
@@ -224,7 +227,7 @@ async fn admit(
     run: Run,
     bell: Option<Arc<Notify>>,
 ) -> Result<(), ServiceError> {
-    let (mut row, to_row) = (scan.resume_at(run.row), run.to_row);
+    let (mut row, to_row) = scan.resume(run.row, run.to_row)?;
     loop {
         let (read, batch) = scan.batch(row, to_row, routes.clone()).await?;
         scan = read;

@@ -83,11 +83,12 @@ impl Scan {
         }
     }
 
-    /// Where to go on, when an earlier one came to `reached`: rows keep their numbers, names don't keep their places.
-    pub(super) fn resume_at(&self, reached: i64) -> i64 {
+    /// From where to where to go, when an earlier one came to `reached` on its way to `end`: rows keep their numbers, names
+    /// don't keep their places.
+    pub(super) fn resume(&self, reached: i64, end: i64) -> Result<(i64, i64), ServiceError> {
         match &self.source {
-            Source::Rows(_) => reached,
-            Source::Names { .. } => 0,
+            Source::Rows(_) => Ok((reached, end)),
+            Source::Names { .. } => Ok((0, self.end()?)),
         }
     }
 
