@@ -83,8 +83,8 @@ fn a_state_directory_that_cannot_be_written() {
 
 #[test]
 fn a_corrupt_queue_is_moved_aside_and_filled_again() {
-    type Damage = fn(&[u8]) -> Vec<u8>;
     let Some(nix) = Nix::recent() else { return };
+    type Damage = fn(&[u8]) -> Vec<u8>;
     let damages: [(&str, Damage); 3] = [
         ("garbage", |whole| b"nonsense ".repeat(whole.len() / 9)),
         ("truncated", |whole| whole[..whole.len() / 2].to_vec()),
@@ -130,8 +130,8 @@ fn a_nix_database_that_is_none_or_newer() {
         database.execute_batch("create table songs (title text)").unwrap();
     };
     let newer = |store: &ScratchStore| fs::write(store.db_path().with_file_name("schema"), "99").unwrap();
-    type Spoil<'f> = &'f dyn Fn(&ScratchStore);
-    let cases: [(Spoil<'_>, &str); 3] =
+    type Spoil<'a> = &'a dyn Fn(&ScratchStore);
+    let cases: [(Spoil, &str); 3] =
         [(&no_database, "not written by SQLite"), (&anothers, "ValidPaths"), (&newer, "99")];
     for (spoil, clue) in cases {
         let store = ScratchStore::new(&nix);
