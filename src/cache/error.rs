@@ -13,8 +13,9 @@ use crate::secret::SecretError;
 pub enum NarFailure {
     /// The path's content was changed after Nix had registered it. Uploading it would spread the damage.
     #[error(
-        "its content has changed since Nix registered it: hash {found} instead of {registered}, size {found_size} \
-         instead of {registered_size}; `nix-store --verify-path` confirms it, `nix-store --repair-path` mends it"
+        "its content has changed since Nix registered it: {found_size} bytes with hash {found} instead of \
+         {registered_size} with {registered}; `nix-store --verify-path` confirms it, `nix-store --repair-path` mends \
+         it, then `storewatch queue retry` uploads it"
     )]
     Altered {
         /// What Nix has registered.

@@ -110,7 +110,14 @@ impl CliError {
 
 fn queue_hint(error: &QueueError) -> Option<&'static str> {
     match error {
+        QueueError::StateDir { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("only its owner may: run this as the user that the service runs as, or give another --state-dir")
+        }
         QueueError::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
+        QueueError::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
+        QueueError::Corrupt { .. } => {
+            Some("the next start of `storewatch run` moves it aside and fills a new one; nothing is deleted")
+        }
         QueueError::NoQueue { .. } => {
             Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
         }

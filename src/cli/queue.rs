@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::state_dir;
+use super::setup::client_state_dir;
 use super::{CliError, Global};
 use crate::queue::{JobFilter, JobState, JobView, Queue, now};
 
@@ -69,13 +69,29 @@ impl Which {
         JobFilter { state: self.state, cache: self.cache.clone(), path, run: None, limit }
     }
 
+    /// Refuses the name of a cache that the queue doesn't know.
+    fn check(&self, queue: &Queue) -> Result<(), CliError> {
+        let Some(name) = &self.cache else { return Ok(()) };
+        let known: Vec<String> = queue.counts()?.into_iter().map(|cache| cache.name).collect();
+        if known.contains(name) {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!("the queue knows no cache `{name}`; it knows {}", known.join(", "))))
+    }
+
     fn is_everything(&self) -> bool {
         self.path.is_none() && self.cache.is_none() && self.state.is_none()
     }
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let mut queue = Queue::open_beside(&state_dir(global)?)?;
+    let state_dir = client_state_dir(global)?;
+    let mut queue = match &args.command {
+        Command::List { .. } => Queue::open_to_look(&state_dir)?,
+        Command::Retry { .. } | Command::Drop { .. } => Queue::open_beside(&state_dir)?,
+    };
+    let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which, .. }) = &args.command;
+    which.check(&queue)?;
     let mut out = io::stdout().lock();
     let written = match &args.command {
         Command::List { which, json, limit } => {

@@ -8,7 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::setup::Setup;
 use super::{CliError, Global};
-use crate::daemon::{self, Parts, caches};
+use crate::daemon::{self, Parts};
 
 /// Watch the store and upload what becomes valid, until told to end.
 ///
@@ -24,10 +24,6 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     start_log(LevelFilter::INFO);
     let Setup { state_dir, settings, nix } = Setup::read(global)?;
-    for cache in &settings.config().caches {
-        let substituter = caches::substituter(&cache.url);
-        tracing::info!(cache = %cache.name, "substitute from it with `substituters = {substituter}`; `storewatch status` shows its key");
-    }
     daemon::set_priority(settings.config().limits.priority);
     let runtime = runtime()?;
     let ended = runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }));

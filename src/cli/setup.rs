@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
-use crate::config::{Config, Defaults, NixStore, PolicyFile, Surroundings};
+use crate::config::{Config, Defaults, NixStore, PolicyFile, SYSTEM_STATE_DIR, Surroundings};
 use crate::daemon::Settings;
+use crate::queue::Queue;
 
 /// Where things are, and what the policy says.
 pub(super) struct Setup {
@@ -23,6 +24,12 @@ impl Setup {
         Ok(Self { state_dir, settings, nix })
     }
 
+    /// As [`Setup::read`], for those who look at what another process does.
+    pub(super) fn read_as_client(global: &Global) -> Result<Self, CliError> {
+        let state_dir = client_state_dir(global)?;
+        Ok(Self { state_dir, ..Self::read(global)? })
+    }
+
     pub(super) fn config(&self) -> &Config {
         self.settings.config()
     }
@@ -32,6 +39,15 @@ impl Setup {
 pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
     let dir = surroundings(global).state_dir().map_err(|_| CliError::NoStateDir)?;
     std::path::absolute(&dir).map_err(|source| CliError::System { action: "find the state directory", source })
+}
+
+/// The state directory for those who look at what another process does: where nobody has said which and this user's own
+/// has no queue, that of the system's service.
+pub(super) fn client_state_dir(global: &Global) -> Result<PathBuf, CliError> {
+    let own = state_dir(global)?;
+    let system = Path::new(SYSTEM_STATE_DIR);
+    let elsewhere = global.state_dir.is_none() && !own.join(Queue::FILE_NAME).exists() && system.exists();
+    Ok(if elsewhere { system.to_owned() } else { own })
 }
 
 fn surroundings(global: &Global) -> Surroundings<'_> {

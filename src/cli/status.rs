@@ -43,8 +43,8 @@ struct CacheStatus {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let setup = Setup::read(global)?;
-    let counts = match Queue::open_beside(&setup.state_dir) {
+    let setup = Setup::read_as_client(global)?;
+    let counts = match Queue::open_to_look(&setup.state_dir) {
         Ok(queue) => queue.counts()?,
         Err(QueueError::NoQueue { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
@@ -116,7 +116,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             )?;
         }
         if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
-            writeln!(out, "  takes nothing since {}: {why}", ago(since))?;
+            writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
         }
         writeln!(
             out,
@@ -133,10 +133,10 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             writeln!(out, "  `storewatch queue list --cache {}` says why some are held or have failed", counts.name)?;
         }
         if !orphaned {
-            writeln!(out, "  substituters        = {substituter}")?;
+            writeln!(out, "  extra-substituters        = {substituter}")?;
         }
         if let Some(key) = public_key {
-            writeln!(out, "  trusted-public-keys = {key}")?;
+            writeln!(out, "  extra-trusted-public-keys = {key}")?;
         }
     }
     Ok(())
@@ -147,8 +147,8 @@ pub(super) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 
-/// How long ago a time of the queue was: `3 minutes ago`.
-fn ago(since: i64) -> String {
+/// How much time has passed since a time of the queue's: `3 minutes`.
+fn passed(since: i64) -> String {
     let passed = u64::try_from(now() - since).unwrap_or(0);
-    format!("{} ago", indicatif::HumanDuration(std::time::Duration::from_millis(passed)))
+    indicatif::HumanDuration(std::time::Duration::from_millis(passed)).to_string()
 }

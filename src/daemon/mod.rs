@@ -202,7 +202,11 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let mut timer = tokio::time::interval(INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut clocks = Clocks::now();
-    info!(store = nix.logical.as_str(), state = %state_dir.display(), "watching");
+    info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
+    for cache in &settings.config().caches {
+        let substituter = caches::substituter(&cache.url);
+        info!(cache = %cache.name, "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key");
+    }
     let ended = loop {
         let look_at_settings = tokio::select! {
             signal = signals.recv() => match signal {
@@ -245,9 +249,6 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         }
     };
     watcher.abort();
-    if let Err(error) = &ended {
-        error!("{}", one_line(error));
-    }
     info!("ending: what is under way is finished or handed back");
     working.drain().await?;
     ended
@@ -282,7 +283,8 @@ pub(crate) fn open_queue(state_dir: &Path) -> Result<QueueHandle, QueueError> {
     let opened = Queue::open(state_dir)?;
     if let Some(aside) = opened.moved_aside {
         error!(
-            "the queue was corrupt; it is kept as {} and a new one is filled by reading the whole Nix database again",
+            "the queue was corrupt; it is kept as {}, and a new one is filled by reading the whole Nix database: what the \
+             caches have is not uploaded again, but what was in the store before watching began is now taken up too",
             aside.display()
         );
     }

@@ -47,7 +47,7 @@ pub use work::Outcome;
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// The state directory can't be made or written.
-    #[error("cannot write the state directory {dir}")]
+    #[error("use the state directory {dir}")]
     StateDir {
         /// The state directory.
         dir: PathBuf,
@@ -69,6 +69,18 @@ pub enum QueueError {
         found: i64,
         /// The newest schema version known here.
         known: i64,
+    },
+    /// The service that owns the queue hasn't brought it up to this version yet.
+    #[error("{path} was made by an older storewatch")]
+    OlderSchema {
+        /// The queue's database.
+        path: PathBuf,
+    },
+    /// It can't be read, and only who works the queue off may replace it.
+    #[error("{path} is corrupt")]
+    Corrupt {
+        /// The queue's database.
+        path: PathBuf,
     },
     /// A job was not in the state that the caller believed: two work on one queue, or there is a defect.
     #[error("job {job} was not {expected:?} any more")]

@@ -1,6 +1,8 @@
 //! Opening the database: its tables, their versions, and what becomes of one that can't be read.
 
+use std::cmp::Ordering;
 use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -114,8 +116,8 @@ impl Queue {
     pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
         create_state_dir(state_dir)?;
         let path = state_dir.join(Self::FILE_NAME);
-        let sound = Self::connect(&path).and_then(|queue| queue.check_integrity().map(|()| queue));
-        match sound {
+        let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
+        match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
             Err(error) if is_corrupt(&error) => {
                 let aside =
@@ -128,16 +130,35 @@ impl Queue {
         }
     }
 
-    /// Opens the queue beside the process that works it off, or after it: to look, to admit, to change by hand.
+    /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
     ///
     /// # Errors
     /// [`QueueError::NoQueue`] where nothing has been queued yet; otherwise as [`Queue::open`].
     pub fn open_beside(state_dir: &Path) -> Result<Self, QueueError> {
-        let path = state_dir.join(Self::FILE_NAME);
-        if !path.exists() {
-            return Err(QueueError::NoQueue { dir: state_dir.to_owned() });
-        }
-        Self::connect(&path)
+        Self::connect(&existing(state_dir)?).map_err(|error| name_corruption(error, state_dir))
+    }
+
+    /// Opens the queue to look at it, without changing anything.
+    ///
+    /// # Errors
+    /// As for [`Queue::open_beside`]; [`QueueError::OlderSchema`] before the service has migrated it.
+    pub fn open_to_look(state_dir: &Path) -> Result<Self, QueueError> {
+        let path = existing(state_dir)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let look = || {
+            let db = Connection::open_with_flags(&path, flags).map_err(sqlite("open"))?;
+            db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("set its time-out"))?;
+            let found = schema_version(&db).map_err(sqlite("read its schema version"))?;
+            let known = MIGRATIONS.len() as i64;
+            match found.cmp(&known) {
+                Ordering::Greater => Err(QueueError::NewerSchema { path: path.clone(), found, known }),
+                // Who makes it hasn't come to its first table yet.
+                Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
+                Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
+                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+            }
+        };
+        look().map_err(|error| name_corruption(error, state_dir))
     }
 
     fn connect(path: &Path) -> Result<Self, QueueError> {
@@ -157,8 +178,7 @@ impl Queue {
         if verdict == "ok" {
             return Ok(());
         }
-        let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        Err(sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict))))
+        Err(corrupt(&verdict))
     }
 
     /// A name for this state directory, unlike that of any other: 16 hexadecimal digits, drawn once.
@@ -190,17 +210,34 @@ fn create_state_dir(dir: &Path) -> Result<(), QueueError> {
     made.map_err(|source| QueueError::StateDir { dir: dir.to_owned(), source })
 }
 
+/// Where the queue's database lies, if there is one.
+fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
+    let path = state_dir.join(Queue::FILE_NAME);
+    match fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
+        Err(source) => Err(QueueError::StateDir { dir: state_dir.to_owned(), source }),
+    }
+}
+
+fn name_corruption(error: QueueError, state_dir: &Path) -> QueueError {
+    if is_corrupt(&error) { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
+}
+
+fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
 fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     let known = MIGRATIONS.len() as i64;
-    let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    if version(db).map_err(sqlite("read its schema version"))? == known {
+    if schema_version(db).map_err(sqlite("read its schema version"))? == known {
         return Ok(());
     }
     // Another process may be at it too: the write lock first, then look again.
     let tx = db
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(sqlite("begin the migration"))?;
-    let found = version(&tx).map_err(sqlite("read its schema version"))?;
+    let found = schema_version(&tx).map_err(sqlite("read its schema version"))?;
     if found > known {
         return Err(QueueError::NewerSchema { path: path.to_owned(), found, known });
     }
@@ -209,6 +246,17 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     }
     tx.pragma_update(None, "user_version", known).map_err(sqlite("note the schema version"))?;
     tx.commit().map_err(sqlite("commit the migration"))
+}
+
+/// SQLite takes a file without a byte for a new database, and what was in it would be missed without a word. It writes the
+/// first page as soon as it makes the file, so one that is empty has been cut.
+fn is_cut_to_nothing(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+fn corrupt(verdict: &str) -> QueueError {
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
 }
 
 fn is_corrupt(error: &QueueError) -> bool {
@@ -230,7 +278,7 @@ fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
         .unwrap_or_else(|| named(path, ".corrupt"));
     for suffix in ["-wal", "-shm"] {
         match fs::rename(named(path, suffix), named(&aside, suffix)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }

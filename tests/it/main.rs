@@ -1,7 +1,11 @@
 //! Integration tests: the built binary with real Nix, in stores of their own.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
 
+mod backfill;
+mod bad_input;
 mod collected;
+mod command_line;
+mod contents;
 mod crash;
 mod daemon;
 mod database;
@@ -9,5 +13,7 @@ mod delivery;
 mod denial;
 mod harness;
 mod layers;
+mod nar;
+mod room;
 mod support;
 mod watching;

@@ -146,15 +146,12 @@ impl FileCache {
         let url = layout::nar_name(&info.nar_hash, suffix, *compression);
         let target = dir.join(&url);
         let (nar_file, file) = self.temp_file(target.clone())?;
-        let hashing = HashingFile {
-            file,
-            hasher: Sha256::new(),
-            written: 0,
-            on_its_way: 0,
-            buffer: Vec::with_capacity(WRITE_BUFFER),
-        };
-        let (nar_size, hashing) = pack(nar, hashing, *compression, info.nar_size, &target)?;
-        let (file_hash, file_size) = hashing.finish().map_err(io_error("write", &target))?;
+        let buffer = Vec::with_capacity(WRITE_BUFFER);
+        let hashing = HashingFile { file, hasher: Sha256::new(), written: 0, on_its_way: 0, buffer };
+        // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
+        let folder = dir.join(layout::NAR_DIR);
+        let (nar_size, hashing) = pack(nar, hashing, *compression, info.nar_size, &folder)?;
+        let (file_hash, file_size) = hashing.finish().map_err(io_error("write an archive in", &folder))?;
         let nar_synced = file_size >= SYNC_ALONE;
         if nar_synced {
             nar_file.sync()?;
@@ -163,7 +160,7 @@ impl FileCache {
         let target = dir.join(layout::narinfo_name(&info.path));
         let (narinfo, mut file) = self.temp_file(target.clone())?;
         let text = layout::narinfo(store_dir, info, &stored, key);
-        file.write_all(text.as_bytes()).map_err(io_error("write", &target))?;
+        file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
         Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
     }
@@ -217,23 +214,24 @@ fn pack(
     mut out: HashingFile,
     compression: Compression,
     expected_size: u64,
-    target: &Path,
+    folder: &Path,
 ) -> Result<(u64, HashingFile), CacheError> {
     match compression {
         Compression::None => {
-            let size = nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write", target)))?;
+            let size =
+                nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write an archive in", folder)))?;
             Ok((size, out))
         }
         Compression::Zstd { level } => {
-            let failed = |error| io_error("compress into", target)(error);
+            let failed = |error| io_error("write an archive in", folder)(error);
             let mut encoder = Encoder::new(out, level).map_err(failed)?;
             if expected_size > 0 {
                 // zstd takes as much memory as this size needs, which for a small archive is much less.
                 encoder.set_pledged_src_size(Some(expected_size)).map_err(failed)?;
             }
             let read =
-                nar.read_blocking(|chunk| encoder.write_all(chunk).map_err(io_error("compress into", target)))?;
-            Ok((read, encoder.finish().map_err(io_error("compress into", target))?))
+                nar.read_blocking(|chunk| encoder.write_all(chunk).map_err(io_error("write an archive in", folder)))?;
+            Ok((read, encoder.finish().map_err(io_error("write an archive in", folder))?))
         }
     }
 }

@@ -38,18 +38,22 @@ pub(super) struct TempFile {
 impl TempFile {
     /// Creates a file at `path` that will be published as `target`.
     pub(super) fn create(path: PathBuf, target: PathBuf) -> Result<(Self, File), CacheError> {
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(io_error("create", &path))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io_error("create a file in", folder(&path)))?;
         Ok((Self { path, target, published: false }, file))
     }
 
     /// Makes its content durable.
     pub(super) fn sync(&self) -> Result<(), CacheError> {
-        File::open(&self.path).and_then(|file| file.sync_all()).map_err(io_error("sync", &self.path))
+        File::open(&self.path).and_then(|file| file.sync_all()).map_err(io_error("sync a file in", folder(&self.path)))
     }
 
     /// Renames it to what it is to be called.
     pub(super) fn publish(&mut self) -> Result<(), CacheError> {
-        fs::rename(&self.path, &self.target).map_err(io_error("publish", &self.target))?;
+        fs::rename(&self.path, &self.target).map_err(io_error("publish a file in", folder(&self.target)))?;
         self.published = true;
         Ok(())
     }
@@ -75,6 +79,11 @@ pub(super) fn write_out(file: &File, from: u64) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (file, from);
+}
+
+/// What errors name: a file's own name is another at each try, and one trouble is to be told once.
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
 }
 
 /// Gives an I/O error its verb and its file.

@@ -1,5 +1,6 @@
 //! The walk over a tree, in the order of its NAR.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,9 +31,6 @@ const CASE_HACK: &[u8] = b"~nix~case~hack~";
 /// hosts set is shared with everything else in the process.
 const OPEN_LEVELS: usize = 32;
 
-/// Files from this size on are announced to the kernel as read from start to end: it then reads further ahead.
-const SEQUENTIAL_FROM: u64 = 1024 * 1024;
-
 /// Hands the NAR of what lies at `root` to `emit`, in order, in chunks of [`CHUNK`] bytes (the last one may be shorter).
 ///
 /// `root` may be a directory, a file, or a symlink, which isn't followed. It works on the calling thread and blocks.
@@ -44,17 +42,19 @@ pub fn encode<E>(
     options: &NarOptions,
     emit: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), NarError<E>> {
-    encode_in_chunks(CHUNK, root, options, emit)
+    encode_in_chunks(CHUNK, root, options, &Cell::new(0), emit)
 }
 
-/// [`encode`] with another chunk length, so that a test meets every boundary without writing gigabytes.
+/// [`encode`] with another chunk length, so that a test meets every boundary without writing gigabytes, and with a
+/// count of the files begun so far, for `emit` to look at.
 pub(super) fn encode_in_chunks<E>(
     chunk: usize,
     root: &Path,
     options: &NarOptions,
+    files: &Cell<u64>,
     emit: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), NarError<E>> {
-    let mut walk = Walk { root, options, out: Chunks::new(chunk, emit), levels: Vec::new() };
+    let mut walk = Walk { root, options, files, out: Chunks::new(chunk, emit), levels: Vec::new() };
     match walk.run() {
         Ok(()) => walk.out.finish().map_err(NarError::Sink),
         Err(fault) => Err(walk.explain(fault)),
@@ -64,6 +64,7 @@ pub(super) fn encode_in_chunks<E>(
 struct Walk<'a, F> {
     root: &'a Path,
     options: &'a NarOptions,
+    files: &'a Cell<u64>,
     out: Chunks<F>,
     /// The directories from the root to where the walk stands: a stack of our own, since a tree may be deeper than the
     /// thread's.
@@ -129,8 +130,9 @@ impl<E, F: FnMut(Bytes) -> Result<(), E>> Walk<'_, F> {
     fn run(&mut self) -> Result<(), Fault<E>> {
         self.out.put(&MAGIC).map_err(Fault::Sink)?;
         let kind = kind_of(CWD, self.root)?;
-        if let Some(entries) = node(&mut self.out, self.options, CWD, self.root, kind)? {
-            self.levels.push(entries);
+        self.files.set(self.files.get() + 1);
+        if let Some(level) = node(&mut self.out, self.options, CWD, self.root, kind)? {
+            self.levels.push(level);
         }
         while let Some(level) = self.levels.last_mut() {
             level.at = level.entries.next();
@@ -155,14 +157,15 @@ impl<E, F: FnMut(Bytes) -> Result<(), E>> Walk<'_, F> {
             FileType::Unknown => kind_of(fd, name)?,
             kind => kind,
         };
+        self.files.set(self.files.get() + 1);
         match node(&mut self.out, self.options, fd, name, kind)? {
             None => self.out.put(&CLOSE).map_err(Fault::Sink),
-            Some(entries) => {
+            Some(level) => {
                 if depth >= OPEN_LEVELS {
                     *closed = Some(identity(fd)?);
                     self.levels[depth - 1].dir = None;
                 }
-                self.levels.push(entries);
+                self.levels.push(level);
                 Ok(())
             }
         }
@@ -206,7 +209,7 @@ impl<E, F: FnMut(Bytes) -> Result<(), E>> Walk<'_, F> {
     }
 }
 
-/// Puts a file or a symlink whole; of a directory the beginning, and gives back its entries.
+/// Puts a file or a symlink whole; of a directory the beginning, and gives back what is in it.
 fn node<E, F: FnMut(Bytes) -> Result<(), E>>(
     out: &mut Chunks<F>,
     options: &NarOptions,
@@ -249,11 +252,6 @@ fn put_file<E, F: FnMut(Bytes) -> Result<(), E>>(out: &mut Chunks<F>, file: &Own
         return Err(Fault::Changed);
     }
     let len = u64::try_from(stat.st_size).unwrap_or(0);
-    #[cfg(target_os = "linux")]
-    if len >= SEQUENTIAL_FROM {
-        // Advice: where it isn't taken, nothing is lost.
-        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
-    }
     let executable = Mode::from_raw_mode(stat.st_mode).contains(Mode::XUSR);
     out.put(if executable { &EXECUTABLE[..] } else { &FILE[..] }).map_err(Fault::Sink)?;
     out.put_len(len).map_err(Fault::Sink)?;

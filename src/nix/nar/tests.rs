@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +10,6 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::encode::encode_in_chunks;
 use super::*;
 
 mod tree;
@@ -18,6 +18,15 @@ use tree::{Node, decode, nodes};
 
 const PLAIN: NarOptions = NarOptions { case_hack: false };
 const HACKED: NarOptions = NarOptions { case_hack: true };
+
+fn encode_in_chunks<E>(
+    chunk: usize,
+    root: &Path,
+    options: &NarOptions,
+    emit: impl FnMut(Bytes) -> Result<(), E>,
+) -> Result<(), NarError<E>> {
+    encode::encode_in_chunks(chunk, root, options, &Cell::new(0), emit)
+}
 
 fn scratch() -> TempDir {
     tempfile::tempdir().expect("a scratch directory")
@@ -129,8 +138,7 @@ fn a_chunk_let_go_of_is_filled_again() {
 #[test]
 fn the_hash_is_that_of_the_bytes() {
     let dir = scratch();
-    for len in [0, 1, CHUNK - 96, CHUNK, 3 * CHUNK + 5] {
-        fs::write(dir.path().join("file"), vec![b'y'; len]).expect("written");
+    let check = || {
         let mut bytes = Vec::new();
         let (hash, size) = encode_hashed(dir.path(), &PLAIN, |chunk| {
             bytes.extend_from_slice(&chunk);
@@ -139,7 +147,34 @@ fn the_hash_is_that_of_the_bytes() {
         .expect("a NAR");
         assert_eq!(size, bytes.len() as u64);
         assert_eq!(hash.0, <[u8; 32]>::from(Sha256::digest(&bytes)));
+    };
+    for len in [0, 1, CHUNK - 96, CHUNK, 3 * CHUNK + 5] {
+        fs::write(dir.path().join("file"), vec![b'y'; len]).expect("written");
+        check();
     }
+    // Behind the large file many small ones, for which hashing goes to a second thread.
+    for n in 0..500 {
+        fs::write(dir.path().join(format!("small-{n}")), vec![b'z'; 3000]).expect("written");
+        if n % 100 == 0 {
+            check();
+        }
+    }
+    check();
+}
+
+#[test]
+fn a_sink_that_refuses_ends_it_also_with_a_second_thread() {
+    let dir = scratch();
+    for n in 0..500 {
+        fs::write(dir.path().join(format!("small-{n}")), vec![b'z'; 3000]).expect("written");
+    }
+    let mut seen = 0;
+    let error = encode_hashed(dir.path(), &PLAIN, |_| {
+        seen += 1;
+        if seen == 3 { Err("enough") } else { Ok(()) }
+    })
+    .expect_err("refused");
+    assert!(matches!(error, NarError::Sink("enough")) && seen == 3);
 }
 
 #[test]
@@ -178,13 +213,13 @@ fn deeper_than_stack_and_descriptors() {
 fn what_no_nar_can_hold_is_named() {
     let dir = scratch();
     fs::create_dir(dir.path().join("sub")).expect("made");
-    let fifo = dir.path().join("sub/fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o644.into(), 0).expect("made");
+    let socket = dir.path().join("sub/socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("made");
     let error = nar_in_chunks(CHUNK, dir.path(), &PLAIN).expect_err("refused");
-    assert!(matches!(&error, NarError::Unsupported { path, kind: "fifo" } if *path == fifo), "{error}");
+    assert!(matches!(&error, NarError::Unsupported { path, kind: "socket" } if *path == socket), "{error}");
     assert_eq!(
         error.to_string(),
-        format!("`{}` is a fifo, and a NAR holds only files, directories and symlinks", fifo.display())
+        format!("`{}` is a socket, and a NAR holds only files, directories and symlinks", socket.display())
     );
 }
 

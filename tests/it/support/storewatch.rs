@@ -104,14 +104,19 @@ impl<'a> Storewatch<'a> {
         self.cache_status(cache)["public_key"].as_str().unwrap().to_owned()
     }
 
-    /// The jobs in a state.
+    /// The jobs in a state; none as long as there is no queue.
     pub fn jobs(&self, state: &str) -> Vec<Value> {
-        self.cmd(&["queue", "list", "--json", "--state", state]).json().as_array().unwrap().clone()
+        self.listed(&["queue", "list", "--json", "--state", state])
     }
 
     /// The jobs that are not done.
     pub fn jobs_left(&self) -> Vec<Value> {
-        self.cmd(&["queue", "list", "--json"]).json().as_array().unwrap().clone()
+        self.listed(&["queue", "list", "--json"])
+    }
+
+    fn listed(&self, arguments: &[&str]) -> Vec<Value> {
+        let said = self.cmd(arguments);
+        if said.stderr.contains("no queue in") { Vec::new() } else { said.json().as_array().unwrap().clone() }
     }
 
     /// The states of a path's jobs, by cache.
@@ -209,6 +214,13 @@ impl Running {
     pub fn eventually_logs(&mut self, text: &str) {
         let log = self.log.clone();
         self.eventually(&format!("{text:?} in the log"), || read(&log).contains(text));
+    }
+
+    /// Waits until its log has this text so many times.
+    #[track_caller]
+    pub fn eventually_logs_times(&mut self, text: &str, times: usize) {
+        let log = self.log.clone();
+        self.eventually(&format!("{text:?} in the log, {times} times"), || read(&log).matches(text).count() >= times);
     }
 
     pub fn signal(&self, signal: Signal) {
