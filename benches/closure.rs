@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Random, Usage, measured, median, mib, row, seconds, size, total};
+use common::{Content, Random, Usage, measured, median, mib, row, seconds, size, total};
 use sha2::{Digest, Sha256};
 use storewatch::nix::nar::{NarOptions, encode, encode_hashed};
 use support::{Nix, ScratchStore, Storewatch};
@@ -31,10 +31,20 @@ const SMALL_TO: u64 = 256 * 1024;
 const LARGE: u64 = 50 * 1024 * 1024;
 
 fn main() {
-    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(7, 1));
+    // Without arguments both kinds of content, otherwise that which is named.
+    for content in [Content::Pieces, Content::Pages] {
+        let named: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+        if named.is_empty() || named.contains(&format!("{content:?}").to_lowercase()) {
+            compare(content);
+        }
+    }
+}
+
+fn compare(content: Content) {
+    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(5, 1));
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);
-    let paths = fill(&store, small, large);
+    let paths = fill(&store, content, small, large);
     let (bytes, _) = total(&store.store_dir());
 
     let mut peers = vec![("nix copy, 2.8", store.command("nix").get_program().to_owned(), "")];
@@ -45,7 +55,7 @@ fn main() {
         peers.push(("nix copy, newer, parallel-compression", program, "&parallel-compression=true"));
     }
     common::headline(&format!(
-        "closure: {small} small and {large} large paths of {} into file://, {rounds} rounds, medians",
+        "closure of {content:?}: {small} small and {large} large paths of {} into file://, {rounds} rounds, medians",
         mib(bytes)
     ));
 
@@ -61,6 +71,17 @@ fn main() {
             usages.push(nix_copy(&store, program, query, small + large));
         }
         limits.push(limit(&paths));
+        let last =
+            theirs.iter().filter_map(|usages| usages.last()).map(|usage| seconds(usage.wall)).collect::<Vec<_>>();
+        eprintln!(
+            "round {}: {} ({} of CPU, {}); peers {}; limit {}",
+            limits.len(),
+            seconds(usage.wall),
+            seconds(usage.cpu),
+            mib(usage.peak),
+            last.join(", "),
+            seconds(limits[limits.len() - 1])
+        );
     }
 
     let (time, cpu, peak) = summary(&ours);
@@ -168,7 +189,7 @@ impl std::io::Write for Hashed {
 /// Writes paths straight into the store and registers them as `nix-store --load-db` does: one process instead of
 /// thousands of builds. Small ones first; each refers to one to three earlier ones, a large one to ten.
 /// Returns where they are, large ones last.
-fn fill(store: &ScratchStore, small: usize, large: usize) -> Vec<PathBuf> {
+fn fill(store: &ScratchStore, content: Content, small: usize, large: usize) -> Vec<PathBuf> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut paths: Vec<PathBuf> = Vec::new();
     let mut registration = String::new();
@@ -185,7 +206,7 @@ fn fill(store: &ScratchStore, small: usize, large: usize) -> Vec<PathBuf> {
                 0 => (path.join("library.so"), if files == 1 { len } else { len * 9 / 10 }),
                 n => (path.join(format!("share/doc/{n}")), len / 10 / (files - 1)),
             };
-            common::write_half_compressible(&file, len, &mut random).unwrap();
+            content.write(&file, len, &mut random).unwrap();
         }
         let Ok((hash, nar_size)) = encode_hashed(&path, &NarOptions::default(), |_| Ok::<_, ()>(())) else {
             panic!("no NAR of {path:?}")

@@ -1,8 +1,9 @@
 //! What Nix knows of a path, asked at any time by anyone: from the database where it can be read, else from the daemon.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, StoreDir, StorePath};
@@ -19,8 +20,10 @@ struct Shared {
     db_path: PathBuf,
     socket: PathBuf,
     store_dir: StoreDir,
-    database: Mutex<Option<Database>>,
-    daemon: tokio::sync::Mutex<Option<Daemon>>,
+    /// Waited for without a thread: hundreds ask at the same time when a claim begins, and a thread for each, only to stand
+    /// in line, would cost megabytes.
+    database: Arc<Mutex<Option<Database>>>,
+    daemon: Mutex<Option<Daemon>>,
 }
 
 /// Why Nix gave no answer.
@@ -38,7 +41,7 @@ impl StoreFacts {
     /// Will read the database at `db_path`, or ask the daemon at `socket` where it may not.
     #[must_use]
     pub fn new(db_path: PathBuf, socket: PathBuf, store_dir: StoreDir) -> Self {
-        let (database, daemon) = (Mutex::new(None), tokio::sync::Mutex::new(None));
+        let (database, daemon) = (Arc::default(), Mutex::new(None));
         Self { shared: Arc::new(Shared { db_path, socket, store_dir, database, daemon }) }
     }
 
@@ -54,7 +57,8 @@ impl StoreFacts {
     /// [`FactsError`].
     pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, FactsError> {
         let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
-        let asked = spawn_blocking(move || shared.ask_database(&wanted)).await;
+        let mut database = Arc::clone(&shared.database).lock_owned().await;
+        let asked = spawn_blocking(move || shared.ask_database(&mut database, &wanted)).await;
         match asked {
             Ok(Err(error)) if error.is_denied() => Ok(self.ask_daemon(path).await?),
             Ok(answer) => Ok(answer?),
@@ -75,8 +79,11 @@ impl StoreFacts {
 }
 
 impl Shared {
-    fn ask_database(&self, path: &StorePath) -> Result<Option<PathInfo>, DatabaseError> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ask_database(
+        &self,
+        database: &mut Option<Database>,
+        path: &StorePath,
+    ) -> Result<Option<PathInfo>, DatabaseError> {
         if let Some(open) = database.take().filter(|open| !open.replaced()) {
             return database.insert(open).path_info(path);
         }

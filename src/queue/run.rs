@@ -142,6 +142,17 @@ impl Queue {
             .map_err(sqlite("read a backfill's progress"))
     }
 
+    /// Whether any job of a backfill is still to be done. Unlike the summary this doesn't look at those that are done.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn run_is_open(&self, run: RunId) -> Result<bool, QueueError> {
+        self.db
+            .prepare_cached("SELECT 1 FROM jobs INDEXED BY jobs_open WHERE state IN (0, 1) AND state <> 2 AND run = ?1")
+            .and_then(|mut statement| statement.exists([run.0]))
+            .map_err(sqlite("look whether a backfill is through"))
+    }
+
     /// The jobs of a backfill that have failed or are held: base name and reason.
     ///
     /// # Errors

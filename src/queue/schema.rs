@@ -44,6 +44,7 @@ const MIGRATIONS: &[&str] = &["
         UNIQUE (path, cache)
     ) STRICT;
     CREATE INDEX jobs_claimable ON jobs (cache, lane, id) WHERE state = 0 AND blockers = 0;
+    CREATE INDEX jobs_delayed ON jobs (not_before) WHERE state = 0 AND blockers = 0 AND not_before > 0;
     CREATE INDEX jobs_open ON jobs (state, cache) WHERE state <> 2;
     CREATE INDEX jobs_of_run ON jobs (run) WHERE run IS NOT NULL;
 

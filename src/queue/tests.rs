@@ -96,6 +96,21 @@ fn path(n: u8) -> StorePath {
 const UPLOADED: Outcome = Outcome::Delivered(Delivery::Uploaded { sent: 7 });
 
 #[test]
+fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
+    let bench = Bench::new();
+    let plan = |sql: &str| {
+        let mut statement = bench.queue.db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("good SQL");
+        let steps = statement.query_map([], |row| row.get::<_, String>(3)).expect("a plan");
+        steps.collect::<Result<Vec<_>, _>>().expect("a plan").join("; ")
+    };
+    let next_due = plan(
+        "SELECT min(not_before) FROM jobs
+         WHERE state = 0 AND blockers = 0 AND not_before > 0 AND not_before > 5",
+    );
+    assert!(next_due.contains("jobs_delayed (not_before>?)"), "{next_due}");
+}
+
+#[test]
 fn cursor_and_jobs_survive_together() {
     let mut bench = Bench::new();
     let store = StoreDir::default();

@@ -123,7 +123,11 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn next_due(&self, now: i64) -> Result<Option<i64>, QueueError> {
         self.db
-            .prepare_cached("SELECT min(not_before) FROM jobs WHERE state = 0 AND blockers = 0 AND not_before > ?1")
+            // With the index's own condition in it, or it would look at everything that is pending, after each upload.
+            .prepare_cached(
+                "SELECT min(not_before) FROM jobs
+                 WHERE state = 0 AND blockers = 0 AND not_before > 0 AND not_before > ?1",
+            )
             .and_then(|mut statement| statement.query_row([now], |row| row.get(0)))
             .map_err(sqlite("look for the next job"))
     }

@@ -30,6 +30,9 @@ const TEMP_DIR: &str = ".tmp";
 /// Bytes gathered before they are hashed and written.
 const WRITE_BUFFER: usize = 256 * 1024;
 
+/// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
+const WRITE_OUT: u64 = 4 * 1024 * 1024;
+
 /// Archives from this size on (bytes, packed) are synced by the thread that wrote them, so that small ones needn't wait
 /// for them in a group: a disk writes it in some 10 ms.
 const SYNC_ALONE: u64 = 2 * 1024 * 1024;
@@ -145,7 +148,8 @@ impl FileCache {
         let url = layout::nar_name(&info.nar_hash, suffix, *compression);
         let target = dir.join(&url);
         let (nar_file, file) = self.temp_file(target.clone())?;
-        let hashing = HashingFile { file, hasher: Sha256::new(), written: 0, buffer: Vec::with_capacity(WRITE_BUFFER) };
+        let buffer = Vec::with_capacity(WRITE_BUFFER);
+        let hashing = HashingFile { file, hasher: Sha256::new(), written: 0, on_its_way: 0, buffer };
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
         let (nar_size, hashing) = pack(nar, hashing, *compression, info.nar_size, &folder)?;
@@ -159,6 +163,7 @@ impl FileCache {
         let (narinfo, mut file) = self.temp_file(target.clone())?;
         let text = layout::narinfo(store_dir, info, &stored, key);
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
+        temp::write_out(&file, 0);
         Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
     }
 }
@@ -237,20 +242,38 @@ struct HashingFile {
     file: File,
     hasher: Sha256,
     written: u64,
+    /// How much of it the system has been told to write out.
+    on_its_way: u64,
     buffer: Vec<u8>,
 }
 
 impl HashingFile {
     fn flush_buffer(&mut self) -> io::Result<()> {
-        self.hasher.update(&self.buffer);
-        self.written += self.buffer.len() as u64;
-        self.file.write_all(&self.buffer)?;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.put(&buffer)?;
+        self.buffer = buffer;
         self.buffer.clear();
         Ok(())
     }
 
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.written += bytes.len() as u64;
+        self.file.write_all(bytes)?;
+        if self.written - self.on_its_way >= WRITE_OUT {
+            self.write_out();
+        }
+        Ok(())
+    }
+
+    fn write_out(&mut self) {
+        temp::write_out(&self.file, self.on_its_way);
+        self.on_its_way = self.written;
+    }
+
     fn finish(mut self) -> io::Result<(NarHash, u64)> {
         self.flush_buffer()?;
+        self.write_out();
         Ok((NarHash(self.hasher.finalize().into()), self.written))
     }
 }
@@ -261,9 +284,7 @@ impl Write for HashingFile {
             self.flush_buffer()?;
         }
         if bytes.len() >= WRITE_BUFFER {
-            self.hasher.update(bytes);
-            self.written += bytes.len() as u64;
-            self.file.write_all(bytes)?;
+            self.put(bytes)?;
         } else {
             self.buffer.extend_from_slice(bytes);
         }

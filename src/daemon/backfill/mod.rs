@@ -28,7 +28,10 @@ use crate::queue::{
 /// Who holds the lock as a backfill; a service that starts meanwhile waits for it.
 const ROLE: &str = "storewatch backfill";
 
-/// How often progress is looked at.
+/// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
+const END_LOOK: Duration = Duration::from_millis(50);
+
+/// How often progress is summed up.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Summing up a million jobs takes a while; no more than this share of the time goes into it.
@@ -122,7 +125,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let routes = site.routes.clone().narrowed_to(&request.to);
     let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), site.bell()));
     let mut scanned = false;
-    let mut pause = LOOK;
+    let mut next_sum = Instant::now();
     let interrupted = loop {
         tokio::select! {
             ended = &mut scanning, if !scanned => {
@@ -130,12 +133,16 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 scanned = true;
             }
             signal = signals.recv() => if signal != Some(Signal::Reload) { break true },
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(END_LOOK) => {}
         }
         let (id, began) = (run.id, Instant::now());
+        let through = scanned && !site.queue.call(move |queue| queue.run_is_open(id)).await?;
+        if !through && began < next_sum {
+            continue;
+        }
         let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.waiting_caches()?));
         let (row, summary, waiting) = site.queue.call(seen).await?;
-        pause = LOOK.max(began.elapsed() * LOOKS_SHARE);
+        next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
         let open = summary.open;
         tell(Progress::At { row, to_row: run.to_row, summary, waiting });
         if scanned && open == 0 {
