@@ -66,7 +66,9 @@ pub enum CacheError {
         ours: String,
     },
     /// The embedded cache leaves the file system room to breathe.
-    #[error("it would leave {free_percent} % of the file system of {dir} free, and the cache keeps {needed_percent} %")]
+    #[error(
+        "it would leave {free_percent} % of the file system of {dir} free, and the cache takes nothing below {needed_percent} %"
+    )]
     NoRoom {
         /// The cache's directory.
         dir: PathBuf,

@@ -40,16 +40,24 @@ impl Settings {
         self.file.as_deref()
     }
 
-    /// Lets the next [`Settings::reload`] read the file, changed or not.
+    /// Lets the next [`Settings::reload`] read the file, changed or not, and say what came of it.
     pub fn forget(&mut self) {
-        self.bytes = None;
+        self.bytes = Some(Vec::new());
     }
 
     /// Reads the file if it has changed, and says whether another configuration is in force now.
     pub fn reload(&mut self) -> bool {
         let Some(file) = &self.file else { return false };
-        // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
-        let Ok(bytes) = std::fs::read(file) else { return false };
+        let bytes = match std::fs::read(file) {
+            Ok(bytes) => bytes,
+            // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
+            Err(error) => {
+                if self.bytes.take().is_some() {
+                    warn!("the policy file can't be read, the old policy stays in force: {}: {error}", file.display());
+                }
+                return false;
+            }
+        };
         if self.bytes.as_ref() == Some(&bytes) {
             return false;
         }
@@ -70,7 +78,7 @@ impl Settings {
                 true
             }
             Err(problems) => {
-                error!("the policy has changed for the worse, the old one stays in force:\n{problems}");
+                error!("the policy file has problems, the old policy stays in force:\n{problems}");
                 false
             }
         }

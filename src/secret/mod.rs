@@ -24,6 +24,12 @@ pub enum SecretError {
         /// The file, with symlinks followed.
         path: PathBuf,
     },
+    /// A directory, a pipe or the like.
+    #[error("{path} is no regular file")]
+    NoFile {
+        /// What was named.
+        path: PathBuf,
+    },
     /// Others on this host could read it.
     #[error("{path} can be read by others (mode {mode:04o}); run `chmod 600 {path}`")]
     Readable {
@@ -60,6 +66,10 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Secr
 /// # Errors
 /// [`SecretError`].
 pub fn read(path: &Path, real_store: &Path) -> Result<Zeroizing<String>, SecretError> {
+    // Before it is opened: to open a pipe waits for who writes into it.
+    if !fs::metadata(path).map_err(io_error("look at", path))?.is_file() {
+        return Err(SecretError::NoFile { path: path.to_owned() });
+    }
     let file = File::open(path).map_err(io_error("open", path))?;
     let resolved = fs::canonicalize(path).map_err(io_error("resolve", path))?;
     if resolved.starts_with(real_store) || resolved.starts_with("/nix/store") {
@@ -134,6 +144,7 @@ mod tests {
             assert!(matches!(error, SecretError::Readable { mode: 0o640, .. }), "{error}");
             assert!(!format!("{error} {error:?}").contains("s3cret"));
         }
+        assert!(matches!(read(dir.path(), Path::new("/nix/store")), Err(SecretError::NoFile { .. })));
         fs::write(&path, [0xff, 0xfe]).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
         assert!(matches!(read(&path, Path::new("/nix/store")), Err(SecretError::NoText { .. })));

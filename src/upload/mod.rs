@@ -210,8 +210,12 @@ impl Uploader {
     async fn serve(&mut self, policy: Arc<Policy>, targets: Vec<Target>) -> Result<(), QueueError> {
         let mut before = std::mem::take(&mut self.caches);
         for target in targets {
-            let known = before.remove(&target.id);
-            self.caches.insert(target.id, State::serve(target, known));
+            let (id, known) = (target.id, before.remove(&target.id));
+            if known.is_none() {
+                // What an earlier process noted may be mended; if not, it is noted again.
+                self.queue.call(move |queue| queue.note_cache_waits(id, None, now())).await?;
+            }
+            self.caches.insert(id, State::serve(target, known));
         }
         // A cache may have been gone from the policy for a while and be back, with jobs still under way.
         for job in self.claimed.values() {
@@ -285,10 +289,13 @@ impl Uploader {
                 state.under_way -= 1;
                 // That something is there already says nothing of whether more would be taken.
                 let took = matches!(outcome, Outcome::Delivered(Delivery::Uploaded { .. }));
-                if cache_waits.is_some() || took {
+                let refused = cache_waits.is_some();
+                if refused || took {
                     note_waiting(&self.queue, job.cache, state, cache_waits).await?;
                 }
-                tell(&job, &outcome, state.name().as_str());
+                // What is wrong with the cache is told once, not for each path.
+                let outcome = if refused { &Outcome::Returned } else { &outcome };
+                tell(&job, outcome, state.name().as_str());
             }
             outcomes.push((job, outcome));
         }

@@ -29,7 +29,7 @@ pub struct Target {
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// No pause is longer: a disk that was cleared is in use again within this time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// A target and how it is doing.
 pub(super) struct State {
@@ -96,8 +96,10 @@ impl State {
         }
     }
 
-    /// It takes nothing: waits, longer each time. Returns whether that is news.
+    /// It takes nothing: waits, longer each time, and is opened anew then, since it may have been replaced meanwhile.
+    /// Returns whether that is news.
     pub(super) fn wait(&mut self, why: &str) -> bool {
+        self.cache = None;
         let now = Instant::now();
         let before = self.waiting.take();
         let pause = match &before {
@@ -116,10 +118,10 @@ impl State {
         self.waiting.is_some()
     }
 
-    /// There is nothing to try it with: it is asked again when there may be.
+    /// There is nothing to try it with for now.
     pub(super) fn put_off(&mut self) {
         if let Some(waiting) = &mut self.waiting {
-            waiting.until = Instant::now() + LONGEST_PAUSE;
+            waiting.until = Instant::now() + waiting.pause;
         }
     }
 
