@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, targets};
@@ -45,6 +46,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The database, the policy file and the queue are looked at this often, should an event have been lost. A look costs
 /// some microseconds.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where events are listened to, the policy file and the queue are looked at only every so many intervals without one: a
+/// look wakes two threads, and at rest the whole process is to wake no more than once a second.
+const INTERVALS_BESIDE_EVENTS: u32 = 3;
 
 /// A step of the wall clock against the monotonic one that is larger than this was a suspend, or a clock put right.
 const SUSPENDED: Duration = Duration::from_secs(10);
@@ -193,6 +198,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let queue = open_queue(&state_dir)?;
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
     let (routes_in_force, routes) = watching::channel(routes);
+    let began = tokio::time::Instant::now();
     let watcher = Watcher::new(watch::Parts {
         queue: working.queue.clone(),
         routes,
@@ -201,14 +207,16 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         socket: nix.socket.clone(),
         store_dir: nix.logical.clone(),
         wake: wake_for(events, [nix.db_path()]),
+        began,
         interval: INTERVAL,
         bell: Arc::clone(&working.bell),
     });
     let mut watcher = tokio::spawn(watcher.run());
     let queue_file = state_dir.join(Queue::FILE_NAME);
     let mut wake = wake_for(events, std::iter::once(queue_file).chain(settings.file().map(Path::to_owned)));
-    let mut timer = tokio::time::interval(INTERVAL);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // In step with the watcher's, so that one wake-up serves both.
+    let mut timer = interval_at(began, if events { INTERVAL * INTERVALS_BESIDE_EVENTS } else { INTERVAL });
+    timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut clocks = Clocks::now();
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
     for cache in &settings.config().caches {

@@ -50,8 +50,10 @@ pub struct Parts {
     pub store_dir: StoreDir,
     /// Tells of changes to the database.
     pub wake: Wake,
-    /// The database is looked at after so long without an event, too.
+    /// The database is looked at every so long without an event, too, counted from [`Parts::began`].
     pub interval: Duration,
+    /// Whose timers count from the same moment wakes up once for all of them.
+    pub began: Instant,
     /// Rung when jobs have been admitted.
     pub bell: Arc<Notify>,
 }
@@ -150,7 +152,7 @@ impl Watcher {
             }
         }
         let looked = self.look().await;
-        self.next_look = Instant::now() + self.parts.interval;
+        self.next_look = next_beat(self.parts.began, self.parts.interval, Instant::now());
         match looked {
             Ok(()) => {
                 self.has_looked = true;
@@ -201,6 +203,9 @@ impl Watcher {
 
     /// Reads and admits batches until the database has nothing new.
     async fn read_on(&mut self, mut scan: Scan) -> Result<Scan, WatchError> {
+        if scan.is_at_rest() {
+            return Ok(scan);
+        }
         loop {
             let routes = self.parts.routes.borrow().clone();
             let read = spawn_blocking(move || {
@@ -264,6 +269,13 @@ async fn find_source(parts: &Parts) -> Result<Source, WatchError> {
         Err(error) => Err(error),
         Ok(scan) => Ok(Source::Database(Box::new(scan))),
     }
+}
+
+/// The first moment after `now` that is a whole number of intervals after `began`.
+fn next_beat(began: Instant, interval: Duration, now: Instant) -> Instant {
+    let since = now.saturating_duration_since(began);
+    let into = since.as_nanos() % interval.as_nanos().max(1);
+    now + interval.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(0)))
 }
 
 /// Whether waiting won't help, if it was so from the start. Later it may be a database that is being replaced.

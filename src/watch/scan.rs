@@ -94,16 +94,29 @@ impl Scan {
         Ok(Self { db_path, store_dir, database, limits, cursor, since })
     }
 
+    /// Whether there is surely nothing new. That takes some microseconds, and at rest it is all there is to be done: no
+    /// other thread need be woken for it. Without a write-ahead log it might have to wait for Nix, so it isn't tried.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let rests = |seen: &Seen| check(&self.cursor, seen).is_none() && seen.last_id == self.cursor.row;
+        self.database.uses_wal().unwrap_or(false)
+            && !self.database.replaced()
+            && self.seen().is_ok_and(|seen| rests(&seen))
+    }
+
+    fn seen(&self) -> Result<Seen, DatabaseError> {
+        Ok(Seen {
+            identity: self.database.identity(),
+            last_id: self.database.last_id()?,
+            row: self.database.row_mark(self.cursor.row)?,
+        })
+    }
+
     /// Looks for rows behind the cursor and decides them. Blocks.
     pub(super) fn step(&mut self, routes: &Routes) -> Result<Step, DatabaseError> {
         if self.database.replaced() {
             self.database = Database::open(&self.db_path, &self.store_dir)?;
         }
-        let seen = Seen {
-            identity: self.database.identity(),
-            last_id: self.database.last_id()?,
-            row: self.database.row_mark(self.cursor.row)?,
-        };
+        let seen = self.seen()?;
         if let Some(why) = check(&self.cursor, &seen) {
             return Ok(Step::Another(why));
         }
