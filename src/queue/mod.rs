@@ -8,7 +8,8 @@
 //!   that the path is safe there, so what is taken back is at worst asked for once more.
 //! - **Nothing broken.** A job that [waits](Outcome::WaitsFor) for the jobs of its references can't be claimed before
 //!   they are done.
-//! - Every change of state is decided by [`JobState::after`] and written as `… WHERE id = ? AND state = ?`.
+//! - What one job goes through is decided by [`JobState::after`] and written as `… WHERE id = ? AND state = ?`. Admission,
+//!   claim and recovery change many jobs by one statement, which names the same states.
 //!
 //! What happens at a crash: jobs found [`JobState::Uploading`] at the next start go back to pending
 //! ([`Queue::recover`]). A database that can't be read is moved aside, never deleted ([`Queue::open`]), and filled
