@@ -78,7 +78,7 @@ impl Settings {
                 true
             }
             Err(problems) => {
-                error!("the policy file has problems, the old policy stays in force:\n{problems}");
+                error!("the policy file has problems, the old one stays in force:\n{problems}");
                 false
             }
         }
