@@ -84,10 +84,10 @@ pub enum CacheError {
     #[error("take the signing key")]
     Secret(#[from] SecretError),
     /// The signing key is none.
-    #[error("{path} holds no signing key: {problem}; `nix-store --generate-binary-cache-key` writes one")]
+    #[error("{from} holds no signing key: {problem}; `nix-store --generate-binary-cache-key` writes one")]
     Key {
-        /// The file.
-        path: PathBuf,
+        /// The file, or what else it should come from.
+        from: String,
         /// What is wrong with it.
         problem: String,
     },

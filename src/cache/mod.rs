@@ -23,7 +23,7 @@ use crate::nix::{PathInfo, StorePath};
 pub use error::{CacheError, Class, NarFailure};
 
 pub use nar::{CallOff, NarReader, NarStream};
-pub use url::{CacheUrl, Compression, UrlError};
+pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

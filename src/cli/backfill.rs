@@ -16,6 +16,7 @@ use super::run::{LAST_THREADS, runtime, start_log};
 use super::setup::Setup;
 use super::status::bytes;
 use super::{CliError, Global};
+use crate::config::parse_duration;
 use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Routes, RunSummary};
@@ -30,7 +31,7 @@ pub(super) struct Args {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     since: Option<Duration>,
     /// Only paths that garbage collection would keep: what profiles and other roots lead to, and what that needs.
     #[arg(long, conflicts_with = "paths")]
@@ -83,21 +84,6 @@ async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
     let to = to.collect::<Result<_, _>>()?;
     let paths = valid_paths(&args.paths, &setup.nix).await?.into_iter().map(|info| info.path).collect();
     Ok(Request { paths, since: args.since, roots: args.roots, to })
-}
-
-fn parse_age(text: &str) -> Result<Duration, String> {
-    let expected = || format!("`{text}` is no age; write for example 90m, 12h, 7d or 4w");
-    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
-    let seconds: u64 = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        "w" => 7 * 24 * 60 * 60,
-        _ => return Err(expected()),
-    };
-    let number: u64 = number.parse().map_err(|_| expected())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(expected)
 }
 
 fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {

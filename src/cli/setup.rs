@@ -59,9 +59,9 @@ fn surroundings(global: &Global) -> Surroundings<'_> {
     }
 }
 
-/// Says what is wrong with a cache URL.
-pub(super) fn check_url(url: &str) -> Result<(), String> {
-    CacheUrl::parse(url).map(|_| ()).map_err(|error| error.to_string())
+/// Understands a cache URL, or says what is wrong with it.
+pub(super) fn check_url(url: &str) -> Result<CacheUrl, String> {
+    CacheUrl::parse(url).map_err(|error| error.to_string())
 }
 
 fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {

@@ -51,18 +51,44 @@ pub const CACHE: Keys = Keys {
     known: &[
         ("url", "url = \"file:///var/cache/nix\""),
         ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
+        ("token", "token = { file = \"/run/secrets/token\" }"),
+        ("headers", "headers = { x-name = \"value\" }"),
+        ("ca_file", "ca_file = \"/etc/ssl/cache-ca.pem\""),
+        ("client_certificate", "client_certificate = \"/etc/ssl/this-host.pem\""),
+        ("client_key", "client_key = { file = \"/run/secrets/this-host.key\" }"),
+        ("allow_unencrypted", "allow_unencrypted = true"),
+        ("allow_self", "allow_self = true"),
+        ("server_hostnames", "server_hostnames = [\"cache-server\"]"),
     ],
-    later: &["token"],
+    later: &[],
 };
 
-/// `signing_key` of a cache.
-pub const SIGNING_KEY: Keys = Keys {
-    known: &[("file", "file = \"/run/secrets/cache.key\"")],
-    later: &["env", "credential", "command", "keychain"],
+/// Where a secret comes from: `token`, `signing_key`, `client_key`, and a header.
+pub const SOURCE: Keys = Keys {
+    known: &[
+        ("file", "file = \"/run/secrets/token\""),
+        ("readable_by_others", "readable_by_others = true"),
+        ("env", "env = \"CACHE_TOKEN\""),
+        ("credential", "credential = \"cache-token\""),
+        ("command", "command = [\"vault\", \"read\", \"-field=token\", \"secret/cache\"]"),
+        ("timeout", "timeout = \"10s\""),
+        ("lifetime", "lifetime = \"5m\""),
+        ("keychain", "keychain = \"SERVICE\""),
+        ("account", "account = \"NAME\""),
+        ("netrc", "netrc = true"),
+    ],
+    later: &[],
 };
 
 /// `[upstreams]`.
-pub const UPSTREAMS: Keys = Keys { known: &[("keys", "keys = [\"NAME:BASE64\"]")], later: &["caches"] };
+pub const UPSTREAMS: Keys = Keys {
+    known: &[
+        ("keys", "keys = [\"NAME:BASE64\"]"),
+        ("caches", "caches = [\"https://cache.nixos.org\"]"),
+        ("remember", "remember = \"1h\""),
+    ],
+    later: &[],
+};
 
 /// `[limits]`.
 pub const LIMITS: Keys =
@@ -99,7 +125,7 @@ pub const TABLES: [(&str, &Keys); 8] = [
     ("the policy's top", &TOP),
     ("[store]", &STORE),
     ("[caches.NAME]", &CACHE),
-    ("signing_key", &SIGNING_KEY),
+    ("the table that says where a secret comes from", &SOURCE),
     ("[upstreams]", &UPSTREAMS),
     ("[limits]", &LIMITS),
     ("[[rules]]", &RULE),

@@ -10,10 +10,13 @@
 //! Deliberately absent: whether a cache can be reached or a key file read. A policy may be checked on another host than
 //! the one that it is for.
 
+mod cache;
+mod duration;
 mod keys;
 mod places;
 mod problems;
 mod raw;
+mod raw_cache;
 mod reader;
 mod schema;
 mod store;
@@ -25,8 +28,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::policy::{CacheName, Policy};
+use crate::policy::Policy;
 
+pub use cache::{CacheConfig, HeaderValue, HttpConfig, Upstreams};
+pub use duration::{BadDuration, parse_duration};
 pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_STATE_DIR, Surroundings};
 pub use problems::{ConfigError, Problem};
 pub use raw::VERSION;
@@ -51,6 +56,8 @@ pub struct Config {
     pub store: StoreOptions,
     /// The caches, in the order of the file; at least one.
     pub caches: Vec<CacheConfig>,
+    /// The caches of others.
+    pub upstreams: Upstreams,
     /// The rules over these caches.
     pub policy: Arc<Policy>,
     /// How much storewatch takes.
@@ -59,19 +66,6 @@ pub struct Config {
     pub source: Option<PathBuf>,
     /// What is odd about the file but no reason to refuse it.
     pub warnings: Vec<Problem>,
-}
-
-/// One cache, as the policy names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheConfig {
-    /// Its name.
-    pub name: CacheName,
-    /// Where it is; checked by the cache layer's own rules.
-    pub url: String,
-    /// File of the secret key that signs what is uploaded; `None`: one is generated in the state directory.
-    pub signing_key: Option<PathBuf>,
-    /// Whether it is the one that stands in where the policy names none.
-    pub builtin: bool,
 }
 
 /// How much of the host storewatch takes.
@@ -114,6 +108,7 @@ impl Config {
         Self {
             store: StoreOptions::default(),
             caches: vec![defaults.cache()],
+            upstreams: Upstreams::default(),
             policy: defaults.policy(),
             limits: Limits::default(),
             source: None,
@@ -152,10 +147,10 @@ impl Config {
         let raw = RawPolicy::read(text, &mut problems);
         let validated = validate(raw, defaults, check_url, &mut problems);
         let warnings = problems.finish()?;
-        let Some(Validated { store, caches, policy, limits }) = validated else {
+        let Some(Validated { store, caches, upstreams, policy, limits }) = validated else {
             unreachable!("what is refused has a problem")
         };
-        Ok(Self { store, caches, policy: Arc::new(policy), limits, source: None, warnings })
+        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, source: None, warnings })
     }
 }
 

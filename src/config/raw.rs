@@ -5,8 +5,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::keys::{CACHE, LIMITS, MATCH, RULE, SIGNING_KEY, STORE, TOP, UPSTREAMS};
+use super::keys::{CACHE, LIMITS, MATCH, RULE, STORE, TOP, UPSTREAMS};
 use super::problems::Problems;
+use super::raw_cache::RawCache;
 use super::reader::{List, Table};
 
 /// The one version of the file format that there is.
@@ -17,7 +18,7 @@ pub(super) struct RawPolicy {
     pub(super) builtin_rules: Option<bool>,
     pub(super) store: RawStore,
     pub(super) caches: Vec<RawCache>,
-    pub(super) upstream_keys: Option<List>,
+    pub(super) upstreams: RawUpstreams,
     pub(super) uploads: Option<Spanned<i64>>,
     pub(super) priority: Option<Spanned<String>>,
     pub(super) rules: Vec<RawRule>,
@@ -31,10 +32,11 @@ pub(super) struct RawStore {
     pub(super) remote: Option<Spanned<String>>,
 }
 
-pub(super) struct RawCache {
-    pub(super) name: Spanned<String>,
-    pub(super) url: Option<Spanned<String>>,
-    pub(super) signing_key_file: Option<Spanned<String>>,
+#[derive(Default)]
+pub(super) struct RawUpstreams {
+    pub(super) keys: Option<List>,
+    pub(super) caches: Option<List>,
+    pub(super) remember: Option<Spanned<String>>,
 }
 
 pub(super) struct RawRule {
@@ -68,15 +70,14 @@ impl RawPolicy {
             return Self::default();
         }
         let top = Table::new("the policy", &TOP, document.get_ref(), 0..0, problems);
-        let upstreams = top.table("upstreams", "[upstreams]", &UPSTREAMS, problems);
         let limits = top.table("limits", "[limits]", &LIMITS, problems);
         let caches = top.named_tables("caches", &CACHE, problems);
         let rules = top.tables("rules", &RULE, problems);
         Self {
-            builtin_rules: top.boolean("builtin_rules", problems),
+            builtin_rules: top.boolean("builtin_rules", problems).map(Spanned::into_inner),
             store: RawStore::read(&top, problems),
             caches: caches.into_iter().map(|(name, table)| RawCache::read(name, &table, problems)).collect(),
-            upstream_keys: upstreams.and_then(|table| table.list("keys", problems)),
+            upstreams: RawUpstreams::read(&top, problems),
             uploads: limits.as_ref().and_then(|table| table.integer("uploads", problems)),
             priority: limits.as_ref().and_then(|table| table.string("priority", problems)),
             rules: rules.iter().map(|table| RawRule::read(table, problems)).collect(),
@@ -120,17 +121,13 @@ impl RawStore {
     }
 }
 
-impl RawCache {
-    fn read(name: Spanned<String>, table: &Table<'_>, problems: &mut Problems<'_>) -> Self {
-        table.require("url", problems);
-        let signing_key = table.table("signing_key", "signing_key", &SIGNING_KEY, problems);
-        if let Some(table) = &signing_key {
-            table.require("file", problems);
-        }
+impl RawUpstreams {
+    fn read(top: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        let Some(table) = top.table("upstreams", "[upstreams]", &UPSTREAMS, problems) else { return Self::default() };
         Self {
-            name,
-            url: table.string("url", problems),
-            signing_key_file: signing_key.and_then(|table| table.string("file", problems)),
+            keys: table.list("keys", problems),
+            caches: table.list("caches", problems),
+            remember: table.string("remember", problems),
         }
     }
 }
@@ -160,7 +157,7 @@ impl RawMatch {
             deriver: table.one_or_list("deriver", problems),
             signed_by: table.one_or_list("signed_by", problems),
             size: table.string("size", problems),
-            content_addressed: table.boolean("content_addressed", problems),
+            content_addressed: table.boolean("content_addressed", problems).map(Spanned::into_inner),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::keys::{Keys, TABLES};
 use super::problems::Problems;
@@ -54,9 +54,22 @@ impl<'t> Table<'t> {
         format!("unknown key `{key}` in {what}: {hint}")
     }
 
-    fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+    /// What is there, key by key in the order of the file, each with the key's place.
+    pub(super) fn given(&self) -> Vec<(&'static str, Range<usize>)> {
+        let place = |key| Some((key, self.entries.get_key_value(key)?.0.span()));
+        let mut given: Vec<_> = self.keys.names().filter_map(place).collect();
+        given.sort_by_key(|(_, place)| place.start);
+        given
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         debug_assert!(self.keys.names().any(|known| known == key), "`{key}` is not in the list of keys");
         self.entries.get(key)
+    }
+
+    /// What to write for a key.
+    pub(super) fn example(&self, key: &str) -> &'static str {
+        self.keys.example(key)
     }
 
     /// Reports a key that must be there and isn't.
@@ -67,7 +80,13 @@ impl<'t> Table<'t> {
         }
     }
 
-    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, expected: &str, problems: &mut Problems<'_>) {
+    pub(super) fn wrong_type(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        expected: &str,
+        problems: &mut Problems<'_>,
+    ) {
         let (found, example) = (type_of(value.get_ref()), self.keys.example(key));
         problems.add(value.span(), format!("`{key}` is {found}, expected {expected}: write `{example}`"));
     }
@@ -81,13 +100,13 @@ impl<'t> Table<'t> {
         string
     }
 
-    pub(super) fn boolean(&self, key: &str, problems: &mut Problems<'_>) -> Option<bool> {
+    pub(super) fn boolean(&self, key: &str, problems: &mut Problems<'_>) -> Option<Spanned<bool>> {
         let value = self.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
             self.wrong_type(key, value, "true or false", problems);
         }
-        boolean
+        boolean.map(|boolean| Spanned::new(value.span(), boolean))
     }
 
     pub(super) fn integer(&self, key: &str, problems: &mut Problems<'_>) -> Option<Spanned<i64>> {
@@ -148,6 +167,23 @@ impl<'t> Table<'t> {
         Some(Table::new(what, keys, entries, value.span(), problems))
     }
 
+    /// What a table holds whose keys are names that people choose, in the order of the file.
+    pub(super) fn named(
+        &self,
+        key: &str,
+        problems: &mut Problems<'_>,
+    ) -> Vec<(Spanned<String>, &'t Spanned<DeValue<'t>>)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table", problems);
+            return Vec::new();
+        };
+        let name = |name: &Spanned<DeString<'_>>| Spanned::new(name.span(), name.get_ref().clone().into_owned());
+        let mut entries: Vec<_> = entries.iter().map(|(key, value)| (name(key), value)).collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        entries
+    }
+
     /// Tables by names that people choose, in the order of the file: name, and the table.
     pub(super) fn named_tables(
         &self,
@@ -155,16 +191,8 @@ impl<'t> Table<'t> {
         keys: &'static Keys,
         problems: &mut Problems<'_>,
     ) -> Vec<(Spanned<String>, Table<'t>)> {
-        let Some(value) = self.get(key) else { return Vec::new() };
-        let Some(entries) = value.get_ref().as_table() else {
-            self.wrong_type(key, value, "a table", problems);
-            return Vec::new();
-        };
-        let mut entries: Vec<_> = entries.iter().collect();
-        entries.sort_by_key(|(name, _)| name.span().start);
         let mut tables = Vec::new();
-        for (name, value) in entries {
-            let name = Spanned::new(name.span(), name.get_ref().clone().into_owned());
+        for (name, value) in self.named(key, problems) {
             let what = format!("[{key}.{}]", name.get_ref());
             match value.get_ref().as_table() {
                 Some(entries) => tables.push((name, Table::new(what, keys, entries, value.span(), problems))),
@@ -198,11 +226,11 @@ impl<'t> Table<'t> {
     }
 }
 
-fn as_string(value: &Spanned<DeValue<'_>>) -> Option<Spanned<String>> {
+pub(super) fn as_string(value: &Spanned<DeValue<'_>>) -> Option<Spanned<String>> {
     value.get_ref().as_str().map(|text| Spanned::new(value.span(), text.to_owned()))
 }
 
-fn type_of(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

@@ -9,7 +9,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::keys::{CACHE, Keys, LIMITS, MATCH, RULE, SIGNING_KEY, STORE, TOP, UPSTREAMS};
+    use super::super::keys::{CACHE, Keys, LIMITS, MATCH, RULE, SOURCE, STORE, TOP, UPSTREAMS};
     use super::*;
 
     #[test]
@@ -19,7 +19,7 @@ mod tests {
             ("", &TOP),
             ("/properties/store", &STORE),
             ("/definitions/cache", &CACHE),
-            ("/definitions/cache/properties/signing_key", &SIGNING_KEY),
+            ("/definitions/source", &SOURCE),
             ("/properties/upstreams", &UPSTREAMS),
             ("/properties/limits", &LIMITS),
             ("/definitions/rule", &RULE),

@@ -5,15 +5,16 @@ use proptest::sample::Index;
 
 use super::keys::TABLES;
 use super::*;
+use crate::cache::CacheUrl;
 use crate::nix::StoreDir;
+use crate::secret::Source;
 
 fn defaults() -> Defaults {
     Defaults { state_dir: "/var/lib/storewatch".into() }
 }
 
-/// Stands in for the cache layer.
-fn check_url(url: &str) -> Result<(), String> {
-    if url.starts_with("file:///") { Ok(()) } else { Err("the cache layer says no".to_owned()) }
+fn check_url(url: &str) -> Result<CacheUrl, String> {
+    CacheUrl::parse(url).map_err(|_| "the cache layer says no".to_owned())
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -88,7 +89,7 @@ fn a_whole_policy() {
     let config = good(WHOLE);
     let names: Vec<_> = config.caches.iter().map(|cache| cache.name.as_str()).collect();
     assert_eq!(names, ["team", "archive"], "in the order of the file");
-    assert_eq!(config.caches[0].signing_key.as_deref(), Some(Path::new("/etc/key")));
+    assert_eq!(config.caches[0].signing_key, Some(Source::file("/etc/key")));
     assert_eq!(config.limits, Limits { uploads: 64, priority: Priority::Normal });
     assert_eq!(config.store.dir, Some(StoreDir::new("/l")));
     assert_eq!(config.policy.own_rules(), 2);

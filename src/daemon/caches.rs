@@ -1,14 +1,18 @@
 //! From the caches of the policy file to caches that can be opened.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use crate::cache::file::{FileCache, FileOptions};
-use crate::cache::{Cache, CacheError, CacheUrl};
+use crate::cache::{Cache, CacheError, CacheUrl, UrlError};
 use crate::config::{CacheConfig, NixStore};
-use crate::nix::{PublicKey, SecretKey};
+use crate::nix::{BadSecretKey, PublicKey, SecretKey};
 use crate::queue::{Queue, QueueError, Routes};
-use crate::secret::{self, SecretError};
+use crate::secret::{self, Provider, Secret, SecretError, Source};
 use crate::upload::{Open, Target};
 
 /// The embedded cache takes nothing while less than so many per cent of its file system are free: it was not asked for,
@@ -49,9 +53,12 @@ pub fn targets(
 }
 
 fn open(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Arc<dyn Cache>, CacheError> {
-    let CacheUrl::File { dir, compression, priority, want_mass_query } = CacheUrl::parse(&config.url)?;
+    let (dir, compression, priority, want_mass_query) = match CacheUrl::parse(&config.url)? {
+        CacheUrl::File { dir, compression, priority, want_mass_query } => (dir, compression, priority, want_mass_query),
+        CacheUrl::Attic { .. } => return Err(UrlError::NotYet("attic".to_owned()).into()),
+    };
     let key = match &config.signing_key {
-        Some(file) => read_key(file, &surroundings.nix.real)?,
+        Some(source) => given_key(source, config, surroundings)?,
         None => own_key(config, surroundings)?,
     };
     let cache = FileCache::open(FileOptions {
@@ -67,30 +74,53 @@ fn open(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Arc<dy
     Ok(Arc::new(cache))
 }
 
-fn read_key(file: &Path, real_store: &Path) -> Result<SecretKey, CacheError> {
-    let text = secret::read(file, real_store)?;
-    SecretKey::parse(&text).map_err(|problem| CacheError::Key { path: file.to_owned(), problem: problem.to_string() })
+/// The key that the policy says; its public half is written down, since whoever asks for that later may not be allowed
+/// what the service is, or would have to run a command for it.
+fn given_key(source: &Source, config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<SecretKey, CacheError> {
+    let provider = Provider::new(source.clone(), &surroundings.nix.real, None);
+    // Caches are opened on a thread that may wait.
+    let text = Handle::current().block_on(provider.get())?;
+    let key = parse_key(&text, &source.to_string())?;
+    write_public(&key, &own_key_file(&surroundings.state_dir, config))?;
+    Ok(key)
+}
+
+fn parse_key(text: &Secret, from: &str) -> Result<SecretKey, CacheError> {
+    SecretKey::parse(text.expose()).map_err(key_error(from))
+}
+
+fn key_error(from: &str) -> impl FnOnce(BadSecretKey) -> CacheError {
+    move |problem| CacheError::Key { from: from.to_owned(), problem: problem.to_string() }
 }
 
 /// The key generated for a cache whose policy names none; made now if it isn't there yet.
 fn own_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<SecretKey, CacheError> {
     let file = own_key_file(&surroundings.state_dir, config);
+    let from = file.display().to_string();
     if !file.exists() {
-        let key = SecretKey::generate(&key_name())
-            .map_err(|problem| CacheError::Key { path: file.clone(), problem: problem.to_string() })?;
+        let key = SecretKey::generate(&key_name()).map_err(key_error(&from))?;
         match secret::write_new(&file, &key.to_nix_string()) {
             Err(SecretError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
             written => written?,
         }
     }
-    let key = read_key(&file, &surroundings.nix.real)?;
+    let key = parse_key(&secret::read(&file, &surroundings.nix.real)?, &from)?;
+    write_public(&key, &file)?;
+    Ok(key)
+}
+
+/// Writes the public half beside where the secret one is, or would be.
+fn write_public(key: &SecretKey, file: &Path) -> Result<(), CacheError> {
     let public = file.with_extension("public");
     let text = format!("{}\n", key.public());
     if std::fs::read_to_string(&public).is_ok_and(|there| there == text) {
-        return Ok(key);
+        return Ok(());
     }
-    std::fs::write(&public, text).map_err(|source| CacheError::Io { action: "write", path: public, source })?;
-    Ok(key)
+    let write_error = |source| CacheError::Io { action: "write", path: public.clone(), source };
+    if let Some(folder) = public.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(write_error)?;
+    }
+    std::fs::write(&public, text).map_err(write_error)
 }
 
 fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
@@ -107,13 +137,12 @@ fn key_name() -> String {
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.
 #[must_use]
 pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<PublicKey> {
-    match &config.signing_key {
-        Some(file) => Some(read_key(file, &nix.real).ok()?.public()),
-        None => {
-            let public = own_key_file(state_dir, config).with_extension("public");
-            PublicKey::parse(std::fs::read_to_string(public).ok()?.trim()).ok()
-        }
+    let given = config.signing_key.as_ref().and_then(|source| secret::read_here(source, &nix.real)?.ok());
+    if let Some(key) = given {
+        return Some(SecretKey::parse(key.expose()).ok()?.public());
     }
+    let public = own_key_file(state_dir, config).with_extension("public");
+    PublicKey::parse(std::fs::read_to_string(public).ok()?.trim()).ok()
 }
 
 /// What Nix takes as a substituter to read from a cache.
@@ -121,6 +150,7 @@ pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Opt
 pub fn substituter(url: &str) -> String {
     match CacheUrl::parse(url) {
         Ok(CacheUrl::File { dir, .. }) => format!("file://{}", dir.display()),
+        Ok(CacheUrl::Attic { endpoint, cache }) => format!("{endpoint}{cache}"),
         Err(_) => url.to_owned(),
     }
 }

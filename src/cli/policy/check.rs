@@ -49,6 +49,7 @@ pub fn schema(out: &mut dyn Write) -> Result<(), PolicyCommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::setup::check_url;
 
     fn run(text: Option<&str>) -> Result<String, String> {
         let dir = tempfile::tempdir().expect("a folder");
@@ -58,7 +59,7 @@ mod tests {
         }
         let mut out = Vec::new();
         let defaults = Defaults { state_dir: "/state".into() };
-        let checked = check(Some(&file), &defaults, &|_| Ok(()), &mut out);
+        let checked = check(Some(&file), &defaults, &check_url, &mut out);
         let plain = |text: String| text.replace(&dir.path().display().to_string(), "DIR");
         match checked {
             Ok(()) => Ok(plain(String::from_utf8(out).expect("UTF-8"))),

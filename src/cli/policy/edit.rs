@@ -237,6 +237,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::cli::setup::check_url;
     use crate::config::Defaults;
 
     /// A folder with `policy.toml`; what stands in `new` is what the editor writes.
@@ -268,7 +269,7 @@ mod tests {
                 file: &self.path("policy.toml"),
                 editor: OsStr::new(&editor),
                 store_dirs: &[self.path("store")],
-                check: &|text| Config::parse(text, "policy.toml", &defaults, &|_| Ok(())),
+                check: &|text| Config::parse(text, "policy.toml", &defaults, &check_url),
                 answers: &mut answers.as_bytes(),
                 out: &mut out,
             };

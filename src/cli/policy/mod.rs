@@ -157,12 +157,13 @@ impl PolicyCommandError {
 
 #[cfg(test)]
 mod tests {
+    use crate::cli::setup::check_url;
     use crate::config::{Config, Defaults};
     use crate::nix::{NarHash, PathInfo, StorePath};
 
     pub(super) fn config(text: &str) -> Config {
         let defaults = Defaults { state_dir: "/state".into() };
-        Config::parse(text, "policy.toml", &defaults, &|_| Ok(())).expect("a good policy")
+        Config::parse(text, "policy.toml", &defaults, &check_url).expect("a good policy")
     }
 
     /// An output of 2 KiB that was built here.

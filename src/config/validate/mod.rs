@@ -1,18 +1,25 @@
 //! From what stands in the file to what the program believes.
 
+mod cache;
+mod source;
+
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
+use crate::cache::{CacheUrl, parse_upstream};
 use crate::nix::{PublicKey, StoreDir};
 use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
 
+use super::duration::parse_duration;
 use super::problems::Problems;
-use super::raw::{RawCache, RawMatch, RawPolicy, RawRule, RawStore};
+use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
-use super::{CacheConfig, Defaults, Limits, Priority};
+use super::{CacheConfig, Defaults, HttpConfig, Limits, Priority, Upstreams};
 
 /// The key of cache.nixos.org, as nixpkgs publishes it.
 const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -26,13 +33,14 @@ const PRIORITIES: [(&str, Priority); 2] = [("low", Priority::Low), ("normal", Pr
 /// The words for what a rule does.
 const ACTIONS: [&str; 3] = ["upload", "skip", "deny"];
 
-/// Checks a cache URL; the error is a message for the policy's author.
-pub type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<(), String>;
+/// Understands a cache URL; the error is a message for the policy's author.
+pub type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<CacheUrl, String>;
 
 /// What a file that makes sense comes to.
 pub(super) struct Validated {
     pub(super) store: StoreOptions,
     pub(super) caches: Vec<CacheConfig>,
+    pub(super) upstreams: Upstreams,
     pub(super) policy: Policy,
     pub(super) limits: Limits,
 }
@@ -45,11 +53,13 @@ pub(super) fn validate(
     problems: &mut Problems<'_>,
 ) -> Option<Validated> {
     let store = store(&raw.store, problems);
-    let mut caches: Vec<_> = raw.caches.iter().filter_map(|raw| cache(raw, &store, check_url, problems)).collect();
+    let mut caches: Vec<_> =
+        raw.caches.iter().filter_map(|raw| cache::cache(raw, &store, check_url, problems)).collect();
     if raw.caches.is_empty() {
         caches.push(defaults.cache());
     }
-    let upstream_keys = upstream_keys(raw.upstream_keys.as_ref(), problems);
+    let upstream_keys = upstream_keys(raw.upstreams.keys.as_ref(), problems);
+    let upstreams = upstreams(&raw.upstreams, problems);
     let limits = limits(&raw, problems);
     // Names also of caches that have another mistake: a rule may name them without making a second one.
     let mut names: Vec<_> = raw.caches.iter().filter_map(|raw| CacheName::new(raw.name.get_ref()).ok()).collect();
@@ -63,7 +73,7 @@ pub(super) fn validate(
     }
     let rules = rules.into_iter().flatten().collect();
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
-        Ok(policy) => Some(Validated { store, caches, policy, limits }),
+        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits }),
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None
@@ -104,35 +114,45 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
     StoreOptions { dir, state_dir, real_dir, remote }
 }
 
-fn cache(
-    raw: &RawCache,
-    store: &StoreOptions,
-    check_url: CheckUrl<'_>,
-    problems: &mut Problems<'_>,
-) -> Option<CacheConfig> {
-    let name = CacheName::new(raw.name.get_ref()).map_err(|err| problems.add(raw.name.span(), err.to_string())).ok();
-    if let Some(url) = &raw.url
-        && let Err(message) = check_url(url.get_ref())
-    {
-        problems.add(url.span(), message);
-    }
-    let signing_key = raw.signing_key_file.as_ref().and_then(|file| {
-        let path = absolute("file", file, problems)?;
-        let default_store = StoreDir::default();
-        let in_store =
-            [Some(&default_store), store.dir.as_ref()].iter().flatten().any(|dir| path.starts_with(dir.as_str()));
-        if in_store {
-            let message = "a signing key must not lie in the Nix store, where everybody can read it: keep it elsewhere";
-            problems.add(file.span(), message);
-        }
-        Some(path)
-    });
-    Some(CacheConfig { name: name?, url: raw.url.clone()?.into_inner(), signing_key, builtin: false })
-}
-
 fn upstream_keys(raw: Option<&List>, problems: &mut Problems<'_>) -> Vec<PublicKey> {
     let Some(keys) = raw else { return PublicKey::parse(NIXOS_CACHE_KEY).into_iter().collect() };
     keys.get_ref().iter().filter_map(|key| public_key(key, problems)).collect()
+}
+
+/// More is no memory but a guess: caches collect garbage.
+const LONGEST_REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+fn upstreams(raw: &RawUpstreams, problems: &mut Problems<'_>) -> Upstreams {
+    let mut upstreams = Upstreams::default();
+    for text in raw.caches.iter().flat_map(|list| list.get_ref()) {
+        match parse_upstream(text.get_ref()) {
+            Ok(url) if upstreams.caches.contains(&url) => {
+                problems.add(text.span(), "this upstream cache stands here twice")
+            }
+            Ok(url) => upstreams.caches.push(url),
+            Err(err) => problems.add(text.span(), err.to_string()),
+        }
+    }
+    if let Some(remember) = &raw.remember {
+        let range = Duration::from_secs(1)..=LONGEST_REMEMBERED;
+        upstreams.remember = duration("remember", remember, range, "1s to 30d", problems).unwrap_or(upstreams.remember);
+    }
+    upstreams
+}
+
+fn duration(
+    key: &str,
+    text: &Spanned<String>,
+    range: RangeInclusive<Duration>,
+    expected: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Duration> {
+    match parse_duration(text.get_ref()) {
+        Ok(duration) if range.contains(&duration) => return Some(duration),
+        Ok(_) => problems.add(text.span(), format!("`{key}` must be from {expected}")),
+        Err(err) => problems.add(text.span(), format!("`{key}`: {err}")),
+    }
+    None
 }
 
 /// The text of a key is never repeated: it may be a secret one.
@@ -280,6 +300,7 @@ impl Defaults {
             name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             signing_key: None,
+            http: HttpConfig::default(),
             builtin: true,
         }
     }

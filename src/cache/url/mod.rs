@@ -1,8 +1,12 @@
 //! Cache URLs, as Nix writes them where Nix has one.
 
+mod web;
+
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
+
+pub use web::parse_upstream;
 
 /// A cache URL, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,13 @@ pub enum CacheUrl {
         priority: u32,
         /// `WantMassQuery` likewise.
         want_mass_query: bool,
+    },
+    /// `attic+https://HOST[:PORT][/PREFIX]/CACHE`: a cache of an Attic server.
+    Attic {
+        /// `https://HOST[:PORT]/[PREFIX/]`, always ending in `/`.
+        endpoint: String,
+        /// The cache's name there.
+        cache: String,
     },
 }
 
@@ -62,11 +73,41 @@ const DEFAULT_PRIORITY: u32 = 50;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// A kind of cache that there is, but not here yet.
-    #[error("caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` is")]
+    #[error(
+        "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` and \
+         `attic+https://HOST/CACHE` are"
+    )]
     NotYet(String),
     /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
-    #[error("this is no cache URL; write `file:///DIR`")]
+    #[error("this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`")]
     Unknown,
+    /// What should be the address of a server is none.
+    #[error("this is no address of a server ({0}); write `https://HOST`")]
+    NoAddress(url::ParseError),
+    /// A user name or a password: the policy is no place for them, and a URL is shown in many places.
+    #[error(
+        "the URL has a user name or a password in it: take it out, and write where the token is to be had beside it: \
+         `token = {{ file = \"/run/secrets/token\" }}`"
+    )]
+    Credentials,
+    /// `?…` or `#…`: nothing is meant by them, and a token may be among them.
+    #[error(
+        "this URL takes no parameters: leave out what begins with `?` or `#`, and write where the token is to be had \
+         beside it: `token = {{ file = \"/run/secrets/token\" }}`"
+    )]
+    Parameters,
+    /// An Attic server has many caches.
+    #[error("the URL names no cache of the server: write `attic+https://HOST/CACHE`")]
+    NoCacheName,
+    /// Attic would refuse it.
+    #[error(
+        "the last part of the URL is no name of an Attic cache: these have up to 50 letters, digits, `-`, `_` and `+`, \
+         and a letter or digit in front"
+    )]
+    BadCacheName,
+    /// Narinfos are only read from servers.
+    #[error("this is no upstream cache: write `https://HOST`")]
+    NoUpstream,
     /// The directory isn't absolute, or not text.
     #[error("a file:// URL must name an absolute directory: `file:///DIR`")]
     Relative,
@@ -97,10 +138,27 @@ impl CacheUrl {
         let Some((scheme, rest)) = url.split_once("://") else { return Err(UrlError::Unknown) };
         match scheme {
             "file" => Self::parse_file(rest),
-            "attic+https" | "attic+http" | "s3" | "gs" | "az" | "https" | "http" | "command" => {
-                Err(UrlError::NotYet(scheme.to_owned()))
-            }
+            "attic+https" | "attic+http" => web::parse_attic(&url["attic+".len()..]),
+            "s3" | "gs" | "az" | "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
             _ => Err(UrlError::Unknown),
+        }
+    }
+
+    /// The host that is spoken to, if there is one; an IPv6 address without brackets.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::File { .. } => None,
+            Self::Attic { endpoint, .. } => web::host(endpoint),
+        }
+    }
+
+    /// Whether what is sent there crosses a network unencrypted, so that a token could be read on the way.
+    #[must_use]
+    pub fn is_readable_on_the_way(&self) -> bool {
+        match self {
+            Self::File { .. } => false,
+            Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
     }
 
@@ -187,7 +245,7 @@ mod tests {
     #[test]
     fn bad_urls_say_what_to_write() {
         let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
-        assert_eq!(message("/srv/cache"), "this is no cache URL; write `file:///DIR`");
+        assert_eq!(message("/srv/cache"), "this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`");
         assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
         assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
         assert_eq!(message("file:///c?compression=xz"), "`compression=xz`: expected zstd or none");

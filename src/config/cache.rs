@@ -1,0 +1,100 @@
+//! What the policy says of one cache, and of the caches of others.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::CacheName;
+use crate::secret::Source;
+
+/// How long an upstream's answer is believed, where the policy doesn't say. Caches collect garbage, but seldom; in an
+/// hour few of the paths that one lacked come to be there.
+const DEFAULT_REMEMBER: Duration = Duration::from_secs(60 * 60);
+
+/// Names that hosts have which serve caches.
+const DEFAULT_SERVER_HOSTNAMES: [&str; 3] = ["atticd", "cache-server", "cache-build-server"];
+
+/// One cache, as the policy names it. It holds no secrets, only where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Its name.
+    pub name: CacheName,
+    /// Where it is; checked by the cache layer's own rules, and so without user name, password or token.
+    pub url: String,
+    /// Where the secret key comes from that signs what is uploaded; `None`: one is generated in the state directory, if
+    /// it is a cache that storewatch signs for.
+    pub signing_key: Option<Source>,
+    /// How its server is spoken to; all default where there is none.
+    pub http: HttpConfig,
+    /// Whether it is the one that stands in where the policy names none.
+    pub builtin: bool,
+}
+
+/// How the server of a cache is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where the token comes from; `None`: the server asks for none.
+    pub token: Option<Source>,
+    /// Headers for what stands in front of the server, by their names in lower case, in the order of the file.
+    pub headers: Vec<(String, HeaderValue)>,
+    /// Certificates, in PEM, of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate, in PEM, by which the server knows this host; given together with its key.
+    pub client_certificate: Option<PathBuf>,
+    /// Where the key of that certificate, in PEM, comes from.
+    pub client_key: Option<Source>,
+    /// Whether secrets may be sent although anybody on the way could read them.
+    pub allow_unencrypted: bool,
+    /// Whether this host uploads to the cache even if it is the cache's own server.
+    pub allow_self: bool,
+    /// The host names by which a host is known as the cache's own server.
+    pub server_hostnames: Vec<String>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            token: None,
+            headers: Vec::new(),
+            ca_file: None,
+            client_certificate: None,
+            client_key: None,
+            allow_unencrypted: false,
+            allow_self: false,
+            server_hostnames: DEFAULT_SERVER_HOSTNAMES.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// What a header says. `Debug` shows no text, since people write secrets into headers plainly too.
+#[derive(Clone, PartialEq, Eq)]
+pub enum HeaderValue {
+    /// As it stands in the policy.
+    Plain(String),
+    /// A secret.
+    Secret(Source),
+}
+
+impl fmt::Debug for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(_) => f.write_str("Plain(…)"),
+            Self::Secret(source) => write!(f, "Secret({source})"),
+        }
+    }
+}
+
+/// Caches of others, which are asked and never filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    /// Their addresses, http or https, each ending in `/`.
+    pub caches: Vec<String>,
+    /// How long an answer of theirs is believed.
+    pub remember: Duration,
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self { caches: Vec::new(), remember: DEFAULT_REMEMBER }
+    }
+}

@@ -1,0 +1,196 @@
+//! One cache: whether its keys fit its kind, and each other.
+
+use toml::Spanned;
+
+use crate::cache::CacheUrl;
+use crate::config::problems::Problems;
+use crate::config::raw_cache::{RawCache, RawHeader, RawSource};
+use crate::config::reader::List;
+use crate::config::store::StoreOptions;
+use crate::config::{CacheConfig, CheckUrl, HeaderValue, HttpConfig};
+use crate::policy::CacheName;
+use crate::secret::Source;
+
+use super::source::{Secret, source};
+use super::{absolute, not_empty};
+
+/// The keys that only a cache with a server can have.
+const SERVER_KEYS: [&str; 8] = [
+    "token",
+    "headers",
+    "ca_file",
+    "client_certificate",
+    "client_key",
+    "allow_unencrypted",
+    "allow_self",
+    "server_hostnames",
+];
+
+/// Headers that storewatch or its client sets itself; another value would break the request or what it means.
+const OWN_HEADERS: [&str; 14] = [
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// Longest header value, in bytes: servers take some 8 KiB for all of them.
+const LONGEST_HEADER: usize = 4096;
+
+pub(super) fn cache(
+    raw: &RawCache,
+    store: &StoreOptions,
+    check_url: CheckUrl<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<CacheConfig> {
+    let name = CacheName::new(raw.name.get_ref()).map_err(|err| problems.add(raw.name.span(), err.to_string())).ok();
+    let secret = |raw: &Option<RawSource>, key, what, has_host, problems: &mut Problems<'_>| {
+        source(&Secret { key, what, has_host }, raw.as_ref()?, store, problems)
+    };
+    let signing_key = secret(&raw.signing_key, "signing_key", "a signing key", false, problems);
+    let token = secret(&raw.token, "token", "a token", true, problems);
+    let client_key = secret(&raw.client_key, "client_key", "a client key", false, problems);
+    let headers = headers(raw, store, problems);
+    let mut file = |key, path: &Option<Spanned<String>>| path.as_ref().and_then(|path| absolute(key, path, problems));
+    let (ca_file, client_certificate) =
+        (file("ca_file", &raw.ca_file), file("client_certificate", &raw.client_certificate));
+    both_or_none(raw, problems);
+    let flag = |flag: &Option<Spanned<bool>>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
+    let mut http = HttpConfig {
+        token,
+        headers,
+        ca_file,
+        client_certificate,
+        client_key,
+        allow_unencrypted: flag(&raw.allow_unencrypted),
+        allow_self: flag(&raw.allow_self),
+        ..HttpConfig::default()
+    };
+    if let Some(names) = &raw.server_hostnames {
+        http.server_hostnames = hostnames(names, problems);
+    }
+    if let Some(text) = &raw.url {
+        match check_url(text.get_ref()) {
+            Ok(url) => fits(raw, &url, text, &http, problems),
+            Err(message) => problems.add(text.span(), message),
+        }
+    }
+    Some(CacheConfig { name: name?, url: raw.url.clone()?.into_inner(), signing_key, http, builtin: false })
+}
+
+/// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
+fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfig, problems: &mut Problems<'_>) {
+    let mut senseless = |key: &str, why: &str| {
+        for (_, at) in raw.given.iter().filter(|(given, _)| *given == key) {
+            problems.add(at.clone(), format!("`{key}` makes no sense here, {why}: leave it out"));
+        }
+    };
+    match url {
+        CacheUrl::File { .. } => {
+            SERVER_KEYS.iter().for_each(|key| senseless(key, "since a file:// cache has no server"));
+        }
+        CacheUrl::Attic { .. } => senseless("signing_key", "since Attic signs by itself"),
+    }
+    let header_secret = http.headers.iter().any(|(_, value)| matches!(value, HeaderValue::Secret(_)));
+    // By what is given rather than what is good: one mistake mustn't hide another.
+    let secret = if raw.token.is_some() { Some("the token") } else { header_secret.then_some("a secret header") };
+    if let Some(secret) = secret
+        && url.is_readable_on_the_way()
+        && !http.allow_unencrypted
+    {
+        let message = format!(
+            "{secret} would cross the network unencrypted: write `https` instead of `http`, or, if everybody on the way \
+             may have it, `allow_unencrypted = true`"
+        );
+        problems.add(text.span(), message);
+    }
+}
+
+fn both_or_none(raw: &RawCache, problems: &mut Problems<'_>) {
+    const PAIR: [(&str, &str); 2] = [("client_certificate", "client_key"), ("client_key", "client_certificate")];
+    let given = |key: &str| raw.given.iter().find(|(given, _)| *given == key);
+    for (one, other) in PAIR {
+        if let Some((_, at)) = given(one)
+            && given(other).is_none()
+        {
+            problems.add(at.clone(), format!("`{one}` is of no use without `{other}`: give both or none"));
+        }
+    }
+}
+
+fn headers(raw: &RawCache, store: &StoreOptions, problems: &mut Problems<'_>) -> Vec<(String, HeaderValue)> {
+    let mut headers: Vec<(String, HeaderValue)> = Vec::new();
+    for (name, value) in &raw.headers {
+        let lower = name.get_ref().to_ascii_lowercase();
+        if let Some(problem) = bad_name(&lower, &headers) {
+            problems.add(name.span(), problem);
+            continue;
+        }
+        let value = match value {
+            RawHeader::Plain(text) => plain(&lower, text, problems).map(HeaderValue::Plain),
+            RawHeader::Secret(raw) => header_secret(&lower, raw, store, problems).map(HeaderValue::Secret),
+        };
+        headers.extend(value.map(|value| (lower, value)));
+    }
+    headers
+}
+
+fn bad_name(name: &str, others: &[(String, HeaderValue)]) -> Option<String> {
+    // What RFC 9110 calls a token.
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(legal) {
+        return Some("this is no name for a header: write letters, digits and `-`, such as x-name".to_owned());
+    }
+    if name == "authorization" {
+        return Some("storewatch sets the header `authorization` itself: write `token` instead".to_owned());
+    }
+    if OWN_HEADERS.contains(&name) || name.starts_with("x-attic-") {
+        return Some(format!("storewatch sets the header `{name}` itself: leave it out"));
+    }
+    others.iter().any(|(other, _)| other == name).then(|| format!("the header `{name}` stands here twice"))
+}
+
+fn plain(name: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<String> {
+    let value = text.get_ref();
+    let visible = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if value.is_empty() || value.trim() != value || !visible || value.len() > LONGEST_HEADER {
+        let message = format!(
+            "the header `{name}` can not say that: write visible ASCII characters, at most {LONGEST_HEADER}, without \
+             spaces around them"
+        );
+        problems.add(text.span(), message);
+        return None;
+    }
+    Some(value.clone())
+}
+
+fn header_secret(name: &str, raw: &RawSource, store: &StoreOptions, problems: &mut Problems<'_>) -> Option<Source> {
+    let key = format!("header {name}");
+    source(&Secret { key: &key, what: "a secret", has_host: true }, raw, store, problems)
+}
+
+fn hostnames(list: &List, problems: &mut Problems<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    if not_empty("server_hostnames", list, problems).is_none() {
+        return names;
+    }
+    for name in list.get_ref() {
+        let text = name.get_ref();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+            problems.add(name.span(), format!("`{text}` is no host name: write letters, digits, `-` and `.`"));
+        } else {
+            names.push(text.to_ascii_lowercase());
+        }
+    }
+    names
+}

@@ -1,0 +1,155 @@
+//! Why there is no secret. None of these messages has a part of one in it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::text::LONGEST;
+
+/// Why a secret is not taken from where it should come from.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Everyone on this host can read the store, and it may be copied to others.
+    #[error(
+        "{path} lies in the Nix store, where everybody can read it; keep the secret outside, readable for its owner only"
+    )]
+    InStore {
+        /// The file, with symlinks followed.
+        path: PathBuf,
+    },
+    /// A directory, a pipe or the like.
+    #[error("{path} is no regular file")]
+    NoFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Others on this host could read it.
+    #[error(
+        "{path} can be read by others (mode {mode:04o}); run `chmod 600 {path}`, or write `readable_by_others = true` \
+         in the policy if that is meant"
+    )]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Nothing is there, or only white space. An empty token would be refused by the server, with a worse message.
+    #[error("{from} gives no secret: it is empty")]
+    Empty {
+        /// Where it should come from.
+        from: String,
+    },
+    /// It is no secret that storewatch could use: the wrong file, most likely.
+    #[error("{from} gives no secret: it {problem}")]
+    NoText {
+        /// Where it should come from.
+        from: String,
+        /// What is wrong with it.
+        problem: NoText,
+    },
+    /// The file can't be read or written.
+    #[error("{action} {path}")]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The variable isn't set.
+    #[error("the environment variable {name} is not set; a service gets it by `EnvironmentFile=`")]
+    NoVariable {
+        /// Its name.
+        name: String,
+    },
+    /// systemd hands over no credentials at all.
+    #[error(
+        "there are no credentials for this process (CREDENTIALS_DIRECTORY is not set); write \
+         `LoadCredential={name}:/FILE` into the service's unit"
+    )]
+    NoCredentials {
+        /// The credential that was wanted.
+        name: String,
+    },
+    /// A name that would lead out of the directory of credentials.
+    #[error("`{name}` is no name for a credential")]
+    BadCredentialName {
+        /// The name.
+        name: String,
+    },
+    /// The command can't be started, or not be followed.
+    #[error("{action} {program}")]
+    Command {
+        /// The verb.
+        action: &'static str,
+        /// The program alone: among the arguments may be secrets.
+        program: String,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The command says that it failed, so what it has written is not taken for a secret.
+    #[error("{program} failed ({status}){said}")]
+    Failed {
+        /// The program alone.
+        program: String,
+        /// Its exit status.
+        status: String,
+        /// `: …`, the end of what it wrote to its standard error; or why that isn't shown.
+        said: String,
+    },
+    /// The command took too long.
+    #[error("{program} did not end within {} s and was killed; see why, or give it more `timeout`", timeout.as_secs())]
+    TimedOut {
+        /// The program alone.
+        program: String,
+        /// How long it had.
+        timeout: Duration,
+    },
+    /// Only macOS has a keychain.
+    #[error("there is no keychain on this system; use file, credential, command or env")]
+    NoKeychain,
+    /// There is no netrc file where one is looked for.
+    #[error(
+        "there is no netrc file: neither $NETRC nor ~/.netrc (nor, as root, /etc/nix/netrc) names one; write its path"
+    )]
+    NoNetrc,
+    /// Whose password to look for isn't known.
+    #[error("the netrc file has passwords by host, and this cache's URL has no host")]
+    NoHost,
+    /// The netrc file has nothing for the host.
+    #[error("{path} has no password for {host}; add the line `machine {host} password TOKEN`")]
+    NotInNetrc {
+        /// The file.
+        path: PathBuf,
+        /// The host.
+        host: String,
+    },
+    /// A thread of storewatch's was lost: by a defect, or because the system gives none.
+    #[error("the thread that was to read {from} was lost")]
+    LostThread {
+        /// Where the secret should come from.
+        from: String,
+    },
+}
+
+/// What makes a text no secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoText {
+    /// More than a secret can be.
+    #[error("has more than {} KiB", LONGEST >> 10)]
+    TooLong,
+    /// Not text at all.
+    #[error("is no UTF-8")]
+    NotUtf8,
+    /// Several lines, or control characters, which no header could carry.
+    #[error("has more than one line, or control characters in it")]
+    Control,
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {
+    let path = path.to_owned();
+    move |source| SecretError::Io { action, path, source: Arc::new(source) }
+}

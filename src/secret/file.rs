@@ -1,0 +1,173 @@
+//! Secrets in files: who else could read them, and new ones.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::error::{NoText, SecretError, io_error};
+use super::text::{Form, LONGEST, Secret};
+
+/// The permission bits that let others read or change a file.
+const OTHERS: u32 = 0o077;
+
+/// The same of a credential. systemd gives it to the service's user by an access list, and then the bits of the group
+/// are the list's mask: `r--r-----` without any group that could read it.
+const OTHERS_OF_A_CREDENTIAL: u32 = 0o007;
+
+/// Who may read a file that holds a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readers {
+    /// Its owner alone.
+    Owner,
+    /// Whom systemd lets.
+    Credential,
+    /// Anybody: the policy says so.
+    Anybody,
+}
+
+/// Reads a secret of one line, without white space around it. `real_store` is the directory in which the store's files
+/// are.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn read(path: &Path, real_store: &Path) -> Result<Secret, SecretError> {
+    Secret::new(&contents(path, real_store, Readers::Owner)?, Form::OneLine, &path.display())
+}
+
+/// What a file holds, if it may hold a secret: at most [`LONGEST`] bytes.
+pub(super) fn contents(path: &Path, real_store: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let (resolved, file) = open(path)?;
+    if in_store(&resolved, real_store) {
+        return Err(SecretError::InStore { path: resolved });
+    }
+    let metadata = file.metadata().map_err(io_error("look at", path))?;
+    if !metadata.is_file() {
+        return Err(SecretError::NoFile { path: path.to_owned() });
+    }
+    let mode = metadata.mode() & 0o7777;
+    let others = match readers {
+        Readers::Owner => OTHERS,
+        Readers::Credential => OTHERS_OF_A_CREDENTIAL,
+        Readers::Anybody => 0,
+    };
+    if mode & others != 0 {
+        return Err(SecretError::Readable { path: resolved, mode });
+    }
+    // As long as it can get from the start: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
+    let read = read_up_to(file, &mut bytes).map_err(io_error("read", path))?;
+    if read > LONGEST {
+        return Err(SecretError::NoText { from: path.display().to_string(), problem: NoText::TooLong });
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// The file with all symlinks followed, and that very file opened: what was resolved is what is read.
+fn open(path: &Path) -> Result<(PathBuf, File), SecretError> {
+    // A pipe must not hold us up until somebody writes into it.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open_resolved = || {
+        let resolved = fs::canonicalize(path).map_err(io_error("resolve", path))?;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&resolved);
+        Ok((resolved, file))
+    };
+    match open_resolved()? {
+        (resolved, Ok(file)) => Ok((resolved, file)),
+        // A link was swapped in between and what it led to is gone, as sops-nix does: then it leads elsewhere now.
+        (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            let (resolved, file) = open_resolved()?;
+            Ok((resolved, file.map_err(io_error("open", path))?))
+        }
+        (_, Err(error)) => Err(io_error("open", path)(error)),
+    }
+}
+
+/// Whether a resolved path lies in the store, wherever the store's own links lead.
+fn in_store(resolved: &Path, real_store: &Path) -> bool {
+    let canonical = fs::canonicalize(real_store);
+    [real_store, Path::new("/nix/store")]
+        .into_iter()
+        .chain(canonical.as_deref())
+        .any(|store| resolved.starts_with(store))
+}
+
+fn read_up_to(mut file: File, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes a new secret to a file that only its owner can read; makes its folder. The file appears whole or not at all,
+/// and one that is there is left alone.
+///
+/// # Errors
+/// [`SecretError::Io`]; `AlreadyExists` among them.
+pub fn write_new(path: &Path, secret: &str) -> Result<(), SecretError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("create", folder))?;
+    let temp = path.with_extension(format!("new-{}", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temp)
+        .and_then(|mut file| file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(io_error("write", &temp))
+        // A link, unlike a rename, never takes the place of another's secret.
+        .and_then(|()| fs::hard_link(&temp, path).map_err(io_error("create", path)))
+        .and_then(|()| File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder)));
+    // Whether or not it worked, the temporary name has served its turn.
+    let _ = fs::remove_file(&temp);
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_back_without_its_newline() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys/a.secret");
+        write_new(&path, "s3cret\n").expect("written");
+        assert_eq!(read(&path, Path::new("/nix/store")).expect("read").expose(), "s3cret");
+        assert!(matches!(write_new(&path, "other"), Err(SecretError::Io { .. })), "an existing secret is left alone");
+        assert_eq!(read(&path, Path::new("/nix/store")).expect("read").expose(), "s3cret");
+        assert_eq!(fs::read_dir(dir.path().join("keys")).expect("a folder").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_others_could_read_is_refused_and_not_shown() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("token");
+        write_new(&path, "s3cret").expect("written");
+        let in_store = read(&path, dir.path()).expect_err("in the store");
+        assert!(matches!(in_store, SecretError::InStore { .. }));
+        let link = dir.path().join("link");
+        symlink(&path, &link).expect("a link");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
+        for file in [&path, &link] {
+            let error = read(file, Path::new("/nix/store")).expect_err("readable by others");
+            assert!(matches!(error, SecretError::Readable { mode: 0o640, .. }), "{error}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"));
+        }
+        assert!(matches!(read(dir.path(), Path::new("/nix/store")), Err(SecretError::NoFile { .. })));
+        fs::write(&path, [0xff, 0xfe]).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
+        assert!(matches!(read(&path, Path::new("/nix/store")), Err(SecretError::NoText { .. })));
+    }
+}
