@@ -1,15 +1,18 @@
 //! What can go wrong with a cache, and what that means for a job.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::http::HttpError;
 use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
 use crate::secret::SecretError;
 
 /// Why an archive could not be read to its end, or is not what Nix registered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum NarFailure {
     /// The path's content was changed after Nix had registered it. Uploading it would spread the damage.
     #[error(
@@ -33,17 +36,20 @@ pub enum NarFailure {
         /// Whether the path itself isn't there at all.
         vanished: bool,
         /// What went wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// No archive can hold what is there, or this user may not read it: trying again changes nothing.
     #[error("pack its files")]
     Unpackable {
         /// What went wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The upload was called off.
     #[error("the upload was called off")]
     Cancelled,
+    /// Other caches took the same archive faster, and went on without this one.
+    #[error("it took its archive too slowly to share it with other caches")]
+    Behind,
 }
 
 /// Why a cache didn't take a path, or can't be asked.
@@ -64,6 +70,27 @@ pub enum CacheError {
         theirs: String,
         /// This host's.
         ours: String,
+    },
+    /// Its server could not be asked, or refused.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// What is in the cache came from this host, or will come back to it.
+    #[error(
+        "{host} is this host itself ({address}), which does not upload to its own cache; `allow_self = true` lets it"
+    )]
+    OwnServer {
+        /// The host in the cache's URL.
+        host: String,
+        /// Its address, which is one of this host's.
+        address: IpAddr,
+    },
+    /// The token would cross the network for everybody to read.
+    #[error(
+        "its server names {api} for its API, which is not encrypted; `allow_unencrypted = true` lets a token go there"
+    )]
+    Unencrypted {
+        /// The API's address.
+        api: String,
     },
     /// The embedded cache leaves the file system room to breathe.
     #[error(
@@ -120,8 +147,12 @@ pub enum CacheError {
 /// What a failure means for the job, or for the cache as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Try this path again later.
+    /// Try this path again later: the cause lies on this host, not with the cache.
     Transient,
+    /// The cache did not serve a request, which it may the next time. Several in a row, and it is out of reach.
+    Unavailable,
+    /// It may be this path's fault or one on the way: worth a few tries, not many.
+    Doubtful,
     /// The cache asks for a pause.
     Throttled {
         /// How long.
@@ -131,6 +162,8 @@ pub enum Class {
     Permanent,
     /// The cache takes nothing at all for now: its jobs wait together.
     CacheWaits,
+    /// It takes nothing before it is given other credentials.
+    Credentials,
     /// A reference has to come first.
     ReferenceFirst,
     /// The policy wants it there no more.
@@ -149,9 +182,10 @@ impl CacheError {
             Self::Nar(NarFailure::Altered { .. } | NarFailure::Unpackable { .. }) => Class::Permanent,
             Self::Nar(NarFailure::Unreadable { vanished: true, .. }) => Class::Vanished,
             Self::Nar(NarFailure::Unreadable { vanished: false, .. }) => Class::Transient,
-            Self::Nar(NarFailure::Cancelled) => Class::Cancelled,
+            Self::Nar(NarFailure::Cancelled | NarFailure::Behind) => Class::Cancelled,
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
+            Self::Http(error) => error.class(),
             Self::LostThread { .. } => Class::Transient,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
@@ -159,6 +193,8 @@ impl CacheError {
             Self::Io { .. }
             | Self::NoRoom { .. }
             | Self::OtherStore { .. }
+            | Self::OwnServer { .. }
+            | Self::Unencrypted { .. }
             | Self::Malformed { .. }
             | Self::Url(_)
             | Self::Secret(_)

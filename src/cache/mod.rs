@@ -8,21 +8,26 @@
 //!   with one when hash or size differ from what Nix has registered.
 //! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
 
+pub mod attic;
 mod error;
 pub mod file;
+pub mod http;
 mod layout;
 mod nar;
+mod upstream;
 mod url;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::nix::{PathInfo, StorePath};
 
 pub use error::{CacheError, Class, NarFailure};
 
-pub use nar::{CallOff, NarReader, NarStream};
+pub use nar::{CallOff, NarReader, NarStream, Pass, Seat};
+pub use upstream::Upstreams;
 pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
@@ -32,6 +37,16 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Cache: Send + Sync {
     /// Which of these paths the cache lacks, in the order given.
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>>;
+
+    /// How long it may be believed that a path is there: zero where asking costs next to nothing.
+    fn answers_hold(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Names of the keys whose paths those who read from this cache have from elsewhere.
+    fn upstream_key_names(&self) -> &[String] {
+        &[]
+    }
 
     /// Puts one path into the cache and returns when it is safe there.
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>>;
@@ -67,6 +82,8 @@ pub enum Hindrance {
 pub struct Pushed {
     /// Bytes that the cache took.
     pub sent: u64,
+    /// Whether the cache had the same content already, under another name.
+    pub deduplicated: bool,
 }
 
 /// What there is to say of a cache.

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
-use self::caches::{CacheSurroundings, targets};
+use self::caches::{CacheSurroundings, orders};
 pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore, Priority};
@@ -146,11 +146,11 @@ impl Working {
 
     /// Works by this configuration from now on.
     async fn serve(&self, config: &Config) -> Result<Routes, QueueError> {
-        let (caches, policy) = (config.caches.clone(), Arc::clone(&config.policy));
-        let surroundings = self.surroundings.clone();
-        let (targets, routes) = self.queue.call(move |queue| targets(queue, &caches, &policy, &surroundings)).await?;
+        caches::tell_what_is_off(config);
+        let (own, surroundings) = (config.clone(), self.surroundings.clone());
+        let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
         self.slots.resize(config.limits.uploads);
-        self.tell(Command::Serve(Arc::clone(&config.policy), targets)).await;
+        self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }
 

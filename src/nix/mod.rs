@@ -4,6 +4,7 @@
 
 mod daemon;
 mod database;
+mod derivation;
 mod facts;
 pub mod nar;
 mod path_info;
@@ -16,6 +17,7 @@ pub use daemon::{Daemon, DaemonError};
 pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
 };
+pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};

@@ -65,6 +65,12 @@ impl NarHash {
         Ok(Self(hash))
     }
 
+    /// The 64 characters of its hexadecimal form, as Attic wants them.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The 52 characters of Nix's base 32, as they stand in narinfos and file names.
     #[must_use]
     pub fn to_nix32(&self) -> String {

@@ -185,6 +185,18 @@ impl Policy {
         Some(self.keys[key].name())
     }
 
+    /// Whether a key of one of these names has verifiably signed the path, where it was not built here. A name for which
+    /// the policy knows no key proves nothing.
+    #[must_use]
+    pub fn signed_by_named(&self, info: &PathInfo, store_dir: &StoreDir, names: &[String]) -> bool {
+        if info.ultimate || names.is_empty() {
+            return false;
+        }
+        let mut evidence = Evidence::new(info, store_dir, &self.keys);
+        let named = |key: &usize| names.iter().any(|name| name == self.keys[*key].name());
+        (0..self.keys.len()).filter(named).any(|key| evidence.verified(key) == Ok(true))
+    }
+
     /// Asks the rules in their order until all caches are decided, and tells `observe` what each answered.
     pub(super) fn walk(
         &self,

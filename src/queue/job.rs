@@ -109,9 +109,13 @@ pub enum Delivery {
     Uploaded {
         /// Bytes that the cache took: the compressed size where it is compressed.
         sent: u64,
+        /// Whether the cache had the same content already, under another name.
+        deduplicated: bool,
     },
     /// The cache had it already.
     AlreadyThere,
+    /// One of the cache's upstreams has it, and so whoever reads from the cache.
+    AtUpstream,
 }
 
 /// One path for one cache, claimed.

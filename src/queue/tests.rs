@@ -93,7 +93,7 @@ fn path(n: u8) -> StorePath {
     StorePath::from_base_name(&format!("{:0>32}-p{n}", n)).expect("a legal name")
 }
 
-const UPLOADED: Outcome = Outcome::Delivered(Delivery::Uploaded { sent: 7 });
+const UPLOADED: Outcome = Outcome::Delivered(Delivery::Uploaded { sent: 7, deduplicated: false });
 
 #[test]
 fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {

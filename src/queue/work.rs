@@ -132,12 +132,16 @@ impl Queue {
             .map_err(sqlite("look for the next job"))
     }
 
-    /// Lets everything that waits for its time be tried at once: after a suspend, the network may be another.
+    /// Lets everything that waits for its time be tried at once, of one cache or of all: after a suspend, the network may
+    /// be another; and a cache that is back takes what it could not take before.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn hurry(&mut self) -> Result<u64, QueueError> {
-        let hurried = self.db.execute("UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0", []);
+    pub fn hurry(&mut self, cache: Option<CacheId>) -> Result<u64, QueueError> {
+        let hurried = self.db.execute(
+            "UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0 AND cache = coalesce(?1, cache)",
+            [cache.map(|cache| cache.0)],
+        );
         Ok(hurried.map_err(sqlite("hurry waiting jobs"))? as u64)
     }
 
@@ -225,8 +229,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         Outcome::Delivered(delivery) => {
             move_on(Event::Delivered, None)?;
             let sent = match delivery {
-                Delivery::Uploaded { sent } => Some(*sent as i64),
-                Delivery::AlreadyThere => None,
+                Delivery::Uploaded { sent, .. } => Some(*sent as i64),
+                Delivery::AlreadyThere | Delivery::AtUpstream => None,
             };
             execute(tx, "UPDATE jobs SET uploaded = ?2 WHERE id = ?1", params![job.id, sent])?;
             unblock(tx, job.id, now)

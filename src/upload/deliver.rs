@@ -1,5 +1,6 @@
 //! One path's way into one cache.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,12 +8,21 @@ use tokio::sync::watch;
 
 use super::backoff;
 use super::flight::{Arrival, Flights};
-use crate::cache::{Cache, CacheError, CallOff, Class, Hindrance, NarFailure, NarStream, Push};
+use super::presence::{Presence, Unanswered};
+use super::target::{Pause, Waits};
+use crate::cache::{CacheError, CallOff, Class, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, now};
 use crate::report::one_line;
+
+/// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
+/// an upstream that is gone for good must not stop everything.
+const WITHOUT_UPSTREAM: u32 = 3;
+
+/// What may be a fault on the way as well as a fault of the path is tried so often.
+const DOUBTFUL_TRIES: u32 = 4;
 
 /// What every delivery needs. Cheap to clone.
 #[derive(Clone)]
@@ -24,23 +34,39 @@ pub(super) struct Context {
     pub(super) call_off: CallOff,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
+    pub(super) upstreams: Upstreams,
 }
 
 /// What became of a delivery.
 pub struct Landed {
     pub(super) outcome: Outcome,
-    /// Why the cache as a whole takes nothing, if that is so.
-    pub(super) cache_waits: Option<String>,
+    pub(super) cache: Verdict,
+}
+
+/// What a delivery says of its cache as a whole.
+pub(super) enum Verdict {
+    /// Nothing.
+    Nothing,
+    /// It did not serve a request: once may be chance, several times in a row are not.
+    Faltered(String),
+    /// It takes nothing for now.
+    Waits(Waits),
 }
 
 impl From<Outcome> for Landed {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, cache_waits: None }
+        Self { outcome, cache: Verdict::Nothing }
     }
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it.
-pub(super) async fn deliver(context: Context, name: CacheName, cache: Arc<dyn Cache>, job: &Job) -> Landed {
+pub(super) async fn deliver(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    seat: Option<Seat>,
+) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -50,30 +76,44 @@ pub(super) async fn deliver(context: Context, name: CacheName, cache: Arc<dyn Ca
     if let Some(reason) = no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, job.needed) {
         return Outcome::Withdrawn { reason }.into();
     }
-    let references = match find_references(&context, &policy, &name, cache.as_ref(), job, &info).await {
-        Ok(References::Deliverable(arrivals)) => arrivals,
+    let references = match find_references(&context, &policy, &name, &presence, job, &info).await {
+        Ok(References::Deliverable(references)) => references,
         Ok(References::Settled(outcome)) => return outcome.into(),
-        Err(error) => return judge(&context, job, &info, &error).await,
+        Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
+        Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
     let root = context.real_store.join(job.path.base_name());
-    let nar = NarStream::new(root, &info, job.lane, context.slots.clone(), context.call_off.clone());
-    let go_ahead = Box::pin(go_ahead(context.clone(), name, info.clone(), job.needed, references));
+    let nar = NarStream::new(root, &info, job.lane, context.slots.clone(), context.call_off.clone()).seated(seat);
+    let cache = Arc::clone(presence.cache());
+    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, references));
     match cache.push(Push { info: info.clone(), nar, go_ahead }).await {
-        Ok(pushed) => Outcome::Delivered(Delivery::Uploaded { sent: pushed.sent }).into(),
+        Ok(Pushed { sent, deduplicated }) => {
+            presence.saw(&job.path);
+            Outcome::Delivered(Delivery::Uploaded { sent, deduplicated }).into()
+        }
         Err(error) => judge(&context, job, &info, &error).await,
     }
 }
 
-/// Comes true once all references have arrived, if the policy of that moment still wants the path in the cache.
+/// Comes true once all references have arrived, if those that were there before still are, and the policy of that moment
+/// still wants the path in the cache.
 async fn go_ahead(
     context: Context,
     name: CacheName,
+    presence: Presence,
     info: PathInfo,
     needed: bool,
-    references: Vec<Arrival>,
+    references: Deliverable,
 ) -> Result<(), Hindrance> {
-    for arrival in references {
+    let Deliverable { under_way, there } = references;
+    for arrival in under_way {
         arrival.wait().await?;
+    }
+    // A cache collects garbage, too. Where it doesn't answer, it won't take the path either, and says why itself.
+    if let Ok(missing) = presence.missing(&there).await
+        && let Some(gone) = missing.into_iter().next()
+    {
+        return Err(Hindrance::ReferenceMissing(gone));
     }
     let Some(policy) = context.policy.borrow().clone() else { return Ok(()) };
     match no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, needed) {
@@ -98,10 +138,19 @@ fn no_longer_wanted(
 }
 
 enum References {
-    /// All are in the cache, at an upstream, or under way; these are to be waited for.
-    Deliverable(Vec<Arrival>),
+    /// All are in the cache, at an upstream, or under way.
+    Deliverable(Deliverable),
     /// The job ends here, for now.
     Settled(Outcome),
+}
+
+/// References that nothing stands in the way of.
+#[derive(Default)]
+struct Deliverable {
+    /// To be waited for.
+    under_way: Vec<Arrival>,
+    /// Seen in the cache.
+    there: Vec<StorePath>,
 }
 
 /// Looks where the path and its references are.
@@ -109,39 +158,51 @@ async fn find_references(
     context: &Context,
     policy: &Policy,
     name: &CacheName,
-    cache: &dyn Cache,
+    presence: &Presence,
     job: &Job,
     info: &PathInfo,
-) -> Result<References, CacheError> {
-    let mut arrivals = Vec::new();
+) -> Result<References, Unanswered> {
+    let mut deliverable = Deliverable::default();
     let mut asked = vec![job.path.clone()];
     // What is under way is looked for before the cache is asked: what lands in between is seen by one or the other.
     for reference in info.other_references() {
         match context.flights.arrival(job.cache, reference) {
-            Some(arrival) => arrivals.push(arrival),
+            Some(arrival) => deliverable.under_way.push(arrival),
             None => asked.push(reference.clone()),
         }
     }
-    let missing = cache.missing(&asked).await?;
+    let missing = presence.missing(&asked).await?;
     if !missing.contains(&job.path) {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere)));
     }
+    let upstream = match context.upstreams.have(&missing).await {
+        Ok(upstream) => upstream,
+        // One that stays away is done without: what it would deliver is then uploaded here.
+        Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
+        Err(error) => return Ok(References::Settled(retry(job, one_line(&error)))),
+    };
+    let keys = presence.cache().upstream_key_names();
+    let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
+    if signed || upstream.contains(&job.path) {
+        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream)));
+    }
+    deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
     let mut to_come_first = Vec::new();
-    for reference in missing.into_iter().filter(|missing| *missing != job.path) {
-        match place(context, policy, name, &reference).await {
+    for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
+        match place(context, policy, name, keys, &reference).await {
             Place::Upstream => {}
             Place::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason })),
             // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
             Place::Invalid => return Ok(References::Settled(Outcome::Returned)),
             Place::Unknown(reason) => return Ok(References::Settled(retry(job, reason))),
             Place::Here => match context.flights.arrival(job.cache, &reference) {
-                Some(arrival) => arrivals.push(arrival),
+                Some(arrival) => deliverable.under_way.push(arrival),
                 None => to_come_first.push(reference),
             },
         }
     }
     if to_come_first.is_empty() {
-        Ok(References::Deliverable(arrivals))
+        Ok(References::Deliverable(deliverable))
     } else {
         Ok(References::Settled(Outcome::WaitsFor(to_come_first)))
     }
@@ -156,14 +217,14 @@ enum Place {
     Unknown(String),
 }
 
-async fn place(context: &Context, policy: &Policy, name: &CacheName, reference: &StorePath) -> Place {
+async fn place(context: &Context, policy: &Policy, name: &CacheName, keys: &[String], reference: &StorePath) -> Place {
     let info = match context.facts.path_info(reference).await {
         Ok(Some(info)) => info,
         Ok(None) => return Place::Invalid,
         Err(error) => return Place::Unknown(one_line(&error)),
     };
     let store_dir = context.facts.store_dir();
-    if policy.delivered_by_upstream(&info, store_dir).is_some() {
+    if policy.delivered_by_upstream(&info, store_dir).is_some() || policy.signed_by_named(&info, store_dir, keys) {
         return Place::Upstream;
     }
     match policy.decide(&info, store_dir) {
@@ -186,22 +247,23 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         }
     }
     let reason = one_line(error);
+    let waits = |reason: String, pause| Landed {
+        // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+        outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
+        cache: Verdict::Waits(Waits { why: reason, pause, until_it_answers: pause != Pause::Growing }),
+    };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
-        Class::Throttled { after } => {
-            let pause = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-            Outcome::Retry { not_before: now().saturating_add(pause), reason }.into()
-        }
-        Class::Permanent => Outcome::Failed { reason }.into(),
+        Class::Unavailable => Landed { outcome: retry(job, reason.clone()), cache: Verdict::Faltered(reason) },
+        Class::Doubtful if job.attempts < DOUBTFUL_TRIES => retry(job, reason).into(),
+        Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished => {
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
             Outcome::Failed { reason }.into()
         }
-        Class::CacheWaits => Landed {
-            // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-            outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
-            cache_waits: Some(reason),
-        },
+        Class::Throttled { after } => waits(reason, Pause::Told(after)),
+        Class::CacheWaits => waits(reason, Pause::Growing),
+        Class::Credentials => waits(reason, Pause::Short),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }

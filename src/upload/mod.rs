@@ -4,8 +4,8 @@
 //!
 //! - **Nothing broken.** A path is pushed only when each of its references is in the cache, at an upstream, or under way
 //!   to it; in the last case the push publishes it only after they have arrived. Otherwise the job waits for theirs.
-//! - **Nobody waits** for another's cache: each has its own jobs under way, and one that takes nothing is asked again
-//!   later and later, with one job, while its queue waits.
+//! - **Nobody waits** for another's cache: each is opened on its own and has its own jobs under way, and one that takes
+//!   nothing is asked again later and later, with one job, while its queue waits.
 //! - **Bounded memory.** At most `UNDER_WAY` jobs a cache are claimed; only as many as there are slots are being read.
 //!
 //! At a crash nothing is left but claimed jobs, which the next start takes back, and temporary files, which it sweeps.
@@ -15,9 +15,10 @@
 mod backoff;
 mod deliver;
 mod flight;
+mod presence;
 mod target;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +28,13 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use self::deliver::{Context, Landed, deliver};
+use self::deliver::{Context, Landed, Verdict, deliver};
 use self::flight::Flights;
-use self::target::State;
 pub use self::target::{Open, Target};
-use crate::cache::CallOff;
+use self::target::{State, Waits};
+use crate::cache::{Cache, CacheError, CallOff, Pass, Upstreams};
 use crate::limit::{Lane, Slots};
-use crate::nix::StoreFacts;
+use crate::nix::{StoreFacts, StorePath};
 use crate::policy::Policy;
 use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, now};
 
@@ -67,12 +68,22 @@ pub struct Parts {
 
 /// What the uploader can be told.
 pub enum Command {
-    /// From now on work by this policy, with these caches.
-    Serve(Arc<Policy>, Vec<Target>),
+    /// From now on work like this.
+    Serve(Orders),
     /// Try at once what waits for its time.
     Hurry,
     /// Take nothing new; give back what is not through after so long; then end.
     Drain(Duration),
+}
+
+/// What to work by.
+pub struct Orders {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// The caches that it names.
+    pub targets: Vec<Target>,
+    /// Caches of others, which deliver what they have.
+    pub upstreams: Upstreams,
 }
 
 /// Claims jobs and sees them through.
@@ -84,11 +95,21 @@ pub struct Uploader {
     /// `None` before the first time it is told one.
     policy: watch::Sender<Option<Arc<Policy>>>,
     caches: BTreeMap<CacheId, State>,
+    /// Caches being opened. One that hangs stays here and is in nobody's way.
+    openings: JoinSet<Opening>,
+    attempts: u64,
     tasks: JoinSet<Landed>,
     /// Which job each task has, should it not end by itself.
     claimed: HashMap<task::Id, Job>,
     next_due: Option<i64>,
     drain_until: Option<Instant>,
+}
+
+/// An attempt to open a cache, and what came of it.
+pub struct Opening {
+    cache: CacheId,
+    attempt: u64,
+    result: Result<Arc<dyn Cache>, CacheError>,
 }
 
 /// How the task of a delivery ended.
@@ -98,6 +119,8 @@ type TaskEnd = Result<(task::Id, Landed), JoinError>;
 pub enum Event {
     /// There may be something to claim.
     Look,
+    /// A cache has been opened, or can't be.
+    Opened(Opening),
     /// Some deliveries have come to an end.
     Landed(Vec<TaskEnd>),
     /// It was told something.
@@ -115,8 +138,15 @@ impl Uploader {
         let Parts { queue, facts, real_store, slots, bell, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
-        let context =
-            Context { facts, real_store, slots, call_off, flights: Flights::default(), policy: policy_in_force };
+        let context = Context {
+            facts,
+            real_store,
+            slots,
+            call_off,
+            flights: Flights::default(),
+            policy: policy_in_force,
+            upstreams: Upstreams::none(),
+        };
         Self {
             queue,
             context,
@@ -124,6 +154,8 @@ impl Uploader {
             commands,
             policy,
             caches: BTreeMap::new(),
+            openings: JoinSet::new(),
+            attempts: 0,
             tasks: JoinSet::new(),
             claimed: HashMap::new(),
             next_due: None,
@@ -164,6 +196,7 @@ impl Uploader {
                 }
                 Event::Landed(landed)
             }
+            Some(Ok(opening)) = self.openings.join_next(), if self.drain_until.is_none() => Event::Opened(opening),
             () = self.bell.notified(), if self.drain_until.is_none() => Event::Look,
             () = sleep_until(wake) => if self.drain_until.is_some() { Event::DrainOver } else { Event::Look },
         }
@@ -176,10 +209,11 @@ impl Uploader {
     pub async fn apply(&mut self, event: Event) -> Result<(), QueueError> {
         match event {
             Event::Look => {}
+            Event::Opened(opening) => self.take_opened(opening).await?,
             Event::Landed(landed) => self.settle(landed).await?,
-            Event::Told(Command::Serve(policy, targets)) => self.serve(policy, targets).await?,
+            Event::Told(Command::Serve(orders)) => self.serve(orders).await?,
             Event::Told(Command::Hurry) => {
-                self.queue.call(|queue| queue.hurry()).await?;
+                self.queue.call(|queue| queue.hurry(None)).await?;
                 self.caches.values_mut().for_each(State::hurry);
             }
             Event::Told(Command::Drain(deadline)) => {
@@ -207,7 +241,9 @@ impl Uploader {
         retry.map_or(look, |retry| retry.min(look))
     }
 
-    async fn serve(&mut self, policy: Arc<Policy>, targets: Vec<Target>) -> Result<(), QueueError> {
+    async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {
+        let Orders { policy, targets, upstreams } = orders;
+        self.context.upstreams = upstreams;
         let mut before = std::mem::take(&mut self.caches);
         for target in targets {
             let (id, known) = (target.id, before.remove(&target.id));
@@ -229,21 +265,44 @@ impl Uploader {
         Ok(())
     }
 
-    /// Claims what there is room for.
-    async fn claim(&mut self) -> Result<(), QueueError> {
+    /// Begins to open every cache that is to be tried and isn't open.
+    fn open_caches(&mut self) {
         for (id, state) in &mut self.caches {
-            let room = state.room(UNDER_WAY);
-            if room == 0 {
+            if state.room(UNDER_WAY) == 0 {
                 continue;
             }
-            let id = *id;
-            let cache = match state.open().await {
-                Ok(cache) => cache,
-                Err(why) => {
-                    note_waiting(&self.queue, id, state, Some(why)).await?;
-                    continue;
-                }
-            };
+            self.attempts += 1;
+            let (cache, attempt) = (*id, self.attempts);
+            if let Some(open) = state.begin_to_open(attempt) {
+                // On a task of its own, so that a panic in there is an error like any other.
+                let opened = tokio::spawn(async move { open().await });
+                self.openings.spawn(async move {
+                    let result = opened.await.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }));
+                    Opening { cache, attempt, result }
+                });
+            }
+        }
+    }
+
+    async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
+        let Opening { cache, attempt, result } = opening;
+        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
+        match result {
+            Ok(opened) => {
+                state.opened(attempt, opened);
+                Ok(())
+            }
+            Err(error) => note_waiting(&self.queue, cache, state, &Waits::unopened(&error)).await,
+        }
+    }
+
+    /// Claims what there is room for.
+    async fn claim(&mut self) -> Result<(), QueueError> {
+        self.open_caches();
+        let mut claimed = Vec::new();
+        for (id, state) in &mut self.caches {
+            let (id, room) = (*id, state.room(UNDER_WAY));
+            let Some(presence) = state.presence().cloned().filter(|_| room > 0) else { continue };
             let jobs = if state.is_waiting() {
                 let probe = self.queue.call(move |queue| queue.claim_probe(id, now())).await?;
                 if probe.is_empty() {
@@ -255,21 +314,25 @@ impl Uploader {
                 self.queue.call(move |queue| claim_both(queue, id, room, idle)).await?
             };
             state.under_way += jobs.len();
-            // All are announced before the first begins, so that each sees the others.
-            let flights: Vec<_> = jobs.iter().map(|job| self.context.flights.announce(id, &job.path)).collect();
-            for (job, flight) in jobs.into_iter().zip(flights) {
-                let context = self.context.clone();
-                let (name, cache) = (state.name().clone(), Arc::clone(&cache));
-                let own = job.clone();
-                let task = self.tasks.spawn(async move {
-                    let landed = deliver(context, name, cache, &own).await;
-                    if let Outcome::Delivered(_) = landed.outcome {
-                        flight.land();
-                    }
-                    landed
-                });
-                self.claimed.insert(task.id(), job);
-            }
+            let name = state.name();
+            claimed.extend(jobs.into_iter().map(|job| (job, name.clone(), presence.clone())));
+        }
+        // All are announced before the first begins, so that each sees the others.
+        let flights: Vec<_> =
+            claimed.iter().map(|(job, ..)| self.context.flights.announce(job.cache, &job.path)).collect();
+        let passes = shared_passes(claimed.iter().map(|(job, ..)| &job.path));
+        let seats: Vec<_> = claimed.iter().map(|(job, ..)| passes.get(&job.path).map(Pass::seat)).collect();
+        for (((job, name, presence), flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
+            let context = self.context.clone();
+            let own = job.clone();
+            let task = self.tasks.spawn(async move {
+                let landed = deliver(context, name, presence, &own, seat).await;
+                if let Outcome::Delivered(_) = landed.outcome {
+                    flight.land();
+                }
+                landed
+            });
+            self.claimed.insert(task.id(), job);
         }
         self.next_due = self.queue.call(|queue| queue.next_due(now())).await?;
         Ok(())
@@ -284,17 +347,27 @@ impl Uploader {
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
             let Some(job) = self.claimed.remove(&task) else { continue };
-            let Landed { outcome, cache_waits } = landed;
+            let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 state.under_way -= 1;
-                // That something is there already says nothing of whether more would be taken.
-                let took = matches!(outcome, Outcome::Delivered(Delivery::Uploaded { .. }));
-                let refused = cache_waits.is_some();
-                if refused || took {
-                    note_waiting(&self.queue, job.cache, state, cache_waits).await?;
+                let waits = match cache {
+                    Verdict::Nothing => None,
+                    Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
+                    Verdict::Waits(waits) => Some(waits),
+                };
+                if let Some(waits) = &waits {
+                    note_waiting(&self.queue, job.cache, state, waits).await?;
+                }
+                let taking = match outcome {
+                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.go_on(),
+                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.answered(),
+                    _ => false,
+                };
+                if taking {
+                    note_taking(&self.queue, job.cache, state).await?;
                 }
                 // What is wrong with the cache is told once, not for each path.
-                let outcome = if refused { &Outcome::Returned } else { &outcome };
+                let outcome = if waits.is_some() { &Outcome::Returned } else { &outcome };
                 tell(&job, outcome, state.name().as_str());
             }
             outcomes.push((job, outcome));
@@ -326,33 +399,50 @@ fn claim_both(queue: &mut Queue, cache: CacheId, room: usize, idle: bool) -> Res
     Ok(jobs)
 }
 
-/// Notes that a cache takes nothing, or that it does again.
-async fn note_waiting(
-    queue: &QueueHandle,
-    id: CacheId,
-    state: &mut State,
-    why: Option<String>,
-) -> Result<(), QueueError> {
-    let changed = match &why {
-        Some(why) => state.wait(why),
-        None => state.go_on(),
-    };
-    if !changed {
+/// Passes for those paths that occur more than once: several caches want them at the same time.
+fn shared_passes<'a>(paths: impl Iterator<Item = &'a StorePath>) -> HashMap<StorePath, Pass> {
+    let (mut seen, mut passes) = (HashSet::new(), HashMap::new());
+    for path in paths {
+        if !seen.insert(path) {
+            passes.entry(path.clone()).or_default();
+        }
+    }
+    passes
+}
+
+/// Notes that a cache takes nothing.
+async fn note_waiting(queue: &QueueHandle, id: CacheId, state: &mut State, waits: &Waits) -> Result<(), QueueError> {
+    // Without randomness the pauses are equal, which is no reason to fail.
+    if !state.wait(waits, getrandom::u64().unwrap_or(0)) {
         return Ok(());
     }
-    match &why {
-        Some(why) => warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {why}"),
-        None => info!(cache = %state.name(), "the cache takes paths again"),
-    }
-    queue.call(move |queue| queue.note_cache_waits(id, why.as_deref(), now())).await
+    warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {}", waits.why);
+    let why = waits.why.clone();
+    queue.call(move |queue| queue.note_cache_waits(id, Some(&why), now())).await
+}
+
+/// Notes that a cache takes paths.
+async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State) -> Result<(), QueueError> {
+    info!(cache = %state.name(), "the cache takes paths again");
+    queue
+        .call(move |queue| {
+            queue.note_cache_waits(id, None, now())?;
+            // What failed while it was away waits for nothing any more.
+            queue.hurry(Some(id)).map(|_| ())
+        })
+        .await
 }
 
 /// One line in the log for each path.
 fn tell(job: &Job, outcome: &Outcome, cache: &str) {
     let path = &job.path;
     match outcome {
-        Outcome::Delivered(Delivery::Uploaded { sent }) => info!(%path, cache, sent, "uploaded"),
+        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: false }) => info!(%path, cache, sent, "uploaded"),
+        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: true }) => {
+            info!(%path, cache, sent, "uploaded, its content was there already");
+        }
         Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
+        Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),
         Outcome::Retry { reason, .. } => warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}"),
         Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
         Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),

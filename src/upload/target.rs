@@ -1,18 +1,25 @@
 //! A cache as the uploader sees it: opened or not, taking paths or not.
+//!
+//! ```text
+//!            open ─ok─► taking ──some requests in a row not served──► waiting ──after a pause, with one job──► open
+//!              │           ▲                                             │ ▲
+//!              └─fails─────┼───────────────────────────────────────────►─┘ └─ fails: a longer pause
+//!                          └──────────────────────the first success──────┘
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::cache::{Cache, CacheError};
+use super::presence::Presence;
+use crate::cache::{BoxFuture, Cache, CacheError, Class};
 use crate::policy::CacheName;
 use crate::queue::CacheId;
 use crate::report::one_line;
 
 /// Opens a cache; asked again and again until it succeeds.
-pub type Open = Arc<dyn Fn() -> Result<Arc<dyn Cache>, CacheError> + Send + Sync>;
+pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
 
 /// A cache that the policy names.
 #[derive(Clone)]
@@ -25,23 +32,77 @@ pub struct Target {
     pub open: Open,
 }
 
+/// So many requests in a row that a cache did not serve, and it is out of reach. One or two are chance.
+const OUT_OF_REACH: u32 = 3;
+
 /// The first pause before a cache that takes nothing is asked again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// No pause is longer: a disk that was cleared is in use again within this time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// No pause is longer: a server that is back, or a disk that was cleared, is in use again within this time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The pause of a cache that waits for credentials. Whether there are new ones is looked up on this host, so that a new
+/// token is in use within seconds.
+const SHORT_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a cache that takes nothing is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Longer each time.
+    Growing,
+    /// Always as short.
+    Short,
+    /// As the cache has asked for.
+    Told(Duration),
+}
+
+/// That a cache takes nothing for now.
+#[derive(Debug)]
+pub(super) struct Waits {
+    pub(super) why: String,
+    pub(super) pause: Pause,
+    /// Whether any answer shows that it takes paths again. A full one still says what it has.
+    pub(super) until_it_answers: bool,
+}
+
+impl Waits {
+    /// What it means that a cache can't be opened.
+    pub(super) fn unopened(error: &CacheError) -> Self {
+        let pause = match error.class() {
+            Class::Credentials => Pause::Short,
+            Class::Throttled { after } => Pause::Told(after),
+            _ => Pause::Growing,
+        };
+        Self { why: one_line(error), pause, until_it_answers: false }
+    }
+
+    /// What it means that several requests in a row were not served.
+    pub(super) fn out_of_reach(why: &str) -> Self {
+        Self { why: format!("it is out of reach: {why}"), pause: Pause::Growing, until_it_answers: true }
+    }
+}
 
 /// A target and how it is doing.
 pub(super) struct State {
     target: Target,
-    cache: Option<Arc<dyn Cache>>,
+    stage: Stage,
     /// Jobs claimed for it.
     pub(super) under_way: usize,
+    /// Requests in a row that it did not serve.
+    faltered: u32,
     waiting: Option<Waiting>,
+}
+
+enum Stage {
+    Closed,
+    /// Somebody waits for it to open: the number tells this attempt from an earlier one that still hangs.
+    Opening(u64),
+    Open(Presence),
 }
 
 struct Waiting {
     why: String,
+    until_it_answers: bool,
     pause: Duration,
     until: Instant,
 }
@@ -50,7 +111,7 @@ impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
     pub(super) fn serve(target: Target, known: Option<Self>) -> Self {
         let waiting = known.and_then(|known| known.waiting);
-        let mut state = Self { target, cache: None, under_way: 0, waiting };
+        let mut state = Self { target, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
         state.hurry();
         state
     }
@@ -70,7 +131,9 @@ impl State {
 
     /// When it is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.waiting.as_ref().filter(|_| self.under_way == 0).map(|waiting| waiting.until)
+        // One that is being opened says so itself when it is.
+        let can_be_tried = self.under_way == 0 && !matches!(self.stage, Stage::Opening(_));
+        self.waiting.as_ref().filter(|_| can_be_tried).map(|waiting| waiting.until)
     }
 
     /// Tries it at once.
@@ -80,36 +143,64 @@ impl State {
         }
     }
 
-    /// The cache, opened if it isn't yet.
-    pub(super) async fn open(&mut self) -> Result<Arc<dyn Cache>, String> {
-        if let Some(cache) = &self.cache {
-            return Ok(Arc::clone(cache));
-        }
-        let open = Arc::clone(&self.target.open);
-        match spawn_blocking(move || open()).await {
-            Ok(Ok(cache)) => {
-                self.cache = Some(Arc::clone(&cache));
-                Ok(cache)
-            }
-            Ok(Err(error)) => Err(one_line(&error)),
-            Err(_) => Err("opening it ended by a defect of storewatch".to_owned()),
+    /// What it is known to have, if it is open.
+    pub(super) fn presence(&self) -> Option<&Presence> {
+        match &self.stage {
+            Stage::Open(presence) => Some(presence),
+            Stage::Closed | Stage::Opening(_) => None,
         }
     }
 
-    /// It takes nothing: waits, longer each time, and is opened anew then, since it may have been replaced meanwhile.
-    /// Returns whether that is news.
-    pub(super) fn wait(&mut self, why: &str) -> bool {
-        self.cache = None;
+    /// Begins to open it, as attempt number `attempt`, unless it is open or about to be.
+    pub(super) fn begin_to_open(&mut self, attempt: u64) -> Option<Open> {
+        if !matches!(self.stage, Stage::Closed) {
+            return None;
+        }
+        self.stage = Stage::Opening(attempt);
+        Some(Arc::clone(&self.target.open))
+    }
+
+    /// It is open, if that is the attempt that counts; otherwise it has been told to open anew meanwhile.
+    pub(super) fn opened(&mut self, attempt: u64, cache: Arc<dyn Cache>) {
+        if matches!(self.stage, Stage::Opening(current) if current == attempt) {
+            self.stage = Stage::Open(Presence::new(cache));
+        }
+    }
+
+    /// Whether that attempt is the one that counts.
+    pub(super) fn awaits(&self, attempt: u64) -> bool {
+        matches!(self.stage, Stage::Opening(current) if current == attempt)
+    }
+
+    /// It did not serve a request. Returns whether it is out of reach by now.
+    pub(super) fn falter(&mut self) -> bool {
+        self.faltered += 1;
+        // One that is tried with a single job has shown what there is to see.
+        self.waiting.is_some() || self.faltered >= OUT_OF_REACH
+    }
+
+    /// It takes nothing: waits, and is opened anew then, since it may have been replaced meanwhile. Returns whether that
+    /// is news.
+    pub(super) fn wait(&mut self, waits: &Waits, draw: u64) -> bool {
+        self.stage = Stage::Closed;
         let now = Instant::now();
         let before = self.waiting.take();
-        let pause = match &before {
+        let pause = match (waits.pause, &before) {
+            (Pause::Told(pause), _) => pause,
+            (Pause::Short, _) => SHORT_PAUSE,
             // Many jobs under way at once fail for one reason: that is one failure.
-            Some(before) if before.until > now => before.pause,
-            Some(before) => (before.pause * 2).min(LONGEST_PAUSE),
-            None => FIRST_PAUSE,
+            (Pause::Growing, Some(before)) if before.until > now => before.pause,
+            (Pause::Growing, Some(before)) => (before.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            (Pause::Growing, None) => FIRST_PAUSE,
         };
-        let news = before.is_none_or(|before| before.why != why);
-        self.waiting = Some(Waiting { why: why.to_owned(), pause, until: now + pause });
+        let news = before.is_none_or(|before| before.why != waits.why);
+        let Waits { why, until_it_answers, .. } = waits;
+        self.waiting = Some(Waiting {
+            why: why.clone(),
+            until_it_answers: *until_it_answers,
+            pause,
+            until: now + spread(pause, draw),
+        });
         news
     }
 
@@ -125,8 +216,80 @@ impl State {
         }
     }
 
+    /// It has served a request. Returns whether that shows that it takes paths again, which is news.
+    pub(super) fn answered(&mut self) -> bool {
+        self.faltered = 0;
+        self.waiting.as_ref().is_some_and(|waiting| waiting.until_it_answers) && self.go_on()
+    }
+
     /// It has taken something. Returns whether that is news.
     pub(super) fn go_on(&mut self) -> bool {
+        self.faltered = 0;
         self.waiting.take().is_some()
+    }
+}
+
+/// A pause made up to a fifth longer, so that the many hosts that lost one server don't all come back at once.
+fn spread(pause: Duration, draw: u64) -> Duration {
+    pause + pause.mul_f64((draw % 1024) as f64 / (5.0 * 1024.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        let open: Open = Arc::new(|| Box::pin(async { Err(CacheError::LostThread { action: "open" }) }));
+        Target { id: CacheId(1), name: CacheName::new("team").expect("a name"), open }
+    }
+
+    fn growing(why: &str) -> Waits {
+        Waits { why: why.to_owned(), pause: Pause::Growing, until_it_answers: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_a_bound_and_the_first_success_ends_them() {
+        let mut state = State::serve(target(), None);
+        assert!(!state.falter() && !state.falter() && state.falter(), "out of reach at the third");
+        let mut total = Duration::ZERO;
+        for _ in 0..12 {
+            state.wait(&growing("away"), u64::MAX);
+            assert_eq!(state.room(256), 0, "nothing is claimed while it waits");
+            let pause = state.retry_at().expect("a time") - Instant::now();
+            assert!(pause >= FIRST_PAUSE && pause <= spread(LONGEST_PAUSE, 1023), "{pause:?}");
+            total += pause;
+            tokio::time::advance(pause).await;
+            assert_eq!(state.room(256), 1, "then one job tries");
+        }
+        assert!(total > LONGEST_PAUSE * 5, "{total:?}: they have grown");
+        assert!(state.go_on() && !state.go_on());
+        assert_eq!(state.room(256), 256, "open wide again");
+        assert!(!state.falter(), "counted from the beginning");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_many_jobs_report_at_once_is_one_failure_and_told_once() {
+        let mut state = State::serve(target(), None);
+        assert!(state.wait(&growing("away"), 0));
+        for _ in 0..100 {
+            assert!(!state.wait(&growing("away"), 0));
+        }
+        assert_eq!(state.retry_at().expect("a time") - Instant::now(), FIRST_PAUSE);
+        assert!(state.wait(&growing("full"), 0), "another reason is news");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_was_asked_for_is_kept() {
+        let mut state = State::serve(target(), None);
+        state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
+        assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_hung_is_not_taken_for_the_new_one() {
+        let mut state = State::serve(target(), None);
+        assert!(state.begin_to_open(1).is_some() && state.begin_to_open(2).is_none());
+        let state = State::serve(target(), Some(state));
+        assert!(!state.awaits(1) && state.presence().is_none());
     }
 }

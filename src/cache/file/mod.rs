@@ -197,7 +197,7 @@ impl Cache for FileCache {
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             go_ahead.await?;
             self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
-            Ok(Pushed { sent: written.file_size })
+            Ok(Pushed { sent: written.file_size, deduplicated: false })
         })
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 pub use self::scan::Batch;
 use self::scan::Scan;
 use super::signals::Signal;
-use super::{ServiceError, Working, open_queue};
+use super::{ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::Lane;
 use crate::nix::StorePath;
@@ -186,9 +186,8 @@ impl Site {
             }
             Err(LockError::Held { holder, .. }) => {
                 let queue = QueueHandle::start(Queue::open_beside(state_dir)?)?;
-                let names: Vec<_> = config.caches.iter().map(|cache| (cache.name.clone(), cache.url.clone())).collect();
-                let policy = config.policy.clone();
-                let routes = queue.call(move |queue| Routes::find(queue, policy, names)).await?;
+                let own = config.clone();
+                let routes = queue.call(move |queue| caches::routes(queue, &own)).await?;
                 Ok(Self { queue, routes, working: None, beside: Some(holder) })
             }
             Err(error) => Err(error.into()),

@@ -1,77 +1,23 @@
-//! From the caches of the policy file to caches that can be opened.
+//! The keys that caches are signed with: given by the policy, or made here.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::cache::file::{FileCache, FileOptions};
-use crate::cache::{Cache, CacheError, CacheUrl, UrlError};
+use super::CacheSurroundings;
+use crate::cache::CacheError;
 use crate::config::{CacheConfig, NixStore};
 use crate::nix::{BadSecretKey, PublicKey, SecretKey};
-use crate::queue::{Queue, QueueError, Routes};
 use crate::secret::{self, Provider, Secret, SecretError, Source};
-use crate::upload::{Open, Target};
 
-/// The embedded cache takes nothing while less than so many per cent of its file system are free: it was not asked for,
-/// so it must not be what fills a disk.
-const EMBEDDED_RESERVE_PERCENT: u64 = 10;
-
-/// What a cache needs beside its own lines in the policy file.
-#[derive(Clone)]
-pub struct CacheSurroundings {
-    /// The state directory.
-    pub state_dir: PathBuf,
-    /// The Nix store.
-    pub nix: NixStore,
-    /// Tells this state directory's temporary files from another's.
-    pub instance: String,
-}
-
-/// The targets of a configuration, and the routes that lead to them; caches that are new get their numbers.
-///
-/// # Errors
-/// [`QueueError`].
-pub fn targets(
-    queue: &mut Queue,
-    caches: &[CacheConfig],
-    policy: &Arc<crate::policy::Policy>,
-    surroundings: &CacheSurroundings,
-) -> Result<(Vec<Target>, Routes), QueueError> {
-    let named = caches.iter().map(|cache| (cache.name.clone(), cache.url.clone()));
-    let routes = Routes::find(queue, Arc::clone(policy), named)?;
-    let target = |cache: &CacheConfig| {
-        let id = *routes.caches.get(&cache.name)?;
-        let (config, surroundings) = (cache.clone(), surroundings.clone());
-        let open: Open = Arc::new(move || open(&config, &surroundings));
-        Some(Target { id, name: cache.name.clone(), open })
-    };
-    let targets = caches.iter().filter_map(target).collect();
-    Ok((targets, routes))
-}
-
-fn open(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Arc<dyn Cache>, CacheError> {
-    let (dir, compression, priority, want_mass_query) = match CacheUrl::parse(&config.url)? {
-        CacheUrl::File { dir, compression, priority, want_mass_query } => (dir, compression, priority, want_mass_query),
-        CacheUrl::Attic { .. } => return Err(UrlError::NotYet("attic".to_owned()).into()),
-    };
-    let key = match &config.signing_key {
-        Some(source) => given_key(source, config, surroundings)?,
-        None => own_key(config, surroundings)?,
-    };
-    let cache = FileCache::open(FileOptions {
-        dir,
-        store_dir: surroundings.nix.logical.clone(),
-        compression,
-        priority,
-        want_mass_query,
-        key,
-        instance: surroundings.instance.clone(),
-        reserve_percent: if config.builtin { EMBEDDED_RESERVE_PERCENT } else { 0 },
-    })?;
-    Ok(Arc::new(cache))
+/// The key that signs what goes into a cache. Blocks, on a thread of the runtime's that may.
+pub(super) fn signing_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<SecretKey, CacheError> {
+    match &config.signing_key {
+        Some(source) => given_key(source, config, surroundings),
+        None => own_key(config, surroundings),
+    }
 }
 
 /// The key that the policy says; its public half is written down, since whoever asks for that later may not be allowed
@@ -143,14 +89,4 @@ pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Opt
     }
     let public = own_key_file(state_dir, config).with_extension("public");
     PublicKey::parse(std::fs::read_to_string(public).ok()?.trim()).ok()
-}
-
-/// What Nix takes as a substituter to read from a cache.
-#[must_use]
-pub fn substituter(url: &str) -> String {
-    match CacheUrl::parse(url) {
-        Ok(CacheUrl::File { dir, .. }) => format!("file://{}", dir.display()),
-        Ok(CacheUrl::Attic { endpoint, cache }) => format!("{endpoint}{cache}"),
-        Err(_) => url.to_owned(),
-    }
 }

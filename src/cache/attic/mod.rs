@@ -1,0 +1,267 @@
+//! A cache of an Attic server: `attic+https://HOST/CACHE`.
+//!
+//! The server packs, signs and shows a path as soon as its archive has arrived; there is no moment in between. So the
+//! go-ahead is awaited before the first byte is sent, and the archive's last chunk leaves only when its hash is right.
+//!
+//! Deliberately absent: Attic's own way of managing caches. They are made and changed by `attic cache …`.
+
+mod wire;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use tokio::net::lookup_host;
+use tokio::task::spawn_blocking;
+
+pub use self::wire::Configuration;
+use self::wire::{LONGEST_HEADER, MissingAnswer, MissingRequest, NAR_INFO, NarInfo, PREAMBLE_SIZE, UploadAnswer};
+use super::http::{Action, Body, Http, HttpError, HttpOptions};
+use super::{BoxFuture, Cache, CacheError, CacheInfo, Push, Pushed};
+use crate::nix::{PathInfo, StoreDir, StorePath, system_of};
+
+/// So long it is believed that a path is there. Attic collects garbage by the day, and spares what is fresh.
+const ANSWERS_HOLD: Duration = Duration::from_secs(60);
+
+/// Paths that one request asks for: Attic looks each up by a variable of one SQL statement.
+const ASKED_AT_ONCE: usize = 5_000;
+
+/// Longest derivation that is read for its system (bytes); those of whole systems have some 100 kB.
+const LONGEST_DERIVATION: u64 = 4 * 1024 * 1024;
+
+/// What a cache on an Attic server is made of.
+#[derive(Clone)]
+pub struct AtticOptions {
+    /// `https://HOST/`, with a slash at its end.
+    pub endpoint: String,
+    /// The cache's name there.
+    pub cache: String,
+    /// How to speak to it.
+    pub http: HttpOptions,
+    /// The logical store directory of this host.
+    pub store_dir: StoreDir,
+    /// Where this host's store has its files.
+    pub real_store: PathBuf,
+    /// Whether this host uploads to itself.
+    pub allow_self: bool,
+    /// Whether the server may name an API that is spoken to without encryption.
+    pub allow_unencrypted: bool,
+}
+
+/// A cache on an Attic server.
+pub struct AtticCache {
+    http: Http,
+    /// Where the API is, with a slash at its end.
+    api: Url,
+    cache: String,
+    store_dir: StoreDir,
+    real_store: PathBuf,
+    configuration: Configuration,
+    upstream_key_names: Vec<String>,
+}
+
+impl AtticCache {
+    /// Asks the server what the cache is. Nothing is asked while it has just refused the same credentials.
+    ///
+    /// # Errors
+    /// [`CacheError::Http`]; [`CacheError::OwnServer`], [`CacheError::OtherStore`].
+    pub async fn open(options: AtticOptions) -> Result<Self, CacheError> {
+        let AtticOptions { endpoint, cache, http, store_dir, real_store, allow_self, allow_unencrypted } = options;
+        http.credentials.check().await?;
+        let endpoint = parse_endpoint(&endpoint, &endpoint)?;
+        if !allow_self {
+            refuse_own(&endpoint).await?;
+        }
+        let http = Http::new(&http).await?;
+        let url = join(&endpoint, &format!("_api/v1/cache-config/{cache}"))?;
+        let answer = http.ask(Action::Configuration, http.client().get(url)).await?;
+        let configuration: Configuration = serde_json::from_slice(&answer).map_err(|_| HttpError::NotUnderstood {
+            action: Action::Configuration,
+            host: endpoint.origin().ascii_serialization(),
+            problem: "the answer is no cache's configuration; is it an Attic server?".to_owned(),
+        })?;
+        if let Some(theirs) = configuration.store_dir.as_deref().filter(|theirs| *theirs != store_dir.as_str()) {
+            return Err(CacheError::OtherStore {
+                cache: format!("{endpoint}{cache}"),
+                theirs: theirs.to_owned(),
+                ours: store_dir.as_str().to_owned(),
+            });
+        }
+        let api = match configuration.api_endpoint.as_deref().filter(|api| !api.is_empty()) {
+            Some(theirs) => {
+                let api = parse_endpoint(theirs, endpoint.as_str())?;
+                if api.scheme() != "https" && endpoint.scheme() == "https" && !allow_unencrypted && !is_loopback(&api) {
+                    return Err(CacheError::Unencrypted { api: theirs.to_owned() });
+                }
+                api
+            }
+            None => endpoint,
+        };
+        let upstream_key_names = configuration.upstream_cache_key_names.clone().unwrap_or_default();
+        Ok(Self { http, api, cache, store_dir, real_store, configuration, upstream_key_names })
+    }
+
+    /// What the server says of the cache.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    async fn ask_missing(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, HttpError> {
+        let request =
+            MissingRequest { cache: &self.cache, store_path_hashes: paths.iter().map(StorePath::hash_part).collect() };
+        let host = self.api.origin().ascii_serialization();
+        let not_understood = |problem: &str| HttpError::NotUnderstood {
+            action: Action::Missing,
+            host: host.clone(),
+            problem: problem.to_owned(),
+        };
+        let url = join(&self.api, "_api/v1/get-missing-paths")?;
+        let body = serde_json::to_vec(&request).map_err(|_| not_understood("the question can't be put"))?;
+        let request = self.http.client().post(url).header(CONTENT_TYPE, "application/json").body(body);
+        let answer = self.http.ask(Action::Missing, request).await?;
+        let MissingAnswer { missing_paths } =
+            serde_json::from_slice(&answer).map_err(|_| not_understood("the answer is no list of missing paths"))?;
+        let mut missing = Vec::with_capacity(missing_paths.len());
+        let mut asked: std::collections::HashMap<_, _> = paths.iter().map(|path| (path.hash_part(), path)).collect();
+        for hash in &missing_paths {
+            match asked.remove(hash.as_str()) {
+                Some(path) => missing.push(path.clone()),
+                None => return Err(not_understood("it says that paths are missing that it was not asked for")),
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
+        let Push { info, nar, go_ahead } = push;
+        // The server shows the path as soon as it has it.
+        go_ahead.await?;
+        let system = self.system(&info).await;
+        let nar_info = NarInfo::new(&self.cache, &self.store_dir, &info, system.as_deref());
+        let nar_info = serde_json::to_vec(&nar_info).unwrap_or_default();
+        let mut request = self.http.client().put(join(&self.api, "_api/v1/upload-path")?);
+        let header = HeaderValue::from_bytes(&nar_info).ok().filter(|_| nar_info.len() < LONGEST_HEADER);
+        let ahead = match header {
+            Some(header) => {
+                request = request.header(NAR_INFO, header);
+                Bytes::new()
+            }
+            None => {
+                request = request.header(PREAMBLE_SIZE, nar_info.len());
+                Bytes::from(nar_info)
+            }
+        };
+        if info.nar_size > 0 {
+            // So that what can't take it says so at once, and nobody takes a part for the whole.
+            request = request.header(CONTENT_LENGTH, ahead.len() as u64 + info.nar_size);
+        }
+        let body = Body::new(ahead, nar.start().await?);
+        let progress = body.progress();
+        match self.http.upload(Action::Upload, request, body).await {
+            Ok(answer) => {
+                // A success without JSON is a success.
+                let answer: UploadAnswer = serde_json::from_slice(&answer).unwrap_or_default();
+                Ok(Pushed { sent: info.nar_size, deduplicated: answer.is_deduplicated() })
+            }
+            Err(error) => Err(match progress.failure() {
+                Some(failure) => failure.into(),
+                None => error.into(),
+            }),
+        }
+    }
+
+    /// The system that the path was built for, where its derivation is still here.
+    async fn system(&self, info: &PathInfo) -> Option<String> {
+        let file = self.real_store.join(info.deriver.as_ref()?.base_name());
+        let read = move || {
+            let mut text = String::new();
+            File::open(file).ok()?.take(LONGEST_DERIVATION).read_to_string(&mut text).ok()?;
+            system_of(&text)
+        };
+        spawn_blocking(read).await.ok().flatten()
+    }
+}
+
+impl Cache for AtticCache {
+    fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        Box::pin(async move {
+            let mut missing = Vec::new();
+            for some in paths.chunks(ASKED_AT_ONCE) {
+                missing.extend(self.ask_missing(some).await?);
+            }
+            Ok(missing)
+        })
+    }
+
+    fn answers_hold(&self) -> Duration {
+        ANSWERS_HOLD
+    }
+
+    fn upstream_key_names(&self) -> &[String] {
+        &self.upstream_key_names
+    }
+
+    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+        Box::pin(async move { self.upload(push).await })
+    }
+
+    fn info(&self) -> Result<CacheInfo, CacheError> {
+        let substituter = self.configuration.substituter_endpoint.clone();
+        Ok(CacheInfo {
+            substituter: substituter.unwrap_or_else(|| format!("{}{}", self.api, self.cache)),
+            public_key: self.configuration.public_key.clone(),
+        })
+    }
+}
+
+/// A URL with a slash at its end; `host` is whose word it is.
+fn parse_endpoint(url: &str, host: &str) -> Result<Url, HttpError> {
+    let slashed = if url.ends_with('/') { url.to_owned() } else { format!("{url}/") };
+    let web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.host().is_some();
+    Url::parse(&slashed).ok().filter(web).ok_or_else(|| HttpError::NotUnderstood {
+        action: Action::Configuration,
+        host: host.to_owned(),
+        problem: "what it gives for its API is no address of a server".to_owned(),
+    })
+}
+
+fn join(base: &Url, path: &str) -> Result<Url, HttpError> {
+    base.join(path).map_err(|_| HttpError::NotUnderstood {
+        action: Action::Configuration,
+        host: base.origin().ascii_serialization(),
+        problem: "its address can't be used".to_owned(),
+    })
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Refuses an endpoint that is this host itself: everything in the cache would come back as something to upload.
+async fn refuse_own(endpoint: &Url) -> Result<(), CacheError> {
+    let host = endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = endpoint.port_or_known_default().unwrap_or(443);
+    // A name that isn't known fails when the server is asked, with a better message.
+    let Ok(addresses) = lookup_host((host.clone(), port)).await else { return Ok(()) };
+    let own = addresses.map(|address| address.ip()).find(|address| is_own(*address));
+    match own {
+        Some(address) => Err(CacheError::OwnServer { host, address }),
+        None => Ok(()),
+    }
+}
+
+/// Whether an address, other than loopback, is one of this host's: only to those can a socket be bound.
+fn is_own(address: IpAddr) -> bool {
+    !address.is_loopback()
+        && !address.is_unspecified()
+        && !address.is_multicast()
+        && UdpSocket::bind((address, 0)).is_ok()
+}

@@ -1,0 +1,141 @@
+//! The body of an upload: an archive on its way, and whether it moves.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cache::{NarFailure, NarReader};
+
+/// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
+/// some do that in bursts.
+const TAKING: Duration = Duration::from_secs(30);
+
+/// A server that has everything answers within this time. One that packs a large archive and passes it on to an object
+/// store needs some for what it has buffered.
+const ANSWERING: Duration = Duration::from_secs(180);
+
+/// An archive as the body of a request.
+pub struct Body {
+    chunks: mpsc::Receiver<Result<Bytes, io::Error>>,
+    progress: Progress,
+}
+
+/// How far a body is. Cheap to clone.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<State>>);
+
+struct State {
+    stage: Stage,
+    failure: Option<NarFailure>,
+}
+
+enum Stage {
+    /// The archive is being read: however long that takes, it isn't the server's fault.
+    Reading,
+    /// A chunk waits to be taken.
+    Offered(Instant),
+    /// Everything has been taken.
+    Taken(Instant),
+}
+
+impl Body {
+    /// The archive, behind some bytes that go ahead of it.
+    #[must_use]
+    pub fn new(ahead: Bytes, reader: NarReader) -> Self {
+        let (sender, chunks) = mpsc::channel(1);
+        let progress = Progress(Arc::new(Mutex::new(State { stage: Stage::Reading, failure: None })));
+        // Whoever drops the body lets this end at its next chunk, and the reader with it.
+        tokio::spawn(hand_on(ahead, reader, sender, progress.clone()));
+        Self { chunks, progress }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    pub(super) fn split(self) -> (Chunks, Progress) {
+        (Chunks(self.chunks), self.progress)
+    }
+}
+
+async fn hand_on(
+    ahead: Bytes,
+    mut reader: NarReader,
+    sender: mpsc::Sender<Result<Bytes, io::Error>>,
+    progress: Progress,
+) {
+    let mut next = Ok(Some(ahead).filter(|ahead| !ahead.is_empty()));
+    let mut first = true;
+    loop {
+        match next {
+            Ok(Some(chunk)) => {
+                progress.lock().stage = Stage::Offered(Instant::now());
+                if sender.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) if first => {}
+            Ok(None) => {
+                progress.lock().stage = Stage::Taken(Instant::now());
+                return;
+            }
+            Err(failure) => {
+                // Whatever the sender of the request makes of it, this is what went wrong.
+                progress.lock().failure = Some(failure);
+                let _ = sender.send(Err(io::Error::other("the archive failed"))).await;
+                return;
+            }
+        }
+        first = false;
+        progress.lock().stage = Stage::Reading;
+        next = reader.next().await;
+    }
+}
+
+impl Progress {
+    /// Why the archive came to no end, if it was the archive.
+    #[must_use]
+    pub fn failure(&self) -> Option<NarFailure> {
+        self.lock().failure.clone()
+    }
+
+    /// Comes true when the server has done nothing for too long; says for how long.
+    pub(super) async fn stalled(&self) -> Duration {
+        loop {
+            let now = Instant::now();
+            let (since, limit) = match self.lock().stage {
+                Stage::Reading => (now, TAKING),
+                Stage::Offered(since) => (since, TAKING),
+                Stage::Taken(since) => (since, ANSWERING),
+            };
+            if since + limit <= now {
+                return limit;
+            }
+            sleep_until(since + limit).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The chunks, as a request takes them.
+pub(super) struct Chunks(mpsc::Receiver<Result<Bytes, io::Error>>);
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, io::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}

@@ -1,0 +1,183 @@
+//! Speaking HTTP to a cache's server, the same for all kinds of caches that have one.
+//!
+//! Invariant kept here: **nothing leaks.** Certificates are always verified. No redirect is followed to another host, so
+//! that no secret goes there. Secrets are put into a request just before it is sent, in headers that no log shows, and
+//! what a server says is passed on without them.
+//!
+//! Deliberately absent: trying again. An [`HttpError`] says what kind of failure it was, and the uploader draws the
+//! conclusion.
+
+mod body;
+mod credentials;
+mod error;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, Identity, RequestBuilder, Response};
+use rustls::crypto::ring;
+use zeroize::Zeroizing;
+
+pub use self::body::Body;
+pub use self::credentials::{Credentials, Header};
+use self::error::Head;
+pub use self::error::{Action, HttpError, ServerSays};
+use crate::secret::{Provider, SecretError};
+
+/// To connect takes so long at most: more than any network in use needs.
+const CONNECTING: Duration = Duration::from_secs(15);
+
+/// Requests without a body to speak of are answered within this time, or never.
+const ANSWERING: Duration = Duration::from_secs(30);
+
+/// A connection that nobody uses is closed after so long: shortly before servers and proxies do it, most of them after
+/// 60 s or more, since a request that meets a closing connection is lost.
+const IDLE: Duration = Duration::from_secs(45);
+
+/// No answer that is read whole is longer (bytes): 5,000 missing paths are 175 kB.
+const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// So many redirects within one host are followed.
+const REDIRECTS: usize = 5;
+
+/// How to speak to a server.
+#[derive(Clone, Default)]
+pub struct HttpOptions {
+    /// What it is to be shown.
+    pub credentials: Arc<Credentials>,
+    /// Certificates, in PEM, of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate, in PEM, by which the server knows this host, and its key.
+    pub client_certificate: Option<(PathBuf, Provider)>,
+}
+
+/// A way to one server. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Http {
+    client: Client,
+    credentials: Arc<Credentials>,
+}
+
+impl Http {
+    /// Makes ready to speak; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`HttpError::File`] where a certificate can't be used, [`HttpError::Secret`] where its key can't be had.
+    pub async fn new(options: &HttpOptions) -> Result<Self, HttpError> {
+        // Whoever was first has chosen the same one.
+        let _ = ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("storewatch/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECTING)
+            .pool_idle_timeout(IDLE)
+            .http1_only()
+            .redirect(within_one_host());
+        let own = options.ca_file.as_ref().map(certificates).transpose()?;
+        // Nix's own setting says which authorities there are, instead of the system.
+        builder = match std::env::var_os("NIX_SSL_CERT_FILE").filter(|file| !file.is_empty()) {
+            Some(file) => {
+                let mut trusted = certificates(&PathBuf::from(file))?;
+                trusted.extend(own.unwrap_or_default());
+                builder.tls_certs_only(trusted)
+            }
+            None => match own {
+                Some(own) => builder.tls_certs_merge(own),
+                None => builder,
+            },
+        };
+        if let Some((file, key)) = &options.client_certificate {
+            builder = builder.identity(identity(file, key).await?);
+        }
+        let client = builder.build().map_err(|source| HttpError::Unusable { source })?;
+        Ok(Self { client, credentials: Arc::clone(&options.credentials) })
+    }
+
+    /// The client, to begin a request with.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a request that has no long body, and reads the answer.
+    ///
+    /// # Errors
+    /// [`HttpError`], also where the server answers with anything but success.
+    pub async fn ask(&self, action: Action, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
+        let host = error::host_of(&request);
+        self.exchange(action, host, request.timeout(ANSWERING)).await
+    }
+
+    /// As [`Http::ask`], with a long body on its way: whoever takes or gives nothing for too long is given up.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Vec<u8>, HttpError> {
+        let host = error::host_of(&request);
+        let (stream, progress) = body.split();
+        let request = request.body(reqwest::Body::wrap_stream(stream));
+        tokio::select! {
+            ended = self.exchange(action, host.clone(), request) => ended,
+            after = progress.stalled() => Err(HttpError::Stalled { action, host, after }),
+        }
+    }
+
+    /// Sends a request with everything that the server is to be shown, and reads the answer.
+    async fn exchange(&self, action: Action, host: String, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
+        let shown = self.credentials.shown().await.map_err(|source| HttpError::Secret { source })?;
+        let failed = |source| HttpError::of_transport(action, host.clone(), source);
+        let response = shown.dress(request).send().await.map_err(failed)?;
+        let head = Head::of(&response);
+        let answer = read_whole(response).await.map_err(failed)?;
+        if head.status.is_success() {
+            self.credentials.accepted();
+            return Ok(answer);
+        }
+        let says = ServerSays::read(&answer, |text| shown.blacken(text));
+        let error = HttpError::of_status(action, host, head, says);
+        if error.is_about_credentials() {
+            self.credentials.refused(&shown, error.to_string()).await;
+        }
+        Err(error)
+    }
+}
+
+/// An answer, as long as it may be.
+async fn read_whole(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        answer.extend_from_slice(&chunk);
+        if answer.len() > LONGEST_ANSWER {
+            // Nobody can mean that; what there is of it won't be understood, and that is said.
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// Follows redirects within a host; the answer is otherwise the redirect itself, which is told.
+fn within_one_host() -> Policy {
+    Policy::custom(|attempt| {
+        let same = attempt.previous().last().is_some_and(|before| before.origin() == attempt.url().origin());
+        if same && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+    })
+}
+
+fn certificates(file: &PathBuf) -> Result<Vec<Certificate>, HttpError> {
+    let pem =
+        std::fs::read(file).map_err(|source| HttpError::File { file: file.clone(), problem: source.to_string() })?;
+    let found = Certificate::from_pem_bundle(&pem).ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| HttpError::File { file: file.clone(), problem: "it holds no certificate in PEM".to_owned() })
+}
+
+async fn identity(file: &PathBuf, key: &Provider) -> Result<Identity, HttpError> {
+    let key = key.get().await.map_err(|source: SecretError| HttpError::Secret { source })?;
+    let read = std::fs::read(file);
+    let certificate = read.map_err(|source| HttpError::File { file: file.clone(), problem: source.to_string() })?;
+    let mut pem = Zeroizing::new(certificate);
+    pem.push(b'\n');
+    pem.extend_from_slice(key.expose().as_bytes());
+    let problem = "it and `client_key` are no certificate and key in PEM that belong together";
+    Identity::from_pem(&pem).map_err(|_| HttpError::File { file: file.clone(), problem: problem.to_owned() })
+}

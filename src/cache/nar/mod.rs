@@ -1,0 +1,242 @@
+//! The archive of one path on its way into caches: read when a slot is free, hashed as it goes, checked at its end.
+//!
+//! Invariant kept here: **nothing corrupt.** The last chunk is handed out only when the hash and the size of the whole
+//! archive are those that Nix has registered, so that nobody who was given an altered archive ever holds all of it.
+//!
+//! Where several caches want a path at the same time, `pass` reads it once for all of them.
+
+mod pass;
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::NarFailure;
+use crate::limit::{Lane, Slot, Slots};
+use crate::nix::nar::{NarError, NarOptions, encode_hashed};
+use crate::nix::{NarHash, PathInfo};
+
+pub use pass::{Pass, Seat};
+
+/// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
+const SMALL: u64 = 1024 * 1024;
+
+/// Chunks that may lie between the thread that reads and the one that packs.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Calls uploads off. Cheap to clone; all clones mean the same uploads.
+#[derive(Clone, Debug, Default)]
+pub struct CallOff(Arc<AtomicBool>);
+
+impl CallOff {
+    /// Lets every archive that carries this end with [`NarFailure::Cancelled`] at its next chunk.
+    pub fn call_off(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has been called off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An archive that has not been begun.
+pub struct NarStream {
+    archive: Archive,
+    lane: Lane,
+    slots: Slots,
+    seat: Option<Seat>,
+}
+
+impl NarStream {
+    /// The archive of the files at `root`, which Nix has registered as `info`.
+    #[must_use]
+    pub fn new(root: PathBuf, info: &PathInfo, lane: Lane, slots: Slots, call_off: CallOff) -> Self {
+        let archive =
+            Archive { root, registered: (info.nar_hash, info.nar_size), options: NarOptions::default(), call_off };
+        Self { archive, lane, slots, seat: None }
+    }
+
+    /// The same, read together with whoever else has a seat in that pass.
+    #[must_use]
+    pub fn seated(self, seat: Option<Seat>) -> Self {
+        Self { seat, ..self }
+    }
+
+    /// Waits for a slot and begins to read.
+    ///
+    /// # Errors
+    /// [`NarFailure::Cancelled`].
+    pub async fn start(self) -> Result<NarReader, NarFailure> {
+        let Self { archive, lane, slots, seat } = self;
+        let archive = match seat {
+            Some(seat) => match seat.start(archive, lane, slots.clone()).await? {
+                pass::Start::Together(reader) => return Ok(reader),
+                pass::Start::Alone(archive) => archive,
+            },
+            None => archive,
+        };
+        let slot = Arc::new(slots.acquire(lane).await);
+        if archive.call_off.is_off() {
+            return Err(NarFailure::Cancelled);
+        }
+        let source = if archive.is_small() {
+            Source::Small(Some(archive))
+        } else {
+            let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+            spawn_blocking(move || archive.read_into(|item| sender.blocking_send(item).is_ok()));
+            Source::Large(chunks)
+        };
+        Ok(NarReader { source, total: 0, behind: None, _slot: slot })
+    }
+}
+
+/// The files that an archive is made of, and what it must come to.
+struct Archive {
+    root: PathBuf,
+    registered: (NarHash, u64),
+    options: NarOptions,
+    call_off: CallOff,
+}
+
+impl Archive {
+    fn is_small(&self) -> bool {
+        let (_, size) = self.registered;
+        size > 0 && size <= SMALL
+    }
+
+    /// Gives everything to `take`, as a reader gets it: chunks, and then an empty one that says that the archive is
+    /// whole, or the failure. Ends early when `take` wants no more. Blocks.
+    fn read_into(&self, mut take: impl FnMut(Result<Bytes, NarFailure>) -> bool) {
+        let ended = self.encode(|chunk| if take(Ok(chunk)) { Ok(()) } else { Err(NarFailure::Cancelled) });
+        // Nobody listening any more is fine.
+        take(ended.map(|()| Bytes::new()));
+    }
+
+    /// Reads everything, and checks it against what Nix has registered; only then gives the last chunk away.
+    fn encode(&self, mut emit: impl FnMut(Bytes) -> Result<(), NarFailure>) -> Result<(), NarFailure> {
+        let (registered, registered_size) = self.registered;
+        let (mut size, mut kept_back) = (0, None);
+        let encoded = encode_hashed(&self.root, &self.options, |chunk: Bytes| {
+            if self.call_off.is_off() {
+                return Err(NarFailure::Cancelled);
+            }
+            size += chunk.len() as u64;
+            // What has grown since it was registered is hashed to its end, but not handed on.
+            if registered_size > 0 && size > registered_size {
+                return Ok(());
+            }
+            kept_back.replace(chunk).map_or(Ok(()), &mut emit)
+        });
+        let (found, size) = encoded.map_err(|error| match error {
+            NarError::Sink(failure) => failure,
+            error @ (NarError::Unsupported { .. } | NarError::CaseClash { .. }) => {
+                NarFailure::Unpackable { source: Arc::new(error) }
+            }
+            NarError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                NarFailure::Unpackable { source: Arc::new(error) }
+            }
+            error => NarFailure::Unreadable { vanished: error.is_root_gone(&self.root), source: Arc::new(error) },
+        })?;
+        if found != registered || (registered_size != 0 && registered_size != size) {
+            return Err(NarFailure::Altered { registered, found, registered_size, found_size: size });
+        }
+        kept_back.map_or(Ok(()), emit)
+    }
+}
+
+/// An archive being read. The slot that it takes is free again when it is dropped.
+pub struct NarReader {
+    source: Source,
+    total: u64,
+    /// Raised when a pass went on without this reader, which was too slow for the others.
+    behind: Option<Arc<AtomicBool>>,
+    _slot: Arc<Slot>,
+}
+
+enum Source {
+    Small(Option<Archive>),
+    Read(VecDeque<Bytes>),
+    Large(mpsc::Receiver<Result<Bytes, NarFailure>>),
+}
+
+impl NarReader {
+    /// Gives every chunk to `take`, in order, and returns the archive's size in bytes. Blocks.
+    ///
+    /// Only when this returns `Ok` was the archive whole and the one that Nix has registered.
+    ///
+    /// # Errors
+    /// What `take` returns, or [`NarFailure`].
+    pub fn read_blocking<E: From<NarFailure>>(
+        mut self,
+        mut take: impl FnMut(&Bytes) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        if let Source::Small(archive) = &mut self.source {
+            self.source = Source::Read(archive.take().map_or_else(|| Ok(VecDeque::new()), read_whole)?);
+        }
+        loop {
+            let next = match &mut self.source {
+                Source::Small(_) => None,
+                Source::Read(chunks) => chunks.pop_front(),
+                Source::Large(chunks) => {
+                    let received = chunks.blocking_recv();
+                    self.judge(received)?
+                }
+            };
+            let Some(chunk) = next else { return Ok(self.total) };
+            self.total += chunk.len() as u64;
+            take(&chunk)?;
+        }
+    }
+
+    /// The next chunk; `None` when the archive was whole and the one that Nix has registered.
+    ///
+    /// # Errors
+    /// [`NarFailure`]; ask no more then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, NarFailure> {
+        if let Source::Small(archive) = &mut self.source {
+            let archive = archive.take();
+            let read = spawn_blocking(move || archive.map_or_else(|| Ok(VecDeque::new()), read_whole)).await;
+            self.source = Source::Read(read.unwrap_or(Err(NarFailure::Cancelled))?);
+        }
+        let next = match &mut self.source {
+            Source::Small(_) => None,
+            Source::Read(chunks) => chunks.pop_front(),
+            Source::Large(chunks) => {
+                let received = chunks.recv().await;
+                self.judge(received)?
+            }
+        };
+        self.total += next.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Ok(next)
+    }
+
+    /// What came through the channel: an empty chunk says that the archive is whole; without it, it isn't.
+    fn judge(&self, received: Option<Result<Bytes, NarFailure>>) -> Result<Option<Bytes>, NarFailure> {
+        match received {
+            Some(Ok(chunk)) => Ok(Some(chunk).filter(|chunk| !chunk.is_empty())),
+            Some(Err(failure)) => Err(failure),
+            None if self.behind.as_ref().is_some_and(|behind| behind.load(Ordering::Relaxed)) => {
+                Err(NarFailure::Behind)
+            }
+            None => Err(NarFailure::Cancelled),
+        }
+    }
+}
+
+/// All chunks of a small archive.
+fn read_whole(archive: Archive) -> Result<VecDeque<Bytes>, NarFailure> {
+    let mut chunks = VecDeque::new();
+    archive.encode(|chunk| {
+        chunks.push_back(chunk);
+        Ok(())
+    })?;
+    Ok(chunks)
+}

@@ -1,0 +1,185 @@
+//! From the caches of the policy file to caches that can be opened.
+
+mod keys;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use reqwest::header::{HeaderName, HeaderValue};
+use tracing::info;
+
+pub use self::keys::public_key;
+use self::keys::signing_key;
+use crate::cache::attic::{AtticCache, AtticOptions};
+use crate::cache::file::{FileCache, FileOptions};
+use crate::cache::http::{Credentials, Header, HttpOptions};
+use crate::cache::{BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
+use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore};
+use crate::queue::{Queue, QueueError, Routes};
+use crate::secret::Provider;
+use crate::upload::{Open, Orders, Target};
+
+/// The embedded cache takes nothing while less than so many per cent of its file system are free: it was not asked for,
+/// so it must not be what fills a disk.
+const EMBEDDED_RESERVE_PERCENT: u64 = 10;
+
+/// What a cache needs beside its own lines in the policy file.
+#[derive(Clone)]
+pub struct CacheSurroundings {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The Nix store.
+    pub nix: NixStore,
+    /// Tells this state directory's temporary files from another's.
+    pub instance: String,
+}
+
+/// What the uploader is to work by under a configuration, and the routes to its caches; those that are new get their
+/// numbers.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn orders(
+    queue: &mut Queue,
+    config: &Config,
+    surroundings: &CacheSurroundings,
+) -> Result<(Orders, Routes), QueueError> {
+    let routes = routes(queue, config)?;
+    let target = |cache: &CacheConfig| {
+        let id = *routes.caches.get(&cache.name)?;
+        Some(Target { id, name: cache.name.clone(), open: opener(cache, surroundings) })
+    };
+    let orders = Orders {
+        policy: Arc::clone(&config.policy),
+        targets: config.caches.iter().filter_map(target).collect(),
+        upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
+    };
+    Ok((orders, routes))
+}
+
+/// The routes to the caches of a configuration, without those that are off on this host.
+///
+/// # Errors
+/// [`QueueError`].
+pub fn routes(queue: &mut Queue, config: &Config) -> Result<Routes, QueueError> {
+    let on = config.caches.iter().filter(|cache| own_server(cache).is_none());
+    Routes::find(queue, Arc::clone(&config.policy), on.map(|cache| (cache.name.clone(), cache.url.clone())))
+}
+
+/// Says which caches are off on this host.
+pub fn tell_what_is_off(config: &Config) {
+    for cache in &config.caches {
+        if let Some(host) = own_server(cache) {
+            info!(cache = %cache.name, "off on this host, {host}, which is the cache's own server by `server_hostnames`");
+        }
+    }
+}
+
+/// This host's name, if that makes it the server of the cache: what is in there came from here or would come back.
+#[must_use]
+pub fn own_server(config: &CacheConfig) -> Option<String> {
+    if config.http.allow_self || matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::File { .. }) | Err(_)) {
+        return None;
+    }
+    let full = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let short = full.split('.').next().unwrap_or(&full);
+    let is_server = |name: &String| [full.as_str(), short].iter().any(|own| name.eq_ignore_ascii_case(own));
+    config.http.server_hostnames.iter().any(is_server).then_some(full)
+}
+
+/// What opens a cache, as often as need be.
+fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
+    match CacheUrl::parse(&config.url) {
+        Ok(CacheUrl::File { .. }) => {
+            let (config, surroundings) = (config.clone(), surroundings.clone());
+            Arc::new(move || open_file(config.clone(), surroundings.clone()))
+        }
+        Ok(CacheUrl::Attic { endpoint, cache }) => {
+            let options = attic_options(config, surroundings, endpoint, cache);
+            Arc::new(move || open_attic(options.clone()))
+        }
+        Err(error) => Arc::new(move || {
+            let error = error.clone();
+            Box::pin(async move { Err(error.into()) })
+        }),
+    }
+}
+
+fn open_file(
+    config: CacheConfig,
+    surroundings: CacheSurroundings,
+) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    let open = move || {
+        let CacheUrl::File { dir, compression, priority, want_mass_query } = CacheUrl::parse(&config.url)? else {
+            return Err(CacheError::LostThread { action: "open the cache" });
+        };
+        let cache = FileCache::open(FileOptions {
+            dir,
+            store_dir: surroundings.nix.logical.clone(),
+            compression,
+            priority,
+            want_mass_query,
+            key: signing_key(&config, &surroundings)?,
+            instance: surroundings.instance.clone(),
+            reserve_percent: if config.builtin { EMBEDDED_RESERVE_PERCENT } else { 0 },
+        })?;
+        Ok(Arc::new(cache) as Arc<dyn Cache>)
+    };
+    Box::pin(async move {
+        let opened = tokio::task::spawn_blocking(open).await;
+        opened.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))
+    })
+}
+
+/// A cache on an Attic server, as the policy has it. What is remembered of its credentials lives as long as these.
+#[must_use]
+pub fn attic_options(
+    config: &CacheConfig,
+    surroundings: &CacheSurroundings,
+    endpoint: String,
+    cache: String,
+) -> AtticOptions {
+    let host = CacheUrl::parse(&config.url).ok().and_then(|url| url.host());
+    AtticOptions {
+        endpoint,
+        cache,
+        http: http_options(&config.http, host.as_deref(), &surroundings.nix),
+        store_dir: surroundings.nix.logical.clone(),
+        real_store: surroundings.nix.real.clone(),
+        allow_self: config.http.allow_self,
+        allow_unencrypted: config.http.allow_unencrypted,
+    }
+}
+
+fn open_attic(options: AtticOptions) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    Box::pin(async move { Ok(Arc::new(AtticCache::open(options).await?) as Arc<dyn Cache>) })
+}
+
+fn http_options(config: &HttpConfig, host: Option<&str>, nix: &NixStore) -> HttpOptions {
+    let header = |(name, value): &(String, config::HeaderValue)| {
+        // Both are legal in a policy that was validated.
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = match value {
+            config::HeaderValue::Plain(text) => Header::Plain(HeaderValue::from_str(text).ok()?),
+            config::HeaderValue::Secret(source) => Header::Secret(Provider::new(source.clone(), &nix.real, host)),
+        };
+        Some((name, value))
+    };
+    let token = config.token.as_ref().map(|source| Provider::new(source.clone(), &nix.real, host));
+    let key = config.client_key.as_ref().map(|source| Provider::of_lines(source.clone(), &nix.real));
+    HttpOptions {
+        credentials: Arc::new(Credentials::new(token, config.headers.iter().filter_map(header).collect())),
+        ca_file: config.ca_file.clone(),
+        client_certificate: config.client_certificate.clone().zip(key),
+    }
+}
+
+/// What Nix takes as a substituter to read from a cache.
+#[must_use]
+pub fn substituter(url: &str) -> String {
+    match CacheUrl::parse(url) {
+        Ok(CacheUrl::File { dir, .. }) => format!("file://{}", dir.display()),
+        Ok(CacheUrl::Attic { endpoint, cache }) => format!("{endpoint}{cache}"),
+        Err(_) => url.to_owned(),
+    }
+}

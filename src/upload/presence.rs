@@ -1,0 +1,150 @@
+//! What a cache is known to have, asked in batches.
+//!
+//! Hundreds of deliveries begin at the same time and each asks for one path and its references. The first question goes
+//! out alone; what is asked meanwhile goes out together as the next one. So a single path waits for nothing, and a
+//! thousand make a handful of requests.
+//!
+//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too.
+//! That it is missing is never believed twice: it may be there by now.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::cache::{Cache, CacheError};
+use crate::nix::StorePath;
+
+/// Paths that one question asks for at most. Attic answers some 5,000 in one go, and references come on top.
+const BATCH: usize = 4_000;
+
+/// Paths that are remembered at most, some 100 bytes each.
+const REMEMBERED: usize = 20_000;
+
+/// What one cache is known to have. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Presence {
+    cache: Arc<dyn Cache>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// When each was last seen there.
+    seen: HashMap<StorePath, Instant>,
+    waiting: Vec<Question>,
+    asking: bool,
+}
+
+struct Question {
+    paths: Vec<StorePath>,
+    answer: oneshot::Sender<Result<Arc<HashSet<StorePath>>, Unanswered>>,
+}
+
+/// Why there is no answer.
+pub(super) enum Unanswered {
+    /// The cache said no.
+    Refused(CacheError),
+    /// It said no to another who asked at the same time, who tells.
+    WithOthers,
+}
+
+impl Presence {
+    pub(super) fn new(cache: Arc<dyn Cache>) -> Self {
+        Self { cache, state: Arc::default() }
+    }
+
+    pub(super) fn cache(&self) -> &Arc<dyn Cache> {
+        &self.cache
+    }
+
+    /// Notes that a path has just arrived.
+    pub(super) fn saw(&self, path: &StorePath) {
+        let mut state = self.lock();
+        state.make_room();
+        state.seen.insert(path.clone(), Instant::now());
+    }
+
+    /// Which of these paths the cache lacks, in the order given.
+    pub(super) async fn missing(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        let (paths, answered, ask) = {
+            let mut state = self.lock();
+            let fresh = self.cache.answers_hold();
+            let believed = |path: &StorePath| state.seen.get(path).is_some_and(|seen| seen.elapsed() < fresh);
+            let paths: Vec<_> = paths.iter().filter(|path| !believed(path)).cloned().collect();
+            if paths.is_empty() {
+                return Ok(paths);
+            }
+            let (answer, answered) = oneshot::channel();
+            state.waiting.push(Question { paths: paths.clone(), answer });
+            (paths, answered, !std::mem::replace(&mut state.asking, true))
+        };
+        if ask {
+            // On its own, so that a delivery that is called off leaves nobody without an answer.
+            tokio::spawn(self.clone().ask_for_all());
+        }
+        let missing = answered.await.unwrap_or(Err(Unanswered::WithOthers))?;
+        Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
+    }
+
+    /// Asks until nobody waits.
+    async fn ask_for_all(self) {
+        loop {
+            let mut questions = {
+                let mut state = self.lock();
+                let mut asked = 0;
+                let mut fits = |question: &Question| {
+                    asked += question.paths.len();
+                    asked <= BATCH
+                };
+                let take = state.waiting.iter().take_while(|question| fits(question)).count().max(1);
+                let take = take.min(state.waiting.len());
+                if take == 0 {
+                    state.asking = false;
+                    return;
+                }
+                state.waiting.drain(..take).collect::<Vec<_>>()
+            };
+            let all: HashSet<&StorePath> = questions.iter().flat_map(|question| &question.paths).collect();
+            let all: Vec<StorePath> = all.into_iter().cloned().collect();
+            match self.cache.missing(&all).await {
+                Ok(missing) => {
+                    let missing: Arc<HashSet<_>> = Arc::new(missing.into_iter().collect());
+                    let now = Instant::now();
+                    {
+                        let mut state = self.lock();
+                        state.make_room();
+                        let there = all.into_iter().filter(|path| !missing.contains(path));
+                        state.seen.extend(there.map(|path| (path, now)));
+                    }
+                    for question in questions {
+                        // Who no longer waits needs no answer.
+                        let _ = question.answer.send(Ok(Arc::clone(&missing)));
+                    }
+                }
+                Err(error) => {
+                    // One failure, told by one: many would look like many.
+                    let told = questions.iter().position(|question| !question.answer.is_closed()).unwrap_or(0);
+                    let _ = questions.swap_remove(told).answer.send(Err(Unanswered::Refused(error)));
+                    for question in questions {
+                        let _ = question.answer.send(Err(Unanswered::WithOthers));
+                    }
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Forgets everything rather than grow: to ask again costs little.
+    fn make_room(&mut self) {
+        if self.seen.len() >= REMEMBERED {
+            self.seen.clear();
+        }
+    }
+}
