@@ -15,7 +15,7 @@ pub mod tls;
 pub mod wait;
 
 pub(crate) use attic::each_attic;
-pub use attic::{AtticServer, Grant, Visibility};
+pub use attic::{AtticServer, Grant, Kind, Visibility};
 pub use cache::CacheDir;
 pub use nix::{Nix, ScratchStore};
 pub use proxy::{Canned, Fault, FlakyProxy, On};

@@ -15,13 +15,17 @@ use std::task::{Context, Poll, ready};
 pub enum On {
     Every,
     Only(Kind),
+    /// Uploads of archives that are larger, in bytes.
+    UploadsOver(u64),
 }
 
 impl On {
-    pub fn concerns(self, kind: Kind) -> bool {
+    /// Whether it concerns a request of that kind, which brings an archive of so many bytes.
+    pub fn concerns(self, kind: Kind, bytes: u64) -> bool {
         match self {
             Self::Every => true,
             Self::Only(only) => only == kind,
+            Self::UploadsOver(limit) => bytes > limit,
         }
     }
 }
@@ -64,8 +68,7 @@ impl Canned {
 
     /// 500, as Attic itself says it.
     pub fn internal_error() -> Self {
-        let body = r#"{"code":500,"error":"InternalServerError","message":"The server encountered an internal error or misconfiguration."}"#;
-        Self { content_type: "application/json", body: body.into(), ..Self::html(StatusCode::INTERNAL_SERVER_ERROR) }
+        Self::error_saying("The server encountered an internal error or misconfiguration.")
     }
 
     /// 502, as a proxy says it.
@@ -91,6 +94,12 @@ impl Canned {
     /// JSON of one's own.
     pub fn json(body: &str) -> Self {
         Self { content_type: "application/json", body: body.to_owned(), ..Self::html(StatusCode::OK) }
+    }
+
+    /// 500, with a message of one's own in Attic's form.
+    pub fn error_saying(message: &str) -> Self {
+        let body = serde_json::json!({ "code": 500, "error": "InternalServerError", "message": message });
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::json(&body.to_string()) }
     }
 
     /// 307: ask there instead.

@@ -3,15 +3,16 @@
 mod fault;
 
 use super::attic::Kind;
+use super::attic::wire::NAR_INFO;
 use super::http::Body;
 use super::port::Port;
 use bytes::Bytes;
 use fault::{Disturbed, Then};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
+use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -37,8 +38,14 @@ pub struct FlakyProxy {
 pub struct Seen {
     pub at: Instant,
     pub kind: Kind,
-    /// Whether it carried an Authorization.
-    pub authorized: bool,
+    pub headers: HeaderMap,
+}
+
+impl Seen {
+    /// The value of a header; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
 }
 
 struct Shared {
@@ -164,11 +171,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let kind = Kind::of(request.method(), request.uri().path());
-    let authorized = request.headers().contains_key(AUTHORIZATION);
-    shared.seen.lock().unwrap().push(Seen { at: Instant::now(), kind, authorized });
+    let seen = Seen { at: Instant::now(), kind, headers: request.headers().clone() };
+    let bytes = uploaded_bytes(&seen);
+    shared.seen.lock().unwrap().push(seen);
     let fault = shared.fault.borrow().clone();
     let over = shared.over();
-    match fault.filter(|(on, _)| on.concerns(kind)).map(|(_, fault)| fault) {
+    match fault.filter(|(on, _)| on.concerns(kind, bytes)).map(|(_, fault)| fault) {
         None => forward(&shared, request, |body| body.map_err(io::Error::other).boxed_unsync()).await,
         Some(Fault::Reset) => {
             shared.fault();
@@ -199,6 +207,12 @@ async fn answer(
             forward(&shared, request, |body| disturbed(&shared, body, bytes, Then::End)).await
         }
     }
+}
+
+/// The size of the archive that an upload says it brings; 0 for other requests.
+fn uploaded_bytes(seen: &Seen) -> u64 {
+    let info: Option<serde_json::Value> = serde_json::from_str(seen.header(NAR_INFO)).ok();
+    info.and_then(|info| info["nar_size"].as_u64()).unwrap_or(0)
 }
 
 fn disturbed(shared: &Arc<Shared>, body: Incoming, left: u64, then: Then) -> Body {
