@@ -1,6 +1,7 @@
 //! Integration tests: the built binary with real Nix, in stores of their own.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
 
+mod attic;
 mod backfill;
 mod bad_input;
 mod collected;

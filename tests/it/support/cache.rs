@@ -20,6 +20,17 @@ pub struct Narinfo {
     pub references: Vec<String>,
 }
 
+impl Narinfo {
+    pub fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        Some(Self {
+            store_path: field("StorePath:")?.to_owned(),
+            url: field("URL:")?.to_owned(),
+            references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}
+
 impl CacheDir {
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
@@ -117,11 +128,5 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 fn read_narinfo(file: &Path) -> Option<Narinfo> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    Some(Narinfo {
-        store_path: field("StorePath:")?.to_owned(),
-        url: field("URL:")?.to_owned(),
-        references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
-    })
+    Narinfo::parse(&std::fs::read_to_string(file).ok()?)
 }

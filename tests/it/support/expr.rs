@@ -65,6 +65,18 @@ pub fn many(count: usize) -> String {
     )
 }
 
+/// A derivation, `wide`, that references `count` others.
+pub fn wide(count: usize) -> String {
+    let salt = salt();
+    format!(
+        r#"derivation {{
+             name = "wide"; builder = "/bin/sh"; args = [ "-c" "echo $them $salt > $out" ];
+             system = builtins.currentSystem; salt = "{salt}"; them = {};
+           }}"#,
+        many(count)
+    )
+}
+
 /// A derivation that writes its output and fails then.
 pub fn failing() -> String {
     script("failing", "echo half > $out; exit 1")

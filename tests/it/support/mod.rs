@@ -1,15 +1,24 @@
 //! What the tests stand on: real Nix of several versions ([`nix`]), expressions for it to build ([`expr`]), the program
-//! under test ([`storewatch`]), and waiting for a condition instead of for a time ([`wait`]).
+//! under test ([`storewatch`]), and waiting for a condition instead of for a time ([`wait`]); servers to upload to
+//! ([`attic`]), and what can stand between ([`proxy`], [`tls`]).
 
+pub mod attic;
 pub mod cache;
 pub mod expr;
+pub mod http;
 pub mod nix;
+pub mod port;
+pub mod proxy;
 pub mod reader;
 pub mod storewatch;
+pub mod tls;
 pub mod wait;
 
+pub(crate) use attic::each_attic;
+pub use attic::{AtticServer, Grant, Kind, Visibility};
 pub use cache::CacheDir;
 pub use nix::{Nix, ScratchStore};
+pub use proxy::{Canned, Fault, FlakyProxy, On};
 pub use reader::Reader;
 pub use storewatch::{Running, Storewatch};
 pub use wait::eventually;
@@ -92,6 +101,18 @@ fn scratch_folder() -> TempDir {
     let parent = std::env::temp_dir().canonicalize().unwrap();
     let readable = std::fs::Permissions::from_mode(0o755);
     tempfile::Builder::new().prefix("sw-").permissions(readable).tempdir_in(parent).unwrap()
+}
+
+/// Writes a file that only its owner can read, as storewatch wants it of a secret. Aside and renamed, as those do it who
+/// replace a secret while it is used.
+pub fn write_secret(file: &Path, content: impl AsRef<[u8]>) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let beside = file.with_extension("new");
+    let mut written =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside).unwrap();
+    written.write_all(content.as_ref()).unwrap();
+    std::fs::rename(beside, file).unwrap();
 }
 
 /// Makes every folder below `root` writable, so that it can be removed: Nix takes that permission from its store.
