@@ -10,6 +10,7 @@
 //! Deliberately absent: whether a cache can be reached or a key file read. A policy may be checked on another host than
 //! the one that it is for.
 
+mod fingerprint;
 mod keys;
 mod places;
 mod problems;

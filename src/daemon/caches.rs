@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::info;
+
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::{Cache, CacheError, CacheUrl};
 use crate::config::{CacheConfig, NixStore};
 use crate::nix::{PublicKey, SecretKey};
-use crate::queue::{Queue, QueueError, Routes};
+use crate::queue::{Queue, QueueError, Routes, now};
 use crate::secret::{self, SecretError};
 use crate::upload::{Open, Target};
 
@@ -26,7 +28,8 @@ pub struct CacheSurroundings {
     pub instance: String,
 }
 
-/// The targets of a configuration, and the routes that lead to them; caches that are new get their numbers.
+/// The targets of a configuration, and the routes that lead to them; caches that are new get their numbers, and what has
+/// failed at one that is configured otherwise than before is tried again.
 ///
 /// # Errors
 /// [`QueueError`].
@@ -38,6 +41,13 @@ pub fn targets(
 ) -> Result<(Vec<Target>, Routes), QueueError> {
     let named = caches.iter().map(|cache| (cache.name.clone(), cache.url.clone()));
     let routes = Routes::find(queue, Arc::clone(policy), named)?;
+    for cache in caches {
+        let Some(id) = routes.caches.get(&cache.name) else { continue };
+        let again = queue.serve_cache(*id, &cache.fingerprint(), now())?;
+        if again > 0 {
+            info!(cache = %cache.name, jobs = again, "its configuration has changed: what had failed is tried again");
+        }
+    }
     let target = |cache: &CacheConfig| {
         let id = *routes.caches.get(&cache.name)?;
         let (config, surroundings) = (cache.clone(), surroundings.clone());

@@ -21,6 +21,7 @@ mod admit;
 mod handle;
 mod job;
 mod lock;
+mod reconfigure;
 mod route;
 mod run;
 mod schema;

@@ -13,7 +13,8 @@ use super::{Queue, QueueError, sqlite};
 
 /// The steps from an empty database to today's schema; `PRAGMA user_version` counts those taken.
 /// A step that has been released is never changed.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID, STRICT;
 
     -- A cache is its name and its URL: under another URL nothing counts as done.
@@ -91,7 +92,14 @@ const MIGRATIONS: &[&str] = &["
         count INTEGER NOT NULL,
         PRIMARY KEY (run, rule)
     ) WITHOUT ROWID, STRICT;
-"];
+",
+    "
+    -- What the policy file said of the cache when it was last served, as a hash; NULL: not known.
+    ALTER TABLE caches ADD COLUMN fingerprint TEXT;
+    -- 1: claimed before that changed, so that a failure says nothing of how it is now.
+    ALTER TABLE jobs ADD COLUMN outdated INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,5 +1,7 @@
 //! The queue's promises, on a real database.
 
+mod reconfigured;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -14,6 +14,7 @@ mod denial;
 mod harness;
 mod layers;
 mod nar;
+mod reconfigured;
 mod room;
 mod support;
 mod watching;
