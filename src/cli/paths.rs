@@ -7,9 +7,14 @@ use crate::config::NixStore;
 use crate::daemon::ServiceError;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 
+/// Asks Nix about this store's paths.
+pub(super) fn store_facts(nix: &NixStore) -> StoreFacts {
+    StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone())
+}
+
 /// What Nix knows of the paths that arguments are, lie below of, or lead to.
 pub(super) async fn valid_paths(arguments: &[PathBuf], nix: &NixStore) -> Result<Vec<PathInfo>, CliError> {
-    let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
+    let facts = store_facts(nix);
     let mut infos = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let path = store_path(argument, &nix.logical)?;
