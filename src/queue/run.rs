@@ -176,8 +176,9 @@ impl Queue {
         let mut summary = self
             .db
             .prepare_cached(
-                "SELECT coalesce(sum(state = 2 AND uploaded IS NOT NULL), 0), coalesce(sum(uploaded), 0),
-                        coalesce(sum(state = 2 AND uploaded IS NULL), 0), coalesce(sum(state = 4), 0),
+                "SELECT coalesce(sum(state = 2 AND NOT found), 0),
+                        coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
+                        coalesce(sum(state = 2 AND found), 0), coalesce(sum(state = 4), 0),
                         coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1)), 0)
                  FROM jobs WHERE run = ?1",
             )

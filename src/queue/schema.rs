@@ -99,6 +99,11 @@ const MIGRATIONS: &[&str] = &[
     -- 1: claimed before that changed, so that a failure says nothing of how it is now.
     ALTER TABLE jobs ADD COLUMN outdated INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- 1: when the job was done last, the cache had the path already. `uploaded` says what was sent at any time.
+    ALTER TABLE jobs ADD COLUMN found INTEGER NOT NULL DEFAULT 0;
+    UPDATE jobs SET found = 1 WHERE state = 2 AND uploaded IS NULL;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

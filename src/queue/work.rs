@@ -221,11 +221,15 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     match outcome {
         Outcome::Delivered(delivery) => {
             move_on(Event::Delivered, None)?;
-            let sent = match delivery {
-                Delivery::Uploaded { sent } => Some(*sent as i64),
-                Delivery::AlreadyThere => None,
-            };
-            execute(tx, "UPDATE jobs SET uploaded = ?2 WHERE id = ?1", params![job.id, sent])?;
+            match delivery {
+                Delivery::Uploaded { sent } => execute(
+                    tx,
+                    "UPDATE jobs SET found = 0, uploaded = ?2 WHERE id = ?1",
+                    params![job.id, *sent as i64],
+                )?,
+                // Perhaps since it was sent before: that stays as it is.
+                Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,
+            }
             unblock(tx, job.id, now)
         }
         Outcome::Gone => {

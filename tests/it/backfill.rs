@@ -34,6 +34,11 @@ each_nix! {
         let said = storewatch.cmd(&["backfill"]).ok();
         assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("1", "9"), "{said}");
         assert!(storewatch.cache().has(&top[0]));
+        // That it was there already takes nothing from what was sent.
+        let sent = storewatch.cache_status("local")["bytes_sent"].clone();
+        let said = storewatch.cmd(&["backfill"]).ok();
+        assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("0", "10"), "{said}");
+        assert_eq!(storewatch.cache_status("local")["bytes_sent"], sent);
     }
 
     fn only_what_was_asked_for_and_what_that_needs(nix: Nix) {

@@ -61,15 +61,23 @@ fn a_failure_with_the_old_configuration_says_nothing_of_the_new_one() {
 
 #[test]
 fn a_queue_of_the_first_version_is_taken_over() {
-    let bench = Bench::with_a_failure();
+    let mut bench = Bench::with_a_failure();
+    bench.fresh(&[3, 4]);
+    let (third, fourth) = (bench.claim_one(3), bench.claim_one(4));
+    bench.settle(third, UPLOADED);
+    bench.settle(fourth, Outcome::Delivered(Delivery::AlreadyThere));
+    bench.queue.db.execute_batch("UPDATE jobs SET run = 1").expect("as if a backfill had asked for all");
     bench
         .queue
         .db
         .execute_batch(
-            "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated; PRAGMA user_version = 1;",
+            "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
+             ALTER TABLE jobs DROP COLUMN found; PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
     let mut bench = bench.reopen();
+    let summary = bench.queue.run_summary(RunId(1)).expect("summed up");
+    assert_eq!((summary.uploaded, summary.bytes_sent, summary.already_there, summary.failed), (1, 7, 1, 1));
     // With what it had failed isn't known.
     assert_eq!((bench.serve("two"), bench.state(1)), (0, Some("failed")));
     assert_eq!((bench.serve("three"), bench.state(1)), (1, Some("pending")));
