@@ -130,10 +130,12 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for CacheStatus { counts, substituter, public_key, orphaned } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if *orphaned == Some(true) {
+            // Another cache of that name may be in use.
+            let namesakes = status.caches.iter().filter(|cache| cache.counts.name == counts.name).count();
+            let which = if namesakes == 1 { &counts.name } else { &counts.url };
             writeln!(
                 out,
-                "  the policy no longer names this cache; `storewatch queue drop --cache {}` ends its jobs",
-                counts.name
+                "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
         if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
