@@ -27,7 +27,7 @@ use crate::queue::{CacheId, Routes, RunSummary};
 /// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Only these store paths (or links to them) and what they need; all valid paths if none is given.
+    /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.

@@ -70,8 +70,11 @@ impl Which {
         JobFilter { state: self.state, cache: self.cache.clone(), path, run: None, limit }
     }
 
-    /// Refuses the name of a cache that the queue doesn't know.
+    /// Refuses a path that is empty, by which all would be meant, and the name of a cache that the queue doesn't know.
     fn check(&self, queue: &Queue) -> Result<(), CliError> {
+        if self.path.as_deref().is_some_and(|path| path.trim_end_matches('/').is_empty()) {
+            return Err(CliError::Usage("the path is empty; leave it out where all jobs are meant".to_owned()));
+        }
         let Some(name) = &self.cache else { return Ok(()) };
         let caches = queue.counts()?;
         if caches.iter().any(|cache| cache.name == *name || cache.url == *name) {

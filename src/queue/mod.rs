@@ -33,7 +33,7 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use handle::QueueHandle;
@@ -103,6 +103,23 @@ pub enum QueueError {
     /// The thread that owns the queue has ended.
     #[error("the queue is closed")]
     Closed,
+}
+
+impl QueueError {
+    /// What kind of failure SQLite says it was, where it was one of SQLite's.
+    #[must_use]
+    pub fn sqlite_code(&self) -> Option<ErrorCode> {
+        let Self::Sqlite { source, .. } = self else { return None };
+        source.sqlite_error_code()
+    }
+
+    /// Whether the database can't be read, or is none.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        let code = self.sqlite_code();
+        matches!(self, Self::Corrupt { .. })
+            || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
 }
 
 /// Gives a SQLite error its context.

@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use super::{Queue, QueueError, sqlite};
 
@@ -131,7 +131,7 @@ impl Queue {
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
-            Err(error) if is_corrupt(&error) => {
+            Err(error) if error.is_corruption() => {
                 let aside =
                     move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
                 let mut queue = Self::connect(&path)?;
@@ -233,7 +233,7 @@ fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
 }
 
 fn name_corruption(error: QueueError, state_dir: &Path) -> QueueError {
-    if is_corrupt(&error) { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
+    if error.is_corruption() { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
 }
 
 fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
@@ -269,11 +269,6 @@ fn is_cut_to_nothing(path: &Path) -> bool {
 fn corrupt(verdict: &str) -> QueueError {
     let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
-}
-
-fn is_corrupt(error: &QueueError) -> bool {
-    let QueueError::Sqlite { source: rusqlite::Error::SqliteFailure(failure, _), .. } = error else { return false };
-    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
 }
 
 /// Renames the database and what belongs to it to `queue.sqlite.corrupt-SECONDS…`.

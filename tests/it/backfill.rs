@@ -52,7 +52,7 @@ each_nix! {
         let second_link = store.root().join("result-of-a-result");
         symlink("result", &second_link).unwrap();
         let below = format!("{folder}/bin/x");
-        let said = storewatch.cmd(&["backfill", second_link.to_str().unwrap(), &below]).ok();
+        let said = storewatch.cmd(&["backfill", second_link.to_str().unwrap(), &below, base_name(&folder)]).ok();
         assert_eq!(line(&said, "uploaded"), "3", "{said}");
         let expected = [&chain[..2], &[folder]].concat();
         assert_eq!(storewatch.cache().store_paths(), expected.into_iter().collect::<BTreeSet<_>>(), "not {others:?}");

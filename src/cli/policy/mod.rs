@@ -64,7 +64,7 @@ pub struct CheckArgs {
 /// Arguments of `policy explain`.
 #[derive(clap::Args, Debug)]
 pub struct ExplainArgs {
-    /// Store paths, or anything in them
+    /// Store paths, anything in them, links to them, or their base names
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
     /// Print JSON
