@@ -19,7 +19,7 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Routes, RunSummary};
+use crate::queue::{CacheId, Routes, RunSummary, Undelivered};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
@@ -226,5 +226,7 @@ fn summarise(finished: &Finished) -> io::Result<()> {
             writeln!(out, "{what:14} {count}")?;
         }
     }
-    undelivered.iter().try_for_each(|(path, reason)| writeln!(out, "  {path}: {reason}"))
+    undelivered
+        .iter()
+        .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))
 }

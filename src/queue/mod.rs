@@ -40,7 +40,7 @@ pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Run, RunId, RunScope, RunSummary};
+pub use run::{Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use view::{CacheCounts, JobFilter, JobView};
 pub use work::Outcome;

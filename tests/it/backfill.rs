@@ -117,8 +117,8 @@ each_nix! {
         let Said { stdout, .. } = said;
         let lines = ["uploaded", "failed", "held"].map(|what| line(&stdout, what));
         assert_eq!(lines, ["1", "1", "1"], "{stdout}");
-        assert!(stdout.contains(&format!("{}: its content has changed", base_name(&chain[1]))), "{stdout}");
-        assert!(stdout.contains(&format!("{}: needs {}", base_name(&chain[2]), base_name(&chain[1]))), "{stdout}");
+        assert!(stdout.contains(&format!("{} -> local: its content has changed", base_name(&chain[1]))), "{stdout}");
+        assert!(stdout.contains(&format!("{} -> local: needs {}", base_name(&chain[2]), base_name(&chain[1]))), "{stdout}");
     }
 }
 

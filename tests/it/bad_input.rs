@@ -66,6 +66,20 @@ fn a_bad_policy_is_refused_as_a_whole_and_the_old_one_stays() {
 }
 
 #[test]
+fn a_policy_that_was_never_there_is_not_missed() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    running.signal(Signal::HUP);
+    running.eventually_logs("there is no policy file, the built-in policy stays in force");
+    storewatch.policy("version = 1\n");
+    running.eventually_logs("the policy has changed and is in force");
+    fs::remove_file(storewatch.policy_path()).unwrap();
+    running.eventually_logs("the policy file can't be read, the old policy stays in force");
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written() {
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::nix::{PathInfo, StoreDir, StorePath};
-use crate::policy::{Action, CacheName, NeedsReferences, Policy, RuleLabel};
+use crate::policy::{CacheName, NeedsReferences, Policy, RuleLabel};
 
 /// So many paths of a closure are looked at: a whole system has a few thousand, and each takes some 0.1 ms.
 pub(super) const MOST_PATHS: usize = 10_000;
@@ -51,15 +51,9 @@ pub(super) async fn find_holds<E: From<NeedsReferences>>(
             && policy.delivered_by_upstream(&info, store_dir).is_none()
         {
             let decision = policy.decide(&info, store_dir)?;
-            if open.iter().any(|cache| decision.denies(cache)) {
-                // For each cache it may be another rule.
-                for verdict in policy.explain(&info, store_dir)?.verdicts {
-                    let Some(at) = open.iter().position(|cache| *cache == verdict.cache) else { continue };
-                    if verdict.action == Action::Deny {
-                        let (denied, through) = (path.clone(), through.clone());
-                        holds.found.push(Hold { cache: open.remove(at), denied, rule: verdict.rule, through });
-                    }
-                }
+            for cache in open.extract_if(.., |cache| decision.denies(cache)) {
+                let rule = policy.rule_for(&info, store_dir, &cache)?;
+                holds.found.push(Hold { cache, denied: path.clone(), rule, through: through.clone() });
             }
             let through = through.unwrap_or(path);
             for reference in info.other_references() {
