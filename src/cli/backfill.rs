@@ -15,11 +15,12 @@ use super::paths::valid_paths;
 use super::run::{LAST_THREADS, runtime, start_log};
 use super::setup::Setup;
 use super::status::bytes;
+use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;
 use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Routes, RunSummary};
+use crate::queue::{CacheId, Routes, RunSummary, Undelivered};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
@@ -27,7 +28,7 @@ use crate::queue::{CacheId, Routes, RunSummary};
 /// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Only these store paths (or links to them) and what they need; all valid paths if none is given.
+    /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.
@@ -105,14 +106,15 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
             let line = writeln!(out, "{} -> {}", setup.nix.logical.full(&wanted.path), names.join(", "));
             written = std::mem::replace(&mut written, Ok(())).and(line);
         }
-        count += batch.wanted.len();
+        count += batch.wanted.len() as u64;
         size += batch.nar_size;
         for (rule, paths) in &batch.skipped {
             *skipped.entry(rule.clone()).or_default() += paths;
         }
     }))?;
     let written = written.and_then(|()| {
-        writeln!(out, "would upload {count} paths of {} where they are missing, with what they need", bytes(size))?;
+        let (paths, size) = (counted(count, "path"), bytes(size));
+        writeln!(out, "would upload {paths} of {size} where missing, with all that is needed")?;
         skipped.iter().try_for_each(|(rule, paths)| writeln!(out, "would skip {paths} by {rule}"))
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;
@@ -194,7 +196,8 @@ fn summarise(finished: &Finished) -> io::Result<()> {
     let Finished { summary, interrupted, undelivered } = finished;
     let mut out = io::stdout().lock();
     if *interrupted {
-        writeln!(out, "interrupted with {} paths to go; the same command goes on from here", summary.open)?;
+        let paths = counted(summary.open, "path");
+        writeln!(out, "interrupted with {paths} to go; the same command goes on from here")?;
     }
     writeln!(out, "uploaded       {} ({})", summary.uploaded, bytes(summary.bytes_sent))?;
     writeln!(out, "already there  {}", summary.already_there)?;
@@ -202,12 +205,14 @@ fn summarise(finished: &Finished) -> io::Result<()> {
         writeln!(out, "skipped        {count} by {rule}")?;
     }
     if summary.gone > 0 {
-        writeln!(out, "collected      {} before they were uploaded", summary.gone)?;
+        writeln!(out, "collected      {} before being uploaded", summary.gone)?;
     }
     for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
         if count > 0 {
             writeln!(out, "{what:14} {count}")?;
         }
     }
-    undelivered.iter().try_for_each(|(path, reason)| writeln!(out, "  {path}: {reason}"))
+    undelivered
+        .iter()
+        .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))
 }

@@ -3,9 +3,11 @@
 use std::io;
 use std::process::ExitCode;
 
+use rusqlite::ErrorCode;
+
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
-use crate::nix::{DatabaseError, StorePathError};
+use crate::nix::{DatabaseError, FactsError, StorePathError};
 use crate::queue::{LockError, QueueError};
 use crate::report::one_line;
 use crate::watch::WatchError;
@@ -100,22 +102,25 @@ impl CliError {
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => queue_hint(error),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),
             Self::Database(error)
-            | Self::Service(ServiceError::Database(error) | ServiceError::Watch(WatchError::Database(error))) => {
-                database_hint(error)
-            }
+            | Self::Service(
+                ServiceError::Database(error)
+                | ServiceError::Facts(FactsError::Database(error))
+                | ServiceError::Watch(WatchError::Database(error)),
+            ) => database_hint(error),
             _ => None,
         }
     }
 }
 
 fn queue_hint(error: &QueueError) -> Option<&'static str> {
+    const NOT_YOURS: &str =
+        "only its owner may: run this as the user that the service runs as, or give another --state-dir";
     match error {
-        QueueError::StateDir { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("only its owner may: run this as the user that the service runs as, or give another --state-dir")
-        }
+        QueueError::StateDir { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
+        _ if matches!(error.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
         QueueError::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
         QueueError::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
-        QueueError::Corrupt { .. } => {
+        _ if error.is_corruption() => {
             Some("the next start of `storewatch run` moves it aside and fills a new one; nothing is deleted")
         }
         QueueError::NoQueue { .. } => {
@@ -140,7 +145,6 @@ fn database_hint(error: &DatabaseError) -> Option<&'static str> {
         DatabaseError::NotFound { .. } => {
             Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
         }
-        DatabaseError::NewerSchema { .. } => Some("a newer storewatch may know it"),
         _ => None,
     }
 }

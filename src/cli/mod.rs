@@ -8,6 +8,7 @@ mod queue;
 mod run;
 mod setup;
 mod status;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

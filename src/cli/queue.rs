@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::setup::client_state_dir;
+use super::words::counted;
 use super::{CliError, Global};
 use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, now};
 
@@ -49,8 +50,8 @@ enum Command {
 struct Which {
     /// Jobs whose path contains this, or is this.
     path: Option<String>,
-    /// Only jobs for this cache.
-    #[arg(long, value_name = "NAME")]
+    /// Only jobs for this cache. Caches that had the same name under other URLs count too; a URL names one of them.
+    #[arg(long, value_name = "NAME|URL")]
     cache: Option<String>,
     /// Only jobs in this state.
     #[arg(long, value_parser = parse_state, value_name = "pending|uploading|done|held|failed|gone")]
@@ -69,14 +70,20 @@ impl Which {
         JobFilter { state: self.state, cache: self.cache.clone(), path, run: None, limit }
     }
 
-    /// Refuses the name of a cache that the queue doesn't know.
+    /// Refuses a path that is empty, by which all would be meant, and the name of a cache that the queue doesn't know.
     fn check(&self, queue: &Queue) -> Result<(), CliError> {
+        if self.path.as_deref().is_some_and(|path| path.trim_end_matches('/').is_empty()) {
+            return Err(CliError::Usage("the path is empty; leave it out where all jobs are meant".to_owned()));
+        }
         let Some(name) = &self.cache else { return Ok(()) };
-        let known: Vec<String> = queue.counts()?.into_iter().map(|cache| cache.name).collect();
-        if known.contains(name) {
+        let caches = queue.counts()?;
+        if caches.iter().any(|cache| cache.name == *name || cache.url == *name) {
             return Ok(());
         }
-        Err(CliError::Usage(format!("the queue knows no cache `{name}`; it knows {}", known.join(", "))))
+        let mut known: Vec<String> = caches.into_iter().map(|cache| cache.name).collect();
+        known.dedup();
+        let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+        Err(CliError::Usage(format!("the queue knows no cache `{name}`; it knows {known}")))
     }
 
     fn is_everything(&self) -> bool {
@@ -109,7 +116,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Command::Retry { which } => {
             let jobs = ids(&queue.jobs(&which.filter(None))?);
             let retried = in_portions(&jobs, |some| queue.retry(some, now()))?;
-            writeln!(out, "{retried} jobs are tried again")
+            let are = if retried == 1 { "is" } else { "are" };
+            writeln!(out, "{} {are} tried again", counted(retried, "job"))
         }
         Command::Drop { which, all } => {
             if which.is_everything() && !all {
@@ -118,7 +126,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             }
             let jobs = ids(&queue.jobs(&which.filter(None))?);
             let dropped = in_portions(&jobs, |some| queue.drop_jobs(some, now()))?;
-            writeln!(out, "{dropped} jobs dropped")
+            writeln!(out, "{} dropped", counted(dropped, "job"))
         }
     };
     written.map_err(|source| CliError::System { action: "print the queue", source })?;
@@ -137,7 +145,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
     write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
     if job.waits_for > 0 {
-        write!(out, "  waits for {} references", job.waits_for)?;
+        write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
     }
     if job.not_before > now() {
         write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
-use crate::config::{Config, Defaults, NixStore, PolicyFile, SYSTEM_STATE_DIR, Surroundings};
+use crate::config::{Config, ConfigError, Defaults, NixStore, PolicyFile, SYSTEM_STATE_DIR, Surroundings};
 use crate::daemon::Settings;
 use crate::queue::Queue;
 
@@ -15,19 +15,22 @@ pub(super) struct Setup {
     pub(super) nix: NixStore,
 }
 
+/// What there is for those who look at what another process does.
+pub(super) struct View {
+    pub(super) state_dir: PathBuf,
+    /// The policy file that goes with the state directory; it need not be there.
+    pub(super) policy_file: Option<PathBuf>,
+    /// What it says, or what is wrong with it: there is much to see without it.
+    pub(super) config: Result<Config, ConfigError>,
+}
+
 impl Setup {
     /// Reads the policy file, if there is one.
     pub(super) fn read(global: &Global) -> Result<Self, CliError> {
         let state_dir = state_dir(global)?;
         let settings = settings(global, &state_dir)?;
-        let nix = NixStore::resolve(&settings.config().store, |name| std::env::var_os(name))?;
+        let nix = nix_store(settings.config())?;
         Ok(Self { state_dir, settings, nix })
-    }
-
-    /// As [`Setup::read`], for those who look at what another process does.
-    pub(super) fn read_as_client(global: &Global) -> Result<Self, CliError> {
-        let state_dir = client_state_dir(global)?;
-        Ok(Self { state_dir, ..Self::read(global)? })
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -41,6 +44,22 @@ pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
     std::path::absolute(&dir).map_err(|source| CliError::System { action: "find the state directory", source })
 }
 
+impl View {
+    /// Finds what there is, and reads the policy that goes with it.
+    pub(super) fn find(global: &Global) -> Result<Self, CliError> {
+        let state_dir = client_state_dir(global)?;
+        let file = policy_beside(&state_dir, surroundings(global)).map(absolute);
+        let defaults = Defaults { state_dir: state_dir.clone() };
+        let config = Config::load(file.as_ref(), &defaults, &check_url);
+        Ok(Self { state_dir, policy_file: file.map(|file| file.path), config })
+    }
+}
+
+/// The store that a policy and the environment name.
+pub(super) fn nix_store(config: &Config) -> Result<NixStore, CliError> {
+    Ok(NixStore::resolve(&config.store, |name| std::env::var_os(name))?)
+}
+
 /// The state directory for those who look at what another process does: where nobody has said which and this user's own
 /// has no queue, that of the system's service.
 pub(super) fn client_state_dir(global: &Global) -> Result<PathBuf, CliError> {
@@ -48,6 +67,13 @@ pub(super) fn client_state_dir(global: &Global) -> Result<PathBuf, CliError> {
     let system = Path::new(SYSTEM_STATE_DIR);
     let elsewhere = global.state_dir.is_none() && !own.join(Queue::FILE_NAME).exists() && system.exists();
     Ok(if elsewhere { system.to_owned() } else { own })
+}
+
+/// The policy file by which a state directory's service works, if nobody has said which: the system's goes with the
+/// system's state directory, whoever looks at it. By another policy its caches would look like nobody's.
+fn policy_beside(state_dir: &Path, surroundings: Surroundings<'_>) -> Option<PolicyFile> {
+    let root = surroundings.root || state_dir == Path::new(SYSTEM_STATE_DIR);
+    Surroundings { root, ..surroundings }.policy_file()
 }
 
 fn surroundings(global: &Global) -> Surroundings<'_> {
@@ -66,10 +92,32 @@ pub(super) fn check_url(url: &str) -> Result<CacheUrl, String> {
 
 fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
     let defaults = Defaults { state_dir: state_dir.to_owned() };
-    let file = surroundings(global)
-        .policy_file()
-        .map(|file| PolicyFile { path: std::path::absolute(&file.path).unwrap_or(file.path), named: file.named });
+    let file = surroundings(global).policy_file().map(absolute);
     let path = file.as_ref().map(|file| file.path.clone());
     let load = move || Config::load(file.as_ref(), &defaults, &check_url);
     Ok(Settings::read(path, Box::new(load))?)
+}
+
+/// Whoever changes the folder later still means the same file.
+fn absolute(PolicyFile { path, named }: PolicyFile) -> PolicyFile {
+    PolicyFile { path: std::path::absolute(&path).unwrap_or(path), named }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_queue_goes_with_the_systems_policy() {
+        let file = |state_dir: &str, config: Option<&str>| {
+            let env = |name: &str| (name == "HOME").then(|| "/home/me".into());
+            let config = config.map(Path::new);
+            let surroundings = Surroundings { state_dir: None, config, root: false, env: &env };
+            policy_beside(Path::new(state_dir), surroundings).expect("a place").path
+        };
+        assert_eq!(file(SYSTEM_STATE_DIR, None), Path::new("/etc/storewatch/policy.toml"));
+        let own = Path::new("/home/me/.config/storewatch/policy.toml");
+        assert_eq!(file("/home/me/.local/state/storewatch", None), own);
+        assert_eq!(file(SYSTEM_STATE_DIR, Some("/mine.toml")), Path::new("/mine.toml"));
+    }
 }

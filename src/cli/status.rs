@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::setup::Setup;
+use super::setup::{View, nix_store};
 use super::{CliError, Global};
-use crate::config::{CacheConfig, Config, NixStore};
+use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
 use crate::queue::{CacheCounts, Queue, QueueError, StateLock, now};
+use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
+///
+/// A policy file with problems gives the exit code 2; what can be shown without it is shown all the same.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Print JSON.
@@ -26,7 +29,9 @@ struct Status {
     working: Option<String>,
     state_dir: String,
     policy_file: Option<String>,
-    store: String,
+    /// What is wrong with the policy file, one line each; what needs a policy is not known then.
+    policy_problems: Vec<String>,
+    store: Option<String>,
     caches: Vec<CacheStatus>,
 }
 
@@ -38,23 +43,29 @@ struct CacheStatus {
     substituter: String,
     /// What Nix takes as a trusted public key; null where this user can't know it, or where there is none yet.
     public_key: Option<String>,
-    /// The policy no longer names it: its jobs wait until it does, or until they are dropped.
-    orphaned: bool,
+    /// The policy no longer names it: its jobs wait until it does, or until they are dropped. Null without a good policy.
+    orphaned: Option<bool>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let setup = Setup::read_as_client(global)?;
-    let counts = match Queue::open_to_look(&setup.state_dir) {
+    let View { state_dir, policy_file, config } = View::find(global)?;
+    let counts = match Queue::open_to_look(&state_dir) {
         Ok(queue) => queue.counts()?,
         Err(QueueError::NoQueue { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
+    let nix = config.as_ref().ok().map(nix_store).transpose()?;
+    let caches = match config.as_ref().ok().zip(nix.as_ref()) {
+        Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
+        None => counts.into_iter().map(|counts| CacheStatus::without_policy(counts, None)).collect(),
+    };
     let status = Status {
-        working: StateLock::holder(&setup.state_dir),
-        state_dir: setup.state_dir.display().to_string(),
-        policy_file: setup.settings.file().filter(|file| file.exists()).map(|file| file.display().to_string()),
-        store: setup.nix.logical.as_str().to_owned(),
-        caches: cache_states(counts, setup.config(), &setup.state_dir, &setup.nix),
+        working: StateLock::holder(&state_dir),
+        state_dir: state_dir.display().to_string(),
+        policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
+        policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
+        store: nix.map(|nix| nix.logical.as_str().to_owned()),
+        caches,
     };
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -63,7 +74,21 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         write_text(&mut out, &status)
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
-    Ok(ExitCode::SUCCESS)
+    config.map(|_| ExitCode::SUCCESS).map_err(CliError::from)
+}
+
+fn problems(error: &ConfigError) -> Vec<String> {
+    match error {
+        ConfigError::Problems(problems) => problems.iter().map(ToString::to_string).collect(),
+        error => vec![one_line(error)],
+    }
+}
+
+impl CacheStatus {
+    /// A cache of which nothing is known but what the queue says.
+    fn without_policy(counts: CacheCounts, orphaned: Option<bool>) -> Self {
+        Self { substituter: caches::substituter(&counts.url), public_key: None, orphaned, counts }
+    }
 }
 
 /// The caches of the policy in its order, then those that only the queue still knows.
@@ -81,16 +106,11 @@ fn cache_states(
             counts,
             substituter: caches::substituter(&cache.url),
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
-            orphaned: false,
+            orphaned: Some(false),
         });
     }
     let busy = |counts: &CacheCounts| counts.pending + counts.uploading + counts.held + counts.failed > 0;
-    states.extend(counts.into_iter().filter(busy).map(|counts| CacheStatus {
-        substituter: caches::substituter(&counts.url),
-        public_key: None,
-        orphaned: true,
-        counts,
-    }));
+    states.extend(counts.into_iter().filter(busy).map(|counts| CacheStatus::without_policy(counts, Some(true))));
     states
 }
 
@@ -103,16 +123,19 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         Some(working) => writeln!(out, "at work: {working}")?,
         None => writeln!(out, "nobody works the queue off; start `storewatch run`")?,
     }
-    writeln!(out, "store:   {}", status.store)?;
+    writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
-    writeln!(out, "policy:  {}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
+    let bad = if status.policy_problems.is_empty() { "" } else { " (it can't be used: what it says isn't shown)" };
+    writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
     for CacheStatus { counts, substituter, public_key, orphaned } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
-        if *orphaned {
+        if *orphaned == Some(true) {
+            // Another cache of that name may be in use.
+            let namesakes = status.caches.iter().filter(|cache| cache.counts.name == counts.name).count();
+            let which = if namesakes == 1 { &counts.name } else { &counts.url };
             writeln!(
                 out,
-                "  the policy no longer names this cache; `storewatch queue drop --cache {}` ends its jobs",
-                counts.name
+                "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
         if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
@@ -132,7 +155,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         if counts.held + counts.failed > 0 {
             writeln!(out, "  `storewatch queue list --cache {}` says why some are held or have failed", counts.name)?;
         }
-        if !orphaned {
+        if *orphaned == Some(false) {
             writeln!(out, "  extra-substituters        = {substituter}")?;
         }
         if let Some(key) = public_key {

@@ -12,6 +12,7 @@
 
 mod cache;
 mod duration;
+mod fingerprint;
 mod keys;
 mod places;
 mod problems;

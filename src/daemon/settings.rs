@@ -1,5 +1,6 @@
 //! The policy file, kept in force: read again when it has changed, refused as a whole when it is bad.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
@@ -52,7 +53,10 @@ impl Settings {
             Ok(bytes) => bytes,
             // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
             Err(error) => {
-                if self.bytes.take().is_some() {
+                let news = self.bytes.take().is_some();
+                if news && error.kind() == ErrorKind::NotFound && self.config.source.is_none() {
+                    info!("there is no policy file, the built-in policy stays in force");
+                } else if news {
                     warn!("the policy file can't be read, the old policy stays in force: {}: {error}", file.display());
                 }
                 return false;

@@ -91,6 +91,24 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The rule that decided about the path at that one cache, which [`Decision::rule`] need not be: a rule that denies a
+    /// path to some caches leaves the others to the rules behind it.
+    ///
+    /// # Errors
+    /// [`NeedsReferences`] as for [`Policy::decide`].
+    pub fn rule_for(
+        &self,
+        info: &PathInfo,
+        store_dir: &StoreDir,
+        cache: &CacheName,
+    ) -> Result<RuleLabel, NeedsReferences> {
+        let verdicts = self.explain(info, store_dir)?.verdicts;
+        let at_that = verdicts.into_iter().find(|verdict| verdict.cache == *cache);
+        Ok(at_that.map_or(RuleLabel::None, |verdict| verdict.rule))
+    }
+}
+
 fn step(rule: &Compiled, failure: Option<Condition>, info: &PathInfo) -> Step {
     match failure {
         None => Step::Matched {

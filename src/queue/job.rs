@@ -14,6 +14,7 @@ pub struct CacheId(pub i64);
 /// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
 /// Pending/Held/Uploading ──path was garbage-collected──► Gone
 /// Gone/Done/Failed ──admitted again──► Pending
+/// Failed ──that cache's configuration changed──► Pending
 /// ```
 ///
 /// A job that waits for the jobs of its references is Pending with blockers. A job that the policy no longer wants, or
@@ -53,6 +54,8 @@ pub enum Event {
     Refused,
     /// Asked for by hand.
     Retried,
+    /// What the policy file says of its cache is another now: it may have been the reason.
+    Reconfigured,
     /// The path is no longer valid.
     Collected,
 }
@@ -72,6 +75,7 @@ impl JobState {
             (Self::Held, Event::Released) => Some(Self::Pending),
             (Self::Uploading, Event::Refused) => Some(Self::Failed),
             (Self::Failed | Self::Held, Event::Retried) => Some(Self::Pending),
+            (Self::Failed, Event::Reconfigured) => Some(Self::Pending),
             (Self::Pending | Self::Held | Self::Uploading, Event::Collected) => Some(Self::Gone),
             (Self::Done | Self::Gone | Self::Failed, Event::Admitted) => Some(Self::Pending),
             _ => None,
@@ -141,7 +145,8 @@ mod tests {
     use Event::*;
     use JobState::*;
 
-    const EVENTS: [Event; 9] = [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Collected];
+    const EVENTS: [Event; 10] =
+        [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Reconfigured, Collected];
 
     #[test]
     fn the_drawing_and_the_function_agree() {
@@ -158,6 +163,7 @@ mod tests {
             (Held, Retried, Pending),
             (Held, Collected, Gone),
             (Failed, Retried, Pending),
+            (Failed, Reconfigured, Pending),
             (Done, Admitted, Pending),
             (Failed, Admitted, Pending),
             (Gone, Admitted, Pending),

@@ -21,6 +21,7 @@ mod admit;
 mod handle;
 mod job;
 mod lock;
+mod reconfigure;
 mod route;
 mod run;
 mod schema;
@@ -32,14 +33,14 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Run, RunId, RunScope, RunSummary};
+pub use run::{Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use view::{CacheCounts, JobFilter, JobView};
 pub use work::Outcome;
@@ -102,6 +103,23 @@ pub enum QueueError {
     /// The thread that owns the queue has ended.
     #[error("the queue is closed")]
     Closed,
+}
+
+impl QueueError {
+    /// What kind of failure SQLite says it was, where it was one of SQLite's.
+    #[must_use]
+    pub fn sqlite_code(&self) -> Option<ErrorCode> {
+        let Self::Sqlite { source, .. } = self else { return None };
+        source.sqlite_error_code()
+    }
+
+    /// Whether the database can't be read, or is none.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        let code = self.sqlite_code();
+        matches!(self, Self::Corrupt { .. })
+            || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
 }
 
 /// Gives a SQLite error its context.

@@ -38,6 +38,17 @@ pub struct Run {
     pub resumed: bool,
 }
 
+/// A job of a backfill that has failed or is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Base name of its path.
+    pub path: String,
+    /// Name of its cache.
+    pub cache: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// What has come of a backfill so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RunSummary {
@@ -153,17 +164,20 @@ impl Queue {
             .map_err(sqlite("look whether a backfill is through"))
     }
 
-    /// The jobs of a backfill that have failed or are held: base name and reason.
+    /// The jobs of a backfill that have failed or are held.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn undelivered(&self, run: RunId) -> Result<Vec<(String, String)>, QueueError> {
+    pub fn undelivered(&self, run: RunId) -> Result<Vec<Undelivered>, QueueError> {
         let mut statement = self
             .db
-            .prepare("SELECT path, coalesce(reason, '') FROM jobs WHERE run = ?1 AND state IN (3, 4) ORDER BY state DESC, id")
+            .prepare(
+                "SELECT j.path, c.name, coalesce(j.reason, '') FROM jobs j JOIN caches c ON c.id = j.cache
+                 WHERE j.run = ?1 AND j.state IN (3, 4) ORDER BY j.state DESC, j.id",
+            )
             .map_err(sqlite("list what was not delivered"))?;
         statement
-            .query_map([run.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_map([run.0], |row| Ok(Undelivered { path: row.get(0)?, cache: row.get(1)?, reason: row.get(2)? }))
             .and_then(Iterator::collect)
             .map_err(sqlite("list what was not delivered"))
     }
@@ -176,8 +190,9 @@ impl Queue {
         let mut summary = self
             .db
             .prepare_cached(
-                "SELECT coalesce(sum(state = 2 AND uploaded IS NOT NULL), 0), coalesce(sum(uploaded), 0),
-                        coalesce(sum(state = 2 AND uploaded IS NULL), 0), coalesce(sum(state = 4), 0),
+                "SELECT coalesce(sum(state = 2 AND NOT found), 0),
+                        coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
+                        coalesce(sum(state = 2 AND found), 0), coalesce(sum(state = 4), 0),
                         coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1)), 0)
                  FROM jobs WHERE run = ?1",
             )

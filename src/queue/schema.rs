@@ -7,13 +7,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use super::{Queue, QueueError, sqlite};
 
 /// The steps from an empty database to today's schema; `PRAGMA user_version` counts those taken.
 /// A step that has been released is never changed.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID, STRICT;
 
     -- A cache is its name and its URL: under another URL nothing counts as done.
@@ -91,7 +92,19 @@ const MIGRATIONS: &[&str] = &["
         count INTEGER NOT NULL,
         PRIMARY KEY (run, rule)
     ) WITHOUT ROWID, STRICT;
-"];
+",
+    "
+    -- What the policy file said of the cache when it was last served, as a hash; NULL: not known.
+    ALTER TABLE caches ADD COLUMN fingerprint TEXT;
+    -- 1: claimed before that changed, so that a failure says nothing of how it is now.
+    ALTER TABLE jobs ADD COLUMN outdated INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- 1: when the job was done last, the cache had the path already. `uploaded` says what was sent at any time.
+    ALTER TABLE jobs ADD COLUMN found INTEGER NOT NULL DEFAULT 0;
+    UPDATE jobs SET found = 1 WHERE state = 2 AND uploaded IS NULL;
+",
+];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,7 +131,7 @@ impl Queue {
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
-            Err(error) if is_corrupt(&error) => {
+            Err(error) if error.is_corruption() => {
                 let aside =
                     move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
                 let mut queue = Self::connect(&path)?;
@@ -220,7 +233,7 @@ fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
 }
 
 fn name_corruption(error: QueueError, state_dir: &Path) -> QueueError {
-    if is_corrupt(&error) { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
+    if error.is_corruption() { QueueError::Corrupt { path: state_dir.join(Queue::FILE_NAME) } } else { error }
 }
 
 fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
@@ -256,11 +269,6 @@ fn is_cut_to_nothing(path: &Path) -> bool {
 fn corrupt(verdict: &str) -> QueueError {
     let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
-}
-
-fn is_corrupt(error: &QueueError) -> bool {
-    let QueueError::Sqlite { source: rusqlite::Error::SqliteFailure(failure, _), .. } = error else { return false };
-    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
 }
 
 /// Renames the database and what belongs to it to `queue.sqlite.corrupt-SECONDS…`.

@@ -1,5 +1,7 @@
 //! The queue's promises, on a real database.
 
+mod reconfigured;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -176,6 +178,36 @@ fn what_has_ended_starts_anew_only_where_it_should() {
         now: bench.clock,
     };
     assert_eq!(bench.queue.admit(&admission, None).expect("admitted"), 1, "registered anew");
+}
+
+#[test]
+fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
+    let mut bench = Bench::new();
+    let backfill = |bench: &mut Bench, outcome: Outcome| {
+        let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new() };
+        let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
+        let wanted = [Wanted { path: path(1), row: Some(1), caches: vec![bench.cache] }];
+        let admission = Admission {
+            lane: Lane::Backfill,
+            ended: Ended::StartsAnew,
+            run: Some(run.id),
+            wanted: &wanted,
+            now: bench.clock,
+        };
+        bench.queue.advance_run(run.id, 1, &admission, &[]).expect("admitted");
+        let job = bench.claim_one(1);
+        bench.settle(job, outcome);
+        bench.queue.finish_run(run.id, bench.clock).expect("finished");
+        let summary = bench.queue.run_summary(run.id).expect("summed up");
+        let counts = bench.queue.counts().expect("counted").remove(0);
+        ((summary.uploaded, summary.bytes_sent, summary.already_there), (counts.done, counts.bytes_sent))
+    };
+    let there = || Outcome::Delivered(Delivery::AlreadyThere);
+    assert_eq!(backfill(&mut bench, there()), ((0, 0, 1), (1, 0)));
+    assert_eq!(backfill(&mut bench, UPLOADED), ((1, 7, 0), (1, 7)));
+    assert_eq!(backfill(&mut bench, there()), ((0, 0, 1), (1, 7)), "sent by the one before");
+    let again = Outcome::Delivered(Delivery::Uploaded { sent: 9, deduplicated: false });
+    assert_eq!(backfill(&mut bench, again), ((1, 9, 0), (1, 9)), "the cache had lost it");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct CacheCounts {
     pub failed: u64,
     /// Garbage-collected before they were uploaded.
     pub gone: u64,
-    /// Bytes sent for what is done.
+    /// Bytes sent for what is done, or was before it was asked for again.
     pub bytes_sent: u64,
     /// Since when (ms since 1970) the cache as a whole takes nothing.
     pub waiting_since: Option<i64>,
@@ -62,7 +62,7 @@ impl CacheCounts {
 pub struct JobFilter {
     /// In this state.
     pub state: Option<JobState>,
-    /// For the caches of this name.
+    /// For the caches of this name or URL.
     pub cache: Option<String>,
     /// Whose base name contains this.
     pub path: Option<String>,
@@ -174,7 +174,7 @@ impl Queue {
             .prepare_cached(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed
                  FROM jobs j JOIN caches c ON c.id = j.cache
-                 WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR c.name = ?2)
+                 WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
                  ORDER BY j.changed DESC, j.id DESC LIMIT ?5",
             )

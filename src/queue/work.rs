@@ -81,7 +81,7 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn claim(&mut self, cache: CacheId, lane: Lane, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
-            "UPDATE jobs SET state = 1, changed = ?2
+            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
@@ -97,7 +97,7 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn claim_probe(&mut self, cache: CacheId, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
-            "UPDATE jobs SET state = 1, changed = ?2
+            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND state = 0 AND blockers = 0
                             AND (not_before <= ?2 OR not_before > ?2 + ?3)
@@ -185,10 +185,7 @@ impl Queue {
                     forget_waits(&tx, *id)?;
                     change(&tx, *id, JobState::Held, Event::Retried, None, now)?;
                 }
-                Some(JobState::Failed) => {
-                    change(&tx, *id, JobState::Failed, Event::Retried, None, now)?;
-                    tx.execute("UPDATE jobs SET attempts = 0 WHERE id = ?1", [id]).map_err(sqlite("retry a job"))?;
-                }
+                Some(JobState::Failed) => start_anew(&tx, *id, Event::Retried, now)?,
                 Some(JobState::Pending) => {
                     tx.execute("UPDATE jobs SET not_before = 0 WHERE id = ?1", [id]).map_err(sqlite("retry a job"))?;
                 }
@@ -228,11 +225,17 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     match outcome {
         Outcome::Delivered(delivery) => {
             move_on(Event::Delivered, None)?;
-            let sent = match delivery {
-                Delivery::Uploaded { sent, .. } => Some(*sent as i64),
-                Delivery::AlreadyThere | Delivery::AtUpstream => None,
-            };
-            execute(tx, "UPDATE jobs SET uploaded = ?2 WHERE id = ?1", params![job.id, sent])?;
+            match delivery {
+                Delivery::Uploaded { sent, .. } => execute(
+                    tx,
+                    "UPDATE jobs SET found = 0, uploaded = ?2 WHERE id = ?1",
+                    params![job.id, *sent as i64],
+                )?,
+                // Perhaps since it was sent before: that stays as it is.
+                Delivery::AlreadyThere | Delivery::AtUpstream => {
+                    execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?
+                }
+            }
             unblock(tx, job.id, now)
         }
         Outcome::Gone => {
@@ -269,6 +272,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             move_on(Event::Blocked, Some(reason))?;
             hold_dependents(tx, job, now)
         }
+        // Its cache's configuration is another since it was claimed: it is tried with that one.
+        Outcome::Failed { .. } if is_outdated(tx, job.id)? => move_on(Event::Returned, None),
         Outcome::Failed { reason } => {
             move_on(Event::Refused, Some(reason))?;
             hold_dependents(tx, job, now)
@@ -284,6 +289,18 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             delete(tx, job.id).map(|_| ())
         }
     }
+}
+
+/// A failed job is pending again, as if it had never been tried.
+pub(super) fn start_anew(tx: &Transaction<'_>, id: i64, event: Event, now: i64) -> Result<(), QueueError> {
+    change(tx, id, JobState::Failed, event, None, now)?;
+    execute(tx, "UPDATE jobs SET attempts = 0 WHERE id = ?1", [id])
+}
+
+fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {
+    tx.prepare_cached("SELECT outdated FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+        .map_err(sqlite("look a job up"))
 }
 
 /// Moves one job on, if it is where it should be.
@@ -375,7 +392,7 @@ fn hold_dependents(tx: &Transaction<'_>, job: &Job, now: i64) -> Result<(), Queu
 }
 
 /// Everything that is held since it waits for this job, directly or not, waits in hope again.
-fn release_dependents(tx: &Transaction<'_>, id: i64, now: i64) -> Result<(), QueueError> {
+pub(super) fn release_dependents(tx: &Transaction<'_>, id: i64, now: i64) -> Result<(), QueueError> {
     for dependent in dependents(tx, id, JobState::Held)? {
         change(tx, dependent, JobState::Held, Event::Released, None, now)?;
     }
@@ -411,12 +428,16 @@ fn state_of(tx: &Transaction<'_>, id: i64) -> Result<Option<JobState>, QueueErro
         .map_err(sqlite("look a job up"))
 }
 
-fn execute(tx: &Transaction<'_>, sql: &'static str, params: impl rusqlite::Params) -> Result<(), QueueError> {
+pub(super) fn execute(
+    tx: &Transaction<'_>,
+    sql: &'static str,
+    params: impl rusqlite::Params,
+) -> Result<(), QueueError> {
     tx.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map_err(sqlite("update jobs"))?;
     Ok(())
 }
 
-fn ids(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<Vec<i64>, QueueError> {
+pub(super) fn ids(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<Vec<i64>, QueueError> {
     let mut statement = tx.prepare_cached(sql).map_err(sqlite("select jobs"))?;
     let rows = statement.query_map(params, |row| row.get(0)).map_err(sqlite("select jobs"))?;
     rows.collect::<Result<_, _>>().map_err(sqlite("select jobs"))

@@ -34,6 +34,11 @@ each_nix! {
         let said = storewatch.cmd(&["backfill"]).ok();
         assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("1", "9"), "{said}");
         assert!(storewatch.cache().has(&top[0]));
+        // That it was there already takes nothing from what was sent.
+        let sent = storewatch.cache_status("local")["bytes_sent"].clone();
+        let said = storewatch.cmd(&["backfill"]).ok();
+        assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("0", "10"), "{said}");
+        assert_eq!(storewatch.cache_status("local")["bytes_sent"], sent);
     }
 
     fn only_what_was_asked_for_and_what_that_needs(nix: Nix) {
@@ -47,7 +52,7 @@ each_nix! {
         let second_link = store.root().join("result-of-a-result");
         symlink("result", &second_link).unwrap();
         let below = format!("{folder}/bin/x");
-        let said = storewatch.cmd(&["backfill", second_link.to_str().unwrap(), &below]).ok();
+        let said = storewatch.cmd(&["backfill", second_link.to_str().unwrap(), &below, base_name(&folder)]).ok();
         assert_eq!(line(&said, "uploaded"), "3", "{said}");
         let expected = [&chain[..2], &[folder]].concat();
         assert_eq!(storewatch.cache().store_paths(), expected.into_iter().collect::<BTreeSet<_>>(), "not {others:?}");
@@ -112,8 +117,8 @@ each_nix! {
         let Said { stdout, .. } = said;
         let lines = ["uploaded", "failed", "held"].map(|what| line(&stdout, what));
         assert_eq!(lines, ["1", "1", "1"], "{stdout}");
-        assert!(stdout.contains(&format!("{}: its content has changed", base_name(&chain[1]))), "{stdout}");
-        assert!(stdout.contains(&format!("{}: needs {}", base_name(&chain[2]), base_name(&chain[1]))), "{stdout}");
+        assert!(stdout.contains(&format!("{} -> local: its content has changed", base_name(&chain[1]))), "{stdout}");
+        assert!(stdout.contains(&format!("{} -> local: needs {}", base_name(&chain[2]), base_name(&chain[1]))), "{stdout}");
     }
 }
 

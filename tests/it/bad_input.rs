@@ -66,6 +66,20 @@ fn a_bad_policy_is_refused_as_a_whole_and_the_old_one_stays() {
 }
 
 #[test]
+fn a_policy_that_was_never_there_is_not_missed() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    running.signal(Signal::HUP);
+    running.eventually_logs("there is no policy file, the built-in policy stays in force");
+    storewatch.policy("version = 1\n");
+    running.eventually_logs("the policy has changed and is in force");
+    fs::remove_file(storewatch.policy_path()).unwrap();
+    running.eventually_logs("the policy file can't be read, the old policy stays in force");
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written() {
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);
@@ -136,12 +150,14 @@ fn a_nix_database_that_is_none_or_newer() {
     for (spoil, clue) in cases {
         let store = ScratchStore::new(&nix);
         let storewatch = Storewatch::new(&store);
+        let path = store.build(&expr::many(1)).unwrap().remove(0);
         spoil(&store);
-        for command in [&["run"][..], &["backfill"]] {
+        for command in [&["run"][..], &["backfill"], &["backfill", &path], &["policy", "explain", &path]] {
             let said = storewatch.cmd(command);
             assert_eq!(said.code, Some(1), "{command:?} {clue}: {said:?}");
             let told = said.stderr.lines().find(|line| line.starts_with("storewatch: ")).unwrap_or_default();
             assert!(told.contains(clue) && told.contains("db.sqlite"), "{command:?} {clue}: {}", said.stderr);
+            assert!(said.stderr.matches("a newer storewatch").count() <= 1, "advised twice: {}", said.stderr);
         }
         assert_eq!(storewatch.cache().narinfos().len(), 0);
     }
@@ -175,8 +191,35 @@ fn arguments_that_are_no_paths_or_not_valid() {
     let said = storewatch.cmd(&["backfill", "--since", "yesterday"]);
     assert_eq!(said.code, Some(2));
     assert!(said.stderr.contains("yesterday") && said.stderr.contains("7d"), "{}", said.stderr);
-    let said = storewatch.cmd(&["queue", "drop"]);
-    assert!(said.code != Some(0) && !said.stderr.contains("panicked"), "{said:?}");
+    storewatch.cmd(&["backfill", &store.build(&expr::many(1)).unwrap()[0]]).ok();
+    for command in [&["queue", "drop"][..], &["queue", "drop", ""], &["queue", "drop", "/"]] {
+        let said = storewatch.cmd(command);
+        assert!(said.code == Some(2) && !said.stderr.contains("panicked"), "{said:?}");
+        assert_eq!(storewatch.jobs("done").len(), 1, "{command:?}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_damaged_within_is_called_corrupt_by_who_looks() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    store.build(&expr::many(30)).unwrap();
+    storewatch.cmd(&["backfill"]).ok();
+    let queue = storewatch.state_dir().join("queue.sqlite");
+    let database = rusqlite::Connection::open(&queue).unwrap();
+    database.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())).unwrap();
+    drop(database);
+    // Its first page, and with that its header, stays as it is.
+    let mut bytes = fs::read(&queue).unwrap();
+    bytes[4096..].fill(b'x');
+    fs::write(&queue, bytes).unwrap();
+    for command in [&["status"][..], &["queue", "list"], &["queue", "retry"]] {
+        let said = storewatch.cmd(command);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains("hint: the next start of `storewatch run` moves it aside"), "{said:?}");
+        assert!(said.stderr.matches("malformed").count() <= 1, "told twice: {said:?}");
+    }
 }
 
 fn moved_aside(state_dir: &Path) -> PathBuf {

@@ -86,7 +86,7 @@ each_nix! {
             assert_eq!((&counts["failed"], &counts["held"]), (&1.into(), &2.into()));
 
             overwrite(&chain[1], &original);
-            assert_eq!(storewatch.cmd(&["queue", "retry", base_name(&chain[1])]).ok(), "1 jobs are tried again\n");
+            assert_eq!(storewatch.cmd(&["queue", "retry", base_name(&chain[1])]).ok(), "1 job is tried again\n");
             running.eventually("the repaired path and its referrers", || storewatch.cache().has_all(&chain));
             running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
             running.stop();

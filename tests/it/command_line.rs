@@ -49,7 +49,7 @@ fn status_and_queue_answer_with_and_without_the_service() {
         assert_eq!((&listed[0]["path"], &listed[0]["state"]), (&base_name(&chain[1]).into(), &"held".into()));
         running.take().into_iter().for_each(Running::stop);
     }
-    assert_eq!(storewatch.cmd(&["queue", "drop", "--state", "held"]).ok(), "1 jobs dropped\n");
+    assert_eq!(storewatch.cmd(&["queue", "drop", "--state", "held"]).ok(), "1 job dropped\n");
     assert!(storewatch.jobs_left().is_empty());
 }
 
@@ -70,12 +70,80 @@ fn jobs_of_a_cache_that_the_policy_no_longer_names_wait_for_it() {
     running.eventually_logs("the policy has changed and is in force");
     assert_eq!(storewatch.cache_status("one")["orphaned"], true);
     assert!(storewatch.cmd(&["status"]).ok().contains("queue drop --cache one"));
+    let later = store.build(&expr::many(1)).unwrap();
+    running.eventually("what goes to the other", || other.has_all(&later));
     one.unblock();
-    let later = store.build(&expr::many(1)).unwrap().remove(0);
-    running.eventually("what goes to the other", || other.has(&later));
+    let later = store.build(&expr::many(1)).unwrap();
+    running.eventually("what goes to the other, once both take paths", || other.has_all(&later));
     assert!(!one.has(&path) && !other.has(&path));
     storewatch.policy(&named);
     running.eventually("what waited", || one.has(&path));
+}
+
+#[test]
+fn a_cache_of_the_same_name_is_another_one_at_another_url() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (old, new) = (storewatch.cache_at("old"), storewatch.cache_at("new"));
+    let policy = |url: &str| format!("version = 1\n[caches.team]\nurl = \"{url}\"\n");
+    storewatch.policy(&policy(&old.url()));
+    old.block();
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    running.eventually("a job that waits", || storewatch.jobs("pending").len() == 1);
+    storewatch.policy(&policy(&new.url()));
+    running.eventually_logs("the policy has changed and is in force");
+    let paths = store.build(&expr::many(1)).unwrap();
+    running.eventually("what goes to the new one", || new.has_all(&paths));
+    running.eventually("its end", || storewatch.jobs("done").len() == 1);
+    running.stop();
+    let text = storewatch.cmd(&["status"]).ok();
+    let drop = format!("queue drop --cache {}", old.url());
+    assert!(text.contains(&format!("`storewatch {drop}` ends its jobs")), "{text}");
+    assert_eq!(storewatch.cmd(&drop.split(' ').collect::<Vec<_>>()).ok(), "1 job dropped\n");
+    assert_eq!((storewatch.jobs("pending").len(), storewatch.jobs("done").len()), (0, 1), "the other one's are kept");
+    let unknown = storewatch.cmd(&["queue", "list", "--cache", "nowhere"]);
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("`nowhere`; it knows team\n"), "{unknown:?}");
+}
+
+#[test]
+fn a_bad_policy_hides_nothing_but_what_it_says() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch
+        .policy("version = 1\n[[rules]]\nname = \"licensed\"\nmatch = { name = \"chain-0\" }\naction = \"deny\"\n");
+    let chain = store.query_closure(&store.build(&expr::chain(2)).unwrap()[0]);
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    assert_eq!(storewatch.cmd(&["backfill"]).code, Some(3));
+    assert_eq!(storewatch.status()["policy_problems"], Value::Array(Vec::new()));
+
+    storewatch.policy("version = 1\nrulez = 1\n[limits]\nuploads = 0\n");
+    let places = [2, 4].map(|line| format!("{}:{line}:", storewatch.policy_path().display()));
+    let said = storewatch.cmd(&["status"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(places.iter().all(|place| said.stderr.contains(place)), "{said:?}");
+    for told in ["1 done", "1 held", "local  file://", &format!("state:   {}", storewatch.state_dir().display())] {
+        assert!(said.stdout.contains(told), "{told} in {}", said.stdout);
+    }
+    assert!(!said.stdout.contains("no longer names"), "that isn't known: {}", said.stdout);
+    let said = storewatch.cmd(&["status", "--json"]);
+    assert_eq!(said.code, Some(2));
+    let status: Value = serde_json::from_str(&said.stdout).unwrap();
+    let problems = status["policy_problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2);
+    assert!(
+        problems.iter().zip(&places).all(|(problem, place)| problem.as_str().unwrap().starts_with(place)),
+        "{status}"
+    );
+    assert_eq!((&status["caches"][0]["done"], &status["caches"][0]["orphaned"]), (&1.into(), &Value::Null), "{status}");
+
+    // And the queue needs none at all.
+    let held = storewatch.cmd(&["queue", "list", "--state", "held"]).ok();
+    assert!(held.contains(base_name(&chain[1])), "{held}");
+    assert_eq!(storewatch.cmd(&["queue", "retry", "--state", "held"]).ok(), "1 job is tried again\n");
+    assert_eq!(storewatch.cmd(&["queue", "drop", &path]).ok(), "1 job dropped\n");
 }
 
 #[test]

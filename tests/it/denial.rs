@@ -23,6 +23,16 @@ each_nix! {
         assert_eq!(state(&chain[1]), "", "a denied path is queued");
         let counts = storewatch.cache_status("local");
         assert_eq!((&counts["held"], &counts["done"], &counts["failed"]), (&2.into(), &1.into(), &0.into()));
+        // Before anything is asked of the queue, the policy can say so.
+        for (path, through) in [(2, String::new()), (3, format!(" (through {})", base_name(&chain[2])))] {
+            let text = storewatch.cmd(&["policy", "explain", &chain[path]]).ok();
+            let told = format!("needs {}{through}, which is denied by rule 1 \"licensed\"\n", base_name(&chain[1]));
+            assert!(text.contains(&told), "{text}");
+            let json = storewatch.cmd(&["policy", "explain", "--json", &chain[path]]).json();
+            assert_eq!(json[0]["caches"]["local"]["held_by"]["path"], chain[1].as_str(), "{json}");
+        }
+        let text = storewatch.cmd(&["policy", "explain", &chain[0]]).ok();
+        assert!(text.contains("upload") && !text.contains("held"), "{text}");
         let held = storewatch.cmd(&["queue", "list", "--state", "held"]).ok();
         assert!(held.contains("licensed") && held.contains(base_name(&chain[1])), "{held}");
 

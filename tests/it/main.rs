@@ -15,6 +15,7 @@ mod denial;
 mod harness;
 mod layers;
 mod nar;
+mod reconfigured;
 mod room;
 mod support;
 mod watching;

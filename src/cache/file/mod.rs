@@ -2,15 +2,17 @@
 //!
 //! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
 //! narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
-//! the next start of the same host, together with archives whose narinfo it kept from appearing.
+//! the next start of the same host, together with archives whose narinfo it kept from appearing; what a host leaves that
+//! doesn't come back, or whose queue was replaced, by whoever opens the cache a day later.
 //!
 //! Deliberately absent: a memory of what is there. A look at the file costs some microseconds and is always right.
 
 mod commit;
+mod sweep;
 mod temp;
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use tokio::task::spawn_blocking;
 use zstd::stream::write::Encoder;
 
 use self::commit::Committer;
+use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::layout::{self, StoredNar};
 use super::{BoxFuture, Cache, CacheError, CacheInfo, Compression, NarReader, Push, Pushed};
@@ -294,38 +297,6 @@ impl Write for HashingFile {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Removes what an earlier run of this instance was writing when it was killed. What this process is writing stays: a
-/// cache is opened anew when the policy changes, with uploads under way.
-///
-/// A narinfo among it was never published. Its archive may have been: nothing names that any more, so it goes as well.
-fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
-    let temp_dir = dir.join(TEMP_DIR);
-    let entries = fs::read_dir(&temp_dir).map_err(io_error("list", &temp_dir))?;
-    for entry in entries.flatten() {
-        if !temp::is_left_over(&entry.file_name().to_string_lossy(), instance) {
-            continue;
-        }
-        let path = entry.path();
-        let start = read_start(&path).map_err(io_error("read", &path))?;
-        if let Some(url) = start.starts_with("StorePath:").then(|| layout::archive_of(&start)).flatten() {
-            let archive = dir.join(url);
-            match fs::remove_file(&archive) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error("remove", &archive)(error)),
-                _ => {}
-            }
-        }
-        fs::remove_file(&path).map_err(io_error("remove", &path))?;
-    }
-    Ok(())
-}
-
-/// The first lines of a file, enough to find in a narinfo where its archive is.
-fn read_start(path: &Path) -> io::Result<String> {
-    let mut start = Vec::new();
-    File::open(path)?.take(4096).read_to_end(&mut start)?;
-    Ok(String::from_utf8_lossy(&start).into_owned())
 }
 
 #[cfg(test)]

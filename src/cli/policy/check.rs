@@ -5,6 +5,7 @@ use std::io::Write;
 use crate::config::{CheckUrl, Config, Defaults, PolicyFile, SCHEMA};
 
 use super::PolicyCommandError;
+use crate::cli::words::counted;
 
 /// Says that the file is good, what it comes to, and what is odd about it.
 ///
@@ -30,12 +31,9 @@ pub(super) fn good(name: &str, config: &Config, out: &mut dyn Write) -> std::io:
     for warning in &config.warnings {
         writeln!(out, "{}:{}:{}: warning: {}", warning.file, warning.line, warning.column, warning.message)?;
     }
-    let (caches, rules) = (counted(config.caches.len(), "cache"), counted(config.policy.own_rules(), "rule"));
+    let caches = counted(config.caches.len() as u64, "cache");
+    let rules = counted(config.policy.own_rules() as u64, "rule");
     writeln!(out, "{name}: good: {caches}, {rules}")
-}
-
-fn counted(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Prints the JSON schema of the policy file.

@@ -8,28 +8,29 @@ use crate::nix::{PathInfo, StoreDir};
 use crate::policy::{Built, ByteSize, Explanation, Kind, Policy, Step};
 
 use super::PolicyCommandError;
+use super::hold::{Hold, Holds, MOST_PATHS};
 
-/// Explains what the policy says of each path; the references must be loaded.
+/// Explains what the policy says of each path, and what would hold it back; the references must be loaded.
 ///
 /// # Errors
 /// [`PolicyCommandError::NeedsReferences`], or [`PolicyCommandError::Output`].
-pub fn explain(
+pub(super) fn explain(
     policy: &Policy,
     store_dir: &StoreDir,
-    paths: impl IntoIterator<Item = PathInfo>,
+    paths: impl IntoIterator<Item = (PathInfo, Holds)>,
     as_json: bool,
     out: &mut dyn Write,
 ) -> Result<(), PolicyCommandError> {
     let mut answers = Vec::new();
-    for (at, info) in paths.into_iter().enumerate() {
+    for (at, (info, holds)) in paths.into_iter().enumerate() {
         let why = policy.explain(&info, store_dir)?;
         if as_json {
-            answers.push(json(&why, &info, store_dir));
+            answers.push(json(&why, &info, &holds, store_dir));
         } else {
             if at > 0 {
                 writeln!(out)?;
             }
-            text(&why, &info, store_dir, out)?;
+            text(&why, &info, &holds, store_dir, out)?;
         }
     }
     if as_json {
@@ -38,7 +39,13 @@ pub fn explain(
     Ok(())
 }
 
-fn text(why: &Explanation, info: &PathInfo, store_dir: &StoreDir, out: &mut dyn Write) -> std::io::Result<()> {
+fn text(
+    why: &Explanation,
+    info: &PathInfo,
+    holds: &Holds,
+    store_dir: &StoreDir,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     writeln!(out, "{}", store_dir.full(&why.path))?;
     writeln!(out, "  {}", facts(info))?;
     for step in &why.steps {
@@ -64,6 +71,16 @@ fn text(why: &Explanation, info: &PathInfo, store_dir: &StoreDir, out: &mut dyn 
     let width = why.verdicts.iter().map(|verdict| verdict.cache.as_str().len()).max().unwrap_or(0);
     for verdict in &why.verdicts {
         writeln!(out, "  {:width$}  {:6}  {}", verdict.cache, verdict.action, verdict.rule)?;
+        for Hold { denied, rule, through, .. } in holds.found.iter().filter(|hold| hold.cache == verdict.cache) {
+            let through = through.as_ref().map_or_else(String::new, |through| format!(" (through {through})"));
+            writeln!(
+                out,
+                "    held, unless the cache has it already: needs {denied}{through}, which is denied by {rule}"
+            )?;
+        }
+    }
+    if holds.cut_short {
+        writeln!(out, "  only {MOST_PATHS} paths of what it needs were looked at for what would hold it back")?;
     }
     Ok(())
 }
@@ -78,7 +95,7 @@ fn facts(info: &PathInfo) -> String {
     format!("{kind}, built {built}{deriver}, {size}{addressed}, {signed}")
 }
 
-fn json(why: &Explanation, info: &PathInfo, store_dir: &StoreDir) -> Value {
+fn json(why: &Explanation, info: &PathInfo, holds: &Holds, store_dir: &StoreDir) -> Value {
     let step = |step: &Step| match step {
         Step::Failed { rule, condition, wanted, seen } => json!({
             "rule": rule.to_string(), "matches": false,
@@ -92,7 +109,14 @@ fn json(why: &Explanation, info: &PathInfo, store_dir: &StoreDir) -> Value {
         .verdicts
         .iter()
         .map(|verdict| {
-            let value = json!({ "action": verdict.action.to_string(), "rule": verdict.rule.to_string() });
+            let held_by = holds.found.iter().find(|hold| hold.cache == verdict.cache).map(|hold| {
+                json!({
+                    "path": store_dir.full(&hold.denied), "rule": hold.rule.to_string(),
+                    "through": hold.through.as_ref().map(|through| store_dir.full(through)),
+                })
+            });
+            let (action, rule) = (verdict.action.to_string(), verdict.rule.to_string());
+            let value = json!({ "action": action, "rule": rule, "held_by": held_by });
             (verdict.cache.to_string(), value)
         })
         .collect();
@@ -101,6 +125,7 @@ fn json(why: &Explanation, info: &PathInfo, store_dir: &StoreDir) -> Value {
         "action": why.decision.action().to_string(),
         "rule": why.decision.rule().to_string(),
         "caches": caches,
+        "closure_searched": !holds.cut_short,
         "rules": why.steps.iter().map(step).collect::<Vec<_>>(),
         "rules_not_asked": why.not_asked,
         "kind": Kind::of(info).to_string(),
@@ -136,7 +161,8 @@ mod tests {
 
     fn explained(policy: &str, info: PathInfo, as_json: bool) -> String {
         let mut out = Vec::new();
-        explain(&config(policy).policy, &StoreDir::default(), [info], as_json, &mut out).expect("explained");
+        explain(&config(policy).policy, &StoreDir::default(), [(info, Holds::default())], as_json, &mut out)
+            .expect("explained");
         String::from_utf8(out).expect("UTF-8").replace(&"0".repeat(32), "HASH")
     }
 
@@ -187,9 +213,10 @@ mod tests {
                 "action": "deny",
                 "rule": "rule 1 \"licensed\"",
                 "caches": {
-                    "team": { "action": "deny", "rule": "rule 1 \"licensed\"" },
-                    "public": { "action": "deny", "rule": "rule 1 \"licensed\"" },
+                    "team": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null },
+                    "public": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null },
                 },
+                "closure_searched": true,
                 "rules": [
                     { "rule": "rule 1 \"licensed\"", "matches": true, "effect": "deny", "unverified_signers": [] },
                 ],

@@ -7,6 +7,7 @@ mod check;
 mod diff;
 mod edit;
 mod explain;
+mod hold;
 mod run;
 
 use std::io;
@@ -21,7 +22,6 @@ use crate::policy::NeedsReferences;
 pub use check::{check, schema};
 pub use diff::diff;
 pub use edit::{Edit, editor};
-pub use explain::explain;
 pub(super) use run::run;
 
 /// Check, explain and change what is uploaded.
@@ -40,6 +40,8 @@ pub enum Command {
     /// Nothing is uploaded, and nothing changes. A file that is not good gives the exit code 2.
     Check(CheckArgs),
     /// Say what happens to a path and which rule decided, and why each earlier rule did not match.
+    ///
+    /// Where the path needs something that is denied, it says what that is, and by which rule.
     Explain(ExplainArgs),
     /// Say which of the newest paths another policy file would decide otherwise.
     Diff(DiffArgs),
@@ -62,7 +64,7 @@ pub struct CheckArgs {
 /// Arguments of `policy explain`.
 #[derive(clap::Args, Debug)]
 pub struct ExplainArgs {
-    /// Store paths, or anything in them
+    /// Store paths, anything in them, links to them, or their base names
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
     /// Print JSON

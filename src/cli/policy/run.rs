@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::hold::find_holds;
 use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommandError};
-use crate::cli::paths::valid_paths;
+use crate::cli::paths::{store_facts, valid_paths};
 use crate::cli::run::runtime;
 use crate::cli::setup::{self, Setup, check_url};
 use crate::cli::{CliError, Global};
 use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
-use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo};
+use crate::daemon::ServiceError;
+use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StorePath};
+use crate::policy::NeedsReferences;
 
 /// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
 /// without write-ahead log.
@@ -36,8 +39,19 @@ fn check(global: &Global, args: CheckArgs, out: &mut dyn Write) -> Result<(), Cl
 
 fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let setup = Setup::read(global)?;
-    let infos = runtime()?.block_on(valid_paths(&args.paths, &setup.nix))?;
-    Ok(super::explain(&setup.config().policy, &setup.nix.logical, infos, args.json, out)?)
+    let (policy, nix) = (&setup.config().policy, &setup.nix);
+    let asked = runtime()?.block_on(async {
+        let facts = store_facts(nix);
+        let look_up =
+            async |path: &StorePath| facts.path_info(path).await.map_err(ServiceError::from).map_err(CliError::from);
+        let mut asked = Vec::new();
+        for info in valid_paths(&args.paths, nix).await? {
+            let holds = find_holds(policy, &nix.logical, &info, look_up).await?;
+            asked.push((info, holds));
+        }
+        Ok::<_, CliError>(asked)
+    })?;
+    Ok(super::explain::explain(policy, &nix.logical, asked, args.json, out)?)
 }
 
 fn diff(global: &Global, args: DiffArgs, out: &mut dyn Write) -> Result<(), CliError> {
@@ -112,6 +126,12 @@ fn rows_behind(database: &Database, mut after: i64) -> Result<Vec<PathInfo>, Dat
         if batch.complete {
             return Ok(infos);
         }
+    }
+}
+
+impl From<NeedsReferences> for CliError {
+    fn from(err: NeedsReferences) -> Self {
+        PolicyCommandError::from(err).into()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::limit::Lane;
 use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{
-    Admission, Ended, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, now,
+    Admission, Ended, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, Undelivered, now,
 };
 
 /// Who holds the lock as a backfill; a service that starts meanwhile waits for it.
@@ -105,8 +105,8 @@ pub struct Finished {
     pub summary: RunSummary,
     /// Whether it was interrupted: asked for again, it goes on.
     pub interrupted: bool,
-    /// Jobs that failed or are held: path and reason.
-    pub undelivered: Vec<(String, String)>,
+    /// Jobs that failed or are held.
+    pub undelivered: Vec<Undelivered>,
 }
 
 /// Runs a backfill to its end or until a signal.

@@ -15,7 +15,7 @@ use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
 use crate::cache::{BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
 use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore};
-use crate::queue::{Queue, QueueError, Routes};
+use crate::queue::{Queue, QueueError, Routes, now};
 use crate::secret::Provider;
 use crate::upload::{Open, Orders, Target};
 
@@ -34,8 +34,8 @@ pub struct CacheSurroundings {
     pub instance: String,
 }
 
-/// What the uploader is to work by under a configuration, and the routes to its caches; those that are new get their
-/// numbers.
+/// What the uploader is to work by under a configuration, and the routes to its caches. Those that are new get their
+/// numbers, and what has failed at one that is configured otherwise than before is tried again.
 ///
 /// # Errors
 /// [`QueueError`].
@@ -45,6 +45,13 @@ pub fn orders(
     surroundings: &CacheSurroundings,
 ) -> Result<(Orders, Routes), QueueError> {
     let routes = routes(queue, config)?;
+    for cache in &config.caches {
+        let Some(id) = routes.caches.get(&cache.name) else { continue };
+        let again = queue.serve_cache(*id, &cache.fingerprint(), now())?;
+        if again > 0 {
+            info!(cache = %cache.name, jobs = again, "its configuration has changed: what had failed is tried again");
+        }
+    }
     let target = |cache: &CacheConfig| {
         let id = *routes.caches.get(&cache.name)?;
         Some(Target { id, name: cache.name.clone(), open: opener(cache, surroundings) })

@@ -1,0 +1,106 @@
+//! What crashes have left in a cache's `.tmp`.
+
+use std::fs::{self, DirEntry, File, Metadata};
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::temp::{self, io_error};
+use super::{TEMP_DIR, layout};
+use crate::cache::CacheError;
+use crate::report::one_line;
+
+/// A file of another instance that nobody has written to for so long is nobody's: one that is being written is touched with
+/// every chunk, and a finished one waits for minutes at most. A day is also more than two hosts' clocks are apart.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes what an earlier run of this instance was writing when it was killed, and what other instances have left long
+/// ago. What this process is writing stays: a cache is opened anew when the policy changes, with uploads under way.
+///
+/// A narinfo among it was never published. Its archive may have been: nothing names that any more, so it goes as well.
+///
+/// What another instance has left may be another user's, or be swept by another host at this moment: that it can't be
+/// removed is no reason not to open the cache.
+pub(super) fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
+    let temp_dir = dir.join(TEMP_DIR);
+    let entries = fs::read_dir(&temp_dir).map_err(io_error("list", &temp_dir))?;
+    for entry in entries.flatten() {
+        if temp::is_left_over(&entry.file_name().to_string_lossy(), instance) {
+            remove_left_over(dir, &entry.path())?;
+        } else if is_abandoned(&entry)
+            && let Err(error) = remove_left_over(dir, &entry.path())
+        {
+            debug!("{}", one_line(&error));
+        }
+    }
+    Ok(())
+}
+
+fn remove_left_over(dir: &Path, path: &Path) -> Result<(), CacheError> {
+    let start = read_start(path).map_err(io_error("read", path))?;
+    // First of all: another host's that was only asleep may still be renamed, and then its archive must stay.
+    fs::remove_file(path).map_err(io_error("remove", path))?;
+    let Some(url) = start.starts_with("StorePath:").then(|| layout::archive_of(&start)).flatten() else {
+        return Ok(());
+    };
+    let archive = dir.join(url);
+    match fs::remove_file(&archive) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &archive)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The first lines of a file, enough to find in a narinfo where its archive is.
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut start = Vec::new();
+    File::open(path)?.take(4096).read_to_end(&mut start)?;
+    Ok(String::from_utf8_lossy(&start).into_owned())
+}
+
+/// Whether some instance has left that file long ago: its queue was replaced, or its host doesn't come back.
+fn is_abandoned(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let number = name.to_str().and_then(|name| name.split('.').nth(2)).map(str::parse::<u64>);
+    let age = || {
+        let metadata = entry.metadata().ok().filter(Metadata::is_file)?;
+        metadata.modified().ok()?.elapsed().ok()
+    };
+    matches!(number, Some(Ok(_))) && age().is_some_and(|age| age > ABANDONED)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_another_instance_has_left_is_swept_after_a_day() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (temp_dir, archive) = (dir.path().join(TEMP_DIR), dir.path().join("nar/0-1.nar"));
+        fs::create_dir_all(&temp_dir).expect("a folder");
+        fs::create_dir_all(dir.path().join("nar")).expect("a folder");
+        fs::write(&archive, "").expect("written");
+        let narinfo = "StorePath: /nix/store/00000000000000000000000000000000-a\nURL: nar/0-1.nar\n";
+        let day = Duration::from_secs(24 * 60 * 60);
+        let minute = Duration::from_secs(60);
+        for (name, content, age) in [
+            ("other.beef.0", "", day + minute),
+            ("other.beef.1", narinfo, day + minute),
+            ("other.beef.2", "", day - minute),
+            ("notes", "", day + minute),
+        ] {
+            let path = temp_dir.join(name);
+            fs::write(&path, content).expect("written");
+            let file = File::options().write(true).open(path).expect("opened");
+            file.set_modified(SystemTime::now() - age).expect("made older");
+        }
+        sweep(dir.path(), "own").expect("swept");
+        let names = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name());
+        assert_eq!(names.collect::<BTreeSet<_>>(), BTreeSet::from(["other.beef.2".into(), "notes".into()]));
+        assert!(!archive.exists(), "its narinfo never stood");
+    }
+}

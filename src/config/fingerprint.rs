@@ -1,0 +1,126 @@
+//! By what a changed configuration of a cache is recognised.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::{CacheConfig, HeaderValue, HttpConfig};
+use crate::secret::Source;
+
+impl CacheConfig {
+    /// A hash of all that the policy file says of this cache, 64 hexadecimal digits. The queue remembers it: where it is
+    /// another, what has failed at the cache is worth another try.
+    ///
+    /// Secrets have no part in it, only where they come from. A key that is left out has none either, so that one that a
+    /// later storewatch brings changes nothing for those who don't use it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        // Without `..`, here and below: whoever adds a field decides here whether it counts.
+        let Self { name, url, signing_key, http, builtin: _ } = self;
+        let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
+        said.source("signing_key", signing_key.as_ref());
+        said.http(http);
+        Sha256::digest(said.0).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What is said, in one way of writing.
+struct Said(String);
+
+impl Said {
+    fn line(&mut self, key: &str, value: &dyn std::fmt::Debug) {
+        // Writing to a string can't fail.
+        let _ = writeln!(self.0, "{key} = {value:?}");
+    }
+
+    fn http(&mut self, http: &HttpConfig) {
+        let HttpConfig {
+            token,
+            headers,
+            ca_file,
+            client_certificate,
+            client_key,
+            allow_unencrypted,
+            allow_self,
+            server_hostnames,
+        } = http;
+        self.source("token", token.as_ref());
+        for (name, value) in headers {
+            match value {
+                HeaderValue::Plain(text) => self.line(&format!("headers.{name}"), text),
+                HeaderValue::Secret(source) => self.source(&format!("headers.{name}"), Some(source)),
+            }
+        }
+        let files = [("ca_file", ca_file), ("client_certificate", client_certificate)];
+        files.iter().filter_map(|(key, file)| Some((key, file.as_ref()?))).for_each(|(key, file)| self.line(key, file));
+        self.source("client_key", client_key.as_ref());
+        let flags = [("allow_unencrypted", *allow_unencrypted), ("allow_self", *allow_self)];
+        flags.iter().filter(|(_, on)| *on).for_each(|(key, on)| self.line(key, on));
+        if *server_hostnames != HttpConfig::default().server_hostnames {
+            self.line("server_hostnames", server_hostnames);
+        }
+    }
+
+    fn source(&mut self, key: &str, source: Option<&Source>) {
+        match source {
+            None => {}
+            Some(Source::File { path, readable_by_others }) => {
+                self.line(&format!("{key}.file"), &(path, readable_by_others))
+            }
+            Some(Source::Env { name }) => self.line(&format!("{key}.env"), name),
+            Some(Source::Credential { name }) => self.line(&format!("{key}.credential"), name),
+            Some(Source::Command { argv, timeout, lifetime }) => {
+                self.line(&format!("{key}.command"), &(argv, timeout, lifetime));
+            }
+            Some(Source::Keychain { service, account }) => self.line(&format!("{key}.keychain"), &(service, account)),
+            Some(Source::Netrc { path, readable_by_others }) => {
+                self.line(&format!("{key}.netrc"), &(path, readable_by_others));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::CacheName;
+
+    #[test]
+    fn it_changes_with_what_is_said_of_the_cache_and_with_nothing_else() {
+        let cache = CacheConfig {
+            name: CacheName::new("team").expect("a legal name"),
+            url: "file:///srv/team".to_owned(),
+            signing_key: None,
+            http: HttpConfig::default(),
+            builtin: false,
+        };
+        let http = |http| CacheConfig { http, ..cache.clone() };
+        let plain = |text: &str| vec![("x-team".to_owned(), HeaderValue::Plain(text.to_owned()))];
+        let command = |argument: &str| Source::Command {
+            argv: vec!["vault".to_owned(), argument.to_owned()],
+            timeout: std::time::Duration::from_secs(1),
+            lifetime: std::time::Duration::from_secs(1),
+        };
+        let others = [
+            CacheConfig { url: "file:///srv/team?compression=none".to_owned(), ..cache.clone() },
+            CacheConfig { signing_key: Some(Source::file("/keys/one")), ..cache.clone() },
+            CacheConfig { signing_key: Some(Source::file("/keys/two")), ..cache.clone() },
+            CacheConfig { name: CacheName::new("public").expect("a legal name"), ..cache.clone() },
+            http(HttpConfig { token: Some(command("one")), ..HttpConfig::default() }),
+            http(HttpConfig { token: Some(command("two")), ..HttpConfig::default() }),
+            http(HttpConfig { headers: plain("one"), ..HttpConfig::default() }),
+            http(HttpConfig { headers: plain("two"), ..HttpConfig::default() }),
+            http(HttpConfig { ca_file: Some("/ca".into()), ..HttpConfig::default() }),
+            http(HttpConfig { allow_self: true, ..HttpConfig::default() }),
+            http(HttpConfig { server_hostnames: Vec::new(), ..HttpConfig::default() }),
+        ];
+        let mut seen = vec![cache.fingerprint()];
+        for other in others {
+            assert_eq!(other.fingerprint(), other.clone().fingerprint());
+            assert!(!seen.contains(&other.fingerprint()), "{other:?}");
+            seen.push(other.fingerprint());
+        }
+        // Written down in queues: another form would try everything again that has failed.
+        assert_eq!(seen[0], "6f6ee000223184f9a77a1dd34d8bef8b5b408c8acc45622987d25ee37e531062");
+    }
+}
