@@ -5,7 +5,8 @@
 //! with a problem is refused as a whole, so that a policy in force stays in force. What nothing acts on yet is refused
 //! too: a limit or a rule that is silently ignored is worse than none.
 //!
-//! Secrets: the file only says where they lie, and no message repeats a key or a URL's password.
+//! Secrets: the file only says where they come from, and no message repeats a key, a header or a URL's password. What
+//! would send one over an open line is refused.
 //!
 //! Deliberately absent: whether a cache can be reached or a key file read. A policy may be checked on another host than
 //! the one that it is for.

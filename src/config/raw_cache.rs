@@ -27,7 +27,7 @@ pub(super) struct RawCache {
 
 pub(super) enum RawHeader {
     Plain(Spanned<String>),
-    Secret(RawSource),
+    Secret(Box<RawSource>),
 }
 
 /// A table that says where a secret comes from.
@@ -80,7 +80,7 @@ fn headers(table: &Table<'_>, problems: &mut Problems<'_>) -> Vec<(Spanned<Strin
             (Some(text), _) => RawHeader::Plain(text),
             (None, Some(entries)) => {
                 let table = Table::new(format!("header {}", name.get_ref()), &SOURCE, entries, value.span(), problems);
-                RawHeader::Secret(RawSource::read(&table, problems))
+                RawHeader::Secret(Box::new(RawSource::read(&table, problems)))
             }
             (None, None) => {
                 let found = type_of(value.get_ref());

@@ -46,8 +46,11 @@ pub(super) struct Place {
     /// Whether this process is root.
     pub(super) root: bool,
     /// Looks up a variable of the environment.
-    pub(super) env: Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>,
+    pub(super) env: Env,
 }
+
+/// Looks up a variable.
+type Env = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
 struct Kept {
     since: Instant,
@@ -214,3 +217,6 @@ impl fmt::Debug for Fingerprint {
         f.write_str("Fingerprint(…)")
     }
 }
+
+#[cfg(test)]
+mod tests;

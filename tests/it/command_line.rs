@@ -185,17 +185,23 @@ fn the_secret_key_is_seen_nowhere() {
     let key = store.generate_key("given-1");
     fs::set_permissions(&key.secret, fs::Permissions::from_mode(0o600)).unwrap();
     let given = storewatch.cache_at("given");
+    let by_command = storewatch.cache_at("by-command");
     storewatch.policy(&format!(
-        "version = 1\n[caches.own]\nurl = \"{}\"\n[caches.given]\nurl = \"{}\"\nsigning_key = {{ file = \"{}\" }}\n",
+        "version = 1\n[caches.own]\nurl = \"{}\"\n[caches.given]\nurl = \"{}\"\nsigning_key = {{ file = \"{key}\" }}\n\
+         [caches.by-command]\nurl = \"{}\"\nsigning_key = {{ command = [\"cat\", \"{key}\"] }}\n",
         storewatch.cache().url(),
         given.url(),
-        key.secret.display()
+        by_command.url(),
+        key = key.secret.display()
     ));
     let mut running = storewatch.start();
     let paths = store.build(&expr::many(2)).unwrap();
-    running.eventually("the paths", || given.has_all(&paths) && storewatch.cache().has_all(&paths));
-    assert_eq!(storewatch.public_key("given"), key.public);
-    store.read_back(&given.url(), &key.public, &paths).unwrap();
+    let caches = [&given, &by_command, &storewatch.cache()];
+    running.eventually("the paths", || caches.iter().all(|cache| cache.has_all(&paths)));
+    for (name, cache) in [("given", &given), ("by-command", &by_command)] {
+        assert_eq!(storewatch.public_key(name), key.public);
+        store.read_back(&cache.url(), &key.public, &paths).unwrap();
+    }
     let own = storewatch.state_dir().join("keys/own.secret");
     assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
 

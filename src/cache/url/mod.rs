@@ -108,6 +108,11 @@ pub enum UrlError {
     /// Narinfos are only read from servers.
     #[error("this is no upstream cache: write `https://HOST`")]
     NoUpstream,
+    /// An upstream is asked as everybody may ask it.
+    #[error(
+        "an upstream's address has host, port and path only: leave out user name, password, and what begins with `?` or `#`"
+    )]
+    NotPlain,
     /// The directory isn't absolute, or not text.
     #[error("a file:// URL must name an absolute directory: `file:///DIR`")]
     Relative,

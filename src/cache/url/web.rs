@@ -34,7 +34,10 @@ pub fn parse_upstream(url: &str) -> Result<String, UrlError> {
     if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(UrlError::NoUpstream);
     }
-    let mut address = parse(url)?;
+    let mut address = parse(url).map_err(|err| match err {
+        UrlError::Credentials | UrlError::Parameters => UrlError::NotPlain,
+        other => other,
+    })?;
     let path = address.path().trim_end_matches('/').to_owned();
     address.set_path(&format!("{path}/"));
     Ok(address.into())
@@ -155,8 +158,8 @@ mod tests {
         for (url, expected) in [
             ("s3://bucket", UrlError::NoUpstream),
             ("cache.nixos.org", UrlError::NoUpstream),
-            ("https://me:s3cret@h", UrlError::Credentials),
-            ("https://h?priority=1", UrlError::Parameters),
+            ("https://me:s3cret@h", UrlError::NotPlain),
+            ("https://h?priority=1", UrlError::NotPlain),
         ] {
             assert_eq!(parse_upstream(url), Err(expected), "{url}");
         }

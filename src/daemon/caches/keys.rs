@@ -83,6 +83,8 @@ fn key_name() -> String {
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.
 #[must_use]
 pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<PublicKey> {
+    // Others sign for themselves.
+    let CacheUrl::File { .. } = CacheUrl::parse(&config.url).ok()? else { return None };
     let given = config.signing_key.as_ref().and_then(|source| secret::read_here(source, &nix.real)?.ok());
     if let Some(key) = given {
         return Some(SecretKey::parse(key.expose()).ok()?.public());
