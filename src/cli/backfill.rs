@@ -24,7 +24,7 @@ use crate::queue::{CacheId, Routes, RunSummary, Undelivered};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
-/// Interrupted, it goes on where it stopped when it is asked for again. Beside a running service the queue is left to
+/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the queue is left to
 /// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -84,7 +84,7 @@ async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
     });
     let to = to.collect::<Result<_, _>>()?;
     let paths = valid_paths(&args.paths, &setup.nix).await?.into_iter().map(|info| info.path).collect();
-    Ok(Request { paths, since: args.since, roots: args.roots, to })
+    Ok(Request { paths, since: args.since, roots: args.roots, to, policy: setup.settings.fingerprint() })
 }
 
 fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {

@@ -6,6 +6,7 @@ use super::{CliError, Global};
 use crate::cache::CacheUrl;
 use crate::config::{Config, ConfigError, Defaults, NixStore, PolicyFile, SYSTEM_STATE_DIR, Surroundings};
 use crate::daemon::Settings;
+use crate::nix::StoreDir;
 use crate::queue::Queue;
 
 /// Where things are, and what the policy says.
@@ -87,7 +88,16 @@ fn surroundings(global: &Global) -> Surroundings<'_> {
 
 /// Understands a cache URL, or says what is wrong with it.
 pub(super) fn check_url(url: &str) -> Result<CacheUrl, String> {
-    CacheUrl::parse(url).map_err(|error| error.to_string())
+    let understood = CacheUrl::parse(url).map_err(|error| error.to_string())?;
+    let stores = [Some(StoreDir::default().to_path_buf()), std::env::var_os("NIX_STORE_DIR").map(PathBuf::from)];
+    if let CacheUrl::File { dir, .. } = &understood
+        && stores.iter().flatten().any(|store| dir.starts_with(store))
+    {
+        return Err(
+            "a cache must not lie in the Nix store, where garbage collection deletes it: keep it elsewhere".to_owned()
+        );
+    }
+    Ok(understood)
 }
 
 fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
@@ -106,6 +116,13 @@ fn absolute(PolicyFile { path, named }: PolicyFile) -> PolicyFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_cache_is_kept_where_garbage_is_collected() {
+        let refused = check_url("file:///nix/store/cache").expect_err("refused");
+        assert!(refused.contains("garbage collection"), "{refused}");
+        check_url("file:///nix/storehouse?compression=none").expect("another folder");
+    }
 
     #[test]
     fn the_systems_queue_goes_with_the_systems_policy() {

@@ -57,7 +57,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
     let caches = match config.as_ref().ok().zip(nix.as_ref()) {
         Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
-        None => counts.into_iter().map(|counts| CacheStatus::without_policy(counts, None)).collect(),
+        None => {
+            let used = counts.into_iter().filter(|counts| counts.jobs() > 0);
+            used.map(|counts| CacheStatus::without_policy(counts, None)).collect()
+        }
     };
     let status = Status {
         working: StateLock::holder(&state_dir),

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
@@ -39,6 +40,13 @@ impl Settings {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// A hash of the policy file as it was read last, 64 hexadecimal digits; `None` where there is none.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        let hash = Sha256::digest(self.bytes.as_ref()?);
+        Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Lets the next [`Settings::reload`] read the file, changed or not, and say what came of it.

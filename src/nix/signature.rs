@@ -49,7 +49,7 @@ pub struct SecretKey {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecretKey {
     /// No colon.
-    #[error("the key has no name; expected NAME:BASE64, as `nix-store --generate-binary-cache-key` writes it")]
+    #[error("the key has no name; expected NAME:BASE64")]
     NoName,
     /// A name that would not survive in a narinfo.
     #[error("the key's name is empty or has a colon, white space or control characters in it")]

@@ -21,6 +21,8 @@ pub struct RunScope {
     pub roots: bool,
     /// Only these caches; empty for those that the policy says.
     pub to: Vec<String>,
+    /// Fingerprint of the policy file that decides; `None` for the built-in policy.
+    pub policy: Option<String>,
 }
 
 /// A backfill under way.

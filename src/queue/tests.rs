@@ -184,7 +184,7 @@ fn what_has_ended_starts_anew_only_where_it_should() {
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();
     let backfill = |bench: &mut Bench, outcome: Outcome| {
-        let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new() };
+        let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), policy: None };
         let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
         let wanted = [Wanted { path: path(1), row: Some(1), caches: vec![bench.cache] }];
         let admission = Admission {

@@ -55,6 +55,12 @@ impl CacheCounts {
             id: CacheId(0),
         }
     }
+
+    /// Its jobs, in whatever state.
+    #[must_use]
+    pub fn jobs(&self) -> u64 {
+        self.pending + self.uploading + self.done + self.held + self.failed + self.gone
+    }
 }
 
 /// Which jobs to look at; `None` is any.

@@ -107,6 +107,22 @@ each_nix! {
         }
     }
 
+    fn by_another_policy_it_starts_anew(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let (old, new) = (storewatch.cache_at("old"), storewatch.cache_at("new"));
+        let policy = |cache: &str| format!("version = 1\n[caches.team]\nurl = \"{cache}\"\n");
+        storewatch.policy(&policy(&old.url()));
+        let paths = store.build(&expr::many(5)).unwrap();
+        old.block();
+        let mut backfill = storewatch.spawn(&["backfill"]);
+        backfill.eventually("its jobs", || has_pending(&storewatch, 5));
+        backfill.kill9();
+        storewatch.policy(&policy(&new.url()));
+        ends_well(storewatch.spawn(&["backfill"]));
+        assert_eq!(new.store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
+    }
+
     fn what_cannot_be_delivered_is_named_and_gives_its_own_exit_code(nix: Nix) {
         let store = ScratchStore::new(&nix);
         let storewatch = Storewatch::new(&store);

@@ -48,6 +48,8 @@ pub struct Request {
     pub roots: bool,
     /// Only these of the caches that the policy says; none for all.
     pub to: Vec<CacheName>,
+    /// The policy file's fingerprint: by another one, what has been looked at is decided anew.
+    pub policy: Option<String>,
 }
 
 impl Request {
@@ -57,6 +59,7 @@ impl Request {
             since: self.since.map(|since| since.as_secs()),
             roots: self.roots,
             to: self.to.iter().map(ToString::to_string).collect(),
+            policy: self.policy.clone(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
 use super::CacheSurroundings;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, CacheUrl};
 use crate::config::{CacheConfig, NixStore};
 use crate::nix::{BadSecretKey, PublicKey, SecretKey};
 use crate::secret::{self, Provider, Secret, SecretError, Source};
