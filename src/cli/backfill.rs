@@ -1,26 +1,25 @@
 //! `storewatch backfill`
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Runtime;
-use tracing::level_filters::LevelFilter;
 
-use super::error::NOT_ALL_DELIVERED;
 use super::paths::valid_paths;
-use super::run::{LAST_THREADS, runtime, start_log};
+use super::progress::carry_out;
+use super::run::runtime;
 use super::setup::Setup;
 use super::status::bytes;
 use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;
-use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
+use crate::daemon::backfill::{self, Request};
+use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Routes, RunSummary, Undelivered};
+use crate::queue::{CacheId, Routes};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
@@ -45,9 +44,6 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-/// How often a line of progress is printed where no terminal is.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
-
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let setup = Setup::read(global)?;
     // Before there are threads: they inherit it.
@@ -57,34 +53,35 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if args.dry_run {
         return dry_run(&setup, &request, &runtime);
     }
-    if !io::stderr().is_terminal() {
-        // Progress and summary say what there is to say, short of trouble.
-        start_log(LevelFilter::WARN);
-    }
-    let Setup { state_dir, settings, nix } = setup;
-    let config = settings.config().clone();
-    let mut display = Display::new();
-    let parts = Parts { state_dir, config, nix, request };
-    let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)));
-    display.end();
-    runtime.shutdown_timeout(LAST_THREADS);
-    let finished = finished?;
-    summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
-    let all = !finished.interrupted && finished.summary.failed + finished.summary.held == 0;
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_DELIVERED) })
+    carry_out(setup, request, runtime)
 }
 
 async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
+    Ok(Request {
+        paths: named_paths(&args.paths, setup).await?,
+        since: args.since,
+        roots: args.roots,
+        to: named_caches(&args.to, setup)?,
+        by_hand: false,
+        policy: setup.settings.fingerprint(),
+    })
+}
+
+/// The valid paths that arguments name.
+pub(super) async fn named_paths(arguments: &[PathBuf], setup: &Setup) -> Result<Vec<StorePath>, CliError> {
+    Ok(valid_paths(arguments, &setup.nix).await?.into_iter().map(|info| info.path).collect())
+}
+
+/// The policy's caches of these names.
+pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheName>, CliError> {
     let known = setup.config().policy.caches();
-    let to = args.to.iter().map(|name| {
+    let named = names.iter().map(|name| {
         known.iter().find(|known| known.as_str() == name).cloned().ok_or_else(|| {
             let known: Vec<&str> = known.iter().map(CacheName::as_str).collect();
             CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", ")))
         })
     });
-    let to = to.collect::<Result<_, _>>()?;
-    let paths = valid_paths(&args.paths, &setup.nix).await?.into_iter().map(|info| info.path).collect();
-    Ok(Request { paths, since: args.since, roots: args.roots, to, policy: setup.settings.fingerprint() })
+    named.collect()
 }
 
 fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {
@@ -119,100 +116,4 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A bar on a terminal, lines elsewhere.
-struct Display {
-    bar: Option<ProgressBar>,
-    last_line: Option<Instant>,
-}
-
-impl Display {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0));
-        if let (Some(bar), Ok(style)) = (&bar, style) {
-            bar.set_style(style);
-        }
-        Self { bar, last_line: None }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        match progress {
-            Progress::Began { resumed, beside } => {
-                if resumed {
-                    self.line("going on where the last one stopped");
-                }
-                if let Some(beside) = beside {
-                    self.line(&format!("{beside} works the queue off"));
-                }
-            }
-            Progress::TookOver => self.line("the service has ended; going on in its place"),
-            Progress::At { row, to_row, summary, waiting } => self.at(row, to_row, &summary, &waiting),
-        }
-    }
-
-    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, waiting: &[(String, String)]) {
-        let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
-        let ended = uploaded + already_there + failed + held + summary.gone;
-        let sent = bytes(*bytes_sent);
-        let message =
-            format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(ended + open);
-                bar.set_position(ended);
-                let scanning =
-                    if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
-                let waiting: String =
-                    waiting.iter().map(|(cache, why)| format!("\n{cache} takes nothing for now: {why}")).collect();
-                bar.set_message(message + &scanning + &waiting);
-            }
-            None => {
-                let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
-                // The first look only starts the clock: a short backfill needs no lines.
-                if due && self.last_line.replace(Instant::now()).is_some() {
-                    eprintln!("{ended} of {}: {message}", ended + open);
-                }
-            }
-        }
-    }
-
-    fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn summarise(finished: &Finished) -> io::Result<()> {
-    let Finished { summary, interrupted, undelivered } = finished;
-    let mut out = io::stdout().lock();
-    if *interrupted {
-        let paths = counted(summary.open, "path");
-        writeln!(out, "interrupted with {paths} to go; the same command goes on from here")?;
-    }
-    writeln!(out, "uploaded       {} ({})", summary.uploaded, bytes(summary.bytes_sent))?;
-    writeln!(out, "already there  {}", summary.already_there)?;
-    for (rule, count) in &summary.skipped {
-        writeln!(out, "skipped        {count} by {rule}")?;
-    }
-    if summary.gone > 0 {
-        writeln!(out, "collected      {} before being uploaded", summary.gone)?;
-    }
-    for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
-        if count > 0 {
-            writeln!(out, "{what:14} {count}")?;
-        }
-    }
-    undelivered
-        .iter()
-        .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))
 }

@@ -4,6 +4,8 @@ mod backfill;
 mod error;
 mod paths;
 mod policy;
+mod progress;
+mod push;
 mod queue;
 mod run;
 mod setup;
@@ -44,6 +46,7 @@ struct Global {
 enum Command {
     Run(run::Args),
     Backfill(backfill::Args),
+    Push(push::Args),
     Status(status::Args),
     Queue(queue::Args),
     Policy(policy::Args),
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Run(args) => run::run(&global, &args),
         Command::Backfill(args) => backfill::run(&global, &args),
+        Command::Push(args) => push::run(&global, &args),
         Command::Status(args) => status::run(&global, &args),
         Command::Queue(args) => queue::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),

@@ -23,6 +23,8 @@ pub struct Admission<'a> {
     pub lane: Lane,
     /// What becomes of a job that has ended before.
     pub ended: Ended,
+    /// Whether the paths are needed, whatever the policy says of them on their own account.
+    pub needed: bool,
     /// The backfill that asks.
     pub run: Option<RunId>,
     /// The paths.
@@ -207,7 +209,7 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     let mut insert = tx
         .prepare_cached(
             "INSERT INTO jobs (path, cache, state, lane, needed, row, run, changed)
-             VALUES (?1, ?2, 0, ?3, 0, ?4, ?5, ?6) ON CONFLICT (path, cache) DO NOTHING",
+             VALUES (?1, ?2, 0, ?3, ?7, ?4, ?5, ?6) ON CONFLICT (path, cache) DO NOTHING",
         )
         .map_err(admit())?;
     // 2, 4 and 5 are Done, Failed and Gone: the states that `Event::Admitted` opens again.
@@ -220,7 +222,8 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         .map_err(admit())?;
     let mut note = tx
         .prepare_cached(
-            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = coalesce(?5, run)
+            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = coalesce(?5, run),
+                             needed = max(needed, ?6)
              WHERE path = ?1 AND cache = ?2",
         )
         .map_err(admit())?;
@@ -234,11 +237,12 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     for Wanted { path, row, caches } in admission.wanted {
         for cache in caches {
             let name = path.base_name();
-            let inserted = insert.execute(params![name, cache.0, lane, row, run, admission.now]).map_err(admit())?;
+            let values = params![name, cache.0, lane, row, run, admission.now, admission.needed];
+            let inserted = insert.execute(values).map_err(admit())?;
             if inserted == 0 {
                 let values = params![name, cache.0, lane, row, run, admission.now, ended];
                 opened += reopen.execute(values).map_err(admit())? as u64;
-                note.execute(params![name, cache.0, lane, row, run]).map_err(admit())?;
+                note.execute(params![name, cache.0, lane, row, run, admission.needed]).map_err(admit())?;
             }
             opened += inserted as u64;
         }

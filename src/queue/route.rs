@@ -48,4 +48,15 @@ impl Routes {
             decision.uploads_to().iter().filter_map(|name| self.caches.get(name)).copied().collect();
         (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
     }
+
+    /// Where a path goes that somebody has named: where the policy sends it, and everywhere that it isn't denied where the
+    /// policy would skip it. `None` where it is denied.
+    #[must_use]
+    pub fn wanted_by_hand(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
+        self.wanted(info, decision).or_else(|| {
+            let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
+            let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
+            (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
+        })
+    }
 }

@@ -21,6 +21,9 @@ pub struct RunScope {
     pub roots: bool,
     /// Only these caches; empty for those that the policy says.
     pub to: Vec<String>,
+    /// Whether somebody named the paths to be uploaded, whatever skips them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
     /// Fingerprint of the policy file that decides; `None` for the built-in policy.
     pub policy: Option<String>,
 }

@@ -35,7 +35,7 @@ impl Bench {
         let cache = self.cache;
         let wanted: Vec<_> =
             paths.iter().map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), caches: vec![cache] }).collect();
-        let admission = Admission { lane, ended, run: None, wanted: &wanted, now: self.clock };
+        let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: self.clock };
         self.queue.admit(&admission, None).expect("admitted")
     }
 
@@ -118,7 +118,8 @@ fn cursor_and_jobs_survive_together() {
     let store = StoreDir::default();
     let cursor = Cursor { row: 9, mark: Some(("p".to_owned(), 3)), file: (1, 2), rescan_to: 0 };
     let wanted = [Wanted { path: path(1), row: Some(9), caches: vec![bench.cache] }];
-    let admission = Admission { lane: Lane::Fresh, ended: Ended::Stays, run: None, wanted: &wanted, now: 1 };
+    let admission =
+        Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: &wanted, now: 1 };
     assert_eq!(bench.queue.admit(&admission, Some((&store, &cursor))).expect("admitted"), 1);
     // A transaction that fails midway takes back both: a cache that isn't there breaks the second path's job.
     let broken = [
@@ -173,6 +174,7 @@ fn what_has_ended_starts_anew_only_where_it_should() {
     let admission = Admission {
         lane: Lane::Fresh,
         ended: Ended::StartsAnewIfRegisteredAnew,
+        needed: false,
         run: None,
         wanted: &again,
         now: bench.clock,
@@ -184,12 +186,14 @@ fn what_has_ended_starts_anew_only_where_it_should() {
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();
     let backfill = |bench: &mut Bench, outcome: Outcome| {
-        let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), policy: None };
+        let scope =
+            RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
         let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
         let wanted = [Wanted { path: path(1), row: Some(1), caches: vec![bench.cache] }];
         let admission = Admission {
             lane: Lane::Backfill,
             ended: Ended::StartsAnew,
+            needed: false,
             run: Some(run.id),
             wanted: &wanted,
             now: bench.clock,
@@ -340,8 +344,14 @@ fn two_connections_never_lock_each_other_out() {
         let cache = queue.cache_id("team", "file:///c").expect("a cache");
         for n in 0..50 {
             let wanted = [Wanted { path: path(own + n), row: None, caches: vec![cache] }];
-            let admission =
-                Admission { lane: Lane::Fresh, ended: Ended::StartsAnew, run: None, wanted: &wanted, now: 1 };
+            let admission = Admission {
+                lane: Lane::Fresh,
+                ended: Ended::StartsAnew,
+                needed: false,
+                run: None,
+                wanted: &wanted,
+                now: 1,
+            };
             queue.admit(&admission, None).expect("admitted");
             for job in queue.claim(cache, Lane::Fresh, 3, 1).expect("claimed") {
                 queue.settle(&[(job, UPLOADED)], 1).expect("settled");

@@ -120,5 +120,12 @@ impl Listing {
 }
 
 fn admission(wanted: &[crate::queue::Wanted]) -> Admission<'_> {
-    Admission { lane: Lane::Fresh, ended: Ended::StartsAnewIfRegisteredAnew, run: None, wanted, now: now() }
+    Admission {
+        lane: Lane::Fresh,
+        ended: Ended::StartsAnewIfRegisteredAnew,
+        needed: false,
+        run: None,
+        wanted,
+        now: now(),
+    }
 }

@@ -169,13 +169,20 @@ impl Scan {
                 let at = now();
                 let mut opened = 0;
                 if !again.is_empty() {
-                    let old =
-                        Admission { lane: Lane::Backfill, ended: Ended::Stays, run: None, wanted: &again, now: at };
+                    let old = Admission {
+                        lane: Lane::Backfill,
+                        ended: Ended::Stays,
+                        needed: false,
+                        run: None,
+                        wanted: &again,
+                        now: at,
+                    };
                     opened += queue.admit(&old, None)?;
                 }
                 let new = Admission {
                     lane: Lane::Fresh,
                     ended: Ended::StartsAnewIfRegisteredAnew,
+                    needed: false,
                     run: None,
                     wanted: &fresh,
                     now: at,
@@ -206,5 +213,5 @@ fn mark(row: Option<RowMark>) -> Option<(String, i64)> {
 /// An admission of nothing, for when only the cursor moves.
 fn nothing() -> Admission<'static> {
     const NO_PATHS: &[Wanted] = &[];
-    Admission { lane: Lane::Fresh, ended: Ended::Stays, run: None, wanted: NO_PATHS, now: 0 }
+    Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: NO_PATHS, now: 0 }
 }

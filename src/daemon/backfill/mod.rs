@@ -25,8 +25,8 @@ use crate::queue::{
     Admission, Ended, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, Undelivered, now,
 };
 
-/// Who holds the lock as a backfill; a service that starts meanwhile waits for it.
-const ROLE: &str = "storewatch backfill";
+/// Who holds the lock as a backfill, and as a push; a service that starts meanwhile waits for it.
+const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
@@ -48,6 +48,8 @@ pub struct Request {
     pub roots: bool,
     /// Only these of the caches that the policy says; none for all.
     pub to: Vec<CacheName>,
+    /// Whether somebody named the paths to be uploaded now, whether or not a rule skips them.
+    pub by_hand: bool,
     /// The policy file's fingerprint: by another one, what has been looked at is decided anew.
     pub policy: Option<String>,
 }
@@ -59,6 +61,7 @@ impl Request {
             since: self.since.map(|since| since.as_secs()),
             roots: self.roots,
             to: self.to.iter().map(ToString::to_string).collect(),
+            by_hand: self.by_hand,
             policy: self.policy.clone(),
         }
     }
@@ -120,13 +123,14 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let Parts { state_dir, config, nix, request } = parts;
     let mut signals =
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
-    let mut site = Site::find(&state_dir, &nix, &config).await?;
+    let role = ROLES[usize::from(request.by_hand)];
+    let mut site = Site::find(&state_dir, &nix, &config, role).await?;
     let scan = Scan::open(&nix, &request)?;
     let (scope, to_row) = (request.scope(), scan.end()?);
     let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
-    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), site.bell()));
+    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.by_hand, site.bell()));
     let mut scanned = false;
     let mut next_sum = Instant::now();
     let interrupted = loop {
@@ -151,7 +155,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         if scanned && open == 0 {
             break false;
         }
-        if site.take_over(&state_dir, &nix, &config).await? {
+        if site.take_over(&state_dir, &nix, &config, role).await? {
             tell(Progress::TookOver);
         }
     };
@@ -180,8 +184,8 @@ struct Site {
 }
 
 impl Site {
-    async fn find(state_dir: &Path, nix: &NixStore, config: &Config) -> Result<Self, ServiceError> {
-        match StateLock::acquire(state_dir, ROLE) {
+    async fn find(state_dir: &Path, nix: &NixStore, config: &Config, role: &'static str) -> Result<Self, ServiceError> {
+        match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
                 let (working, routes) = Working::start(open_queue(state_dir)?, state_dir, nix, config).await?;
                 let queue = working.queue.clone();
@@ -202,11 +206,17 @@ impl Site {
     }
 
     /// Works the queue off here if the service that did has ended. Says whether that is news.
-    async fn take_over(&mut self, state_dir: &Path, nix: &NixStore, config: &Config) -> Result<bool, ServiceError> {
+    async fn take_over(
+        &mut self,
+        state_dir: &Path,
+        nix: &NixStore,
+        config: &Config,
+        role: &'static str,
+    ) -> Result<bool, ServiceError> {
         if self.working.is_some() {
             return Ok(false);
         }
-        match StateLock::acquire(state_dir, ROLE) {
+        match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
                 let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
                 self.working = Some((working, lock));
@@ -234,6 +244,7 @@ async fn admit(
     queue: QueueHandle,
     routes: Routes,
     run: Run,
+    by_hand: bool,
     bell: Option<Arc<Notify>>,
 ) -> Result<(), ServiceError> {
     let (mut row, to_row) = scan.resume(run.row, run.to_row)?;
@@ -245,8 +256,9 @@ async fn admit(
         queue
             .call(move |queue| {
                 let admission = Admission {
-                    lane: Lane::Backfill,
+                    lane: if by_hand { Lane::Fresh } else { Lane::Backfill },
                     ended: Ended::StartsAnew,
+                    needed: by_hand,
                     run: Some(run.id),
                     wanted: &batch.wanted,
                     now: now(),

@@ -38,6 +38,7 @@ pub(super) struct Scan {
     store_dir: StoreDir,
     /// Only what was registered since then, seconds since 1970.
     since: Option<i64>,
+    by_hand: bool,
 }
 
 enum Source {
@@ -72,7 +73,7 @@ impl Scan {
         } else {
             Source::Names { names: request.paths.clone(), facts: facts() }
         };
-        Ok(Self { source, store_dir, since })
+        Ok(Self { source, store_dir, since, by_hand: request.by_hand })
     }
 
     /// How far it goes.
@@ -102,9 +103,15 @@ impl Scan {
         if after >= end {
             return Ok((self, None));
         }
-        let Self { source, store_dir, since } = self;
-        let decider =
-            Decider { store_dir: store_dir.clone(), since, routes, batch: Batch::default(), skipped: BTreeMap::new() };
+        let Self { source, store_dir, since, by_hand } = self;
+        let decider = Decider {
+            store_dir: store_dir.clone(),
+            since,
+            by_hand,
+            routes,
+            batch: Batch::default(),
+            skipped: BTreeMap::new(),
+        };
         let (source, batch) = match source {
             Source::Rows(rows) => {
                 let read = spawn_blocking(move || {
@@ -119,7 +126,7 @@ impl Scan {
                 (Source::Names { names, facts }, batch)
             }
         };
-        Ok((Self { source, store_dir, since }, Some(batch)))
+        Ok((Self { source, store_dir, since, by_hand }, Some(batch)))
     }
 }
 
@@ -160,6 +167,7 @@ async fn batch_of_names(
 struct Decider {
     store_dir: StoreDir,
     since: Option<i64>,
+    by_hand: bool,
     routes: Routes,
     batch: Batch,
     skipped: BTreeMap<String, u64>,
@@ -175,7 +183,12 @@ impl Decider {
             return Ok(());
         }
         let decision = self.routes.policy.decide_loading(info, &self.store_dir, load)?;
-        match self.routes.wanted(info, &decision) {
+        let wanted = if self.by_hand {
+            self.routes.wanted_by_hand(info, &decision)
+        } else {
+            self.routes.wanted(info, &decision)
+        };
+        match wanted {
             Some(wanted) => {
                 self.batch.nar_size += info.nar_size;
                 self.batch.wanted.push(wanted);

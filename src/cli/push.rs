@@ -1,0 +1,41 @@
+//! `storewatch push`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::backfill::{named_caches, named_paths};
+use super::progress::carry_out;
+use super::run::runtime;
+use super::setup::Setup;
+use super::{CliError, Global};
+use crate::daemon::backfill::Request;
+
+/// Upload these paths now, with what they need, and say what became of them.
+///
+/// They go before a backfill, and whether or not a rule skips them; what a rule denies stays here. Beside a running
+/// service that does the work; alone, it is done here. Exit code 3 says that some paths failed, are held back or denied.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Store paths, or links to them, or their base names.
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// To this cache; may be given several times. Without it: where the policy sends them, and to all caches that it does
+    /// not deny them where it would skip them.
+    #[arg(long, value_name = "CACHE")]
+    to: Vec<String>,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    // Somebody waits for it, so it keeps the priority that it was started with.
+    let runtime = runtime()?;
+    let request = Request {
+        paths: runtime.block_on(named_paths(&args.paths, &setup))?,
+        since: None,
+        roots: false,
+        to: named_caches(&args.to, &setup)?,
+        by_hand: true,
+        policy: setup.settings.fingerprint(),
+    };
+    carry_out(setup, request, runtime)
+}
