@@ -136,7 +136,10 @@ fn no_longer_wanted(
     // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
     let named = policy.caches().contains(name);
     let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
-    (!wanted).then(|| format!("{} by {}", decision.action(), decision.rule()))
+    (!wanted).then(|| {
+        let rule = policy.rule_for(info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
+        format!("{} by {rule}", decision.verdict(name))
+    })
 }
 
 enum References {
@@ -237,7 +240,8 @@ async fn find(
     }
     match policy.decide(&info, store_dir) {
         Ok(decision) if decision.denies(name) => {
-            Whereabouts::Denied(format!("needs {reference}, which is denied by {}", decision.rule()))
+            let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
+            Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
         }
         _ => Whereabouts::Here,
     }
