@@ -15,6 +15,7 @@
 mod backoff;
 mod deliver;
 mod flight;
+mod note;
 mod presence;
 mod target;
 
@@ -26,10 +27,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use self::deliver::{Context, Landed, Place, Verdict, deliver};
 use self::flight::Flights;
+use self::note::{note_taking, note_waiting, tell};
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Pass, Upstreams};
@@ -408,47 +410,4 @@ fn shared_passes<'a>(paths: impl Iterator<Item = &'a StorePath>) -> HashMap<Stor
         }
     }
     passes
-}
-
-/// Notes that a cache takes nothing.
-async fn note_waiting(queue: &QueueHandle, id: CacheId, state: &mut State, waits: &Waits) -> Result<(), QueueError> {
-    // Without randomness the pauses are equal, which is no reason to fail.
-    if !state.wait(waits, getrandom::u64().unwrap_or(0)) {
-        return Ok(());
-    }
-    warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {}", waits.why);
-    let why = waits.why.clone();
-    queue.call(move |queue| queue.note_cache_waits(id, Some(&why), now())).await
-}
-
-/// Notes that a cache takes paths.
-async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State) -> Result<(), QueueError> {
-    info!(cache = %state.name(), "the cache takes paths again");
-    queue
-        .call(move |queue| {
-            queue.note_cache_waits(id, None, now())?;
-            // What failed while it was away waits for nothing any more.
-            queue.hurry(Some(id)).map(|_| ())
-        })
-        .await
-}
-
-/// One line in the log for each path.
-fn tell(job: &Job, outcome: &Outcome, cache: &str) {
-    let path = &job.path;
-    match outcome {
-        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: false }) => info!(%path, cache, sent, "uploaded"),
-        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: true }) => {
-            info!(%path, cache, sent, "uploaded, its content was there already");
-        }
-        Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
-        Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),
-        Outcome::Retry { reason, .. } => warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}"),
-        Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
-        Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),
-        Outcome::Gone => info!(%path, cache, "garbage-collected before it was uploaded"),
-        Outcome::Withdrawn { reason } => info!(%path, cache, "no longer wanted: {reason}"),
-        Outcome::WaitsFor(references) => debug!(%path, cache, references = references.len(), "references come first"),
-        Outcome::Returned => debug!(%path, cache, "given back"),
-    }
 }

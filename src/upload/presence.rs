@@ -148,3 +148,120 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::cache::{BoxFuture, CacheInfo, Push, Pushed};
+
+    /// Lacks every path whose name begins with `lacking`, and answers when it is let.
+    struct Slow {
+        asked: Mutex<Vec<usize>>,
+        let_through: Semaphore,
+        answers_hold: Duration,
+        fails: bool,
+    }
+
+    impl Slow {
+        fn new(answers_hold: Duration, fails: bool) -> Arc<Self> {
+            Arc::new(Self { asked: Mutex::default(), let_through: Semaphore::new(0), answers_hold, fails })
+        }
+    }
+
+    impl Cache for Slow {
+        fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+            Box::pin(async move {
+                self.asked.lock().expect("no panic").push(paths.len());
+                self.let_through.acquire().await.expect("open").forget();
+                if self.fails {
+                    return Err(CacheError::LostThread { action: "answer" });
+                }
+                Ok(paths.iter().filter(|path| path.name().starts_with("lacking")).cloned().collect())
+            })
+        }
+
+        fn answers_hold(&self) -> Duration {
+            self.answers_hold
+        }
+
+        fn push(self: Arc<Self>, _: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+            unreachable!("nothing is pushed here")
+        }
+
+        fn info(&self) -> Result<CacheInfo, CacheError> {
+            unreachable!("nothing is told here")
+        }
+    }
+
+    fn path(name: &str) -> StorePath {
+        StorePath::from_base_name(&format!("0123456789abcdfghijklmnpqrsvwxyz-{name}")).expect("a legal name")
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_while_a_question_is_under_way_goes_out_together() {
+        let cache = Slow::new(Duration::ZERO, false);
+        let presence = Presence::new(cache.clone());
+        let mut asking = tokio::task::JoinSet::new();
+        for number in 0..100 {
+            let presence = presence.clone();
+            asking.spawn(async move {
+                let asked = [path(&format!("there-{number}")), path(&format!("lacking-{number}"))];
+                (presence.missing(&asked).await.ok(), asked)
+            });
+        }
+        cache.let_through.add_permits(1_000);
+        while let Some(answered) = asking.join_next().await {
+            let (missing, [_, lacking]) = answered.expect("no panic");
+            assert_eq!(missing, Some(vec![lacking]), "each is told of its own paths");
+        }
+        let asked = cache.asked.lock().expect("no panic").clone();
+        assert_eq!(asked.iter().sum::<usize>(), 200, "{asked:?}");
+        assert!(asked.len() < 10, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_is_believed_for_a_while_and_what_is_missing_is_not() {
+        let cache = Slow::new(Duration::from_secs(60), false);
+        cache.let_through.add_permits(1_000);
+        let presence = Presence::new(cache.clone());
+        let asked = [path("there"), path("lacking")];
+        let asked_so_far = || cache.asked.lock().expect("no panic").clone();
+        for _ in 0..2 {
+            assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
+        }
+        assert_eq!(asked_so_far(), [2, 1]);
+        presence.saw(&path("lacking"));
+        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![]), "it has just arrived");
+        assert_eq!(asked_so_far(), [2, 1]);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
+        assert_eq!(asked_so_far(), [2, 1, 2], "a cache collects garbage, too");
+    }
+
+    #[tokio::test]
+    async fn one_failure_is_told_by_one() {
+        let cache = Slow::new(Duration::ZERO, true);
+        let presence = Presence::new(cache.clone());
+        let mut asking = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            let presence = presence.clone();
+            asking.spawn(async move { presence.missing(&[path(&format!("there-{number}"))]).await });
+        }
+        cache.let_through.add_permits(1_000);
+        let (mut refused, mut others) = (0, 0);
+        while let Some(answered) = asking.join_next().await {
+            match answered.expect("no panic") {
+                Err(Unanswered::Refused(_)) => refused += 1,
+                Err(Unanswered::WithOthers) => others += 1,
+                Ok(missing) => panic!("{missing:?} of a cache that fails"),
+            }
+        }
+        let questions = cache.asked.lock().expect("no panic").len();
+        assert_eq!((refused, others), (questions, 50 - questions));
+        assert!(questions < 10, "{questions}");
+    }
+}

@@ -275,3 +275,32 @@ fn is_own(address: IpAddr) -> bool {
         && !address.is_multicast()
         && UdpSocket::bind((address, 0)).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An address of this host's, if it has one beside loopback. To connect a UDP socket sends nothing.
+    fn own_address() -> Option<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    }
+
+    #[tokio::test]
+    async fn a_host_does_not_upload_to_itself() {
+        let refused = |url: String| async move {
+            refuse_own(&Url::parse(&url).expect("a URL")).await.err().map(|error| error.to_string())
+        };
+        for other in ["http://127.0.0.1:8080/", "http://[::1]/", "https://192.0.2.1/", "https://name.invalid/"] {
+            assert_eq!(refused(other.to_owned()).await, None, "{other}");
+        }
+        match own_address() {
+            Some(own) => {
+                let why = refused(format!("http://{own}:8080/")).await.expect("refused");
+                assert!(why.contains("this host itself") && why.contains("allow_self"), "{why}");
+            }
+            None => println!("skipped: this host has no address of its own beside loopback"),
+        }
+    }
+}

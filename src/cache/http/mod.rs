@@ -7,6 +7,7 @@
 //! Deliberately absent: trying again. An [`HttpError`] says what kind of failure it was, and the uploader draws the
 //! conclusion.
 
+mod answer;
 mod body;
 mod credentials;
 mod error;
@@ -20,10 +21,11 @@ use reqwest::{Certificate, Client, Identity, RequestBuilder, Response};
 use rustls::crypto::ring;
 use zeroize::Zeroizing;
 
+use self::answer::Head;
+pub use self::answer::ServerSays;
 pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
-use self::error::Head;
-pub use self::error::{Action, HttpError, ServerSays};
+pub use self::error::{Action, HttpError};
 use crate::secret::{Provider, SecretError};
 
 /// To connect takes so long at most: more than any network in use needs.

@@ -174,3 +174,118 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{CallOff, NarStream};
+    use super::*;
+    use crate::limit::{Lane, Slots};
+    use crate::nix::nar::{NarOptions, encode_hashed};
+    use crate::nix::{PathInfo, StorePath};
+
+    /// A path with a file of so many bytes, as Nix would have registered it.
+    fn registered(file: &Path, bytes: usize) -> (PathInfo, Vec<u8>) {
+        std::fs::write(file, vec![7; bytes]).expect("written");
+        let mut nar = Vec::new();
+        let hashed = encode_hashed(file, &NarOptions::default(), |chunk| {
+            nar.extend_from_slice(&chunk);
+            Ok::<_, ()>(())
+        });
+        let (nar_hash, nar_size) = hashed.map_err(|_| ()).expect("an archive");
+        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a legal name");
+        let info = PathInfo {
+            id: None,
+            path,
+            nar_hash,
+            nar_size,
+            registration_time: 0,
+            deriver: None,
+            ultimate: true,
+            sigs: Vec::new(),
+            ca: None,
+            references: Some(Vec::new()),
+        };
+        (info, nar)
+    }
+
+    fn stream(file: &Path, info: &PathInfo, seat: Option<Seat>) -> NarStream {
+        NarStream::new(file.to_owned(), info, Lane::Fresh, Slots::new(1), CallOff::default()).seated(seat)
+    }
+
+    async fn read(mut reader: super::super::NarReader) -> Result<Vec<u8>, NarFailure> {
+        let mut nar = Vec::new();
+        while let Some(chunk) = reader.next().await? {
+            nar.extend_from_slice(&chunk);
+        }
+        Ok(nar)
+    }
+
+    #[tokio::test]
+    async fn all_who_have_a_seat_get_everything_and_who_gives_it_up_holds_nobody_up() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        for bytes in [0, 10, 3 << 20] {
+            let (info, nar) = registered(&file, bytes);
+            let pass = Pass::default();
+            let (first, second, third) = (pass.seat(), pass.seat(), pass.seat());
+            drop(third);
+            let (first, second) = (stream(&file, &info, Some(first)), stream(&file, &info, Some(second)));
+            let (first, second) = tokio::join!(async { read(first.start().await.expect("begun")).await }, async {
+                read(second.start().await.expect("begun")).await
+            });
+            assert!(first.expect("whole") == nar && second.expect("whole") == nar);
+            // Who comes when it has begun reads alone.
+            let late = stream(&file, &info, Some(pass.seat())).start().await.expect("begun");
+            assert!(read(late).await.expect("whole") == nar);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_keep_up_is_left_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        let (info, nar) = registered(&file, 8 << 20);
+        let pass = Pass::default();
+        let (fast, slow) = (pass.seat(), pass.seat());
+        let (fast, slow) = (stream(&file, &info, Some(fast)), stream(&file, &info, Some(slow)));
+        let (fast, slow) = tokio::join!(fast.start(), slow.start());
+        // The slow one takes nothing until the fast one has everything.
+        assert!(read(fast.expect("begun")).await.expect("whole") == nar);
+        let left = read(slow.expect("begun")).await;
+        assert!(matches!(left, Err(NarFailure::Behind)), "{left:?}");
+    }
+
+    /// How a reading fails, and after how many bytes.
+    async fn failure_of(stream: NarStream) -> (NarFailure, u64) {
+        let mut reader = stream.start().await.expect("begun");
+        let mut got = 0;
+        loop {
+            match reader.next().await {
+                Ok(Some(chunk)) => got += chunk.len() as u64,
+                Ok(None) => panic!("an altered path passed for whole"),
+                Err(failure) => return (failure, got),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_altered_path_is_whole_for_nobody() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        for (bytes, altered) in [(10, 10), (3 << 20, 3 << 20), (3 << 20, 4 << 20), (4 << 20, 1 << 20)] {
+            let (info, _) = registered(&file, bytes);
+            std::fs::write(&file, vec![8; altered]).expect("written");
+            let pass = Pass::default();
+            let seats = [pass.seat(), pass.seat()];
+            let [first, second] = seats.map(|seat| stream(&file, &info, Some(seat)));
+            let alone = stream(&file, &info, None);
+            let ended = tokio::join!(failure_of(first), failure_of(second), failure_of(alone));
+            for (failure, got) in [ended.0, ended.1, ended.2] {
+                assert!(matches!(failure, NarFailure::Altered { .. }), "{failure}");
+                assert!(got < info.nar_size, "who stops at the registered size never has all of it");
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a server answers beside what it was asked for.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{LOCATION, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+
+use super::error::origin;
+
+/// Characters of a server's message that are passed on.
+const LONGEST_MESSAGE: usize = 200;
+
+/// What a server says beside its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerSays {
+    /// Its own name for the error, where it has one: it is then the server itself that speaks.
+    pub error: Option<String>,
+    /// In its words, shortened, without secrets and what could play tricks on a terminal.
+    pub message: String,
+}
+
+impl ServerSays {
+    /// Reads Attic's form of an error, or plain text. Of a page that a proxy made, only its title is worth telling.
+    pub(super) fn read(answer: &[u8], blacken: impl Fn(&str) -> String) -> Self {
+        #[derive(Deserialize)]
+        struct Structured {
+            error: String,
+            message: String,
+        }
+        if let Ok(Structured { error, message }) = serde_json::from_slice(answer) {
+            return Self { error: Some(plain(&blacken(&error))), message: plain(&blacken(&message)) };
+        }
+        let text = String::from_utf8_lossy(answer);
+        let text = match (text.find("<title>"), text.find("</title>")) {
+            (Some(from), Some(to)) if from < to => &text[from + "<title>".len()..to],
+            _ if text.trim_start().starts_with('<') => "",
+            _ => &text,
+        };
+        Self { error: None, message: plain(&blacken(text)) }
+    }
+}
+
+impl fmt::Display for ServerSays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
+}
+
+fn plain(text: &str) -> String {
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+    words.join(" ").chars().take(LONGEST_MESSAGE).collect()
+}
+
+/// What stands above an answer.
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) location: Option<String>,
+}
+
+impl Head {
+    pub(super) fn of(response: &Response) -> Self {
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let location = text(LOCATION).and_then(|location| response.url().join(location).ok());
+        Self {
+            status: response.status(),
+            retry_after: text(RETRY_AFTER).and_then(|text| pause(text, SystemTime::now())),
+            location: location.map(|url| origin(&url)),
+        }
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
+fn pause(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_read_in_seconds_and_as_a_date() {
+        let now = httpdate::parse_http_date("Tue, 24 Nov 2026 10:00:00 GMT").expect("a date");
+        assert_eq!(pause(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(pause("Tue, 24 Nov 2026 10:00:30 GMT", now), Some(Duration::from_secs(30)));
+        assert_eq!(pause("Tue, 24 Nov 2026 09:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(pause("soon", now), None);
+    }
+}
