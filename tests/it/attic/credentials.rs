@@ -42,7 +42,7 @@ each_attic! {
         running.stop();
     }
 
-    fn a_token_that_may_only_push_is_enough(attic: AtticServer) {
+    fn a_token_that_may_only_push_is_enough_for_a_public_cache(attic: AtticServer) {
         let Some(nix) = Nix::recent() else { return };
         let store = ScratchStore::new(&nix);
         attic.create("team", Visibility::Public, &store);
@@ -50,13 +50,15 @@ each_attic! {
         let mut running = team.storewatch.start();
         let paths = store.build(&expr::many(2)).unwrap();
         team.eventually_delivers(&mut running, &attic, &paths);
-        // The cache's configuration can no longer be asked for, also not by who is started anew.
+        // What the cache is can no longer be asked for. Who knows it goes on; who is started anew says what is missing.
         attic.set_visibility("team", Visibility::Private);
-        let paths = store.build(&expr::many(2)).unwrap();
+        let mut paths = store.build(&expr::many(2)).unwrap();
         team.eventually_delivers(&mut running, &attic, &paths);
         running.stop();
         let mut running = team.storewatch.start();
-        let paths = store.build(&expr::many(2)).unwrap();
+        paths.extend(store.build(&expr::many(2)).unwrap());
+        team.eventually_waits_because(&mut running, "the token does not allow this");
+        team.replace_token(&attic.token(&Grant::all(&["team"])));
         team.eventually_delivers(&mut running, &attic, &paths);
         running.stop();
     }
@@ -82,7 +84,7 @@ each_attic! {
         let unknown = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["other"])));
         let (mut first, mut second) = (known.storewatch.start(), unknown.storewatch.start());
         let paths = store.build(&expr::many(2)).unwrap();
-        first.eventually("`status` to name the cache", || known.waits_because().contains("team"));
+        known.eventually_waits_because(&mut first, "is there a cache of that name?");
         second.eventually("the reason in `status`", || is_about_credentials(&unknown.waits_because()));
         let why = unknown.waits_because();
         assert!(why.contains("no such cache") || why.contains("no cache"), "401 stands for that, too: {why}");

@@ -31,7 +31,9 @@ fn a_file_that_holds_no_token_is_refused_until_it_does() {
     let team = Team::without_token(&store, &attic.url("team"));
     let mut running = team.storewatch.start();
     let mut paths = Vec::new();
-    for (content, reason) in [(&b""[..], "empty"), (b" \n", "empty"), (b"to\0ken", "text"), (b"\xff\xfe\x00", "text")] {
+    for (content, reason) in
+        [(&b""[..], "empty"), (b" \n", "empty"), (b"to\0ken", "control characters"), (b"\xff\xfe\x00", "UTF-8")]
+    {
         write_secret(&team.token_file, content);
         paths.extend(store.build(&expr::many(1)).unwrap());
         let file = team.token_file.display().to_string();
