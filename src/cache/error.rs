@@ -74,6 +74,14 @@ pub enum CacheError {
     /// Its server could not be asked, or refused.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The server is there and the cache isn't.
+    #[error("{server} has no cache `{cache}`; `attic cache create {cache}` makes one")]
+    NoSuchCache {
+        /// The server's address.
+        server: String,
+        /// The cache's name.
+        cache: String,
+    },
     /// What is in the cache came from this host, or will come back to it.
     #[error(
         "{host} is this host itself ({address}), which does not upload to its own cache; `allow_self = true` lets it"
@@ -193,6 +201,7 @@ impl CacheError {
             Self::Io { .. }
             | Self::NoRoom { .. }
             | Self::OtherStore { .. }
+            | Self::NoSuchCache { .. }
             | Self::OwnServer { .. }
             | Self::Unencrypted { .. }
             | Self::Malformed { .. }

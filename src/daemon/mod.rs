@@ -26,7 +26,6 @@ use self::caches::{CacheSurroundings, orders};
 pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore, Priority};
-use crate::limit::Slots;
 use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
@@ -110,7 +109,6 @@ pub enum ServiceError {
 pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
     pub(crate) bell: Arc<Notify>,
-    slots: Slots,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     surroundings: CacheSurroundings,
@@ -126,20 +124,18 @@ impl Working {
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
-        let slots = Slots::new(config.limits.uploads);
         let bell = Arc::new(Notify::new());
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
             facts,
             real_store: nix.real.clone(),
-            slots: slots.clone(),
             bell: Arc::clone(&bell),
             commands: inbox,
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
-        let working = Self { queue, bell, slots, commands, uploader, surroundings };
+        let working = Self { queue, bell, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -149,7 +145,6 @@ impl Working {
         caches::tell_what_is_off(config);
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
-        self.slots.resize(config.limits.uploads);
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -22,27 +23,44 @@ pub enum Signal {
 /// Exit code after the second signal: as a shell shows it for who was ended by SIGINT.
 const ENDED_AT_ONCE: i32 = 130;
 
+/// What comes so soon behind the first signal is that same one: `timeout` signals its child and then the child's group,
+/// some microseconds later. Nobody who has changed their mind is as quick.
+const SAME: Duration = Duration::from_millis(500);
+
 /// Takes over SIGTERM, SIGINT and SIGHUP. A second SIGTERM or SIGINT ends the process on the spot, whatever it is doing:
 /// the queue loses nothing by that.
 ///
 /// # Errors
 /// What the system says where a handler can't be installed.
 pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
-    let ending = Arc::new(AtomicBool::new(false));
+    let at_once = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: the first signal finds the flag down and raises it, the second finds it raised.
-        flag::register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&ending))?;
-        flag::register(signal, Arc::clone(&ending))?;
+        flag::register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&at_once))?;
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = mpsc::channel(4);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
             let meaning = if signal == SIGHUP { Signal::Reload } else { Signal::End };
+            if meaning == Signal::End {
+                take_the_next_at_its_word(&at_once);
+            }
             if sender.blocking_send(meaning).is_err() {
                 return;
             }
         }
     })?;
     Ok(receiver)
+}
+
+/// From a while on, the next signal ends the process. On a thread of its own, since this one has a signal to pass on.
+fn take_the_next_at_its_word(at_once: &Arc<AtomicBool>) {
+    let later = Arc::clone(at_once);
+    let waiting = thread::Builder::new().name("second signal".to_owned()).spawn(move || {
+        thread::sleep(SAME);
+        later.store(true, Ordering::Relaxed);
+    });
+    if waiting.is_err() {
+        at_once.store(true, Ordering::Relaxed);
+    }
 }

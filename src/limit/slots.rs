@@ -21,10 +21,13 @@ struct State {
     waiting: [VecDeque<oneshot::Sender<Slot>>; 2],
 }
 
-/// One slot; given back when dropped.
+/// One slot; given back when its last clone is dropped.
+#[derive(Clone)]
 pub struct Slot {
-    slots: Option<Slots>,
+    _taken: Option<Arc<Taken>>,
 }
+
+struct Taken(Slots);
 
 impl Slots {
     /// So many slots, at least one.
@@ -46,7 +49,7 @@ impl Slots {
         self.lock().waiting[lane as usize].push_back(sender);
         self.hand_out();
         // The sender lies in the queue until it is used, and the queue lives as long as `self`.
-        receiver.await.unwrap_or(Slot { slots: None })
+        receiver.await.unwrap_or(Slot { _taken: None })
     }
 
     fn hand_out(&self) {
@@ -59,7 +62,7 @@ impl Slots {
             state.taken += 1;
             drop(state);
             // Who no longer waits gives the slot back by dropping it, here and now.
-            let _ = next.send(Slot { slots: Some(self.clone()) });
+            let _ = next.send(Slot { _taken: Some(Arc::new(Taken(self.clone()))) });
         }
     }
 
@@ -68,12 +71,10 @@ impl Slots {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(slots) = self.slots.take() {
-            slots.lock().taken -= 1;
-            slots.hand_out();
-        }
+        self.0.lock().taken -= 1;
+        self.0.hand_out();
     }
 }
 

@@ -30,7 +30,6 @@ pub(super) struct Context {
     pub(super) facts: StoreFacts,
     /// Where the store's files are, which is not where they are said to be for a store within a root.
     pub(super) real_store: PathBuf,
-    pub(super) slots: Slots,
     pub(super) call_off: CallOff,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
@@ -59,14 +58,16 @@ impl From<Outcome> for Landed {
     }
 }
 
+/// What a delivery may take.
+pub(super) struct Place {
+    /// The cache's slots.
+    pub(super) slots: Slots,
+    /// A seat, where other caches want the path at the same time.
+    pub(super) seat: Option<Seat>,
+}
+
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it.
-pub(super) async fn deliver(
-    context: Context,
-    name: CacheName,
-    presence: Presence,
-    job: &Job,
-    seat: Option<Seat>,
-) -> Landed {
+pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -83,7 +84,8 @@ pub(super) async fn deliver(
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
     let root = context.real_store.join(job.path.base_name());
-    let nar = NarStream::new(root, &info, job.lane, context.slots.clone(), context.call_off.clone()).seated(seat);
+    let Place { slots, seat } = place;
+    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).seated(seat);
     let cache = Arc::clone(presence.cache());
     let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, references));
     match cache.push(Push { info: info.clone(), nar, go_ahead }).await {
@@ -134,7 +136,10 @@ fn no_longer_wanted(
     // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
     let named = policy.caches().contains(name);
     let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
-    (!wanted).then(|| format!("{} by {}", decision.action(), decision.rule()))
+    (!wanted).then(|| {
+        let rule = policy.rule_for(info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
+        format!("{} by {rule}", decision.verdict(name))
+    })
 }
 
 enum References {
@@ -189,13 +194,13 @@ async fn find_references(
     deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
     let mut to_come_first = Vec::new();
     for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
-        match place(context, policy, name, keys, &reference).await {
-            Place::Upstream => {}
-            Place::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason })),
+        match find(context, policy, name, keys, &reference).await {
+            Whereabouts::Upstream => {}
+            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason })),
             // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
-            Place::Invalid => return Ok(References::Settled(Outcome::Returned)),
-            Place::Unknown(reason) => return Ok(References::Settled(retry(job, reason))),
-            Place::Here => match context.flights.arrival(job.cache, &reference) {
+            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned)),
+            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason))),
+            Whereabouts::Here => match context.flights.arrival(job.cache, &reference) {
                 Some(arrival) => deliverable.under_way.push(arrival),
                 None => to_come_first.push(reference),
             },
@@ -209,7 +214,7 @@ async fn find_references(
 }
 
 /// Where a reference can come from that the cache lacks.
-enum Place {
+enum Whereabouts {
     Upstream,
     Here,
     Denied(String),
@@ -217,21 +222,28 @@ enum Place {
     Unknown(String),
 }
 
-async fn place(context: &Context, policy: &Policy, name: &CacheName, keys: &[String], reference: &StorePath) -> Place {
+async fn find(
+    context: &Context,
+    policy: &Policy,
+    name: &CacheName,
+    keys: &[String],
+    reference: &StorePath,
+) -> Whereabouts {
     let info = match context.facts.path_info(reference).await {
         Ok(Some(info)) => info,
-        Ok(None) => return Place::Invalid,
-        Err(error) => return Place::Unknown(one_line(&error)),
+        Ok(None) => return Whereabouts::Invalid,
+        Err(error) => return Whereabouts::Unknown(one_line(&error)),
     };
     let store_dir = context.facts.store_dir();
     if policy.delivered_by_upstream(&info, store_dir).is_some() || policy.signed_by_named(&info, store_dir, keys) {
-        return Place::Upstream;
+        return Whereabouts::Upstream;
     }
     match policy.decide(&info, store_dir) {
         Ok(decision) if decision.denies(name) => {
-            Place::Denied(format!("needs {reference}, which is denied by {}", decision.rule()))
+            let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
+            Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
         }
-        _ => Place::Here,
+        _ => Whereabouts::Here,
     }
 }
 

@@ -6,7 +6,7 @@
 //!   to it; in the last case the push publishes it only after they have arrived. Otherwise the job waits for theirs.
 //! - **Nobody waits** for another's cache: each is opened on its own and has its own jobs under way, and one that takes
 //!   nothing is asked again later and later, with one job, while its queue waits.
-//! - **Bounded memory.** At most `UNDER_WAY` jobs a cache are claimed; only as many as there are slots are being read.
+//! - **Bounded memory.** At most `UNDER_WAY` jobs a cache are claimed; only as many as it has slots are being read.
 //!
 //! At a crash nothing is left but claimed jobs, which the next start takes back, and temporary files, which it sweeps.
 //!
@@ -28,12 +28,12 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use self::deliver::{Context, Landed, Verdict, deliver};
+use self::deliver::{Context, Landed, Place, Verdict, deliver};
 use self::flight::Flights;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Pass, Upstreams};
-use crate::limit::{Lane, Slots};
+use crate::limit::Lane;
 use crate::nix::{StoreFacts, StorePath};
 use crate::policy::Policy;
 use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, now};
@@ -58,8 +58,6 @@ pub struct Parts {
     pub facts: StoreFacts,
     /// The directory in which the store's files are.
     pub real_store: PathBuf,
-    /// How many paths are read and packed at once.
-    pub slots: Slots,
     /// Rings when there may be new jobs.
     pub bell: Arc<Notify>,
     /// What it is told.
@@ -82,6 +80,8 @@ pub struct Orders {
     pub policy: Arc<Policy>,
     /// The caches that it names.
     pub targets: Vec<Target>,
+    /// Uploads at once, for each cache: one that is slow must not take the places of the others.
+    pub uploads: usize,
     /// Caches of others, which deliver what they have.
     pub upstreams: Upstreams,
 }
@@ -135,13 +135,12 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, slots, bell, commands } = parts;
+        let Parts { queue, facts, real_store, bell, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
             facts,
             real_store,
-            slots,
             call_off,
             flights: Flights::default(),
             policy: policy_in_force,
@@ -242,7 +241,7 @@ impl Uploader {
     }
 
     async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {
-        let Orders { policy, targets, upstreams } = orders;
+        let Orders { policy, targets, uploads, upstreams } = orders;
         self.context.upstreams = upstreams;
         let mut before = std::mem::take(&mut self.caches);
         for target in targets {
@@ -251,7 +250,7 @@ impl Uploader {
                 // What an earlier process noted may be mended; if not, it is noted again.
                 self.queue.call(move |queue| queue.note_cache_waits(id, None, now())).await?;
             }
-            self.caches.insert(id, State::serve(target, known));
+            self.caches.insert(id, State::serve(target, uploads, known));
         }
         // A cache may have been gone from the policy for a while and be back, with jobs still under way.
         for job in self.claimed.values() {
@@ -315,18 +314,19 @@ impl Uploader {
             };
             state.under_way += jobs.len();
             let name = state.name();
-            claimed.extend(jobs.into_iter().map(|job| (job, name.clone(), presence.clone())));
+            let slots = state.slots();
+            claimed.extend(jobs.into_iter().map(|job| (job, name.clone(), presence.clone(), slots.clone())));
         }
         // All are announced before the first begins, so that each sees the others.
         let flights: Vec<_> =
             claimed.iter().map(|(job, ..)| self.context.flights.announce(job.cache, &job.path)).collect();
         let passes = shared_passes(claimed.iter().map(|(job, ..)| &job.path));
         let seats: Vec<_> = claimed.iter().map(|(job, ..)| passes.get(&job.path).map(Pass::seat)).collect();
-        for (((job, name, presence), flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
+        for (((job, name, presence, slots), flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
             let context = self.context.clone();
             let own = job.clone();
             let task = self.tasks.spawn(async move {
-                let landed = deliver(context, name, presence, &own, seat).await;
+                let landed = deliver(context, name, presence, &own, Place { slots, seat }).await;
                 if let Outcome::Delivered(_) = landed.outcome {
                     flight.land();
                 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::presence::Presence;
 use crate::cache::{BoxFuture, Cache, CacheError, Class};
+use crate::limit::Slots;
 use crate::policy::CacheName;
 use crate::queue::CacheId;
 use crate::report::one_line;
@@ -85,6 +86,7 @@ impl Waits {
 /// A target and how it is doing.
 pub(super) struct State {
     target: Target,
+    slots: Slots,
     stage: Stage,
     /// Jobs claimed for it.
     pub(super) under_way: usize,
@@ -109,15 +111,25 @@ struct Waiting {
 
 impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
-    pub(super) fn serve(target: Target, known: Option<Self>) -> Self {
-        let waiting = known.and_then(|known| known.waiting);
-        let mut state = Self { target, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
+    pub(super) fn serve(target: Target, uploads: usize, known: Option<Self>) -> Self {
+        let (slots, waiting) = match known {
+            Some(known) => (known.slots, known.waiting),
+            None => (Slots::new(uploads), None),
+        };
+        // What is under way keeps what it has.
+        slots.resize(uploads);
+        let mut state = Self { target, slots, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
         state.hurry();
         state
     }
 
     pub(super) fn name(&self) -> &CacheName {
         &self.target.name
+    }
+
+    /// How many of its paths are read, packed and sent at once.
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// How many more jobs may be claimed for it, of `most` in all. A cache that took nothing is tried with one.
@@ -249,7 +261,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_bound_and_the_first_success_ends_them() {
-        let mut state = State::serve(target(), None);
+        let mut state = State::serve(target(), 4, None);
         assert!(!state.falter() && !state.falter() && state.falter(), "out of reach at the third");
         let mut total = Duration::ZERO;
         for _ in 0..12 {
@@ -269,7 +281,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_many_jobs_report_at_once_is_one_failure_and_told_once() {
-        let mut state = State::serve(target(), None);
+        let mut state = State::serve(target(), 4, None);
         assert!(state.wait(&growing("away"), 0));
         for _ in 0..100 {
             assert!(!state.wait(&growing("away"), 0));
@@ -280,16 +292,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_that_was_asked_for_is_kept() {
-        let mut state = State::serve(target(), None);
+        let mut state = State::serve(target(), 4, None);
         state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
         assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
     }
 
     #[tokio::test]
     async fn an_attempt_that_hung_is_not_taken_for_the_new_one() {
-        let mut state = State::serve(target(), None);
+        let mut state = State::serve(target(), 4, None);
         assert!(state.begin_to_open(1).is_some() && state.begin_to_open(2).is_none());
-        let state = State::serve(target(), Some(state));
+        let state = State::serve(target(), 4, Some(state));
         assert!(!state.awaits(1) && state.presence().is_none());
     }
 }

@@ -80,12 +80,19 @@ impl AtticCache {
         }
         let http = Http::new(&http).await?;
         let url = join(&endpoint, &format!("_api/v1/cache-config/{cache}"))?;
-        let answer = http.ask(Action::Configuration, http.client().get(url)).await?;
-        let configuration: Configuration = serde_json::from_slice(&answer).map_err(|_| HttpError::NotUnderstood {
-            action: Action::Configuration,
-            host: endpoint.origin().ascii_serialization(),
-            problem: "the answer is no cache's configuration; is it an Attic server?".to_owned(),
-        })?;
+        let configuration: Configuration = match http.ask(Action::Configuration, http.client().get(url)).await {
+            Ok(answer) => serde_json::from_slice(&answer).map_err(|_| HttpError::NotUnderstood {
+                action: Action::Configuration,
+                host: endpoint.origin().ascii_serialization(),
+                problem: "the answer is no cache's configuration; is it an Attic server?".to_owned(),
+            })?,
+            // A token that may only push is told nothing; that is no reason not to push with it.
+            Err(HttpError::Status { status: 403, says, .. }) if says.error.is_some() => Configuration::default(),
+            Err(HttpError::Status { status: 404, says, .. }) if says.error.is_some() => {
+                return Err(CacheError::NoSuchCache { server: endpoint.to_string(), cache });
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Some(theirs) = configuration.store_dir.as_deref().filter(|theirs| *theirs != store_dir.as_str()) {
             return Err(CacheError::OtherStore {
                 cache: format!("{endpoint}{cache}"),
@@ -162,7 +169,10 @@ impl AtticCache {
             // So that what can't take it says so at once, and nobody takes a part for the whole.
             request = request.header(CONTENT_LENGTH, ahead.len() as u64 + info.nar_size);
         }
-        let body = Body::new(ahead, nar.start().await?);
+        let reader = nar.start().await?;
+        // The server is at work until it answers, which may be a while after it has taken everything.
+        let _slot = reader.slot();
+        let body = Body::new(ahead, reader);
         let progress = body.progress();
         match self.http.upload(Action::Upload, request, body).await {
             Ok(answer) => {

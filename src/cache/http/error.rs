@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use rustls::AlertDescription;
 use serde::Deserialize;
 
 use crate::cache::Class;
@@ -59,6 +60,17 @@ pub enum HttpError {
         host: String,
         /// What is wrong with the certificate.
         source: rustls::Error,
+    },
+    /// The server wants to know who speaks.
+    #[error(
+        "{action} at {host}: it asks for a client certificate, and takes none or another; give `client_certificate` and \
+         `client_key`"
+    )]
+    Uncertified {
+        /// What it was for.
+        action: Action,
+        /// Whose server.
+        host: String,
     },
     /// Nothing moves any more.
     #[error("{action} at {host}: nothing has moved for {} s", after.as_secs())]
@@ -113,7 +125,7 @@ pub enum HttpError {
         source: SecretError,
     },
     /// The server has refused these credentials a moment ago; it is not asked again before there are others.
-    #[error("its credentials are refused: {why}")]
+    #[error("{why}")]
     StillRefused {
         /// What it said.
         why: String,
@@ -137,9 +149,10 @@ pub enum HttpError {
 impl HttpError {
     pub(super) fn of_transport(action: Action, host: String, source: reqwest::Error) -> Self {
         let source = source.without_url();
-        match distrust(&source) {
-            Some(source) => Self::Untrusted { action, host, source },
-            None => Self::Transport { action, host, source },
+        match tls_error(&source) {
+            Some(source @ rustls::Error::InvalidCertificate(_)) => Self::Untrusted { action, host, source },
+            Some(rustls::Error::AlertReceived(alert)) if wants_certificate(alert) => Self::Uncertified { action, host },
+            _ => Self::Transport { action, host, source },
         }
     }
 
@@ -158,9 +171,11 @@ impl HttpError {
             Self::Transport { .. } | Self::Stalled { .. } => Class::Unavailable,
             Self::NotUnderstood { action: Action::Configuration, .. } => Class::CacheWaits,
             Self::NotUnderstood { .. } => Class::Unavailable,
-            Self::Untrusted { .. } | Self::Redirected { .. } | Self::File { .. } | Self::Unusable { .. } => {
-                Class::CacheWaits
-            }
+            Self::Untrusted { .. }
+            | Self::Uncertified { .. }
+            | Self::Redirected { .. }
+            | Self::File { .. }
+            | Self::Unusable { .. } => Class::CacheWaits,
             Self::Secret { .. } | Self::StillRefused { .. } => Class::Credentials,
             Self::Status { action, status, says, retry_after, .. } => {
                 class_of(*action == Action::Upload, *status, says, *retry_after)
@@ -214,7 +229,7 @@ fn cure(action: Action, status: u16, host: &str) -> String {
         (_, 401) => "; the token is missing, wrong or expired, or there is no such cache".to_owned(),
         (_, 403) => "; the token does not allow this".to_owned(),
         (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
-        (Action::Configuration, 404) => "; is it an Attic server, and is there a cache of that name?".to_owned(),
+        (Action::Configuration, 404) => "; is it an Attic server?".to_owned(),
         _ => String::new(),
     }
 }
@@ -301,19 +316,38 @@ fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// The reason why a certificate was not trusted, if that was it.
-fn distrust(error: &reqwest::Error) -> Option<rustls::Error> {
+/// What went wrong with the encryption, if that was it.
+fn tls_error(error: &reqwest::Error) -> Option<rustls::Error> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         // Where it is hidden in an I/O error, that doesn't show it as its source.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(_)) = found {
+        if found.is_some() {
             return found.cloned();
         }
         cause = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
+}
+
+/// Whether a server's alert says that it misses a client's certificate, or takes another.
+fn wants_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
+        UnknownCA, UnsupportedCertificate,
+    };
+    matches!(
+        alert,
+        CertificateRequired
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnsupportedCertificate
+            | UnknownCA
+            | AccessDenied
+    )
 }
 
 impl fmt::Display for Action {

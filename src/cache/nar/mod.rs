@@ -22,6 +22,7 @@ use crate::limit::{Lane, Slot, Slots};
 use crate::nix::nar::{NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
 
+use pass::Start;
 pub use pass::{Pass, Seat};
 
 /// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
@@ -76,17 +77,19 @@ impl NarStream {
     /// [`NarFailure::Cancelled`].
     pub async fn start(self) -> Result<NarReader, NarFailure> {
         let Self { archive, lane, slots, seat } = self;
-        let archive = match seat {
-            Some(seat) => match seat.start(archive, lane, slots.clone()).await? {
-                pass::Start::Together(reader) => return Ok(reader),
-                pass::Start::Alone(archive) => archive,
-            },
-            None => archive,
-        };
-        let slot = Arc::new(slots.acquire(lane).await);
+        let slot = slots.acquire(lane).await;
         if archive.call_off.is_off() {
             return Err(NarFailure::Cancelled);
         }
+        let archive = match seat {
+            Some(seat) => match seat.start(archive).await? {
+                Start::Together { chunks, behind } => {
+                    return Ok(NarReader { source: Source::Large(chunks), total: 0, behind: Some(behind), slot });
+                }
+                Start::Alone(archive) => archive,
+            },
+            None => archive,
+        };
         let source = if archive.is_small() {
             Source::Small(Some(archive))
         } else {
@@ -94,7 +97,7 @@ impl NarStream {
             spawn_blocking(move || archive.read_into(|item| sender.blocking_send(item).is_ok()));
             Source::Large(chunks)
         };
-        Ok(NarReader { source, total: 0, behind: None, _slot: slot })
+        Ok(NarReader { source, total: 0, behind: None, slot })
     }
 }
 
@@ -152,13 +155,13 @@ impl Archive {
     }
 }
 
-/// An archive being read. The slot that it takes is free again when it is dropped.
+/// An archive being read. The slot that it takes is free again when it is dropped, unless somebody keeps it.
 pub struct NarReader {
     source: Source,
     total: u64,
     /// Raised when a pass went on without this reader, which was too slow for the others.
     behind: Option<Arc<AtomicBool>>,
-    _slot: Arc<Slot>,
+    slot: Slot,
 }
 
 enum Source {
@@ -168,6 +171,12 @@ enum Source {
 }
 
 impl NarReader {
+    /// The slot, for who needs it beyond the archive's end, since a server is still at work with it.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot.clone()
+    }
+
     /// Gives every chunk to `take`, in order, and returns the archive's size in bytes. Blocks.
     ///
     /// Only when this returns `Ok` was the archive whole and the one that Nix has registered.

@@ -21,8 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{Archive, CHUNKS_AHEAD, NarFailure, NarReader, Source};
-use crate::limit::{Lane, Slot, Slots};
+use super::{Archive, CHUNKS_AHEAD, NarFailure};
 
 /// How long those who have begun wait for those who have not: as long as a cache in reach takes to say what it lacks.
 const GATHERING: Duration = Duration::from_millis(250);
@@ -53,8 +52,8 @@ struct State {
 /// Who has taken a seat and waits for the pass to begin.
 struct Waiting {
     member: Member,
-    /// Told when it begins: the slot that all share.
-    begun: oneshot::Sender<Arc<Slot>>,
+    /// Told when it begins.
+    begun: oneshot::Sender<()>,
 }
 
 struct Member {
@@ -70,7 +69,10 @@ pub struct Seat {
 
 /// How a reading begins.
 pub(super) enum Start {
-    Together(NarReader),
+    Together {
+        chunks: mpsc::Receiver<Result<Bytes, NarFailure>>,
+        behind: Arc<AtomicBool>,
+    },
     /// The others have begun already.
     Alone(Archive),
 }
@@ -87,8 +89,8 @@ impl Pass {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the other seats, then for a slot, and reads for all.
-    async fn conduct(self, archive: Archive, lane: Lane, slots: Slots) {
+    /// Waits for the other seats, and reads for all.
+    async fn conduct(self, archive: Archive) {
         let gathered = async {
             while self.lock().expected > 0 {
                 self.0.complete.notified().await;
@@ -96,17 +98,14 @@ impl Pass {
         };
         // Whoever has not come by then reads alone.
         let _ = timeout(GATHERING, gathered).await;
-        let slot = Arc::new(slots.acquire(lane).await);
         let waiting = {
             let mut state = self.lock();
             state.begun = true;
             std::mem::take(&mut state.waiting)
         };
-        let there = waiting
-            .into_iter()
-            .filter_map(|Waiting { member, begun }| begun.send(Arc::clone(&slot)).is_ok().then_some(member));
+        let there =
+            waiting.into_iter().filter_map(|Waiting { member, begun }| begun.send(()).is_ok().then_some(member));
         let members: Vec<_> = there.collect();
-        drop(slot);
         if !members.is_empty() {
             let runtime = Handle::current();
             spawn_blocking(move || read_for(&archive, members, &runtime));
@@ -116,11 +115,10 @@ impl Pass {
 
 impl Seat {
     /// Takes the seat, and returns when the pass has begun.
-    pub(super) async fn start(mut self, archive: Archive, lane: Lane, slots: Slots) -> Result<Start, NarFailure> {
+    pub(super) async fn start(mut self, archive: Archive) -> Result<Start, NarFailure> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let behind = Arc::new(AtomicBool::new(false));
         let (begun, beginning) = oneshot::channel();
-        let call_off = archive.call_off.clone();
         {
             let mut state = self.pass.lock();
             self.taken = true;
@@ -130,15 +128,12 @@ impl Seat {
             }
             state.waiting.push(Waiting { member: Member { chunks, behind: Arc::clone(&behind) }, begun });
             if state.waiting.len() == 1 {
-                tokio::spawn(self.pass.clone().conduct(archive, lane, slots));
+                tokio::spawn(self.pass.clone().conduct(archive));
             }
         }
         self.pass.0.complete.notify_one();
-        let slot = beginning.await.map_err(|_| NarFailure::Cancelled)?;
-        if call_off.is_off() {
-            return Err(NarFailure::Cancelled);
-        }
-        Ok(Start::Together(NarReader { source: Source::Large(receiver), total: 0, behind: Some(behind), _slot: slot }))
+        beginning.await.map_err(|_| NarFailure::Cancelled)?;
+        Ok(Start::Together { chunks: receiver, behind })
     }
 }
 

@@ -27,7 +27,7 @@ fn given_key(source: &Source, config: &CacheConfig, surroundings: &CacheSurround
     // Caches are opened on a thread that may wait.
     let text = Handle::current().block_on(provider.get())?;
     let key = parse_key(&text, &source.to_string())?;
-    write_public(&key, &own_key_file(&surroundings.state_dir, config))?;
+    write_public(&key.public().to_string(), &public_key_file(&surroundings.state_dir, config))?;
     Ok(key)
 }
 
@@ -51,26 +51,34 @@ fn own_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Sec
         }
     }
     let key = parse_key(&secret::read(&file, &surroundings.nix.real)?, &from)?;
-    write_public(&key, &file)?;
+    write_public(&key.public().to_string(), &public_key_file(&surroundings.state_dir, config))?;
     Ok(key)
 }
 
-/// Writes the public half beside where the secret one is, or would be.
-fn write_public(key: &SecretKey, file: &Path) -> Result<(), CacheError> {
-    let public = file.with_extension("public");
-    let text = format!("{}\n", key.public());
-    if std::fs::read_to_string(&public).is_ok_and(|there| there == text) {
+/// Writes a public key down for those who only look.
+pub(super) fn write_public(key: &str, file: &Path) -> Result<(), CacheError> {
+    let text = format!("{key}\n");
+    if std::fs::read_to_string(file).is_ok_and(|there| there == text) {
         return Ok(());
     }
-    let write_error = |source| CacheError::Io { action: "write", path: public.clone(), source };
-    if let Some(folder) = public.parent() {
+    let write_error = |source| CacheError::Io { action: "write", path: file.to_owned(), source };
+    if let Some(folder) = file.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(write_error)?;
     }
-    std::fs::write(&public, text).map_err(write_error)
+    std::fs::write(file, text).map_err(write_error)
 }
 
 fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     state_dir.join("keys").join(format!("{}.secret", config.name))
+}
+
+/// Where the key is written down that verifies what a cache serves: its own key's public half, or what its server says.
+pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
+    let signer = match CacheUrl::parse(&config.url) {
+        Ok(CacheUrl::Attic { .. }) => "server.",
+        Ok(CacheUrl::File { .. }) | Err(_) => "",
+    };
+    state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }
 
 /// `HOST-1`, as Nix's manual names keys; the number leaves room for a next one.
@@ -83,12 +91,10 @@ fn key_name() -> String {
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.
 #[must_use]
 pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<PublicKey> {
-    // Others sign for themselves.
-    let CacheUrl::File { .. } = CacheUrl::parse(&config.url).ok()? else { return None };
     let given = config.signing_key.as_ref().and_then(|source| secret::read_here(source, &nix.real)?.ok());
     if let Some(key) = given {
         return Some(SecretKey::parse(key.expose()).ok()?.public());
     }
-    let public = own_key_file(state_dir, config).with_extension("public");
-    PublicKey::parse(std::fs::read_to_string(public).ok()?.trim()).ok()
+    let written = std::fs::read_to_string(public_key_file(state_dir, config)).ok()?;
+    PublicKey::parse(written.trim()).ok()
 }

@@ -10,6 +10,7 @@ use tracing::info;
 
 pub use self::keys::public_key;
 use self::keys::signing_key;
+use self::keys::{public_key_file, write_public};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
@@ -59,6 +60,7 @@ pub fn orders(
     let orders = Orders {
         policy: Arc::clone(&config.policy),
         targets: config.caches.iter().filter_map(target).collect(),
+        uploads: config.limits.uploads,
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
@@ -103,7 +105,8 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
         }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, surroundings, endpoint, cache);
-            Arc::new(move || open_attic(options.clone()))
+            let public = public_key_file(&surroundings.state_dir, config);
+            Arc::new(move || open_attic(options.clone(), public.clone()))
         }
         Err(error) => Arc::new(move || {
             let error = error.clone();
@@ -158,8 +161,16 @@ pub fn attic_options(
     }
 }
 
-fn open_attic(options: AtticOptions) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
-    Box::pin(async move { Ok(Arc::new(AtticCache::open(options).await?) as Arc<dyn Cache>) })
+/// Opens it, and writes the key that it signs with down for those who ask for it without asking the server.
+fn open_attic(options: AtticOptions, public: PathBuf) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    Box::pin(async move {
+        let cache = AtticCache::open(options).await?;
+        if let Some(key) = cache.configuration().public_key.clone() {
+            let written = tokio::task::spawn_blocking(move || write_public(&key, &public)).await;
+            written.unwrap_or(Err(CacheError::LostThread { action: "write the cache's public key down" }))?;
+        }
+        Ok(Arc::new(cache) as Arc<dyn Cache>)
+    })
 }
 
 fn http_options(config: &HttpConfig, host: Option<&str>, nix: &NixStore) -> HttpOptions {

@@ -233,6 +233,22 @@ impl Running {
         self.signal(Signal::TERM);
     }
 
+    /// Sends a signal again and again until the process ends, and compares its exit code.
+    #[track_caller]
+    pub fn eventually_ends_by(mut self, signal: Signal, code: i32) {
+        let (pid, child, log, mut status) = (self.pid(), &mut self.child, &self.log, None);
+        let ended = || {
+            status = child.try_wait().unwrap();
+            if status.is_none() {
+                // Not reaped yet, so that the number is still its own.
+                kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+            }
+            status.is_some()
+        };
+        eventually_or("the end by a signal", ended, || tail(log));
+        assert_eq!(status.unwrap().code(), Some(code));
+    }
+
     /// As a power loss ends it.
     pub fn kill9(mut self) {
         self.child.kill().unwrap();
