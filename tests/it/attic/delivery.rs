@@ -27,7 +27,8 @@ each_attic! {
             attic.assert_sound(cache, &closure);
 
             let (url, key) = (attic.substituter(cache), attic.public_key(cache));
-            assert_eq!(storewatch.cache_status("team")["substituter"], url);
+            let status = storewatch.cache_status("team");
+            assert_eq!((&status["substituter"], &status["public_key"]), (&url.clone().into(), &key.clone().into()));
             let copied = store.read_back(&url, &key, &top).unwrap();
             let substituted = Reader::empty(&store);
             substituted.substitute(&url, &key, &top).unwrap();
@@ -226,6 +227,7 @@ fn a_cache_that_stalls_does_not_delay_another() {
     proxy.fail(On::Only(Kind::Upload), Fault::StallAfter(100_000));
     let paths: Vec<_> = (0..8).map(|_| store.build(&expr::sized(10_000_000)).unwrap().remove(0)).collect();
     running.eventually("all of them where nothing stalls", || quick.has_all("team", &paths));
+    assert!(!running.log().contains("nothing has moved"), "they waited until the stalled ones were given up");
     assert!(slow.published("team").is_empty());
     proxy.pass();
     running.eventually("all of them in both", || slow.has_all("team", &paths));

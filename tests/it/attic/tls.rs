@@ -82,7 +82,7 @@ fn a_client_shows_its_certificate_where_one_is_demanded() {
     bare.replace_token(&token);
     let mut running = bare.storewatch.start();
     store.build(&expr::many(1)).unwrap();
-    bare.eventually_waits_because(&mut running, "CertificateRequired");
+    bare.eventually_waits_because(&mut running, "client_certificate");
     assert!(proxy.seen().is_empty());
     running.stop();
 
