@@ -207,7 +207,10 @@ server_hostnames = []
 [caches.other]
 url = "attic+https://h/other"
 client_key = { file = "/c" }
-server_hostnames = ["a/b"]"#,
+server_hostnames = ["a/b"]
+[caches.here]
+url = "attic+http://localhost/here"
+ca_file = "/c""#,
         &[
             "4:1: `token` makes no sense here, since a file:// cache has no server: leave it out",
             "5:1: `headers` makes no sense here, since a file:// cache has no server: leave it out",
@@ -221,6 +224,7 @@ server_hostnames = ["a/b"]"#,
             "15:20: `server_hostnames` is an empty list: name at least one, or leave it out",
             "18:1: `client_key` is of no use without `client_certificate`: give both or none",
             "19:21: `a/b` is no host name: write letters, digits, `-` and `.`",
+            "22:1: `ca_file` makes no sense here, since nothing is encrypted over http: leave it out",
         ],
     );
     let cache = team(

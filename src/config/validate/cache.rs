@@ -26,6 +26,9 @@ const SERVER_KEYS: [&str; 8] = [
     "server_hostnames",
 ];
 
+/// The keys that are about the encrypted connection.
+const TLS_KEYS: [&str; 3] = ["ca_file", "client_certificate", "client_key"];
+
 /// Headers that storewatch or its client sets itself; another value would break the request or what it means.
 const OWN_HEADERS: [&str; 14] = [
     "accept",
@@ -99,7 +102,12 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
         CacheUrl::File { .. } => {
             SERVER_KEYS.iter().for_each(|key| senseless(key, "since a file:// cache has no server"));
         }
-        CacheUrl::Attic { .. } => senseless("signing_key", "since Attic signs by itself"),
+        CacheUrl::Attic { endpoint, .. } => {
+            senseless("signing_key", "since Attic signs by itself");
+            if endpoint.starts_with("http://") {
+                TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
+            }
+        }
     }
     let header_secret = http.headers.iter().any(|(_, value)| matches!(value, HeaderValue::Secret(_)));
     // By what is given rather than what is good: one mistake mustn't hide another.
