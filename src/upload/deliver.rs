@@ -87,8 +87,16 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     let Place { slots, seat } = place;
     let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).seated(seat);
     let cache = Arc::clone(presence.cache());
+    let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, references));
-    match cache.push(Push { info: info.clone(), nar, go_ahead }).await {
+    let pushed = tokio::select! {
+        biased;
+        pushed = cache.push(Push { info: info.clone(), nar, go_ahead }) => pushed,
+        // A push that is dropped shows nothing. Some caches show a path as soon as its last byte is there, long after the
+        // go-ahead was asked for.
+        reason = denied => Err(Hindrance::NotWanted(reason).into()),
+    };
+    match pushed {
         Ok(Pushed { sent, deduplicated }) => {
             presence.saw(&job.path);
             Outcome::Delivered(Delivery::Uploaded { sent, deduplicated }).into()
@@ -122,6 +130,22 @@ async fn go_ahead(
         Some(reason) => Err(Hindrance::NotWanted(reason)),
         None => Ok(()),
     }
+}
+
+/// Comes true once the policy denies the path to the cache, and says by which rule.
+async fn denied(context: Context, name: CacheName, info: PathInfo, needed: bool) -> String {
+    let Context { facts, mut policy, .. } = context;
+    let store_dir = facts.store_dir();
+    while policy.changed().await.is_ok() {
+        let Some(policy) = policy.borrow_and_update().clone() else { continue };
+        if policy.decide(&info, store_dir).is_ok_and(|decision| decision.denies(&name))
+            && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed)
+        {
+            return reason;
+        }
+    }
+    // Nobody is left who could change it.
+    std::future::pending().await
 }
 
 /// The rule that keeps the path away from the cache, should the policy have changed since it was admitted.

@@ -78,6 +78,7 @@ impl AtticCache {
         if !allow_self {
             refuse_own(&endpoint).await?;
         }
+        let shows_secrets = http.credentials.has_secrets();
         let http = Http::new(&http).await?;
         let url = join(&endpoint, &format!("_api/v1/cache-config/{cache}"))?;
         let configuration: Configuration = match http.ask(Action::Configuration, http.client().get(url)).await {
@@ -103,7 +104,9 @@ impl AtticCache {
         let api = match configuration.api_endpoint.as_deref().filter(|api| !api.is_empty()) {
             Some(theirs) => {
                 let api = parse_endpoint(theirs, endpoint.as_str())?;
-                if api.scheme() != "https" && endpoint.scheme() == "https" && !allow_unencrypted && !is_loopback(&api) {
+                // Who came here without encryption came by loopback, or has no secret to lose.
+                let has_to_be_encrypted = shows_secrets || endpoint.scheme() == "https";
+                if has_to_be_encrypted && api.scheme() != "https" && !allow_unencrypted && !is_loopback(&api) {
                     return Err(CacheError::Unencrypted { api: theirs.to_owned() });
                 }
                 api

@@ -50,10 +50,10 @@ impl Credentials {
         Self { token, headers, refused: Mutex::new(None) }
     }
 
-    /// Whether a token is shown at all.
+    /// Whether anything secret is shown at all.
     #[must_use]
-    pub fn has_token(&self) -> bool {
-        self.token.is_some()
+    pub fn has_secrets(&self) -> bool {
+        self.providers().next().is_some()
     }
 
     /// Says at once, without asking the server, if it has just refused what there is to show.

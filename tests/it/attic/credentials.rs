@@ -18,6 +18,9 @@ each_attic! {
             attic.revoke_tokens();
             let paths = store.build(&expr::many(5)).unwrap();
             running.eventually("the reason in `status`", || is_about_credentials(&team.waits_because()));
+            let said = team.storewatch.cmd(&["status"]).ok();
+            let since = said.lines().find(|line| line.contains("takes nothing for"));
+            assert!(since.is_some_and(is_about_credentials), "{said}");
             assert!(!attic.has_all(cache, &paths));
             assert_eq!(team.storewatch.jobs("failed").len(), 0);
             team.replace_token(&token(&attic));
@@ -50,7 +53,7 @@ each_attic! {
         let mut running = team.storewatch.start();
         let paths = store.build(&expr::many(2)).unwrap();
         team.eventually_delivers(&mut running, &attic, &paths);
-        // The cache's configuration can no longer be asked for, also not by who is started anew.
+        // What the cache is can no longer be asked for, also not by who is started anew.
         attic.set_visibility("team", Visibility::Private);
         let paths = store.build(&expr::many(2)).unwrap();
         team.eventually_delivers(&mut running, &attic, &paths);
@@ -82,7 +85,7 @@ each_attic! {
         let unknown = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["other"])));
         let (mut first, mut second) = (known.storewatch.start(), unknown.storewatch.start());
         let paths = store.build(&expr::many(2)).unwrap();
-        first.eventually("`status` to name the cache", || known.waits_because().contains("team"));
+        known.eventually_waits_because(&mut first, "has no cache `team`");
         second.eventually("the reason in `status`", || is_about_credentials(&unknown.waits_because()));
         let why = unknown.waits_because();
         assert!(why.contains("no such cache") || why.contains("no cache"), "401 stands for that, too: {why}");
@@ -109,7 +112,7 @@ each_attic! {
     }
 }
 
-/// Whether a reason says that it is the token, and since when.
+/// Whether a reason says that it is the token.
 fn is_about_credentials(why: &str) -> bool {
     why.contains("token") || why.contains("credentials")
 }

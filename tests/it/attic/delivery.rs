@@ -3,7 +3,8 @@
 use super::{Team, in_policy};
 use crate::support::nix::base_name;
 use crate::support::{
-    AtticServer, Grant, Kind, Nix, Reader, ScratchStore, Storewatch, Visibility, each_attic, expr, write_secret,
+    AtticServer, Fault, FlakyProxy, Grant, Kind, Nix, On, Reader, ScratchStore, Storewatch, Visibility, each_attic,
+    expr, write_secret,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,8 +26,8 @@ each_attic! {
             running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
             attic.assert_sound(cache, &closure);
 
-            let status = storewatch.cache_status("team");
             let (url, key) = (attic.substituter(cache), attic.public_key(cache));
+            let status = storewatch.cache_status("team");
             assert_eq!((&status["substituter"], &status["public_key"]), (&url.clone().into(), &key.clone().into()));
             let copied = store.read_back(&url, &key, &top).unwrap();
             let substituted = Reader::empty(&store);
@@ -152,6 +153,30 @@ fn one_path_for_two_caches_is_read_once() {
 }
 
 #[test]
+fn a_path_denied_in_mid_upload_never_appears() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    let proxy = FlakyProxy::before(attic.port());
+    let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
+    let mut running = team.storewatch.start();
+    proxy.fail(On::UploadsOver(1_000_000), Fault::StallAfter(100_000));
+    // More than fits into what lies between: the server has not seen its end when the policy changes.
+    let denied = store.build(&expr::sized(40_000_000)).unwrap().remove(0);
+    running.eventually("its upload to be under way", || proxy.faults() == 1);
+    let rule = "[[rules]]\nmatch = { name = \"sized\" }\naction = \"deny\"\n";
+    let policy = format!("version = 1\n{}{rule}", in_policy("team", &proxy.url("team"), &team.token_file));
+    team.storewatch.policy(&policy);
+    running.eventually_logs("the policy has changed and is in force");
+    proxy.pass();
+    let paths = store.build(&expr::many(2)).unwrap();
+    team.eventually_delivers(&mut running, &attic, &paths);
+    assert!(!attic.has("team", &denied), "a denied path has left the host");
+    running.stop();
+}
+
+#[test]
 fn a_cache_that_is_away_does_not_delay_another() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
@@ -180,4 +205,31 @@ fn a_cache_that_is_away_does_not_delay_another() {
     running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
     let published: BTreeSet<_> = away.published("team").into_iter().collect();
     assert_eq!(published, paths.into_iter().collect());
+}
+
+#[test]
+fn a_cache_that_stalls_does_not_delay_another() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let (slow, quick) = (AtticServer::fake(), AtticServer::fake());
+    let proxy = FlakyProxy::before(slow.port());
+    let storewatch = Storewatch::new(&store);
+    let mut policy = "version = 1\n".to_owned();
+    for (name, attic, url) in [("slow", &slow, proxy.url("team")), ("quick", &quick, quick.url("team"))] {
+        attic.create("team", Visibility::Private, &store);
+        let token_file = storewatch.policy_path().with_file_name(name);
+        write_secret(&token_file, attic.token(&Grant::all(&["team"])));
+        policy += &in_policy(name, &url, &token_file);
+    }
+    storewatch.policy(&policy);
+    let mut running = storewatch.start();
+    // More of them than are read at once, and larger than what lies between reader and server.
+    proxy.fail(On::Only(Kind::Upload), Fault::StallAfter(100_000));
+    let paths: Vec<_> = (0..8).map(|_| store.build(&expr::sized(10_000_000)).unwrap().remove(0)).collect();
+    running.eventually("all of them where nothing stalls", || quick.has_all("team", &paths));
+    assert!(!running.log().contains("nothing has moved"), "they waited until the stalled ones were given up");
+    assert!(slow.published("team").is_empty());
+    proxy.pass();
+    running.eventually("all of them in both", || slow.has_all("team", &paths));
+    running.stop();
 }

@@ -79,7 +79,6 @@ fn nothing_shows(way: &Way) {
         Canned::json(&format!("{{\"missing_paths\": \"{token}\"}}")),
         Canned::json(&format!("bearer {token}")),
         Canned::redirect(&format!("http://elsewhere.invalid/?token={token}")),
-        Canned::unauthorized(),
     ] {
         let before = proxy.faults();
         proxy.fail(On::Every, Fault::Answer(canned));

@@ -82,7 +82,7 @@ fn a_client_shows_its_certificate_where_one_is_demanded() {
     bare.replace_token(&token);
     let mut running = bare.storewatch.start();
     store.build(&expr::many(1)).unwrap();
-    bare.eventually_waits_because(&mut running, "certificate");
+    bare.eventually_waits_because(&mut running, "client_certificate");
     assert!(proxy.seen().is_empty());
     running.stop();
 
@@ -98,4 +98,25 @@ fn a_client_shows_its_certificate_where_one_is_demanded() {
     let paths = store.build(&expr::many(1)).unwrap();
     team.eventually_delivers(&mut running, &attic, &paths);
     running.stop();
+}
+
+#[test]
+fn an_api_without_encryption_elsewhere_gets_no_token() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    attic.as_fake().state().api_endpoint = Some("http://elsewhere.invalid/".to_owned());
+    let authority = Authority::new("ours");
+    let proxy = FlakyProxy::with_tls(attic.port(), authority.server(Certificate::Good, Clients::Anybody));
+    let keys = format!("ca_file = \"{}\"\n", authority.ca_file().display());
+    // Encrypted so far, and not, as by a tunnel that ends on this host.
+    for url in [proxy.url("team"), attic.url("team")] {
+        let team = Team::with_keys(&store, &url, &keys);
+        team.replace_token(&attic.token(&Grant::all(&["team"])));
+        let mut running = team.storewatch.start();
+        store.build(&expr::many(1)).unwrap();
+        team.eventually_waits_because(&mut running, "allow_unencrypted");
+        running.stop();
+    }
 }

@@ -70,6 +70,7 @@ fn cache_config(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     let mut state = shared.state();
+    let configured = state.api_endpoint.clone();
     let cache = state.allowed(token, cache, Permission::Pull)?;
     // Where no other is configured, Attic takes its own address from what the client says of it.
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -79,7 +80,7 @@ fn cache_config(
         StatusCode::OK,
         &json!({
             "substituter_endpoint": format!("{endpoint}{}", cache.name),
-            "api_endpoint": endpoint,
+            "api_endpoint": configured.unwrap_or_else(|| endpoint.clone()),
             "public_key": cache.public_key(),
             "is_public": cache.public,
             "store_dir": cache.store_dir,

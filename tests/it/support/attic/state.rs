@@ -67,6 +67,8 @@ pub struct State {
     pub requests: BTreeMap<Kind, u64>,
     pub tolerated: BTreeSet<Tolerated>,
     pub violations: Vec<String>,
+    /// What it gives for its API's address, if not the one that it was asked at.
+    pub api_endpoint: Option<String>,
     /// Full store paths in the order in which they appeared, each with its cache.
     pub published: Vec<(String, String)>,
     /// Open now.
