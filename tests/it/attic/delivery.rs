@@ -115,6 +115,36 @@ fn what_an_upstream_of_the_cache_signed_stays_there() {
 }
 
 #[test]
+fn what_an_upstream_cache_has_is_not_uploaded_and_counts_as_delivered() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let (attic, mut upstream) = (AtticServer::fake(), AtticServer::fake());
+    attic.create("team", Visibility::Private, &store);
+    upstream.create("public", Visibility::Public, &store);
+    let closure = store.query_closure(&store.build(&expr::chain(3)).unwrap()[0]);
+
+    // The lowest is put into the upstream by another host, as it were.
+    let filler = Team::new(&store, &upstream.url("public"), &upstream.token(&Grant::all(&["public"])));
+    filler.storewatch.cmd(&["push", &closure[0]]).ok();
+    assert!(upstream.has("public", &closure[0]));
+    attic.add_upstream("team", &closure[0]);
+
+    let keys = format!("[upstreams]\ncaches = [\"{}\"]\n", upstream.substituter("public"));
+    let team = Team::with_keys(&store, &attic.url("team"), &keys);
+    team.replace_token(&attic.token(&Grant::all(&["team"])));
+    team.storewatch.cmd(&["backfill"]).ok();
+    assert_eq!(attic.published("team"), &closure[1..]);
+
+    // Gone for good, it stops nothing: what it would deliver is then uploaded, too.
+    upstream.stop();
+    attic.create("other", Visibility::Private, &store);
+    let other = Team::with_keys(&store, &attic.url("other"), &keys);
+    other.replace_token(&attic.token(&Grant::all(&["other"])));
+    other.storewatch.cmd(&["backfill"]).ok();
+    assert!(attic.has_all("other", &closure));
+}
+
+#[test]
 fn one_path_for_two_caches_is_read_once() {
     /// Large beside all else that is read meanwhile: libraries, policy and queue.
     const BYTES: u64 = 64_000_000;
