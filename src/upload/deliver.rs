@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::backoff;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
-use super::target::{Pause, Waits};
+use super::target::{Ends, Pause, Waits};
 use crate::cache::{CacheError, CallOff, Class, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
@@ -283,10 +283,10 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         }
     }
     let reason = one_line(error);
-    let waits = |reason: String, pause| Landed {
+    let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
         outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
-        cache: Verdict::Waits(Waits { why: reason, pause, until_it_answers: pause != Pause::Growing }),
+        cache: Verdict::Waits(Waits { why: reason, pause, ends }),
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
@@ -297,9 +297,9 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
             Outcome::Failed { reason }.into()
         }
-        Class::Throttled { after } => waits(reason, Pause::Told(after)),
-        Class::CacheWaits => waits(reason, Pause::Growing),
-        Class::Credentials => waits(reason, Pause::Short),
+        Class::Throttled { after } => waits(reason, Pause::Told(after), Ends::Answered),
+        Class::CacheWaits => waits(reason, Pause::Growing, Ends::Took),
+        Class::Credentials => waits(reason, Pause::Short, Ends::Answered),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }

@@ -32,8 +32,8 @@ use tracing::debug;
 use self::deliver::{Context, Landed, Place, Verdict, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting, tell};
+use self::target::{Ends, State, Waits};
 pub use self::target::{Open, Target};
-use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Pass, Upstreams};
 use crate::limit::Lane;
 use crate::nix::{StoreFacts, StorePath};
@@ -290,7 +290,9 @@ impl Uploader {
         let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         match result {
             Ok(opened) => {
-                state.opened(attempt, opened);
+                if state.opened(opened) {
+                    note_taking(&self.queue, cache, state).await?;
+                }
                 Ok(())
             }
             Err(error) => note_waiting(&self.queue, cache, state, &Waits::unopened(&error)).await,
@@ -306,8 +308,8 @@ impl Uploader {
             let Some(presence) = state.presence().cloned().filter(|_| room > 0) else { continue };
             let jobs = if state.is_waiting() {
                 let probe = self.queue.call(move |queue| queue.claim_probe(id, now())).await?;
-                if probe.is_empty() {
-                    state.put_off();
+                if probe.is_empty() && state.put_off() {
+                    note_taking(&self.queue, id, state).await?;
                 }
                 probe
             } else {
@@ -361,8 +363,8 @@ impl Uploader {
                     note_waiting(&self.queue, job.cache, state, waits).await?;
                 }
                 let taking = match outcome {
-                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.go_on(),
-                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.answered(),
+                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.shown(Ends::Took),
+                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.shown(Ends::Answered),
                     _ => false,
                 };
                 if taking {

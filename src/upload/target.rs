@@ -62,8 +62,18 @@ pub(super) enum Pause {
 pub(super) struct Waits {
     pub(super) why: String,
     pub(super) pause: Pause,
-    /// Whether any answer shows that it takes paths again. A full one still says what it has.
-    pub(super) until_it_answers: bool,
+    pub(super) ends: Ends,
+}
+
+/// What shows that a cache takes paths again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ends {
+    /// That it can be opened, since it could not.
+    Opened,
+    /// That it serves a request, since it served none.
+    Answered,
+    /// Only that it takes a path: a full one still opens, and says what it has.
+    Took,
 }
 
 impl Waits {
@@ -74,12 +84,12 @@ impl Waits {
             Class::Throttled { after } => Pause::Told(after),
             _ => Pause::Growing,
         };
-        Self { why: one_line(error), pause, until_it_answers: false }
+        Self { why: one_line(error), pause, ends: Ends::Opened }
     }
 
     /// What it means that several requests in a row were not served.
     pub(super) fn out_of_reach(why: &str) -> Self {
-        Self { why: format!("it is out of reach: {why}"), pause: Pause::Growing, until_it_answers: true }
+        Self { why: format!("it is out of reach: {why}"), pause: Pause::Growing, ends: Ends::Answered }
     }
 }
 
@@ -104,7 +114,7 @@ enum Stage {
 
 struct Waiting {
     why: String,
-    until_it_answers: bool,
+    ends: Ends,
     pause: Duration,
     until: Instant,
 }
@@ -172,11 +182,10 @@ impl State {
         Some(Arc::clone(&self.target.open))
     }
 
-    /// It is open, if that is the attempt that counts; otherwise it has been told to open anew meanwhile.
-    pub(super) fn opened(&mut self, attempt: u64, cache: Arc<dyn Cache>) {
-        if matches!(self.stage, Stage::Opening(current) if current == attempt) {
-            self.stage = Stage::Open(Presence::new(cache));
-        }
+    /// It is open. Returns whether it therefore takes paths again, which is news.
+    pub(super) fn opened(&mut self, cache: Arc<dyn Cache>) -> bool {
+        self.stage = Stage::Open(Presence::new(cache));
+        self.shown(Ends::Opened)
     }
 
     /// Whether that attempt is the one that counts.
@@ -205,14 +214,10 @@ impl State {
             (Pause::Growing, Some(before)) => (before.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
             (Pause::Growing, None) => FIRST_PAUSE,
         };
+        // What it takes to show that the first trouble is over is not less since there is a second one.
+        let ends = before.as_ref().map_or(waits.ends, |before| before.ends.max(waits.ends));
         let news = before.is_none_or(|before| before.why != waits.why);
-        let Waits { why, until_it_answers, .. } = waits;
-        self.waiting = Some(Waiting {
-            why: why.clone(),
-            until_it_answers: *until_it_answers,
-            pause,
-            until: now + spread(pause, draw),
-        });
+        self.waiting = Some(Waiting { why: waits.why.clone(), ends, pause, until: now + spread(pause, draw) });
         news
     }
 
@@ -221,23 +226,21 @@ impl State {
         self.waiting.is_some()
     }
 
-    /// There is nothing to try it with for now.
-    pub(super) fn put_off(&mut self) {
+    /// There is nothing to try it with. Returns whether it is therefore taken to be well, which is news: if it isn't, the
+    /// next path will show it. One that has to take a path to show it waits for one.
+    pub(super) fn put_off(&mut self) -> bool {
         if let Some(waiting) = &mut self.waiting {
             waiting.until = Instant::now() + waiting.pause;
         }
+        self.shown(Ends::Answered)
     }
 
-    /// It has served a request. Returns whether that shows that it takes paths again, which is news.
-    pub(super) fn answered(&mut self) -> bool {
-        self.faltered = 0;
-        self.waiting.as_ref().is_some_and(|waiting| waiting.until_it_answers) && self.go_on()
-    }
-
-    /// It has taken something. Returns whether that is news.
-    pub(super) fn go_on(&mut self) -> bool {
-        self.faltered = 0;
-        self.waiting.take().is_some()
+    /// It has shown so much. Returns whether it therefore takes paths again, which is news.
+    pub(super) fn shown(&mut self, what: Ends) -> bool {
+        if what >= Ends::Answered {
+            self.faltered = 0;
+        }
+        self.waiting.as_ref().is_some_and(|waiting| waiting.ends <= what) && self.waiting.take().is_some()
     }
 }
 
@@ -256,7 +259,7 @@ mod tests {
     }
 
     fn growing(why: &str) -> Waits {
-        Waits { why: why.to_owned(), pause: Pause::Growing, until_it_answers: false }
+        Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took }
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,7 +277,8 @@ mod tests {
             assert_eq!(state.room(256), 1, "then one job tries");
         }
         assert!(total > LONGEST_PAUSE * 5, "{total:?}: they have grown");
-        assert!(state.go_on() && !state.go_on());
+        assert!(!state.shown(Ends::Answered), "a full one still says what it has");
+        assert!(state.shown(Ends::Took) && !state.shown(Ends::Took));
         assert_eq!(state.room(256), 256, "open wide again");
         assert!(!state.falter(), "counted from the beginning");
     }
