@@ -4,6 +4,10 @@
 //! All take the same store, one after the other, round after round; the medians count. storewatch makes everything
 //! durable before it ends, `nix copy` syncs nothing; what either has left unwritten is synced before the next begins.
 //! storewatch runs at normal priority here, as `nix copy` does; its default is low.
+//!
+//! There are two kinds of content. The goal is about this machine's own files, which are what a store holds
+//! (`common::machine` says how they are chosen). Made-up pieces stand beside them: zstd has so much work with those that
+//! they say how near the limit storewatch comes where packing is nearly all there is to do.
 
 #![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
 
@@ -21,7 +25,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Content, Random, Usage, measured, median, mib, row, seconds, size, total};
+use common::machine::Machine;
+use common::{Random, Usage, measured, median, mib, row, seconds, size, total, write_pieces};
 use sha2::{Digest, Sha256};
 use storewatch::nix::nar::{NarOptions, encode, encode_hashed};
 use support::{Nix, ScratchStore, Storewatch};
@@ -30,9 +35,18 @@ const SMALL_FROM: u64 = 1024;
 const SMALL_TO: u64 = 256 * 1024;
 const LARGE: u64 = 50 * 1024 * 1024;
 
+/// What the paths hold.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    /// Files of this machine.
+    Machine,
+    /// Made-up pieces.
+    Pieces,
+}
+
 fn main() {
     // Without arguments both kinds of content, otherwise that which is named.
-    for content in [Content::Pieces, Content::Pages] {
+    for content in [Content::Machine, Content::Pieces] {
         let named: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
         if named.is_empty() || named.contains(&format!("{content:?}").to_lowercase()) {
             compare(content);
@@ -41,21 +55,27 @@ fn main() {
 }
 
 fn compare(content: Content) {
-    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(5, 1));
+    let is_real = matches!(content, Content::Machine);
+    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(if is_real { 5 } else { 3 }, 1));
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);
     let paths = fill(&store, content, small, large);
-    let (bytes, _) = total(&store.store_dir());
+    let (bytes, files) = total(&store.store_dir());
 
-    let mut peers = vec![("nix copy, 2.8", store.command("nix").get_program().to_owned(), "")];
-    peers.push(("nix copy, 2.8, parallel-compression", peers[0].1.clone(), "&parallel-compression=true"));
+    let mut peers = Vec::new();
     if let Some(newer) = Nix::recent() {
         let program = ScratchStore::new(&newer).command("nix").get_program().to_owned();
         peers.push(("nix copy, newer", program.clone(), ""));
-        peers.push(("nix copy, newer, parallel-compression", program, "&parallel-compression=true"));
+        if is_real {
+            peers.push(("nix copy, newer, parallel-compression", program, "&parallel-compression=true"));
+        }
+    }
+    if is_real {
+        peers.push(("nix copy, 2.8", store.command("nix").get_program().to_owned(), ""));
     }
     common::headline(&format!(
-        "closure of {content:?}: {small} small and {large} large paths of {} into file://, {rounds} rounds, medians",
+        "closure of {content:?}: {small} small and {large} large paths, {files} files of {} into file://, {rounds} rounds, \
+         medians",
         mib(bytes)
     ));
 
@@ -80,7 +100,7 @@ fn compare(content: Content) {
             seconds(usage.cpu),
             mib(usage.peak),
             last.join(", "),
-            seconds(limits[limits.len() - 1])
+            seconds(limits[limits.len() - 1].wall)
         );
     }
 
@@ -90,11 +110,11 @@ fn compare(content: Content) {
         let (their_time, their_cpu, their_peak) = summary(usages);
         let ratio = their_time.as_secs_f64() / time.as_secs_f64();
         // The goal is about `nix copy` as people call it; with more threads a path it is told beside it.
-        let goal = query.is_empty().then_some((">= 1.50", ratio >= 1.5));
+        let goal = (is_real && query.is_empty()).then_some((">= 1.50", ratio >= 1.5));
         row(&format!("backfill: {name}"), &seconds(time), &seconds(their_time), Some(ratio), goal);
         println!("{:>62} {} of CPU, {} resident", "", seconds(their_cpu), mib(their_peak));
     }
-    let limit = median(limits);
+    let (limit, limit_cpu, _) = summary(&limits);
     row(
         "backfill: the limit (read, hash, zstd, no writing)",
         &seconds(time),
@@ -102,6 +122,7 @@ fn compare(content: Content) {
         Some(limit.as_secs_f64() / time.as_secs_f64()),
         None,
     );
+    println!("{:>62} {} of CPU", "", seconds(limit_cpu));
     let worst = ours.iter().map(|usage| usage.peak).max().unwrap_or(peak);
     row("backfill: peak resident, worst round", &mib(worst), "96 MiB", None, Some(("<= 96 MiB", worst <= 96 << 20)));
 }
@@ -149,10 +170,10 @@ fn narinfos(cache: &Path) -> usize {
 }
 
 /// What can't be left out, on as many threads as there are cores; the large ones first, so that all end together.
-fn limit(paths: &[PathBuf]) -> Duration {
+fn limit(paths: &[PathBuf]) -> Usage {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let queue = Mutex::new(paths.to_vec());
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), common::cpu(std::process::id()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -170,7 +191,7 @@ fn limit(paths: &[PathBuf]) -> Duration {
             });
         }
     });
-    began.elapsed()
+    Usage { wall: began.elapsed(), cpu: common::cpu(std::process::id()) - cpu, peak: 0 }
 }
 
 struct Hashed(Sha256);
@@ -190,6 +211,7 @@ impl std::io::Write for Hashed {
 /// thousands of builds. Small ones first; each refers to one to three earlier ones, a large one to ten.
 /// Returns where they are, large ones last.
 fn fill(store: &ScratchStore, content: Content, small: usize, large: usize) -> Vec<PathBuf> {
+    let machine = matches!(content, Content::Machine).then(Machine::look);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut paths: Vec<PathBuf> = Vec::new();
     let mut registration = String::new();
@@ -197,16 +219,11 @@ fn fill(store: &ScratchStore, content: Content, small: usize, large: usize) -> V
         let is_large = number >= small;
         let name = if is_large { format!("large-{number}") } else { format!("small-{number}-1.0") };
         let path = store.store_dir().join(format!("{}-{name}", random.hash_part()));
-        fs::create_dir_all(path.join("share/doc")).unwrap();
+        fs::create_dir(&path).unwrap();
         let len = if is_large { LARGE } else { random.sized(SMALL_FROM, SMALL_TO) };
-        // Nine tenths in one file, the rest in a few little ones: as programs come.
-        let files = if is_large { 1 } else { 1 + random.below(4) };
-        for file in 0..files {
-            let (file, len) = match file {
-                0 => (path.join("library.so"), if files == 1 { len } else { len * 9 / 10 }),
-                n => (path.join(format!("share/doc/{n}")), len / 10 / (files - 1)),
-            };
-            content.write(&file, len, &mut random).unwrap();
+        match &machine {
+            Some(machine) => machine.copy_some(len, &path, &mut random).unwrap(),
+            None => write_pieces(&path.join("library.so"), len, &mut random).unwrap(),
         }
         let Ok((hash, nar_size)) = encode_hashed(&path, &NarOptions::default(), |_| Ok::<_, ()>(())) else {
             panic!("no NAR of {path:?}")

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each bench takes what it needs")]
 
+pub mod machine;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -146,50 +148,35 @@ impl Random {
     }
 }
 
-/// How content that compresses about 2:1 is made of what is new and what was there before.
-#[derive(Clone, Copy, Debug)]
-pub enum Content {
-    /// Pieces of 16 to 79 bytes, of which half are random and half are taken from up to 64 KiB before: matches to find and
-    /// literals to keep everywhere. zstd -3 is about as fast with it as with a shared library.
-    Pieces,
-    /// Pieces of 2 to 6 KiB, likewise: next to no work for zstd, so that everything else shows.
-    Pages,
-}
-
-impl Content {
-    /// Writes so many bytes of it.
-    pub fn write(self, path: &Path, len: u64, random: &mut Random) -> io::Result<()> {
-        const WINDOW: usize = 64 * 1024;
-        let (shortest, more) = match self {
-            Self::Pieces => (16, 64),
-            Self::Pages => (2048, 4096),
-        };
-        let mut file = File::create(path)?;
-        let mut left = len as usize;
-        let mut block = Vec::with_capacity(1 << 20);
-        while left > 0 {
-            block.clear();
-            let end = left.min(1 << 20);
-            while block.len() < end {
-                let piece = (shortest + random.below(more) as usize).min(end - block.len());
-                if block.len() > 2 * piece && random.below(2) == 0 {
-                    let reach = block.len().min(WINDOW);
-                    let from = block.len() - reach + random.below((reach - piece) as u64) as usize;
-                    block.extend_from_within(from..from + piece);
-                } else {
-                    let until = block.len() + piece;
-                    while block.len() < until {
-                        let eight = random.next().to_le_bytes();
-                        let fits = eight.len().min(until - block.len());
-                        block.extend_from_slice(&eight[..fits]);
-                    }
+/// Writes made-up content: pieces of 16 to 79 bytes, half of them random and half taken from up to 64 KiB before. So there
+/// are matches to find and literals to keep everywhere, which is the hardest that a compressor can meet.
+pub fn write_pieces(path: &Path, len: u64, random: &mut Random) -> io::Result<()> {
+    const WINDOW: usize = 64 * 1024;
+    let mut file = File::create(path)?;
+    let mut left = len as usize;
+    let mut block = Vec::with_capacity(1 << 20);
+    while left > 0 {
+        block.clear();
+        let end = left.min(1 << 20);
+        while block.len() < end {
+            let piece = (16 + random.below(64) as usize).min(end - block.len());
+            if block.len() > 2 * piece && random.below(2) == 0 {
+                let reach = block.len().min(WINDOW);
+                let from = block.len() - reach + random.below((reach - piece) as u64) as usize;
+                block.extend_from_within(from..from + piece);
+            } else {
+                let until = block.len() + piece;
+                while block.len() < until {
+                    let eight = random.next().to_le_bytes();
+                    let fits = eight.len().min(until - block.len());
+                    block.extend_from_slice(&eight[..fits]);
                 }
             }
-            file.write_all(&block)?;
-            left -= end;
         }
-        Ok(())
+        file.write_all(&block)?;
+        left -= end;
     }
+    Ok(())
 }
 
 /// Everything below a folder, in bytes and files.

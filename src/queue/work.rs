@@ -370,11 +370,11 @@ fn unblock(tx: &Transaction<'_>, id: i64, now: i64) -> Result<(), QueueError> {
     execute(tx, "DELETE FROM waits WHERE for = ?1", [id])?;
     for dependent in freed {
         execute(tx, "UPDATE jobs SET blockers = blockers - 1 WHERE id = ?1", [dependent])?;
-        let last = tx
-            .query_row("SELECT 1 FROM jobs WHERE id = ?1 AND state = 3 AND blockers = 0", [dependent], |_| Ok(()))
-            .optional()
+        let is_free = tx
+            .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1 AND state = 3 AND blockers = 0")
+            .and_then(|mut statement| statement.exists([dependent]))
             .map_err(sqlite("look for a held job"))?;
-        if last.is_some() {
+        if is_free {
             change(tx, dependent, JobState::Held, Event::Released, None, now)?;
             release_dependents(tx, dependent, now)?;
         }
@@ -422,8 +422,8 @@ fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
 }
 
 fn state_of(tx: &Transaction<'_>, id: i64) -> Result<Option<JobState>, QueueError> {
-    tx.query_row("SELECT state FROM jobs WHERE id = ?1", [id], |row| row.get(0))
-        .optional()
+    tx.prepare_cached("SELECT state FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
         .map(|number| number.and_then(JobState::from_number))
         .map_err(sqlite("look a job up"))
 }
