@@ -19,7 +19,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Content, Random, Usage, measured, median, mib, millis, row, seconds, size};
+use common::machine::Machine;
+use common::{Random, Usage, measured, median, mib, millis, row, seconds, size};
 use hyper::Method;
 use rusqlite::{Connection, OpenFlags};
 use storewatch::nix::nar::{NarOptions, encode};
@@ -123,15 +124,16 @@ fn many_small_and_a_large_one(nix: &Nix) {
     let store = ScratchStore::new(nix);
     let sources = store.root().join("sources");
     fs::create_dir(&sources).unwrap();
-    let mut random = Random(11);
+    let (machine, mut random) = (Machine::look(), Random(11));
     for number in 0..small {
-        let len = random.sized(1024, 256 * 1024);
-        Content::Pieces.write(&sources.join(format!("small-{number}")), len, &mut random).unwrap();
+        let (source, len) = (sources.join(format!("small-{number}")), random.sized(1024, 256 * 1024));
+        fs::create_dir(&source).unwrap();
+        machine.copy_some(len, &source, &mut random).unwrap();
     }
     let small_paths = add(&store, &sources);
     let large_sources = store.root().join("large");
-    fs::create_dir(&large_sources).unwrap();
-    Content::Pieces.write(&large_sources.join("large"), large, &mut random).unwrap();
+    fs::create_dir_all(large_sources.join("large")).unwrap();
+    machine.copy_some(large, &large_sources.join("large"), &mut random).unwrap();
     let large_paths = add(&store, &large_sources);
     for (what, paths) in
         [(format!("{small} small paths"), small_paths), (format!("one of {}", mib(large)), large_paths)]

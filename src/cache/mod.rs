@@ -26,7 +26,7 @@ use crate::nix::{PathInfo, StorePath};
 
 pub use error::{CacheError, Class, NarFailure};
 
-pub use nar::{CallOff, NarReader, NarStream, Pass, Seat};
+pub use nar::{CallOff, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use upstream::Upstreams;
 pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 

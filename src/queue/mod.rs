@@ -151,6 +151,23 @@ impl Queue {
         self.db.transaction_with_behavior(TransactionBehavior::Immediate)
     }
 
+    /// Does several things in one transaction: others see all of it or nothing, and no change of theirs comes in between.
+    /// What is done there must not begin a transaction of its own.
+    ///
+    /// # Errors
+    /// What `verbs` returns, or [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn at_once<T>(&mut self, verbs: impl FnOnce(&mut Self) -> Result<T, QueueError>) -> Result<T, QueueError> {
+        self.db.execute_batch("BEGIN IMMEDIATE").map_err(sqlite("begin"))?;
+        let done = verbs(self);
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = self.db.execute_batch(end).map_err(sqlite("end a transaction"));
+        if ended.is_err() && done.is_ok() {
+            // Whatever kept it from being committed, the connection must not stay in it.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        done.and_then(|value| ended.map(|()| value))
+    }
+
     /// Where the database lies.
     #[must_use]
     pub fn path(&self) -> &Path {

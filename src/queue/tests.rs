@@ -1,5 +1,6 @@
 //! The queue's promises, on a real database.
 
+mod at_once;
 mod reconfigured;
 
 use std::collections::BTreeSet;

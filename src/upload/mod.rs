@@ -13,13 +13,14 @@
 //! [`Uploader::next_event`] only chooses and may be dropped at any time; [`Uploader::apply`] only acts.
 
 mod backoff;
+mod claim;
 mod deliver;
 mod flight;
 mod note;
 mod presence;
 mod target;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,25 +30,19 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use self::claim::{Claimed, How, Question};
 use self::deliver::{Context, Landed, Place, Verdict, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting, tell};
 use self::target::{Ends, State, Waits};
 pub use self::target::{Open, Target};
-use crate::cache::{Cache, CacheError, CallOff, Pass, Upstreams};
-use crate::limit::Lane;
-use crate::nix::{StoreFacts, StorePath};
+use crate::cache::{Cache, CacheError, CallOff, Upstreams};
+use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
-
-/// So many places are never taken by backfill, which may have them for long.
-const KEPT_FOR_FRESH: usize = 64;
-
-/// Backfill claims at least so many jobs at once, so that a claim is worth its transaction.
-const WORTH_A_CLAIM: usize = 64;
 
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -302,31 +297,34 @@ impl Uploader {
     /// Claims what there is room for.
     async fn claim(&mut self) -> Result<(), QueueError> {
         self.open_caches();
+        let mut questions = Vec::new();
+        for (id, state) in &self.caches {
+            let room = state.room(UNDER_WAY);
+            if room > 0 && state.presence().is_some() {
+                let how = match (state.is_waiting(), state.under_way) {
+                    (true, _) => How::Probe,
+                    (false, 0) => How::Idle,
+                    (false, _) => How::Busy,
+                };
+                questions.push(Question { cache: *id, room, how });
+            }
+        }
+        let answers = self.queue.call(move |queue| claim::all(queue, &questions, now())).await?;
         let mut claimed = Vec::new();
-        for (id, state) in &mut self.caches {
-            let (id, room) = (*id, state.room(UNDER_WAY));
-            let Some(presence) = state.presence().cloned().filter(|_| room > 0) else { continue };
-            let jobs = if state.is_waiting() {
-                let probe = self.queue.call(move |queue| queue.claim_probe(id, now())).await?;
-                if probe.is_empty() && state.put_off() {
-                    note_taking(&self.queue, id, state).await?;
-                }
-                probe
-            } else {
-                let idle = state.under_way == 0;
-                self.queue.call(move |queue| claim_both(queue, id, room, idle)).await?
-            };
+        for (id, jobs) in answers {
+            let Some(state) = self.caches.get_mut(&id) else { continue };
+            if jobs.is_empty() && state.is_waiting() && state.put_off() {
+                note_taking(&self.queue, id, state).await?;
+            }
             state.under_way += jobs.len();
-            let name = state.name();
-            let slots = state.slots();
-            claimed.extend(jobs.into_iter().map(|job| (job, name.clone(), presence.clone(), slots.clone())));
+            claimed.extend(jobs.into_iter().filter_map(|job| Claimed::new(job, state)));
         }
         // All are announced before the first begins, so that each sees the others.
         let flights: Vec<_> =
-            claimed.iter().map(|(job, ..)| self.context.flights.announce(job.cache, &job.path)).collect();
-        let passes = shared_passes(claimed.iter().map(|(job, ..)| &job.path));
-        let seats: Vec<_> = claimed.iter().map(|(job, ..)| passes.get(&job.path).map(Pass::seat)).collect();
-        for (((job, name, presence, slots), flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
+            claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job.cache, &job.path)).collect();
+        let seats = claim::seats(&claimed);
+        for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
+            let Claimed { job, name, presence, slots, .. } = claimed;
             let context = self.context.clone();
             let own = job.clone();
             let task = self.tasks.spawn(async move {
@@ -391,25 +389,4 @@ fn outcome_of(error: &JoinError) -> Outcome {
         return Outcome::Returned;
     }
     Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
-}
-
-/// Claims fresh jobs as far as there is room, and backfill's as far as that leaves some for fresh ones that may come.
-fn claim_both(queue: &mut Queue, cache: CacheId, room: usize, idle: bool) -> Result<Vec<Job>, QueueError> {
-    let mut jobs = queue.claim(cache, Lane::Fresh, room, now())?;
-    let left = (room - jobs.len()).saturating_sub(KEPT_FOR_FRESH);
-    if left >= WORTH_A_CLAIM || (idle && left > 0) {
-        jobs.extend(queue.claim(cache, Lane::Backfill, left, now())?);
-    }
-    Ok(jobs)
-}
-
-/// Passes for those paths that occur more than once: several caches want them at the same time.
-fn shared_passes<'a>(paths: impl Iterator<Item = &'a StorePath>) -> HashMap<StorePath, Pass> {
-    let (mut seen, mut passes) = (HashSet::new(), HashMap::new());
-    for path in paths {
-        if !seen.insert(path) {
-            passes.entry(path.clone()).or_default();
-        }
-    }
-    passes
 }

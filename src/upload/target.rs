@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::presence::Presence;
-use crate::cache::{BoxFuture, Cache, CacheError, Class};
+use crate::cache::{BoxFuture, Cache, CacheError, Class, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
 use crate::queue::CacheId;
@@ -97,6 +97,7 @@ impl Waits {
 pub(super) struct State {
     target: Target,
     slots: Slots,
+    punctuality: Punctuality,
     stage: Stage,
     /// Jobs claimed for it.
     pub(super) under_way: usize,
@@ -122,13 +123,13 @@ struct Waiting {
 impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
     pub(super) fn serve(target: Target, uploads: usize, known: Option<Self>) -> Self {
-        let (slots, waiting) = match known {
-            Some(known) => (known.slots, known.waiting),
-            None => (Slots::new(uploads), None),
+        let (slots, punctuality, waiting) = match known {
+            Some(known) => (known.slots, known.punctuality, known.waiting),
+            None => (Slots::new(uploads), Punctuality::default(), None),
         };
         // What is under way keeps what it has.
         slots.resize(uploads);
-        let mut state = Self { target, slots, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
+        let mut state = Self { target, slots, punctuality, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
         state.hurry();
         state
     }
@@ -140,6 +141,11 @@ impl State {
     /// How many of its paths are read, packed and sent at once.
     pub(super) fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// Whether it comes to passes in time.
+    pub(super) fn punctuality(&self) -> &Punctuality {
+        &self.punctuality
     }
 
     /// How many more jobs may be claimed for it, of `most` in all. A cache that took nothing is tried with one.
@@ -239,6 +245,9 @@ impl State {
     pub(super) fn shown(&mut self, what: Ends) -> bool {
         if what >= Ends::Answered {
             self.faltered = 0;
+        }
+        if what == Ends::Took {
+            self.punctuality.forgive();
         }
         self.waiting.as_ref().is_some_and(|waiting| waiting.ends <= what) && self.waiting.take().is_some()
     }

@@ -23,7 +23,7 @@ use crate::nix::nar::{NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
 
 use pass::Start;
-pub use pass::{Pass, Seat};
+pub use pass::{Pass, Punctuality, Seat};
 
 /// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
 const SMALL: u64 = 1024 * 1024;

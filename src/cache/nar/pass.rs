@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Who is to take part has a [`Seat`] from the beginning. The pass begins when each seat is either taken or given up, and
-//! at the latest a moment after the first was taken: a cache that needs longer to begin must not delay the others.
-//! The channels are the only buffers, of a megabyte each, so the caches go at the pace of the slowest that keeps up.
+//! at the latest some time after the first was taken. A cache that was late must not delay the others again: it is known
+//! by its [`Punctuality`], and gets no seat until it does better. The channels are the only buffers, of a megabyte each,
+//! so the caches go at the pace of the slowest that keeps up.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,8 +25,9 @@ use tokio::time::timeout;
 
 use super::{Archive, CHUNKS_AHEAD, NarFailure};
 
-/// How long those who have begun wait for those who have not: as long as a cache in reach takes to say what it lacks.
-const GATHERING: Duration = Duration::from_millis(250);
+/// How long those who have begun wait for those who have not: longer than a cache in reach takes to say what it lacks, also
+/// on a host that is busy.
+const GATHERING: Duration = Duration::from_secs(2);
 
 /// A cache whose buffer stays full for so long leaves the pass, so that the others can go on.
 const KEEPING_UP: Duration = Duration::from_secs(2);
@@ -42,8 +45,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Seats that are neither taken nor given up.
-    expected: usize,
+    /// Who has a seat that is neither taken nor given up, by the seat's number.
+    expected: BTreeMap<usize, Punctuality>,
+    seats: usize,
     /// It has begun, and nobody can join any more.
     begun: bool,
     waiting: Vec<Waiting>,
@@ -64,7 +68,26 @@ struct Member {
 /// A place in a pass. Dropped, it is given up.
 pub struct Seat {
     pass: Pass,
-    taken: bool,
+    number: usize,
+}
+
+/// Whether a cache comes to its passes in time. Cheap to clone; all clones are about one cache.
+#[derive(Clone, Debug, Default)]
+pub struct Punctuality {
+    late: Arc<AtomicBool>,
+}
+
+impl Punctuality {
+    /// Whether a pass went on without it, and it hasn't done better since.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// It has done better.
+    pub fn forgive(&self) {
+        self.late.store(false, Ordering::Relaxed);
+    }
 }
 
 /// How a reading begins.
@@ -78,11 +101,15 @@ pub(super) enum Start {
 }
 
 impl Pass {
-    /// One more seat.
+    /// One more seat, for a cache of which it will be known if it is late.
     #[must_use]
-    pub fn seat(&self) -> Seat {
-        self.lock().expected += 1;
-        Seat { pass: self.clone(), taken: false }
+    pub fn seat(&self, punctuality: &Punctuality) -> Seat {
+        let mut state = self.lock();
+        let number = state.seats;
+        state.seats += 1;
+        state.expected.insert(number, punctuality.clone());
+        drop(state);
+        Seat { pass: self.clone(), number }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -92,7 +119,7 @@ impl Pass {
     /// Waits for the other seats, and reads for all.
     async fn conduct(self, archive: Archive) {
         let gathered = async {
-            while self.lock().expected > 0 {
+            while !self.lock().expected.is_empty() {
                 self.0.complete.notified().await;
             }
         };
@@ -101,6 +128,7 @@ impl Pass {
         let waiting = {
             let mut state = self.lock();
             state.begun = true;
+            state.expected.values().for_each(|absent| absent.late.store(true, Ordering::Relaxed));
             std::mem::take(&mut state.waiting)
         };
         let there =
@@ -115,14 +143,13 @@ impl Pass {
 
 impl Seat {
     /// Takes the seat, and returns when the pass has begun.
-    pub(super) async fn start(mut self, archive: Archive) -> Result<Start, NarFailure> {
+    pub(super) async fn start(self, archive: Archive) -> Result<Start, NarFailure> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let behind = Arc::new(AtomicBool::new(false));
         let (begun, beginning) = oneshot::channel();
         {
             let mut state = self.pass.lock();
-            self.taken = true;
-            state.expected -= 1;
+            state.expected.remove(&self.number);
             if state.begun {
                 return Ok(Start::Alone(archive));
             }
@@ -139,8 +166,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if !self.taken {
-            self.pass.lock().expected -= 1;
+        if self.pass.lock().expected.remove(&self.number).is_some() {
             self.pass.0.complete.notify_one();
         }
     }
@@ -228,8 +254,8 @@ mod tests {
         let file = dir.path().join("a");
         for bytes in [0, 10, 3 << 20] {
             let (info, nar) = registered(&file, bytes);
-            let pass = Pass::default();
-            let (first, second, third) = (pass.seat(), pass.seat(), pass.seat());
+            let (pass, punctual) = (Pass::default(), Punctuality::default());
+            let (first, second, third) = (pass.seat(&punctual), pass.seat(&punctual), pass.seat(&punctual));
             drop(third);
             let (first, second) = (stream(&file, &info, Some(first)), stream(&file, &info, Some(second)));
             let (first, second) = tokio::join!(async { read(first.start().await.expect("begun")).await }, async {
@@ -237,9 +263,24 @@ mod tests {
             });
             assert!(first.expect("whole") == nar && second.expect("whole") == nar);
             // Who comes when it has begun reads alone.
-            let late = stream(&file, &info, Some(pass.seat())).start().await.expect("begun");
+            let late = stream(&file, &info, Some(pass.seat(&punctual))).start().await.expect("begun");
             assert!(read(late).await.expect("whole") == nar);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_late_delays_the_others_once_and_is_known_for_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        let (info, nar) = registered(&file, 10);
+        let (pass, punctual, late) = (Pass::default(), Punctuality::default(), Punctuality::default());
+        let (first, absent) = (pass.seat(&punctual), pass.seat(&late));
+        let reader = stream(&file, &info, Some(first)).start().await.expect("begun");
+        assert!(read(reader).await.expect("whole") == nar);
+        assert!(late.is_late() && !punctual.is_late());
+        drop(absent);
+        late.forgive();
+        assert!(!late.is_late());
     }
 
     #[tokio::test]
@@ -247,8 +288,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("a");
         let (info, nar) = registered(&file, 8 << 20);
-        let pass = Pass::default();
-        let (fast, slow) = (pass.seat(), pass.seat());
+        let (pass, punctual) = (Pass::default(), Punctuality::default());
+        let (fast, slow) = (pass.seat(&punctual), pass.seat(&punctual));
         let (fast, slow) = (stream(&file, &info, Some(fast)), stream(&file, &info, Some(slow)));
         let (fast, slow) = tokio::join!(fast.start(), slow.start());
         // The slow one takes nothing until the fast one has everything.
@@ -277,8 +318,8 @@ mod tests {
         for (bytes, altered) in [(10, 10), (3 << 20, 3 << 20), (3 << 20, 4 << 20), (4 << 20, 1 << 20)] {
             let (info, _) = registered(&file, bytes);
             std::fs::write(&file, vec![8; altered]).expect("written");
-            let pass = Pass::default();
-            let seats = [pass.seat(), pass.seat()];
+            let (pass, punctual) = (Pass::default(), Punctuality::default());
+            let seats = [pass.seat(&punctual), pass.seat(&punctual)];
             let [first, second] = seats.map(|seat| stream(&file, &info, Some(seat)));
             let alone = stream(&file, &info, None);
             let ended = tokio::join!(failure_of(first), failure_of(second), failure_of(alone));

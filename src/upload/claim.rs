@@ -1,0 +1,101 @@
+//! Taking jobs from the queue, for all caches at once: so a path that goes to several of them is taken for all of them,
+//! and read once.
+
+use std::collections::{HashMap, HashSet};
+
+use super::presence::Presence;
+use super::target::State;
+use crate::cache::{Pass, Punctuality, Seat};
+use crate::limit::{Lane, Slots};
+use crate::policy::CacheName;
+use crate::queue::{CacheId, Job, Queue, QueueError};
+
+/// So many places are never taken by backfill, which may have them for long.
+const KEPT_FOR_FRESH: usize = 64;
+
+/// Backfill claims at least so many jobs at once, so that a claim is worth its transaction.
+const WORTH_A_CLAIM: usize = 64;
+
+/// How many jobs are to be claimed for a cache, and how.
+pub(super) struct Question {
+    pub(super) cache: CacheId,
+    /// At most so many.
+    pub(super) room: usize,
+    pub(super) how: How,
+}
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// To try a cache that took nothing, with the job that was tried least.
+    Probe,
+    /// To begin, with whatever there is.
+    Idle,
+    /// To go on, with as much as is worth it.
+    Busy,
+}
+
+/// Claims for all caches together: what was admitted for several of them is seen for all or for none.
+pub(super) fn all(queue: &mut Queue, questions: &[Question], now: i64) -> Result<Vec<(CacheId, Vec<Job>)>, QueueError> {
+    let one = |queue: &mut Queue, question: &Question| {
+        let Question { cache, room, how } = *question;
+        let jobs = match how {
+            How::Probe => queue.claim_probe(cache, now)?,
+            How::Idle | How::Busy => both_lanes(queue, cache, room, how == How::Idle, now)?,
+        };
+        Ok((cache, jobs))
+    };
+    match questions {
+        [] => Ok(Vec::new()),
+        [only] => Ok(vec![one(queue, only)?]),
+        several => queue.at_once(|queue| several.iter().map(|question| one(queue, question)).collect()),
+    }
+}
+
+/// Fresh jobs as far as there is room, and backfill's as far as that leaves some for fresh ones that may come.
+fn both_lanes(queue: &mut Queue, cache: CacheId, room: usize, idle: bool, now: i64) -> Result<Vec<Job>, QueueError> {
+    let mut jobs = queue.claim(cache, Lane::Fresh, room, now)?;
+    let left = (room - jobs.len()).saturating_sub(KEPT_FOR_FRESH);
+    if left >= WORTH_A_CLAIM || (idle && left > 0) {
+        jobs.extend(queue.claim(cache, Lane::Backfill, left, now)?);
+    }
+    Ok(jobs)
+}
+
+/// A job, with what its delivery takes from its cache.
+pub(super) struct Claimed {
+    pub(super) job: Job,
+    pub(super) name: CacheName,
+    pub(super) presence: Presence,
+    pub(super) slots: Slots,
+    punctuality: Punctuality,
+}
+
+impl Claimed {
+    /// For a cache that is open.
+    pub(super) fn new(job: Job, state: &State) -> Option<Self> {
+        Some(Self {
+            job,
+            name: state.name().clone(),
+            presence: state.presence()?.clone(),
+            slots: state.slots().clone(),
+            punctuality: state.punctuality().clone(),
+        })
+    }
+}
+
+/// Seats in shared passes, where several caches want a path at the same time and come in time.
+pub(super) fn seats(claimed: &[Claimed]) -> Vec<Option<Seat>> {
+    let (mut seen, mut passes) = (HashSet::new(), HashMap::new());
+    let punctual = |claimed: &&Claimed| !claimed.punctuality.is_late();
+    for Claimed { job, .. } in claimed.iter().filter(punctual) {
+        if !seen.insert(&job.path) {
+            passes.entry(&job.path).or_insert_with(Pass::default);
+        }
+    }
+    let seat = |claimed: &Claimed| {
+        let pass = passes.get(&claimed.job.path).filter(|_| punctual(&claimed))?;
+        Some(pass.seat(&claimed.punctuality))
+    };
+    claimed.iter().map(seat).collect()
+}
