@@ -55,6 +55,28 @@ each_attic! {
         store.read_back(&attic.substituter("team"), &attic.public_key("team"), &top).unwrap();
     }
 
+    fn a_path_denied_in_mid_upload_never_appears(attic: AtticServer) {
+        let Some(nix) = Nix::recent() else { return };
+        let store = ScratchStore::new(&nix);
+        attic.create("team", Visibility::Private, &store);
+        let proxy = FlakyProxy::before(attic.port());
+        let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
+        let mut running = team.storewatch.start();
+        proxy.fail(On::UploadsOver(1_000_000), Fault::StallAfter(100_000));
+        // More than fits into what lies between: the server has not seen its end when the policy changes.
+        let denied = store.build(&expr::sized(40_000_000)).unwrap().remove(0);
+        running.eventually("its upload to be under way", || proxy.faults() == 1);
+        let rule = "[[rules]]\nmatch = { name = \"sized\" }\naction = \"deny\"\n";
+        let policy = format!("version = 1\n{}{rule}", in_policy("team", &proxy.url("team"), &team.token_file));
+        team.storewatch.policy(&policy);
+        running.eventually_logs("the policy has changed and is in force");
+        proxy.pass();
+        let paths = store.build(&expr::many(2)).unwrap();
+        team.eventually_delivers(&mut running, &attic, &paths);
+        assert!(!attic.has("team", &denied), "a denied path has left the host");
+        running.stop();
+    }
+
     fn a_backfill(attic: AtticServer) {
         let Some(nix) = Nix::recent() else { return };
         let store = ScratchStore::new(&nix);
@@ -179,30 +201,6 @@ fn one_path_for_two_caches_is_read_once() {
     }
     assert!(read >= BYTES, "only {read} bytes were read, so this test doesn't see how the path is read");
     assert!(read < BYTES * 3 / 2, "{read} bytes were read for a path of {BYTES}");
-    running.stop();
-}
-
-#[test]
-fn a_path_denied_in_mid_upload_never_appears() {
-    let Some(nix) = Nix::recent() else { return };
-    let store = ScratchStore::new(&nix);
-    let attic = AtticServer::fake();
-    attic.create("team", Visibility::Private, &store);
-    let proxy = FlakyProxy::before(attic.port());
-    let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
-    let mut running = team.storewatch.start();
-    proxy.fail(On::UploadsOver(1_000_000), Fault::StallAfter(100_000));
-    // More than fits into what lies between: the server has not seen its end when the policy changes.
-    let denied = store.build(&expr::sized(40_000_000)).unwrap().remove(0);
-    running.eventually("its upload to be under way", || proxy.faults() == 1);
-    let rule = "[[rules]]\nmatch = { name = \"sized\" }\naction = \"deny\"\n";
-    let policy = format!("version = 1\n{}{rule}", in_policy("team", &proxy.url("team"), &team.token_file));
-    team.storewatch.policy(&policy);
-    running.eventually_logs("the policy has changed and is in force");
-    proxy.pass();
-    let paths = store.build(&expr::many(2)).unwrap();
-    team.eventually_delivers(&mut running, &attic, &paths);
-    assert!(!attic.has("team", &denied), "a denied path has left the host");
     running.stop();
 }
 
