@@ -20,11 +20,13 @@
 mod admit;
 mod handle;
 mod job;
+mod links;
 mod lock;
 mod reconfigure;
 mod route;
 mod run;
 mod schema;
+mod settle;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -42,8 +44,8 @@ pub use lock::{LockError, StateLock};
 pub use route::Routes;
 pub use run::{Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
+pub use settle::Outcome;
 pub use view::{CacheCounts, JobFilter, JobView};
-pub use work::Outcome;
 
 /// Why the queue can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,8 @@
 
 use rusqlite::OptionalExtension;
 
-use super::work::{execute, ids, release_dependents, start_anew};
+use super::links::release_dependents;
+use super::work::{execute, ids, start_anew};
 use super::{CacheId, Event, Queue, QueueError, sqlite};
 
 impl Queue {

@@ -1,45 +1,11 @@
-//! Working the queue off: claim, settle, recover, and what one job's end means for those that wait for it.
+//! Working the queue off: claim, recover, and what people ask for by hand.
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::{CacheId, Delivery, Event, Job, JobState, Queue, QueueError, sqlite};
+use super::links::{forget_waits, release_dependents, unblock};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
-
-/// What became of a claimed job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// In the cache, durably.
-    Delivered(Delivery),
-    /// To be tried again, not before a time (milliseconds since 1970).
-    Retry {
-        /// Not before.
-        not_before: i64,
-        /// What went wrong.
-        reason: String,
-    },
-    /// Given back as it was: nothing went wrong with this path.
-    Returned,
-    /// To be done once these references, which the cache lacks, have been.
-    WaitsFor(Vec<StorePath>),
-    /// A reference can't be delivered.
-    Held {
-        /// Which, and why not.
-        reason: String,
-    },
-    /// Trying again is of no use.
-    Failed {
-        /// What went wrong, and what to do.
-        reason: String,
-    },
-    /// The path is no longer valid.
-    Gone,
-    /// The policy doesn't want it any more: the job is deleted.
-    Withdrawn {
-        /// By which rule.
-        reason: String,
-    },
-}
 
 /// A job that should wait longer than this was delayed by a clock that stood wrong (ms): longer than the longest pause
 /// between two tries.
@@ -145,18 +111,6 @@ impl Queue {
         Ok(hurried.map_err(sqlite("hurry waiting jobs"))? as u64)
     }
 
-    /// Writes down what became of claimed jobs, all in one transaction.
-    ///
-    /// # Errors
-    /// [`QueueError::WrongState`] if one wasn't claimed any more, [`QueueError::Sqlite`]; then nothing has changed.
-    pub fn settle(&mut self, outcomes: &[(Job, Outcome)], now: i64) -> Result<(), QueueError> {
-        let tx = self.begin().map_err(sqlite("begin to settle"))?;
-        for (job, outcome) in outcomes {
-            settle_one(&tx, job, outcome, now)?;
-        }
-        tx.commit().map_err(sqlite("commit what was settled"))
-    }
-
     /// Gives everything that is held another chance, since what held it may have changed.
     ///
     /// # Errors
@@ -216,95 +170,14 @@ impl Queue {
     }
 }
 
-fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> Result<(), QueueError> {
-    if state_of(tx, job.id)?.is_none() {
-        // Dropped by hand while it was under way.
-        return Ok(());
-    }
-    let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
-    match outcome {
-        Outcome::Delivered(delivery) => {
-            move_on(Event::Delivered, None)?;
-            match delivery {
-                Delivery::Uploaded { sent, .. } => execute(
-                    tx,
-                    "UPDATE jobs SET found = 0, uploaded = ?2 WHERE id = ?1",
-                    params![job.id, *sent as i64],
-                )?,
-                // Perhaps since it was sent before: that stays as it is.
-                Delivery::AlreadyThere | Delivery::AtUpstream => {
-                    execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?
-                }
-            }
-            unblock(tx, job.id, now)
-        }
-        Outcome::Gone => {
-            move_on(Event::Collected, None)?;
-            unblock(tx, job.id, now)
-        }
-        Outcome::Returned => move_on(Event::Returned, None),
-        Outcome::Retry { not_before, reason } => {
-            move_on(Event::Returned, Some(reason))?;
-            execute(
-                tx,
-                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1 WHERE id = ?1",
-                params![job.id, not_before],
-            )
-        }
-        Outcome::WaitsFor(references) => {
-            let mut held_by = None;
-            for reference in references {
-                let state = wait_for(tx, job, reference, now)?;
-                if matches!(state, JobState::Failed | JobState::Held) {
-                    held_by = Some((reference, state));
-                }
-            }
-            match held_by {
-                None => move_on(Event::Returned, None),
-                Some((reference, state)) => {
-                    let reason = format!("needs {reference}, which is {}", state.name());
-                    move_on(Event::Blocked, Some(&reason))?;
-                    hold_dependents(tx, job, now)
-                }
-            }
-        }
-        Outcome::Held { reason } => {
-            move_on(Event::Blocked, Some(reason))?;
-            hold_dependents(tx, job, now)
-        }
-        // Its cache's configuration is another since it was claimed: it is tried with that one.
-        Outcome::Failed { .. } if is_outdated(tx, job.id)? => move_on(Event::Returned, None),
-        Outcome::Failed { reason } => {
-            move_on(Event::Refused, Some(reason))?;
-            hold_dependents(tx, job, now)
-        }
-        Outcome::Withdrawn { .. } => {
-            hold_dependents(tx, job, now)?;
-            execute(
-                tx,
-                "UPDATE jobs SET blockers = blockers - 1 WHERE id IN (SELECT job FROM waits WHERE for = ?1)",
-                [job.id],
-            )?;
-            execute(tx, "DELETE FROM waits WHERE for = ?1", [job.id])?;
-            delete(tx, job.id).map(|_| ())
-        }
-    }
-}
-
 /// A failed job is pending again, as if it had never been tried.
 pub(super) fn start_anew(tx: &Transaction<'_>, id: i64, event: Event, now: i64) -> Result<(), QueueError> {
     change(tx, id, JobState::Failed, event, None, now)?;
     execute(tx, "UPDATE jobs SET attempts = 0 WHERE id = ?1", [id])
 }
 
-fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {
-    tx.prepare_cached("SELECT outdated FROM jobs WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
-        .map_err(sqlite("look a job up"))
-}
-
 /// Moves one job on, if it is where it should be.
-fn change(
+pub(super) fn change(
     tx: &Transaction<'_>,
     id: i64,
     from: JobState,
@@ -321,107 +194,13 @@ fn change(
     if changed == 1 { Ok(()) } else { Err(wrong) }
 }
 
-/// Lets `job` wait for the job of a reference in the same cache, which is made or opened again if need be.
-/// Returns the state in which the reference's job is now.
-fn wait_for(tx: &Transaction<'_>, job: &Job, reference: &StorePath, now: i64) -> Result<JobState, QueueError> {
-    execute(
-        tx,
-        "INSERT INTO jobs (path, cache, state, lane, needed, changed, run)
-         VALUES (?1, ?2, 0, ?3, 1, ?4, (SELECT run FROM jobs WHERE id = ?5))
-         ON CONFLICT (path, cache) DO UPDATE SET needed = 1, lane = min(lane, excluded.lane)",
-        params![reference.base_name(), job.cache.0, job.lane as i64, now, job.id],
-    )?;
-    let (id, state) = tx
-        .prepare_cached("SELECT id, state FROM jobs WHERE path = ?1 AND cache = ?2")
-        .and_then(|mut statement| {
-            statement.query_row(params![reference.base_name(), job.cache.0], |row| Ok((row.get(0)?, row.get(1)?)))
-        })
-        .map_err(sqlite("look a reference's job up"))?;
-    raise(tx, id, job.lane)?;
-    let mut state = JobState::from_number(state).unwrap_or(JobState::Failed);
-    // The cache lacks it, so a job that ended well has to be done again.
-    if let Some(reopened) = state.after(Event::Admitted).filter(|_| state != JobState::Failed) {
-        change(tx, id, state, Event::Admitted, None, now)?;
-        execute(tx, "UPDATE jobs SET attempts = 0, not_before = 0, uploaded = NULL WHERE id = ?1", [id])?;
-        state = reopened;
-    }
-    let inserted = tx
-        .prepare_cached("INSERT OR IGNORE INTO waits (job, for) VALUES (?1, ?2)")
-        .and_then(|mut statement| statement.execute([job.id, id]))
-        .map_err(sqlite("let a job wait"))?;
-    execute(tx, "UPDATE jobs SET blockers = blockers + ?2 WHERE id = ?1", params![job.id, inserted as i64])?;
-    Ok(state)
-}
-
-/// What a job waits for, directly or not, moves up to its lane.
-fn raise(tx: &Transaction<'_>, id: i64, lane: Lane) -> Result<(), QueueError> {
-    execute(
-        tx,
-        "WITH RECURSIVE needed (id) AS (
-             SELECT ?1 UNION SELECT waits.for FROM waits JOIN needed ON waits.job = needed.id)
-         UPDATE jobs SET lane = ?2 WHERE id IN needed AND lane > ?2",
-        params![id, lane as i64],
-    )
-}
-
-/// A job has ended well, or has gone: those that waited for it wait for one less.
-fn unblock(tx: &Transaction<'_>, id: i64, now: i64) -> Result<(), QueueError> {
-    let freed = ids(tx, "SELECT job FROM waits WHERE for = ?1", [id])?;
-    execute(tx, "DELETE FROM waits WHERE for = ?1", [id])?;
-    for dependent in freed {
-        execute(tx, "UPDATE jobs SET blockers = blockers - 1 WHERE id = ?1", [dependent])?;
-        let is_free = tx
-            .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1 AND state = 3 AND blockers = 0")
-            .and_then(|mut statement| statement.exists([dependent]))
-            .map_err(sqlite("look for a held job"))?;
-        if is_free {
-            change(tx, dependent, JobState::Held, Event::Released, None, now)?;
-            release_dependents(tx, dependent, now)?;
-        }
-    }
-    Ok(())
-}
-
-/// Everything that waits for this job, directly or not, is held: pending jobs become held ones.
-fn hold_dependents(tx: &Transaction<'_>, job: &Job, now: i64) -> Result<(), QueueError> {
-    let reason = format!("needs {}, which can't be delivered", job.path);
-    for dependent in dependents(tx, job.id, JobState::Pending)? {
-        change(tx, dependent, JobState::Pending, Event::Blocked, Some(&reason), now)?;
-    }
-    Ok(())
-}
-
-/// Everything that is held since it waits for this job, directly or not, waits in hope again.
-pub(super) fn release_dependents(tx: &Transaction<'_>, id: i64, now: i64) -> Result<(), QueueError> {
-    for dependent in dependents(tx, id, JobState::Held)? {
-        change(tx, dependent, JobState::Held, Event::Released, None, now)?;
-    }
-    Ok(())
-}
-
-fn dependents(tx: &Transaction<'_>, id: i64, state: JobState) -> Result<Vec<i64>, QueueError> {
-    ids(
-        tx,
-        "WITH RECURSIVE dependent (id) AS (
-             SELECT job FROM waits WHERE for = ?1
-             UNION SELECT waits.job FROM waits JOIN dependent ON waits.for = dependent.id)
-         SELECT id FROM jobs WHERE id IN dependent AND state = ?2",
-        [id, state as i64],
-    )
-}
-
-fn forget_waits(tx: &Transaction<'_>, id: i64) -> Result<(), QueueError> {
-    execute(tx, "DELETE FROM waits WHERE job = ?1", [id])?;
-    execute(tx, "UPDATE jobs SET blockers = 0 WHERE id = ?1", [id])
-}
-
-fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
+pub(super) fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
     execute(tx, "DELETE FROM waits WHERE job = ?1", [id])?;
     let deleted = tx.execute("DELETE FROM jobs WHERE id = ?1", [id]).map_err(sqlite("delete a job"))?;
     Ok(deleted as u64)
 }
 
-fn state_of(tx: &Transaction<'_>, id: i64) -> Result<Option<JobState>, QueueError> {
+pub(super) fn state_of(tx: &Transaction<'_>, id: i64) -> Result<Option<JobState>, QueueError> {
     tx.prepare_cached("SELECT state FROM jobs WHERE id = ?1")
         .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
         .map(|number| number.and_then(JobState::from_number))

@@ -1,0 +1,138 @@
+//! Settling: what became of claimed jobs, and what that means for those that wait for them.
+
+use rusqlite::{Transaction, params};
+
+use super::links::{hold_dependents, unblock, wait_for};
+use super::work::{change, delete, execute, state_of};
+use super::{Delivery, Event, Job, JobState, Queue, QueueError, sqlite};
+use crate::nix::StorePath;
+
+/// What became of a claimed job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// In the cache, durably.
+    Delivered(Delivery),
+    /// To be tried again, not before a time (milliseconds since 1970).
+    Retry {
+        /// Not before.
+        not_before: i64,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Given back as it was: nothing went wrong with this path.
+    Returned,
+    /// To be done once these references, which the cache lacks, have been.
+    WaitsFor(Vec<StorePath>),
+    /// A reference can't be delivered.
+    Held {
+        /// Which, and why not.
+        reason: String,
+    },
+    /// Trying again is of no use.
+    Failed {
+        /// What went wrong, and what to do.
+        reason: String,
+    },
+    /// The path is no longer valid.
+    Gone,
+    /// The policy doesn't want it any more: the job is deleted.
+    Withdrawn {
+        /// By which rule.
+        reason: String,
+    },
+}
+
+impl Queue {
+    /// Writes down what became of claimed jobs, all in one transaction.
+    ///
+    /// # Errors
+    /// [`QueueError::WrongState`] if one wasn't claimed any more, [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn settle(&mut self, outcomes: &[(Job, Outcome)], now: i64) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to settle"))?;
+        for (job, outcome) in outcomes {
+            settle_one(&tx, job, outcome, now)?;
+        }
+        tx.commit().map_err(sqlite("commit what was settled"))
+    }
+}
+
+fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> Result<(), QueueError> {
+    if state_of(tx, job.id)?.is_none() {
+        // Dropped by hand while it was under way.
+        return Ok(());
+    }
+    let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
+    match outcome {
+        Outcome::Delivered(delivery) => {
+            move_on(Event::Delivered, None)?;
+            match delivery {
+                Delivery::Uploaded { sent, .. } => execute(
+                    tx,
+                    "UPDATE jobs SET found = 0, uploaded = ?2 WHERE id = ?1",
+                    params![job.id, *sent as i64],
+                )?,
+                // Perhaps since it was sent before: that stays as it is.
+                Delivery::AlreadyThere | Delivery::AtUpstream => {
+                    execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?
+                }
+            }
+            unblock(tx, job.id, now)
+        }
+        Outcome::Gone => {
+            move_on(Event::Collected, None)?;
+            unblock(tx, job.id, now)
+        }
+        Outcome::Returned => move_on(Event::Returned, None),
+        Outcome::Retry { not_before, reason } => {
+            move_on(Event::Returned, Some(reason))?;
+            execute(
+                tx,
+                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1 WHERE id = ?1",
+                params![job.id, not_before],
+            )
+        }
+        Outcome::WaitsFor(references) => {
+            let mut held_by = None;
+            for reference in references {
+                let state = wait_for(tx, job, reference, now)?;
+                if matches!(state, JobState::Failed | JobState::Held) {
+                    held_by = Some((reference, state));
+                }
+            }
+            match held_by {
+                None => move_on(Event::Returned, None),
+                Some((reference, state)) => {
+                    let reason = format!("needs {reference}, which is {}", state.name());
+                    move_on(Event::Blocked, Some(&reason))?;
+                    hold_dependents(tx, job, now)
+                }
+            }
+        }
+        Outcome::Held { reason } => {
+            move_on(Event::Blocked, Some(reason))?;
+            hold_dependents(tx, job, now)
+        }
+        // Its cache's configuration is another since it was claimed: it is tried with that one.
+        Outcome::Failed { .. } if is_outdated(tx, job.id)? => move_on(Event::Returned, None),
+        Outcome::Failed { reason } => {
+            move_on(Event::Refused, Some(reason))?;
+            hold_dependents(tx, job, now)
+        }
+        Outcome::Withdrawn { .. } => {
+            hold_dependents(tx, job, now)?;
+            execute(
+                tx,
+                "UPDATE jobs SET blockers = blockers - 1 WHERE id IN (SELECT job FROM waits WHERE for = ?1)",
+                [job.id],
+            )?;
+            execute(tx, "DELETE FROM waits WHERE for = ?1", [job.id])?;
+            delete(tx, job.id).map(|_| ())
+        }
+    }
+}
+
+fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {
+    tx.prepare_cached("SELECT outdated FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+        .map_err(sqlite("look a job up"))
+}
