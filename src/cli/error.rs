@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use rusqlite::ErrorCode;
 
+use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
 use crate::nix::{DatabaseError, FactsError, StorePathError};
@@ -51,6 +52,14 @@ pub enum CliError {
     /// An argument is a store path, but Nix doesn't have it.
     #[error("{0} is not valid: Nix has not registered it, or has collected it")]
     NotValid(String),
+    /// A cache doesn't say what it is.
+    #[error("cache {name}")]
+    Cache {
+        /// Its name in the policy.
+        name: String,
+        /// Why not.
+        source: CacheError,
+    },
     /// An argument can't be used.
     #[error("{0}")]
     Usage(String),
@@ -98,6 +107,7 @@ impl CliError {
         match self {
             Self::Config(error) => error.hint(),
             Self::Policy(error) => error.hint(),
+            Self::Cache { source, .. } => source.hint(),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => queue_hint(error),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, whose `Args` carry the help.
 
 mod backfill;
+mod cache;
 mod error;
 mod paths;
 mod policy;
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Args),
     Queue(queue::Args),
     Policy(policy::Args),
+    Cache(cache::Args),
 }
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&global, &args),
         Command::Queue(args) => queue::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
+        Command::Cache(args) => cache::run(&global, &args),
     };
     done.unwrap_or_else(|error| error.report())
 }

@@ -26,6 +26,8 @@ const LONGEST_MESSAGE: usize = 200;
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// To learn whether it is there.
+    Greeting,
     /// To learn what the cache is.
     Configuration,
     /// To learn what the cache lacks.
@@ -183,6 +185,27 @@ impl HttpError {
         }
     }
 
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Transport { .. } | Self::Stalled { .. } => Some(
+                "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTPS_PROXY \
+                 names, may stand between",
+            ),
+            Self::Status { status: 500..=599, .. } => {
+                Some("the server, or what stands in front of it, is at fault; its log may say more")
+            }
+            Self::Secret { source: SecretError::Io { .. } } => Some(
+                "write the secret there, readable for its owner only, and ask as the user that the service runs as",
+            ),
+            Self::File { .. } | Self::Unusable { .. } => {
+                Some("mend the file, or name another in the policy (or in NIX_SSL_CERT_FILE)")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the server refuses what it was shown.
     pub(super) fn is_about_credentials(&self) -> bool {
         self.class() == Class::Credentials
@@ -312,7 +335,7 @@ pub(super) fn host_of(request: &RequestBuilder) -> String {
 }
 
 /// `https://HOST:PORT`, without anything that could be secret.
-fn origin(url: &Url) -> String {
+pub(super) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
@@ -353,6 +376,7 @@ fn wants_certificate(alert: AlertDescription) -> bool {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Greeting => "greet the server",
             Self::Configuration => "ask for the cache's configuration",
             Self::Missing => "ask what is missing",
             Self::Upload => "upload",

@@ -10,6 +10,7 @@
 mod body;
 mod credentials;
 mod error;
+mod greet;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
 use self::error::Head;
 pub use self::error::{Action, HttpError, ServerSays};
+pub use self::greet::Greeting;
 use crate::secret::{Provider, SecretError};
 
 /// To connect takes so long at most: more than any network in use needs.

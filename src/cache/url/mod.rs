@@ -149,6 +149,15 @@ impl CacheUrl {
         }
     }
 
+    /// What kind of cache it is, in a word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Attic { .. } => "attic",
+        }
+    }
+
     /// The host that is spoken to, if there is one; an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> Option<String> {

@@ -5,6 +5,7 @@ mod delivery;
 mod faults;
 mod harness;
 mod input;
+mod look;
 mod memory;
 mod outage;
 mod secrets;
