@@ -2,6 +2,7 @@
 
 mod backfill;
 mod cache;
+mod doctor;
 mod error;
 mod paths;
 mod policy;
@@ -52,6 +53,7 @@ enum Command {
     Queue(queue::Args),
     Policy(policy::Args),
     Cache(cache::Args),
+    Doctor(doctor::Args),
 }
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Queue(args) => queue::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
         Command::Cache(args) => cache::run(&global, &args),
+        Command::Doctor(args) => doctor::run(&global, &args),
     };
     done.unwrap_or_else(|error| error.report())
 }

@@ -13,6 +13,8 @@ use super::temp::{self, TempFile, io_error};
 use crate::cache::{CacheError, CacheInfo, DirectoryInfo, Trial, layout};
 use crate::nix::StoreDir;
 
+const NOT_THERE_YET: &str = "it isn't there yet; the first upload makes it";
+
 /// Names the files that are written only to be removed; should a crash leave one, it is swept a day later.
 const TRIAL: &str = "trial";
 
@@ -44,24 +46,20 @@ pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
     })
 }
 
-const NOT_THERE_YET: &str = "it isn't there yet; the first upload makes it";
-
 /// Writes a small file into a cache's directory and removes it. A directory that isn't there yet is not made.
 /// `reserve_percent` of its file system are to stay free.
 #[must_use]
 pub fn try_out(dir: &Path, store_dir: &StoreDir, reserve_percent: u64) -> Trial {
-    let began = Instant::now();
     let mut trial = Trial::default();
     let tried = if dir.exists() {
-        check_store(dir, store_dir).map(drop).and_then(|()| write_and_remove(dir))
+        let began = Instant::now();
+        let written = check_store(dir, store_dir).and_then(|_| write_and_remove(dir));
+        trial.round_trip = written.is_ok().then(|| began.elapsed());
+        written
     } else {
         trial.remark = Some(NOT_THERE_YET);
-        let above = nearest(dir);
-        may_write(above)
+        may_write(nearest(dir))
     };
-    if tried.is_ok() {
-        trial.round_trip = Some(began.elapsed());
-    }
     trial.writes = Some(tried.is_ok());
     trial.troubles.extend(tried.err());
     trial.troubles.extend(check_room(nearest(dir), reserve_percent, 0).err());

@@ -166,6 +166,14 @@ fn within_one_host() -> Policy {
     })
 }
 
+/// How many certificates a file holds, in PEM.
+///
+/// # Errors
+/// [`HttpError::File`] where it can't be read or holds none.
+pub fn count_certificates(file: &PathBuf) -> Result<usize, HttpError> {
+    certificates(file).map(|found| found.len())
+}
+
 fn certificates(file: &PathBuf) -> Result<Vec<Certificate>, HttpError> {
     let pem =
         std::fs::read(file).map_err(|source| HttpError::File { file: file.clone(), problem: source.to_string() })?;

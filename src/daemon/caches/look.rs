@@ -84,7 +84,7 @@ pub fn summary(trial: &Trial) -> String {
         (Some(false) | None, Some(false) | None) => {}
     }
     words.extend(trial.remark.map(str::to_owned));
-    words.join(", ")
+    words.join("; ")
 }
 
 /// Does on a thread what may hang for ever, and waits for it as long as a person would.

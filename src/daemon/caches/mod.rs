@@ -9,6 +9,7 @@ use std::sync::Arc;
 use reqwest::header::{HeaderName, HeaderValue};
 use tracing::info;
 
+pub(super) use self::keys::own_key_file;
 pub use self::keys::public_key;
 use self::keys::{public_key_file, signing_key, write_public};
 pub use self::look::{describe, summary, try_all};

@@ -148,7 +148,7 @@ fn several_caches_of_several_kinds_are_listed_and_tried() {
     assert_eq!(said.code, Some(0), "{said:?}");
     let states: Vec<&str> = json.as_array().unwrap().iter().map(|cache| cache["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["ok", "off", "ok", "ok"]);
-    assert!(said.stdout.contains(&off) && said.stdout.contains("can be written, it isn't there yet"), "{said:?}");
+    assert!(said.stdout.contains(&off) && said.stdout.contains("can be written; it isn't there yet"), "{said:?}");
     assert_eq!(fs::read_dir(&archive_dir).unwrap().count(), 0, "nothing is left behind");
     assert!(!fs::exists(later.url().trim_start_matches("file://")).unwrap(), "nothing is made");
     let (said, json) = ping(&storewatch, &["own"]);

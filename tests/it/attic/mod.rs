@@ -2,6 +2,7 @@
 
 mod credentials;
 mod delivery;
+mod doctor;
 mod faults;
 mod harness;
 mod input;
