@@ -9,6 +9,7 @@
 
 mod body;
 mod credentials;
+mod cure;
 mod error;
 mod greet;
 

@@ -13,9 +13,9 @@ use crate::report::one_line;
 
 const PROXY: &str = "proxy";
 
-/// The variables that the client honours, of which the lower-case form wins.
+/// The variables that the client honours, of which the upper-case form wins.
 const PROXY_VARIABLES: [&str; 8] =
-    ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
 
 pub(super) fn examine(config: Option<&Config>) -> Vec<Finding> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());

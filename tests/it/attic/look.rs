@@ -4,7 +4,7 @@ use super::{Team, in_policy};
 use crate::support::tls::{Authority, Certificate, Clients};
 use crate::support::{
     AtticServer, Canned, Fault, FlakyProxy, Grant, Kind, Nix, On, Said, ScratchStore, Storewatch, Visibility,
-    each_attic, write_secret,
+    each_attic, expr, write_secret,
 };
 use serde_json::Value;
 use std::fs::{self, Permissions};
@@ -179,6 +179,29 @@ fn several_caches_of_several_kinds_are_listed_and_tried() {
         let said = storewatch.cmd(command);
         assert!(said.code == Some(2) && said.stderr.contains("policy.toml:2:1:"), "{said:?}");
     }
+}
+
+#[test]
+fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    let team = Team::new(&store, &attic.url("team"), "a-wrong-token");
+    let mut running = team.storewatch.start();
+    store.build(&expr::many(2)).unwrap();
+    team.eventually_waits_because(&mut running, "the token is missing, wrong or expired");
+    running.eventually("both jobs", || team.storewatch.jobs_left().len() == 2);
+    let text = team.storewatch.cmd(&["cache", "list"]).ok();
+    for told in ["\n  takes nothing for ", "the token is missing, wrong or expired", "0 done (0 B), 2 to do\n"] {
+        assert!(text.contains(told) && !text.contains("a-wrong-token"), "{told} in {text}");
+    }
+    let json = team.storewatch.cmd(&["cache", "list", "--json"]).json();
+    assert_eq!(
+        (&json[0]["state"], &json[0]["kind"], &json[0]["pending"].is_u64()),
+        (&"waiting".into(), &"attic".into(), &true)
+    );
+    running.stop();
 }
 
 /// What a ping says to people and to programs.
