@@ -204,21 +204,24 @@ fn the_way_to_a_server_is_told_without_passwords() {
     let store = ScratchStore::new(&nix);
     let attic = AtticServer::fake();
     attic.create("team", Visibility::Private, &store);
-    let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
-    // Whoever is asked for a whole address stands in for a proxy.
-    let proxy = format!("http://me:s3cret@127.0.0.1:{}", attic.port());
+    let far = "[caches.far]\nurl = \"attic+https://cache.invalid/team\"\n";
+    let team = Team::with_keys(&store, &attic.url("team"), far);
+    team.replace_token(&attic.token(&Grant::all(&["team"])));
+    // Nobody listens there.
+    let proxy = "http://me:s3cret@127.0.0.1:1".to_owned();
     let through = Examined::with(&team.storewatch, |command| {
         command.env("http_proxy", &proxy).env("HTTPS_PROXY", &proxy);
     });
-    let shown = format!("http://127.0.0.1:{}", attic.port());
+    let shown = "http://127.0.0.1:1";
     through.assert("proxy", "ok", &format!("HTTPS_PROXY={shown}, http_proxy={shown}"));
-    through.assert("proxy for team", "ok", &format!("is reached by way of {shown}"));
+    through.assert("proxy for far", "ok", &format!("is reached by way of {shown}"));
+    through.assert("proxy for team", "ok", "is reached without one");
     through.assert("cache team", "ok", "lets us read and push");
     assert!(!through.text.contains("s3cret"), "{}", through.text);
     let past = Examined::with(&team.storewatch, |command| {
-        command.env("http_proxy", &proxy).env("no_proxy", "127.0.0.1");
+        command.env("https_proxy", &proxy).env("no_proxy", "cache.invalid");
     });
-    past.assert("proxy for team", "ok", "is reached without one");
+    past.assert("proxy for far", "ok", "is reached without one");
     let missing = Examined::with(&team.storewatch, |command| {
         command.env("NIX_SSL_CERT_FILE", store.root().join("nowhere.pem"));
     });
