@@ -11,7 +11,7 @@ use super::HttpError;
 use crate::secret::{Fingerprint, Provider, Secret, SecretError};
 
 /// After so long a server that has refused these credentials is asked again: it may have been told to take them.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a server is shown, and whether it has refused it. It outlives the opened cache, so that a server isn't asked
 /// again and again with what it refused.
