@@ -47,6 +47,9 @@ pub enum NarFailure {
     /// The upload was called off.
     #[error("the upload was called off")]
     Cancelled,
+    /// The thread that read it was lost: by a defect, or because the system gives none.
+    #[error("the thread that read its files was lost")]
+    LostThread,
     /// Other caches took the same archive faster, and went on without this one.
     #[error("it took its archive too slowly to share it with other caches")]
     Behind,
@@ -193,8 +196,10 @@ impl CacheError {
             Self::Nar(NarFailure::Cancelled | NarFailure::Behind) => Class::Cancelled,
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
+            Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
             Self::Http(error) => error.class(),
-            Self::LostThread { .. } => Class::Transient,
+            Self::Secret(_) => Class::Credentials,
+            Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
@@ -206,7 +211,6 @@ impl CacheError {
             | Self::Unencrypted { .. }
             | Self::Malformed { .. }
             | Self::Url(_)
-            | Self::Secret(_)
             | Self::Key { .. } => Class::CacheWaits,
         }
     }

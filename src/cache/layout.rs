@@ -87,6 +87,13 @@ pub fn store_dir_of(cache_info: &str) -> Option<&str> {
     cache_info.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim)
 }
 
+/// Whether a text is the narinfo of that path.
+#[must_use]
+pub fn is_narinfo_of(text: &str, path: &StorePath) -> bool {
+    let named = text.lines().find_map(|line| line.strip_prefix("StorePath:")).map(str::trim);
+    named.is_some_and(|full| full.rsplit('/').next() == Some(path.base_name()))
+}
+
 /// The archive that a narinfo names, relative to the cache's root, if it lies where archives do.
 #[must_use]
 pub fn archive_of(narinfo: &str) -> Option<&str> {

@@ -26,7 +26,7 @@ use crate::nix::{PathInfo, StorePath};
 
 pub use error::{CacheError, Class, NarFailure};
 
-pub use nar::{CallOff, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use upstream::Upstreams;
 pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 
@@ -61,8 +61,11 @@ pub struct Push {
     pub info: PathInfo,
     /// Its archive, not begun yet.
     pub nar: NarStream,
-    /// Comes true once the path may be shown: every reference is in the cache or in one of its upstreams, and the policy
-    /// still wants it there.
+    /// Comes true once the references that were under way to the same cache have arrived. It may take long, and what
+    /// it waits for may need what this push holds: nothing scarce must be held meanwhile.
+    pub arrivals: BoxFuture<'static, Result<(), Hindrance>>,
+    /// Comes true, soon, if the path may be shown now: the references that were in the cache still are, and the policy
+    /// still wants it there. To be asked for last.
     pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
 }
 
@@ -72,6 +75,9 @@ pub enum Hindrance {
     /// A reference that was under way to the same cache didn't arrive. Showing the path would break the closure.
     #[error("its reference {0} did not arrive")]
     ReferenceMissing(StorePath),
+    /// Whether the references are still there can't be learnt now.
+    #[error("whether its references are still there is not known: {0}")]
+    Unknown(String),
     /// The policy has changed meanwhile: by which rule it is kept back. Showing the path could leak it.
     #[error("{0}")]
     NotWanted(String),

@@ -11,16 +11,21 @@ use reqwest::Url;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::http::{Action, Http, HttpError, HttpOptions};
 use super::{CacheError, layout};
 use crate::nix::StorePath;
+use crate::report::one_line;
 
 /// Questions to all upstreams that may be under way at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
 /// That something is missing is believed for so long at most.
 const LACK_HOLDS: Duration = Duration::from_secs(5 * 60);
+
+/// An upstream that could not be asked is not asked again for so long. Who asks meanwhile is told at once.
+const AWAY: Duration = Duration::from_secs(30);
 
 /// Answers that are remembered at most, some 100 bytes each.
 const REMEMBERED: usize = 50_000;
@@ -30,11 +35,17 @@ const REMEMBERED: usize = 50_000;
 pub struct Upstreams(Arc<Shared>);
 
 struct Shared {
-    urls: Vec<Url>,
+    upstreams: Vec<Upstream>,
     remember: Duration,
     http: OnceCell<Http>,
     places: Semaphore,
     answers: Mutex<HashMap<StorePath, (bool, Instant)>>,
+}
+
+struct Upstream {
+    url: Url,
+    /// Since when it can't be asked, and why.
+    away: Mutex<Option<(Instant, String)>>,
 }
 
 impl Upstreams {
@@ -47,9 +58,10 @@ impl Upstreams {
     /// These, each by its URL with a slash at its end; one that is no URL is left out, which no validated policy has.
     #[must_use]
     pub fn new(urls: &[String], remember: Duration) -> Self {
-        let urls = urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+        let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
+        let upstreams = parsed.map(|url| Upstream { url, away: Mutex::default() }).collect();
         let places = Semaphore::new(ASKED_AT_ONCE);
-        Self(Arc::new(Shared { urls, remember, http: OnceCell::new(), places, answers: Mutex::default() }))
+        Self(Arc::new(Shared { upstreams, remember, http: OnceCell::new(), places, answers: Mutex::default() }))
     }
 
     /// Which of these paths at least one upstream has.
@@ -57,7 +69,7 @@ impl Upstreams {
     /// # Errors
     /// [`CacheError::Http`] where one of them can't be asked and no other has the path.
     pub async fn have(&self, paths: &[StorePath]) -> Result<HashSet<StorePath>, CacheError> {
-        if self.0.urls.is_empty() {
+        if self.0.upstreams.is_empty() {
             return Ok(HashSet::new());
         }
         let http = self.0.http.get_or_try_init(|| async { Http::new(&HttpOptions::default()).await }).await?;
@@ -111,16 +123,45 @@ impl Shared {
     /// Whether one of the upstreams has the path; the first that has it ends the search.
     async fn ask(&self, http: &Http, path: &StorePath) -> Result<bool, HttpError> {
         let mut failure = None;
-        for upstream in &self.urls {
-            let Ok(_place) = self.places.acquire().await else { return Ok(false) };
-            let Ok(url) = upstream.join(&layout::narinfo_name(path)) else { continue };
-            match http.ask(Action::Upstream, http.client().head(url)).await {
-                Ok(_) => return Ok(true),
-                // Object stores that don't list say 403 for what isn't there.
-                Err(HttpError::Status { status: 403 | 404 | 410, .. }) => {}
+        for upstream in &self.upstreams {
+            match upstream.ask(http, &self.places, path).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
                 Err(error) => failure = Some(error),
             }
         }
         failure.map_or(Ok(false), Err)
+    }
+}
+
+impl Upstream {
+    async fn ask(&self, http: &Http, places: &Semaphore, path: &StorePath) -> Result<bool, HttpError> {
+        let away = || self.lock().as_ref().filter(|(since, _)| since.elapsed() < AWAY).map(|(_, why)| why.clone());
+        let (Ok(_place), Ok(url)) = (places.acquire().await, self.url.join(&layout::narinfo_name(path))) else {
+            return Ok(false);
+        };
+        // Looked at when its turn has come: of many that wait, the first finds it out for all.
+        if let Some(why) = away() {
+            return Err(HttpError::Away { why });
+        }
+        match http.ask(Action::Upstream, http.client().get(url)).await {
+            // A server may answer anything to any question, and then has nothing.
+            Ok(answer) => Ok(layout::is_narinfo_of(&String::from_utf8_lossy(&answer), path)),
+            // Object stores that don't list say 403 for what isn't there.
+            Err(HttpError::Status { status: 403 | 404 | 410, .. }) => Ok(false),
+            Err(error) => {
+                let mut away = self.lock();
+                let why = one_line(&error);
+                if away.as_ref().is_none_or(|(_, known)| *known != why) {
+                    warn!("an upstream cache can't be asked: {why}");
+                }
+                *away = Some((Instant::now(), why));
+                Err(error)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

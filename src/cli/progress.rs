@@ -47,6 +47,8 @@ pub(super) fn carry_out(setup: Setup, request: Request, runtime: Runtime) -> Res
 struct Display {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
+    /// Which caches take nothing, as it was told last.
+    waiting: Vec<(String, String)>,
 }
 
 impl Display {
@@ -56,7 +58,7 @@ impl Display {
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style);
         }
-        Self { bar, last_line: None }
+        Self { bar, last_line: None, waiting: Vec::new() }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -91,6 +93,10 @@ impl Display {
                 bar.set_message(message + &scanning + &waiting);
             }
             None => {
+                if self.waiting != waiting {
+                    waiting.iter().for_each(|(cache, why)| eprintln!("{cache} takes nothing for now: {why}"));
+                    self.waiting = waiting.to_vec();
+                }
                 let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
                 // The first look only starts the clock: a short backfill needs no lines.
                 if due && self.last_line.replace(Instant::now()).is_some() {

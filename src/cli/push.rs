@@ -19,8 +19,8 @@ pub(super) struct Args {
     /// Store paths, or links to them, or their base names.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// To this cache; may be given several times. Without it: where the policy sends them, and to all caches that it does
-    /// not deny them where it would skip them.
+    /// Only to this cache, of those that the policy sends them to; may be given several times. What the policy would skip
+    /// goes to all caches, or to these.
     #[arg(long, value_name = "CACHE")]
     to: Vec<String>,
 }

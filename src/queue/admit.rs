@@ -2,7 +2,9 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{CacheId, Queue, QueueError, RunId, sqlite};
+use super::links::forget_waits;
+use super::work::{change, execute, ids};
+use super::{CacheId, Event, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
 use crate::nix::{StoreDir, StorePath};
 
@@ -243,11 +245,24 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
                 let values = params![name, cache.0, lane, row, run, admission.now, ended];
                 opened += reopen.execute(values).map_err(admit())? as u64;
                 note.execute(params![name, cache.0, lane, row, run, admission.needed]).map_err(admit())?;
+                if admission.needed {
+                    release(tx, name, *cache, admission.now)?;
+                }
             }
             opened += inserted as u64;
         }
     }
     Ok(opened)
+}
+
+/// Somebody asks for it now: it waits neither for its time nor for what held it.
+fn release(tx: &Transaction<'_>, name: &str, cache: CacheId, now: i64) -> Result<(), QueueError> {
+    execute(tx, "UPDATE jobs SET not_before = 0 WHERE path = ?1 AND cache = ?2 AND state = 0", params![name, cache.0])?;
+    for id in ids(tx, "SELECT id FROM jobs WHERE path = ?1 AND cache = ?2 AND state = 3", params![name, cache.0])? {
+        forget_waits(tx, id)?;
+        change(tx, id, JobState::Held, Event::Released, None, now)?;
+    }
+    Ok(())
 }
 
 fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Result<(), QueueError> {

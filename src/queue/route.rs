@@ -49,14 +49,15 @@ impl Routes {
         (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
     }
 
-    /// Where a path goes that somebody has named: where the policy sends it, and everywhere that it isn't denied where the
-    /// policy would skip it. `None` where it is denied.
+    /// Where a path goes that somebody has named: where the policy sends it; and where the policy sends it nowhere,
+    /// everywhere that it isn't denied. `None` where nothing is left of that.
     #[must_use]
     pub fn wanted_by_hand(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
-        self.wanted(info, decision).or_else(|| {
-            let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
-            let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
-            (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
-        })
+        if !decision.uploads_to().is_empty() {
+            return self.wanted(info, decision);
+        }
+        let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
+        let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
+        (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
     }
 }

@@ -57,7 +57,8 @@ impl Queue {
         )
     }
 
-    /// Claims the one job to try a cache with that took nothing: the one that was tried least.
+    /// Claims the one job to try a cache with that took nothing: the one that was tried least, whether or not its time has
+    /// come, since it is the cache that is tried.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -66,10 +67,9 @@ impl Queue {
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND state = 0 AND blockers = 0
-                            AND (not_before <= ?2 OR not_before > ?2 + ?3)
                           ORDER BY attempts, lane, id LIMIT 1)
              RETURNING id, path, cache, lane, attempts, needed",
-            params![cache.0, now, LONGEST_DELAY],
+            params![cache.0, now],
         )
     }
 
@@ -98,17 +98,26 @@ impl Queue {
             .map_err(sqlite("look for the next job"))
     }
 
-    /// Lets everything that waits for its time be tried at once, of one cache or of all: after a suspend, the network may
-    /// be another; and a cache that is back takes what it could not take before.
+    /// Lets everything that waits for its time be tried at once: after a suspend, the network may be another.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn hurry(&mut self, cache: Option<CacheId>) -> Result<u64, QueueError> {
-        let hurried = self.db.execute(
-            "UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0 AND cache = coalesce(?1, cache)",
-            [cache.map(|cache| cache.0)],
-        );
+    pub fn hurry(&mut self) -> Result<u64, QueueError> {
+        let hurried = self.db.execute("UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0", []);
         Ok(hurried.map_err(sqlite("hurry waiting jobs"))? as u64)
+    }
+
+    /// A cache that took nothing takes paths again: what could not be sent meanwhile begins anew, as if it had not been
+    /// tried, since that it failed says nothing of the path.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
+        let begun = self.db.execute(
+            "UPDATE jobs SET not_before = 0, attempts = 0 WHERE state = 0 AND attempts > 0 AND cache = ?1",
+            [cache.0],
+        );
+        Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
     }
 
     /// Gives everything that is held another chance, since what held it may have changed.

@@ -121,7 +121,15 @@ impl Provider {
     /// Changes when the secret does, or when there is one at last. A cache whose token was refused so notices a new one
     /// without asking the server. It costs what [`Provider::get`] costs: a command runs only when its lifetime is over.
     pub async fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(self.get().await.ok().map(|secret| FINGERPRINT_KEY.hash_one(secret.expose())))
+        self.get().await.map_or(Fingerprint(None), |secret| Fingerprint::of(&secret))
+    }
+}
+
+impl Fingerprint {
+    /// Of that very secret.
+    #[must_use]
+    pub fn of(secret: &Secret) -> Self {
+        Self(Some(FINGERPRINT_KEY.hash_one(secret.expose())))
     }
 }
 

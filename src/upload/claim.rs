@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::presence::Presence;
 use super::target::State;
-use crate::cache::{Pass, Punctuality, Seat};
+use crate::cache::{Gate, Pass, Punctuality, Seat};
 use crate::limit::{Lane, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Job, Queue, QueueError};
@@ -68,6 +68,7 @@ pub(super) struct Claimed {
     pub(super) name: CacheName,
     pub(super) presence: Presence,
     pub(super) slots: Slots,
+    pub(super) gate: Option<Gate>,
     punctuality: Punctuality,
 }
 
@@ -75,6 +76,7 @@ impl Claimed {
     /// For a cache that is open.
     pub(super) fn new(job: Job, state: &State) -> Option<Self> {
         Some(Self {
+            gate: state.gate_for(job.id),
             job,
             name: state.name().clone(),
             presence: state.presence()?.clone(),

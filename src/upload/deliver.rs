@@ -10,7 +10,7 @@ use super::backoff;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
 use super::target::{Ends, Pause, Waits};
-use crate::cache::{CacheError, CallOff, Class, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
+use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
@@ -62,6 +62,8 @@ impl From<Outcome> for Landed {
 pub(super) struct Place {
     /// The cache's slots.
     pub(super) slots: Slots,
+    /// Shut while the cache takes nothing; none for who is to try it.
+    pub(super) gate: Option<Gate>,
     /// A seat, where other caches want the path at the same time.
     pub(super) seat: Option<Seat>,
 }
@@ -84,14 +86,23 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
     let root = context.real_store.join(job.path.base_name());
-    let Place { slots, seat } = place;
-    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).seated(seat);
+    let Place { slots, gate, seat } = place;
+    // Who waits for references may come late: the others are not to wait for that.
+    let seat = seat.filter(|_| references.under_way.is_empty());
+    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).behind(gate).seated(seat);
     let cache = Arc::clone(presence.cache());
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
-    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, references));
+    let Deliverable { under_way, there } = references;
+    let arrivals = Box::pin(async move {
+        for arrival in under_way {
+            arrival.wait().await?;
+        }
+        Ok(())
+    });
+    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, there));
     let pushed = tokio::select! {
         biased;
-        pushed = cache.push(Push { info: info.clone(), nar, go_ahead }) => pushed,
+        pushed = cache.push(Push { info: info.clone(), nar, arrivals, go_ahead }) => pushed,
         // A push that is dropped shows nothing. Some caches show a path as soon as its last byte is there, long after the
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
@@ -105,24 +116,21 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
 }
 
-/// Comes true once all references have arrived, if those that were there before still are, and the policy of that moment
-/// still wants the path in the cache.
+/// Comes true if the references that were there still are, and the policy of this moment still wants the path in the cache.
 async fn go_ahead(
     context: Context,
     name: CacheName,
     presence: Presence,
     info: PathInfo,
     needed: bool,
-    references: Deliverable,
+    there: Vec<StorePath>,
 ) -> Result<(), Hindrance> {
-    let Deliverable { under_way, there } = references;
-    for arrival in under_way {
-        arrival.wait().await?;
-    }
-    // A cache collects garbage, too. Where it doesn't answer, it won't take the path either, and says why itself.
-    if let Ok(missing) = presence.missing(&there).await
-        && let Some(gone) = missing.into_iter().next()
-    {
+    // A cache collects garbage, too.
+    let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
+        Unanswered::Refused(error) => Hindrance::Unknown(one_line(&error)),
+        Unanswered::WithOthers => Hindrance::Unknown("the cache does not say".to_owned()),
+    })?;
+    if let Some(gone) = missing.into_iter().next() {
         return Err(Hindrance::ReferenceMissing(gone));
     }
     let Some(policy) = context.policy.borrow().clone() else { return Ok(()) };
@@ -208,7 +216,7 @@ async fn find_references(
         Ok(upstream) => upstream,
         // One that stays away is done without: what it would deliver is then uploaded here.
         Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
-        Err(error) => return Ok(References::Settled(retry(job, one_line(&error)))),
+        Err(error) => return Ok(References::Settled(retry(job, format!("an upstream cache: {}", one_line(&error))))),
     };
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);

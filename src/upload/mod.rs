@@ -47,6 +47,9 @@ const UNDER_WAY: usize = 256;
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
+const HELD_FOR: Duration = Duration::from_secs(60 * 60);
+
 /// What the uploader is made of.
 pub struct Parts {
     /// The queue.
@@ -99,6 +102,7 @@ pub struct Uploader {
     /// Which job each task has, should it not end by itself.
     claimed: HashMap<task::Id, Job>,
     next_due: Option<i64>,
+    next_release: Instant,
     drain_until: Option<Instant>,
 }
 
@@ -155,6 +159,7 @@ impl Uploader {
             tasks: JoinSet::new(),
             claimed: HashMap::new(),
             next_due: None,
+            next_release: Instant::now() + HELD_FOR,
             drain_until: None,
         }
     }
@@ -204,12 +209,16 @@ impl Uploader {
     /// [`QueueError`].
     pub async fn apply(&mut self, event: Event) -> Result<(), QueueError> {
         match event {
+            Event::Look if self.next_release <= Instant::now() => {
+                self.next_release = Instant::now() + HELD_FOR;
+                self.queue.call(|queue| queue.release_held()).await?;
+            }
             Event::Look => {}
             Event::Opened(opening) => self.take_opened(opening).await?,
             Event::Landed(landed) => self.settle(landed).await?,
             Event::Told(Command::Serve(orders)) => self.serve(orders).await?,
             Event::Told(Command::Hurry) => {
-                self.queue.call(|queue| queue.hurry(None)).await?;
+                self.queue.call(|queue| queue.hurry()).await?;
                 self.caches.values_mut().for_each(State::hurry);
             }
             Event::Told(Command::Drain(deadline)) => {
@@ -317,6 +326,9 @@ impl Uploader {
                 note_taking(&self.queue, id, state).await?;
             }
             state.under_way += jobs.len();
+            if let (true, [probe]) = (state.is_waiting(), jobs.as_slice()) {
+                state.probe_with(probe.id);
+            }
             claimed.extend(jobs.into_iter().filter_map(|job| Claimed::new(job, state)));
         }
         // All are announced before the first begins, so that each sees the others.
@@ -324,11 +336,11 @@ impl Uploader {
             claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job.cache, &job.path)).collect();
         let seats = claim::seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
-            let Claimed { job, name, presence, slots, .. } = claimed;
+            let Claimed { job, name, presence, slots, gate, .. } = claimed;
             let context = self.context.clone();
             let own = job.clone();
             let task = self.tasks.spawn(async move {
-                let landed = deliver(context, name, presence, &own, Place { slots, seat }).await;
+                let landed = deliver(context, name, presence, &own, Place { slots, gate, seat }).await;
                 if let Outcome::Delivered(_) = landed.outcome {
                     flight.land();
                 }
@@ -351,7 +363,7 @@ impl Uploader {
             let Some(job) = self.claimed.remove(&task) else { continue };
             let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
-                state.under_way -= 1;
+                state.ended(job.id);
                 let waits = match cache {
                     Verdict::Nothing => None,
                     Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),

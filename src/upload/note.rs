@@ -27,8 +27,7 @@ pub(super) async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State)
     queue
         .call(move |queue| {
             queue.note_cache_waits(id, None, now())?;
-            // What failed while it was away waits for nothing any more.
-            queue.hurry(Some(id)).map(|_| ())
+            queue.begin_anew(id).map(|_| ())
         })
         .await
 }

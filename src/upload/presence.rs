@@ -81,8 +81,16 @@ impl Presence {
             (paths, answered, !std::mem::replace(&mut state.asking, true))
         };
         if ask {
-            // On its own, so that a delivery that is called off leaves nobody without an answer.
-            tokio::spawn(self.clone().ask_for_all());
+            // On its own, so that a delivery that is called off leaves nobody without an answer. Should it end by a defect,
+            // those who wait are told, and the next who asks begins anew.
+            let (asking, own) = (tokio::spawn(self.clone().ask_for_all()), self.clone());
+            tokio::spawn(async move {
+                if asking.await.is_err() {
+                    let mut state = own.lock();
+                    state.asking = false;
+                    state.waiting.clear();
+                }
+            });
         }
         let missing = answered.await.unwrap_or(Err(Unanswered::WithOthers))?;
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::presence::Presence;
-use crate::cache::{BoxFuture, Cache, CacheError, Class, Punctuality};
+use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
 use crate::queue::CacheId;
@@ -101,6 +101,10 @@ pub(super) struct State {
     stage: Stage,
     /// Jobs claimed for it.
     pub(super) under_way: usize,
+    /// The job that tries it, while it takes nothing.
+    probe: Option<i64>,
+    /// Shut while it takes nothing, so that what is claimed already isn't begun.
+    gate: Gate,
     /// Requests in a row that it did not serve.
     faltered: u32,
     waiting: Option<Waiting>,
@@ -116,6 +120,8 @@ enum Stage {
 struct Waiting {
     why: String,
     ends: Ends,
+    /// The cache has asked for the pause itself.
+    told: bool,
     pause: Duration,
     until: Instant,
 }
@@ -123,13 +129,23 @@ struct Waiting {
 impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
     pub(super) fn serve(target: Target, uploads: usize, known: Option<Self>) -> Self {
-        let (slots, punctuality, waiting) = match known {
-            Some(known) => (known.slots, known.punctuality, known.waiting),
-            None => (Slots::new(uploads), Punctuality::default(), None),
+        let (slots, punctuality, gate, waiting) = match known {
+            Some(known) => (known.slots, known.punctuality, known.gate, known.waiting),
+            None => (Slots::new(uploads), Punctuality::default(), Gate::default(), None),
         };
         // What is under way keeps what it has.
         slots.resize(uploads);
-        let mut state = Self { target, slots, punctuality, stage: Stage::Closed, under_way: 0, faltered: 0, waiting };
+        let mut state = Self {
+            target,
+            slots,
+            punctuality,
+            stage: Stage::Closed,
+            under_way: 0,
+            probe: None,
+            gate,
+            faltered: 0,
+            waiting,
+        };
         state.hurry();
         state
     }
@@ -143,6 +159,22 @@ impl State {
         &self.slots
     }
 
+    /// Notes which job tries it.
+    pub(super) fn probe_with(&mut self, job: i64) {
+        self.probe = Some(job);
+    }
+
+    /// A job claimed for it has come to its end.
+    pub(super) fn ended(&mut self, job: i64) {
+        self.under_way -= 1;
+        self.probe.take_if(|probe| *probe == job);
+    }
+
+    /// What keeps jobs of it from being begun while it takes nothing; nothing keeps the one that tries it.
+    pub(super) fn gate_for(&self, job: i64) -> Option<Gate> {
+        (self.probe != Some(job)).then(|| self.gate.clone())
+    }
+
     /// Whether it comes to passes in time.
     pub(super) fn punctuality(&self) -> &Punctuality {
         &self.punctuality
@@ -152,7 +184,7 @@ impl State {
     pub(super) fn room(&self, most: usize) -> usize {
         match &self.waiting {
             None => most.saturating_sub(self.under_way),
-            Some(waiting) if waiting.until <= Instant::now() && self.under_way == 0 => 1,
+            Some(waiting) if waiting.until <= Instant::now() && self.probe.is_none() => 1,
             Some(_) => 0,
         }
     }
@@ -160,7 +192,7 @@ impl State {
     /// When it is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         // One that is being opened says so itself when it is.
-        let can_be_tried = self.under_way == 0 && !matches!(self.stage, Stage::Opening(_));
+        let can_be_tried = self.probe.is_none() && !matches!(self.stage, Stage::Opening(_));
         self.waiting.as_ref().filter(|_| can_be_tried).map(|waiting| waiting.until)
     }
 
@@ -223,7 +255,9 @@ impl State {
         // What it takes to show that the first trouble is over is not less since there is a second one.
         let ends = before.as_ref().map_or(waits.ends, |before| before.ends.max(waits.ends));
         let news = before.is_none_or(|before| before.why != waits.why);
-        self.waiting = Some(Waiting { why: waits.why.clone(), ends, pause, until: now + spread(pause, draw) });
+        self.gate.shut(true);
+        let told = matches!(waits.pause, Pause::Told(_));
+        self.waiting = Some(Waiting { why: waits.why.clone(), ends, told, pause, until: now + spread(pause, draw) });
         news
     }
 
@@ -246,10 +280,11 @@ impl State {
         if what >= Ends::Answered {
             self.faltered = 0;
         }
-        if what == Ends::Took {
-            self.punctuality.forgive();
-        }
-        self.waiting.as_ref().is_some_and(|waiting| waiting.ends <= what) && self.waiting.take().is_some()
+        // A pause that was asked for is kept, whatever else that began before it comes to a good end meanwhile.
+        let over = |waiting: &Waiting| waiting.ends <= what && (!waiting.told || waiting.until <= Instant::now());
+        let news = self.waiting.take_if(|waiting| over(waiting)).is_some();
+        self.gate.shut(self.waiting.is_some());
+        news
     }
 }
 
@@ -308,6 +343,25 @@ mod tests {
         let mut state = State::serve(target(), 4, None);
         state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
         assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
+        assert!(!state.shown(Ends::Took), "what began before it ends well, and says nothing of the pause");
+        tokio::time::advance(Duration::from_secs(77)).await;
+        assert!(state.shown(Ends::Took));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_is_tried_with_one_job_while_a_long_one_is_under_way_and_nothing_else_is_begun() {
+        let mut state = State::serve(target(), 4, None);
+        state.under_way = 2;
+        state.wait(&growing("away"), 0);
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert_eq!(state.room(256), 1);
+        state.probe_with(7);
+        assert_eq!((state.room(256), state.retry_at()), (0, None), "one is enough");
+        assert!(state.gate_for(7).is_none() && state.gate_for(8).is_some());
+        state.ended(8);
+        assert_eq!(state.room(256), 0, "that was another");
+        state.ended(7);
+        assert_eq!(state.room(256), 1);
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@ mod wire;
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use tokio::net::lookup_host;
 use tokio::task::spawn_blocking;
 
 pub use self::wire::Configuration;
 use self::wire::{LONGEST_HEADER, MissingAnswer, MissingRequest, NAR_INFO, NarInfo, PREAMBLE_SIZE, UploadAnswer};
-use super::http::{Action, Body, Http, HttpError, HttpOptions};
+use super::http::{Action, Body, Http, HttpError, HttpOptions, plain, refuse_own};
+use super::url::is_loopback;
 use super::{BoxFuture, Cache, CacheError, CacheInfo, Push, Pushed};
 use crate::nix::{PathInfo, StoreDir, StorePath, system_of};
 
@@ -79,7 +78,8 @@ impl AtticCache {
             refuse_own(&endpoint).await?;
         }
         let shows_secrets = http.credentials.has_secrets();
-        let http = Http::new(&http).await?;
+        let options = HttpOptions { direct: is_loopback(&endpoint), ..http };
+        let http = Http::new(&options).await?;
         let url = join(&endpoint, &format!("_api/v1/cache-config/{cache}"))?;
         let configuration: Configuration = match http.ask(Action::Configuration, http.client().get(url)).await {
             Ok(answer) => serde_json::from_slice(&answer).map_err(|_| HttpError::NotUnderstood {
@@ -88,7 +88,10 @@ impl AtticCache {
                 problem: "the answer is no cache's configuration; is it an Attic server?".to_owned(),
             })?,
             // A token that may only push is told nothing; that is no reason not to push with it.
-            Err(HttpError::Status { status: 403, says, .. }) if says.error.is_some() => Configuration::default(),
+            Err(HttpError::Status { status: 403, says, .. }) if says.error.is_some() => {
+                http.forgive();
+                Configuration::default()
+            }
             Err(HttpError::Status { status: 404, says, .. }) if says.error.is_some() => {
                 return Err(CacheError::NoSuchCache { server: endpoint.to_string(), cache });
             }
@@ -97,21 +100,27 @@ impl AtticCache {
         if let Some(theirs) = configuration.store_dir.as_deref().filter(|theirs| *theirs != store_dir.as_str()) {
             return Err(CacheError::OtherStore {
                 cache: format!("{endpoint}{cache}"),
-                theirs: theirs.to_owned(),
+                theirs: plain(theirs),
                 ours: store_dir.as_str().to_owned(),
             });
         }
-        let api = match configuration.api_endpoint.as_deref().filter(|api| !api.is_empty()) {
+        let (api, http) = match configuration.api_endpoint.as_deref().filter(|api| !api.is_empty()) {
             Some(theirs) => {
                 let api = parse_endpoint(theirs, endpoint.as_str())?;
                 // Who came here without encryption came by loopback, or has no secret to lose.
                 let has_to_be_encrypted = shows_secrets || endpoint.scheme() == "https";
                 if has_to_be_encrypted && api.scheme() != "https" && !allow_unencrypted && !is_loopback(&api) {
-                    return Err(CacheError::Unencrypted { api: theirs.to_owned() });
+                    return Err(CacheError::Unencrypted { api: plain(theirs) });
                 }
-                api
+                if !allow_self {
+                    refuse_own(&api).await?;
+                }
+                let direct = is_loopback(&api);
+                let http =
+                    if direct == options.direct { http } else { Http::new(&HttpOptions { direct, ..options }).await? };
+                (api, http)
             }
-            None => endpoint,
+            None => (endpoint, http),
         };
         let upstream_key_names = configuration.upstream_cache_key_names.clone().unwrap_or_default();
         Ok(Self { http, api, cache, store_dir, real_store, configuration, upstream_key_names })
@@ -150,9 +159,9 @@ impl AtticCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, go_ahead } = push;
-        // The server shows the path as soon as it has it.
-        go_ahead.await?;
+        let Push { info, nar, arrivals, go_ahead } = push;
+        // The server shows the path as soon as it has it. No slot is held meanwhile: what is waited for may need it.
+        arrivals.await?;
         let system = self.system(&info).await;
         let nar_info = NarInfo::new(&self.cache, &self.store_dir, &info, system.as_deref());
         let nar_info = serde_json::to_vec(&nar_info).unwrap_or_default();
@@ -173,6 +182,7 @@ impl AtticCache {
             request = request.header(CONTENT_LENGTH, ahead.len() as u64 + info.nar_size);
         }
         let reader = nar.start().await?;
+        go_ahead.await?;
         // The server is at work until it answers, which may be a while after it has taken everything.
         let _slot = reader.slot();
         let body = Body::new(ahead, reader);
@@ -251,59 +261,4 @@ fn join(base: &Url, path: &str) -> Result<Url, HttpError> {
         host: base.origin().ascii_serialization(),
         problem: "its address can't be used".to_owned(),
     })
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
-/// Refuses an endpoint that is this host itself: everything in the cache would come back as something to upload.
-async fn refuse_own(endpoint: &Url) -> Result<(), CacheError> {
-    let host = endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = endpoint.port_or_known_default().unwrap_or(443);
-    // A name that isn't known fails when the server is asked, with a better message.
-    let Ok(addresses) = lookup_host((host.clone(), port)).await else { return Ok(()) };
-    let own = addresses.map(|address| address.ip()).find(|address| is_own(*address));
-    match own {
-        Some(address) => Err(CacheError::OwnServer { host, address }),
-        None => Ok(()),
-    }
-}
-
-/// Whether an address, other than loopback, is one of this host's: only to those can a socket be bound.
-fn is_own(address: IpAddr) -> bool {
-    !address.is_loopback()
-        && !address.is_unspecified()
-        && !address.is_multicast()
-        && UdpSocket::bind((address, 0)).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An address of this host's, if it has one beside loopback. To connect a UDP socket sends nothing.
-    fn own_address() -> Option<IpAddr> {
-        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-        socket.connect("192.0.2.1:9").ok()?;
-        socket.local_addr().ok().map(|address| address.ip())
-    }
-
-    #[tokio::test]
-    async fn a_host_does_not_upload_to_itself() {
-        let refused = |url: String| async move {
-            refuse_own(&Url::parse(&url).expect("a URL")).await.err().map(|error| error.to_string())
-        };
-        for other in ["http://127.0.0.1:8080/", "http://[::1]/", "https://192.0.2.1/", "https://name.invalid/"] {
-            assert_eq!(refused(other.to_owned()).await, None, "{other}");
-        }
-        match own_address() {
-            Some(own) => {
-                let why = refused(format!("http://{own}:8080/")).await.expect("refused");
-                assert!(why.contains("this host itself") && why.contains("allow_self"), "{why}");
-            }
-            None => println!("skipped: this host has no address of its own beside loopback"),
-        }
-    }
 }

@@ -116,16 +116,6 @@ impl FileCache {
         TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
     }
 
-    fn has(&self, path: &StorePath) -> Result<bool, CacheError> {
-        let file = self.options.dir.join(layout::narinfo_name(path));
-        match fs::metadata(&file) {
-            // An empty narinfo is what a program that doesn't sync leaves after a power failure.
-            Ok(metadata) => Ok(metadata.len() > 0),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(io_error("look for", &file)(source)),
-        }
-    }
-
     /// Whether there is room for an archive of that size (bytes), compressed or not.
     fn check_room(&self, nar_size: u64) -> Result<(), CacheError> {
         let FileOptions { dir, reserve_percent: needed_percent, .. } = &self.options;
@@ -180,24 +170,24 @@ struct Written {
 
 impl Cache for FileCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
-        // Some microseconds a path: not worth a thread.
-        let absent = paths.iter().filter_map(|path| match self.has(path) {
-            Ok(true) => None,
-            Ok(false) => Some(Ok(path.clone())),
-            Err(error) => Some(Err(error)),
-        });
-        let answer = absent.collect();
-        Box::pin(async move { answer })
+        // Some microseconds a path, unless the file system hangs: then only this cache is to hang with it.
+        let (dir, paths) = (self.options.dir.clone(), paths.to_vec());
+        let look = move || paths.into_iter().filter_map(|path| lacks(&dir, path).transpose()).collect();
+        Box::pin(async move {
+            let looked = spawn_blocking(look).await;
+            looked.unwrap_or(Err(CacheError::LostThread { action: "look for what is missing" }))
+        })
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, go_ahead } = push;
+            let Push { info, nar, arrivals, go_ahead } = push;
             self.check_room(info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
+            arrivals.await?;
             go_ahead.await?;
             self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
             Ok(Pushed { sent: written.file_size, deduplicated: false })
@@ -209,6 +199,17 @@ impl Cache for FileCache {
             substituter: format!("file://{}", self.options.dir.display()),
             public_key: Some(self.options.key.public().to_string()),
         })
+    }
+}
+
+/// The path, if the cache in that directory lacks it.
+fn lacks(dir: &Path, path: StorePath) -> Result<Option<StorePath>, CacheError> {
+    let file = dir.join(layout::narinfo_name(&path));
+    match fs::metadata(&file) {
+        // An empty narinfo is what a program that doesn't sync leaves after a power failure.
+        Ok(metadata) => Ok((metadata.len() == 0).then_some(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(path)),
+        Err(source) => Err(io_error("look for", &file)(source)),
     }
 }
 

@@ -48,7 +48,8 @@ impl fmt::Display for ServerSays {
     }
 }
 
-fn plain(text: &str) -> String {
+/// A server's text in one line, shortened, and without what could play tricks on a terminal.
+pub(in crate::cache) fn plain(text: &str) -> String {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     words.join(" ").chars().take(LONGEST_MESSAGE).collect()

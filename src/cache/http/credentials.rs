@@ -107,7 +107,8 @@ impl Credentials {
                 }
             }
         }
-        Ok(Shown { secrets, headers, fingerprints: self.fingerprints().await })
+        let fingerprints = secrets.iter().map(Fingerprint::of).collect();
+        Ok(Shown { secrets, headers, fingerprints })
     }
 
     /// The server took them.

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::secret::SecretError;
 /// A server that asks for a pause and doesn't say how long is left alone for this time.
 const UNTOLD_PAUSE: Duration = Duration::from_secs(5);
 
-/// No pause is longer, whatever a server asks for: an hour's is taken for a mistake, and costs one request.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
+/// No pause is shorter or longer, whatever a server asks for. Zero would be no pause at all, and more than an hour is taken
+/// for a mistake, which costs one request.
+const TOLD_PAUSES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,12 @@ pub enum HttpError {
         /// What it said.
         why: String,
     },
+    /// It could not be asked a moment ago, and isn't asked again so soon.
+    #[error("{why}")]
+    Away {
+        /// Why it could not be asked.
+        why: String,
+    },
     /// A certificate can't be used.
     #[error("{}: {problem}", file.display())]
     File {
@@ -164,7 +172,7 @@ impl HttpError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Transport { .. } | Self::Stalled { .. } => Class::Unavailable,
+            Self::Transport { .. } | Self::Stalled { .. } | Self::Away { .. } => Class::Unavailable,
             Self::NotUnderstood { action: Action::Configuration, .. } => Class::CacheWaits,
             Self::NotUnderstood { .. } => Class::Unavailable,
             Self::Untrusted { .. }
@@ -192,9 +200,9 @@ fn class_of(uploading: bool, status: u16, says: &ServerSays, retry_after: Option
         401 => Class::Credentials,
         // A server that knows the token says so in its own words; what stands in front of it may dislike one path.
         403 if !uploading || says.error.is_some() => Class::Credentials,
-        429 => Class::Throttled { after: retry_after.unwrap_or(UNTOLD_PAUSE).min(LONGEST_PAUSE) },
+        429 => Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) },
         503 => match retry_after {
-            Some(after) => Class::Throttled { after: after.min(LONGEST_PAUSE) },
+            Some(after) => Class::Throttled { after: within(after) },
             None => Class::Unavailable,
         },
         // A proxy that cuts a body makes the server call the request bad. A time-out may be the path's size.
@@ -203,6 +211,10 @@ fn class_of(uploading: bool, status: u16, says: &ServerSays, retry_after: Option
         404 | 407 => Class::CacheWaits,
         _ => of_the_path(Class::Permanent),
     }
+}
+
+fn within(pause: Duration) -> Duration {
+    pause.clamp(*TOLD_PAUSES.start(), *TOLD_PAUSES.end())
 }
 
 /// A status in words.
@@ -322,7 +334,9 @@ mod tests {
         let asked = status(Upload, 503, "", Some(Duration::from_secs(7))).class();
         assert_eq!(asked, Class::Throttled { after: Duration::from_secs(7) });
         let day = status(Upload, 429, "", Some(Duration::from_secs(86_400))).class();
-        assert_eq!(day, Class::Throttled { after: LONGEST_PAUSE });
+        assert_eq!(day, Class::Throttled { after: *TOLD_PAUSES.end() });
+        let none = status(Upload, 429, "", Some(Duration::ZERO)).class();
+        assert_eq!(none, Class::Throttled { after: *TOLD_PAUSES.start() });
     }
 
     #[test]

@@ -11,28 +11,33 @@ mod answer;
 mod body;
 mod credentials;
 mod error;
+mod own;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Identity, RequestBuilder, Response};
 use rustls::crypto::ring;
+use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use self::answer::Head;
 pub use self::answer::ServerSays;
+pub(super) use self::answer::plain;
 pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
 pub use self::error::{Action, HttpError};
+pub use self::own::refuse_own;
 use crate::secret::{Provider, SecretError};
 
 /// To connect takes so long at most: more than any network in use needs.
 const CONNECTING: Duration = Duration::from_secs(15);
 
 /// Requests without a body to speak of are answered within this time, or never.
-const ANSWERING: Duration = Duration::from_secs(30);
+const ANSWERING_BRIEFLY: Duration = Duration::from_secs(30);
 
 /// A connection that nobody uses is closed after so long: shortly before servers and proxies do it, most of them after
 /// 60 s or more, since a request that meets a closing connection is lost.
@@ -53,6 +58,8 @@ pub struct HttpOptions {
     pub ca_file: Option<PathBuf>,
     /// The certificate, in PEM, by which the server knows this host, and its key.
     pub client_certificate: Option<(PathBuf, Provider)>,
+    /// Whether the environment's proxies are passed by: what goes to this host itself must not leave it.
+    pub direct: bool,
 }
 
 /// A way to one server. Cheap to clone; all clones share their connections.
@@ -76,11 +83,17 @@ impl Http {
             .pool_idle_timeout(IDLE)
             .http1_only()
             .redirect(within_one_host());
-        let own = options.ca_file.as_ref().map(certificates).transpose()?;
+        if options.direct {
+            builder = builder.no_proxy();
+        }
+        let own = match &options.ca_file {
+            Some(file) => Some(certificates(file.clone()).await?),
+            None => None,
+        };
         // Nix's own setting says which authorities there are, instead of the system.
         builder = match std::env::var_os("NIX_SSL_CERT_FILE").filter(|file| !file.is_empty()) {
             Some(file) => {
-                let mut trusted = certificates(&PathBuf::from(file))?;
+                let mut trusted = certificates(PathBuf::from(file)).await?;
                 trusted.extend(own.unwrap_or_default());
                 builder.tls_certs_only(trusted)
             }
@@ -102,13 +115,18 @@ impl Http {
         &self.client
     }
 
+    /// What the server has just refused says nothing of the credentials.
+    pub fn forgive(&self) {
+        self.credentials.accepted();
+    }
+
     /// Sends a request that has no long body, and reads the answer.
     ///
     /// # Errors
     /// [`HttpError`], also where the server answers with anything but success.
     pub async fn ask(&self, action: Action, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
         let host = error::host_of(&request);
-        self.exchange(action, host, request.timeout(ANSWERING)).await
+        self.exchange(action, host, request.timeout(ANSWERING_BRIEFLY)).await
     }
 
     /// As [`Http::ask`], with a long body on its way: whoever takes or gives nothing for too long is given up.
@@ -166,18 +184,23 @@ fn within_one_host() -> Policy {
     })
 }
 
-fn certificates(file: &PathBuf) -> Result<Vec<Certificate>, HttpError> {
-    let pem =
-        std::fs::read(file).map_err(|source| HttpError::File { file: file.clone(), problem: source.to_string() })?;
+async fn certificates(file: PathBuf) -> Result<Vec<Certificate>, HttpError> {
+    let pem = read(&file).await?;
     let found = Certificate::from_pem_bundle(&pem).ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| HttpError::File { file: file.clone(), problem: "it holds no certificate in PEM".to_owned() })
+    found.ok_or_else(|| HttpError::File { file, problem: "it holds no certificate in PEM".to_owned() })
 }
 
-async fn identity(file: &PathBuf, key: &Provider) -> Result<Identity, HttpError> {
+/// Reads a file on a thread that may wait: it may lie on a disk that doesn't answer.
+async fn read(file: &Path) -> Result<Vec<u8>, HttpError> {
+    let path = file.to_owned();
+    let read = spawn_blocking(move || std::fs::read(path)).await;
+    let read = read.unwrap_or_else(|_| Err(io::Error::other("the thread that was to read it was lost")));
+    read.map_err(|source| HttpError::File { file: file.to_owned(), problem: source.to_string() })
+}
+
+async fn identity(file: &Path, key: &Provider) -> Result<Identity, HttpError> {
     let key = key.get().await.map_err(|source: SecretError| HttpError::Secret { source })?;
-    let read = std::fs::read(file);
-    let certificate = read.map_err(|source| HttpError::File { file: file.clone(), problem: source.to_string() })?;
-    let mut pem = Zeroizing::new(certificate);
+    let mut pem = Zeroizing::new(read(file).await?);
     pem.push(b'\n');
     pem.extend_from_slice(key.expose().as_bytes());
     let problem = "it and `client_key` are no certificate and key in PEM that belong together";

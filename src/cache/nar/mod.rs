@@ -48,11 +48,27 @@ impl CallOff {
     }
 }
 
+/// Keeps archives that have not been begun from being begun. Cheap to clone; all clones are one gate.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Opens or shuts it.
+    pub fn shut(&self, shut: bool) {
+        self.0.store(shut, Ordering::Relaxed);
+    }
+
+    fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// An archive that has not been begun.
 pub struct NarStream {
     archive: Archive,
     lane: Lane,
     slots: Slots,
+    gate: Option<Gate>,
     seat: Option<Seat>,
 }
 
@@ -62,7 +78,13 @@ impl NarStream {
     pub fn new(root: PathBuf, info: &PathInfo, lane: Lane, slots: Slots, call_off: CallOff) -> Self {
         let archive =
             Archive { root, registered: (info.nar_hash, info.nar_size), options: NarOptions::default(), call_off };
-        Self { archive, lane, slots, seat: None }
+        Self { archive, lane, slots, gate: None, seat: None }
+    }
+
+    /// The same, not begun if the gate is shut when its turn comes.
+    #[must_use]
+    pub fn behind(self, gate: Option<Gate>) -> Self {
+        Self { gate, ..self }
     }
 
     /// The same, read together with whoever else has a seat in that pass.
@@ -76,9 +98,9 @@ impl NarStream {
     /// # Errors
     /// [`NarFailure::Cancelled`].
     pub async fn start(self) -> Result<NarReader, NarFailure> {
-        let Self { archive, lane, slots, seat } = self;
+        let Self { archive, lane, slots, gate, seat } = self;
         let slot = slots.acquire(lane).await;
-        if archive.call_off.is_off() {
+        if archive.call_off.is_off() || gate.is_some_and(|gate| gate.is_shut()) {
             return Err(NarFailure::Cancelled);
         }
         let archive = match seat {
@@ -213,7 +235,7 @@ impl NarReader {
         if let Source::Small(archive) = &mut self.source {
             let archive = archive.take();
             let read = spawn_blocking(move || archive.map_or_else(|| Ok(VecDeque::new()), read_whole)).await;
-            self.source = Source::Read(read.unwrap_or(Err(NarFailure::Cancelled))?);
+            self.source = Source::Read(read.unwrap_or(Err(NarFailure::LostThread))?);
         }
         let next = match &mut self.source {
             Source::Small(_) => None,
@@ -235,7 +257,7 @@ impl NarReader {
             None if self.behind.as_ref().is_some_and(|behind| behind.load(Ordering::Relaxed)) => {
                 Err(NarFailure::Behind)
             }
-            None => Err(NarFailure::Cancelled),
+            None => Err(NarFailure::LostThread),
         }
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Who is to take part has a [`Seat`] from the beginning. The pass begins when each seat is either taken or given up, and
-//! at the latest some time after the first was taken. A cache that was late must not delay the others again: it is known
-//! by its [`Punctuality`], and gets no seat until it does better. The channels are the only buffers, of a megabyte each,
+//! at the latest some time after the first was taken. A cache that was late, or did not keep up, must not delay the others
+//! again and again: it is known by its [`Punctuality`], is waited for no more, and gets no seat for a while. The channels are the only buffers, of a megabyte each,
 //! so the caches go at the pace of the slowest that keeps up.
 
 use std::collections::BTreeMap;
@@ -21,9 +21,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Archive, CHUNKS_AHEAD, NarFailure};
+use crate::nix::NarHash;
 
 /// How long those who have begun wait for those who have not: longer than a cache in reach takes to say what it lacks, also
 /// on a host that is busy.
@@ -31,6 +32,9 @@ const GATHERING: Duration = Duration::from_secs(2);
 
 /// A cache whose buffer stays full for so long leaves the pass, so that the others can go on.
 const KEEPING_UP: Duration = Duration::from_secs(2);
+
+/// So long a cache that was late, or did not keep up, gets no seat: the time that it costs the others is small against it.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// A reading of one path that several caches may share. Cheap to clone.
 #[derive(Clone, Default)]
@@ -50,6 +54,8 @@ struct State {
     seats: usize,
     /// It has begun, and nobody can join any more.
     begun: bool,
+    /// What the first to come wants to read. Who wants something else, since Nix has registered the path anew, reads alone.
+    registered: Option<(NarHash, u64)>,
     waiting: Vec<Waiting>,
 }
 
@@ -63,6 +69,7 @@ struct Waiting {
 struct Member {
     chunks: mpsc::Sender<Result<Bytes, NarFailure>>,
     behind: Arc<AtomicBool>,
+    punctuality: Punctuality,
 }
 
 /// A place in a pass. Dropped, it is given up.
@@ -74,19 +81,22 @@ pub struct Seat {
 /// Whether a cache comes to its passes in time. Cheap to clone; all clones are about one cache.
 #[derive(Clone, Debug, Default)]
 pub struct Punctuality {
-    late: Arc<AtomicBool>,
+    late_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Punctuality {
-    /// Whether a pass went on without it, and it hasn't done better since.
+    /// Whether a pass went on without it, some time ago.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        self.late.load(Ordering::Relaxed)
+        self.lock().is_some_and(|until| Instant::now() < until)
     }
 
-    /// It has done better.
-    pub fn forgive(&self) {
-        self.late.store(false, Ordering::Relaxed);
+    fn was_late(&self) {
+        *self.lock() = Some(Instant::now() + REMEMBERED);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.late_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,7 +129,7 @@ impl Pass {
     /// Waits for the other seats, and reads for all.
     async fn conduct(self, archive: Archive) {
         let gathered = async {
-            while !self.lock().expected.is_empty() {
+            while self.lock().expected.values().any(|absent| !absent.is_late()) {
                 self.0.complete.notified().await;
             }
         };
@@ -128,7 +138,7 @@ impl Pass {
         let waiting = {
             let mut state = self.lock();
             state.begun = true;
-            state.expected.values().for_each(|absent| absent.late.store(true, Ordering::Relaxed));
+            state.expected.values().for_each(Punctuality::was_late);
             std::mem::take(&mut state.waiting)
         };
         let there =
@@ -149,11 +159,13 @@ impl Seat {
         let (begun, beginning) = oneshot::channel();
         {
             let mut state = self.pass.lock();
-            state.expected.remove(&self.number);
-            if state.begun {
+            let punctuality = state.expected.remove(&self.number).unwrap_or_default();
+            if state.begun || *state.registered.get_or_insert(archive.registered) != archive.registered {
+                drop(state);
+                self.pass.0.complete.notify_one();
                 return Ok(Start::Alone(archive));
             }
-            state.waiting.push(Waiting { member: Member { chunks, behind: Arc::clone(&behind) }, begun });
+            state.waiting.push(Waiting { member: Member { chunks, behind: Arc::clone(&behind), punctuality }, begun });
             if state.waiting.len() == 1 {
                 tokio::spawn(self.pass.clone().conduct(archive));
             }
@@ -193,6 +205,7 @@ impl Member {
                     Ok(sent) => sent.is_ok(),
                     Err(_) => {
                         self.behind.store(true, Ordering::Relaxed);
+                        self.punctuality.was_late();
                         false
                     }
                 }
@@ -279,8 +292,8 @@ mod tests {
         assert!(read(reader).await.expect("whole") == nar);
         assert!(late.is_late() && !punctual.is_late());
         drop(absent);
-        late.forgive();
-        assert!(!late.is_late());
+        tokio::time::advance(REMEMBERED).await;
+        assert!(!late.is_late(), "it gets another chance");
     }
 
     #[tokio::test]

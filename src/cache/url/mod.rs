@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
+pub(super) use web::is_loopback;
 pub use web::parse_upstream;
 
 /// A cache URL, understood.

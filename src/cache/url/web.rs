@@ -76,13 +76,17 @@ pub(super) fn host(endpoint: &str) -> Option<String> {
 /// can't be understood counts as one.
 pub(super) fn is_readable_on_the_way(endpoint: &str) -> bool {
     let Ok(address) = Url::parse(endpoint) else { return true };
-    let loopback = match address.host() {
+    address.scheme() != "https" && !is_loopback(&address)
+}
+
+/// Whether a server is reached within this host.
+pub(in crate::cache) fn is_loopback(address: &Url) -> bool {
+    match address.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
-    };
-    address.scheme() != "https" && !loopback
+    }
 }
 
 #[cfg(test)]

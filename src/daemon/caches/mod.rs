@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::header::{HeaderName, HeaderValue};
-use tracing::info;
+use tracing::{debug, info};
 
 pub use self::keys::public_key;
 use self::keys::signing_key;
@@ -16,7 +16,9 @@ use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
 use crate::cache::{BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
 use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore};
+use crate::nix::PublicKey;
 use crate::queue::{Queue, QueueError, Routes, now};
+use crate::report::one_line;
 use crate::secret::Provider;
 use crate::upload::{Open, Orders, Target};
 
@@ -165,9 +167,11 @@ pub fn attic_options(
 fn open_attic(options: AtticOptions, public: PathBuf) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     Box::pin(async move {
         let cache = AtticCache::open(options).await?;
-        if let Some(key) = cache.configuration().public_key.clone() {
-            let written = tokio::task::spawn_blocking(move || write_public(&key, &public)).await;
-            written.unwrap_or(Err(CacheError::LostThread { action: "write the cache's public key down" }))?;
+        if let Some(Ok(key)) = cache.configuration().public_key.as_deref().map(PublicKey::parse) {
+            let written = tokio::task::spawn_blocking(move || write_public(&key.to_string(), &public)).await;
+            if let Ok(Err(error)) = written {
+                debug!("{}", one_line(&error));
+            }
         }
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     })
@@ -189,6 +193,7 @@ fn http_options(config: &HttpConfig, host: Option<&str>, nix: &NixStore) -> Http
         credentials: Arc::new(Credentials::new(token, config.headers.iter().filter_map(header).collect())),
         ca_file: config.ca_file.clone(),
         client_certificate: config.client_certificate.clone().zip(key),
+        direct: false,
     }
 }
 

@@ -186,3 +186,24 @@ fn assert_hidden(secret: &str, seen: &[(String, String)]) {
         }
     }
 }
+
+/// What goes to this host must not leave it: a proxy of the environment would be given the token in clear.
+#[test]
+fn what_goes_to_this_host_passes_the_proxy_by() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let mut running = team.storewatch.start_with(|command| {
+        command.env("http_proxy", &address).env("all_proxy", &address).env_remove("no_proxy").env_remove("NO_PROXY");
+    });
+    let paths = store.build(&expr::many(2)).unwrap();
+    team.eventually_delivers(&mut running, &attic, &paths);
+    let asked = proxy.accept().map(|_| ());
+    assert_eq!(asked.map_err(|error| error.kind()), Err(std::io::ErrorKind::WouldBlock));
+    running.stop();
+}
