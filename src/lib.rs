@@ -9,9 +9,9 @@
 //!       │
 //!    queue    ONE transaction: jobs + cursor                 durable before anything else happens
 //!       │ claim: references first, fresh before backfill
-//!    upload   closure → missing? → NAR stream → verify → cache
+//!    upload   closure → missing? → NAR stream → verify → caches
 //!       │
-//!    cache    a signed binary cache directory, for now
+//!    cache    an Attic server's cache, or a signed binary cache directory
 //!       │ outcome
 //!    queue    done | retry at | failed | gone
 //! ```
@@ -28,7 +28,8 @@
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
 //! - [`secret`]: reads secrets, and refuses those that others could read too.
 //! - [`config`]: the policy file, checked, and where everything lives.
-//! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order.
+//! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order;
+//!   examines the host that it runs on.
 //! - [`cli`]: the commands that people type, with their help, hints and exit codes.
 //! - [`report`]: an error with all its causes as one line of text.
 

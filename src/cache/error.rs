@@ -135,6 +135,12 @@ pub enum CacheError {
         /// What it was to do.
         action: &'static str,
     },
+    /// The cache's file system gives no answer, as one does whose server is away.
+    #[error("its directory has not answered for {} s; is the server of that file system away?", after.as_secs())]
+    Hangs {
+        /// For how long.
+        after: Duration,
+    },
     /// The file system said no.
     #[error("{action} {path}")]
     Io {
@@ -186,6 +192,26 @@ pub enum Class {
 }
 
 impl CacheError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(error) => error.hint(),
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => Some(
+                    "the user that the service runs as must be able to read and write there; ask as that user, or as root",
+                ),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room on that file system"),
+                io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
+                _ => None,
+            },
+            Self::NoRoom { .. } => Some("make room, or name a cache of your own in the policy"),
+            Self::OtherStore { .. } => Some("name a cache that is for this host's store"),
+            Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
+            _ => None,
+        }
+    }
+
     /// What the failure means.
     #[must_use]
     pub fn class(&self) -> Class {
@@ -200,6 +226,7 @@ impl CacheError {
             Self::Http(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
+            Self::Hangs { .. } => Class::Unavailable,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.

@@ -84,7 +84,13 @@ pub fn cache_info(store_dir: &StoreDir, want_mass_query: bool, priority: u32) ->
 /// The store directory that a `nix-cache-info` names, if it does.
 #[must_use]
 pub fn store_dir_of(cache_info: &str) -> Option<&str> {
-    cache_info.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim)
+    field_of(cache_info, "StoreDir")
+}
+
+/// What a line of a `nix-cache-info` or a narinfo says.
+#[must_use]
+pub fn field_of<'t>(text: &'t str, field: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
 }
 
 /// Whether a text is the narinfo of that path.
@@ -97,7 +103,7 @@ pub fn is_narinfo_of(text: &str, path: &StorePath) -> bool {
 /// The archive that a narinfo names, relative to the cache's root, if it lies where archives do.
 #[must_use]
 pub fn archive_of(narinfo: &str) -> Option<&str> {
-    let url = narinfo.lines().find_map(|line| line.strip_prefix("URL:")).map(str::trim)?;
+    let url = field_of(narinfo, "URL")?;
     let name = url.strip_prefix(NAR_DIR)?.strip_prefix('/')?;
     (!name.is_empty() && !name.contains('/') && !name.starts_with('.')).then_some(url)
 }

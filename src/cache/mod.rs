@@ -12,8 +12,10 @@ pub mod attic;
 mod error;
 pub mod file;
 pub mod http;
+mod info;
 mod layout;
 mod nar;
+mod trial;
 mod upstream;
 mod url;
 
@@ -25,8 +27,9 @@ use std::time::Duration;
 use crate::nix::{PathInfo, StorePath};
 
 pub use error::{CacheError, Class, NarFailure};
-
+pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use trial::Trial;
 pub use upstream::Upstreams;
 pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 
@@ -50,9 +53,6 @@ pub trait Cache: Send + Sync {
 
     /// Puts one path into the cache and returns when it is safe there.
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>>;
-
-    /// What there is to say of the cache.
-    fn info(&self) -> Result<CacheInfo, CacheError>;
 }
 
 /// One path to be put into a cache.
@@ -90,13 +90,4 @@ pub struct Pushed {
     pub sent: u64,
     /// Whether the cache had the same content already, under another name.
     pub deduplicated: bool,
-}
-
-/// What there is to say of a cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheInfo {
-    /// Its URL, as Nix takes it for a substituter.
-    pub substituter: String,
-    /// The key that verifies its narinfos, as Nix takes it in `trusted-public-keys`.
-    pub public_key: Option<String>,
 }

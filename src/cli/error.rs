@@ -3,8 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use rusqlite::ErrorCode;
-
+use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
 use crate::nix::{DatabaseError, FactsError, StorePathError};
@@ -51,6 +50,14 @@ pub enum CliError {
     /// An argument is a store path, but Nix doesn't have it.
     #[error("{0} is not valid: Nix has not registered it, or has collected it")]
     NotValid(String),
+    /// A cache doesn't say what it is.
+    #[error("cache {name}")]
+    Cache {
+        /// Its name in the policy.
+        name: String,
+        /// Why not.
+        source: CacheError,
+    },
     /// An argument can't be used.
     #[error("{0}")]
     Usage(String),
@@ -98,36 +105,18 @@ impl CliError {
         match self {
             Self::Config(error) => error.hint(),
             Self::Policy(error) => error.hint(),
+            Self::Cache { source, .. } => source.hint(),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
-            Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => queue_hint(error),
+            Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => error.hint(),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),
             Self::Database(error)
             | Self::Service(
                 ServiceError::Database(error)
                 | ServiceError::Facts(FactsError::Database(error))
                 | ServiceError::Watch(WatchError::Database(error)),
-            ) => database_hint(error),
+            ) => error.hint(),
             _ => None,
         }
-    }
-}
-
-fn queue_hint(error: &QueueError) -> Option<&'static str> {
-    const NOT_YOURS: &str =
-        "only its owner may: run this as the user that the service runs as, or give another --state-dir";
-    match error {
-        QueueError::StateDir { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
-        _ if matches!(error.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
-        QueueError::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
-        QueueError::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
-        _ if error.is_corruption() => {
-            Some("the next start of `storewatch run` moves it aside and fills a new one; nothing is deleted")
-        }
-        QueueError::NoQueue { .. } => {
-            Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
-        }
-        QueueError::NewerSchema { .. } => Some("use the newer storewatch, or another --state-dir"),
-        _ => None,
     }
 }
 
@@ -137,14 +126,5 @@ fn lock_hint(error: &LockError) -> Option<&'static str> {
             Some("one service a state directory is enough; `storewatch status` shows how it does")
         }
         LockError::Io { .. } => Some("give a directory that you can write with --state-dir"),
-    }
-}
-
-fn database_hint(error: &DatabaseError) -> Option<&'static str> {
-    match error {
-        DatabaseError::NotFound { .. } => {
-            Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
-        }
-        _ => None,
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand, whose `Args` carry the help.
 
 mod backfill;
+mod cache;
+mod doctor;
 mod error;
 mod paths;
 mod policy;
@@ -50,6 +52,8 @@ enum Command {
     Status(status::Args),
     Queue(queue::Args),
     Policy(policy::Args),
+    Cache(cache::Args),
+    Doctor(doctor::Args),
 }
 
 /// Parses the command line, does what it says, and gives the exit code.
@@ -63,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&global, &args),
         Command::Queue(args) => queue::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
+        Command::Cache(args) => cache::run(&global, &args),
+        Command::Doctor(args) => doctor::run(&global, &args),
     };
     done.unwrap_or_else(|error| error.report())
 }

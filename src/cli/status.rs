@@ -174,7 +174,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// How much time has passed since a time of the queue's: `3 minutes`.
-fn passed(since: i64) -> String {
+pub(super) fn passed(since: i64) -> String {
     let passed = u64::try_from(now() - since).unwrap_or(0);
     indicatif::HumanDuration(std::time::Duration::from_millis(passed)).to_string()
 }

@@ -73,7 +73,7 @@ pub struct Config {
 /// How much of the host storewatch takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Uploads at once, 1 to 64.
+    /// Uploads at once for each cache, 1 to 64.
     pub uploads: usize,
     /// Priority of the daemon.
     pub priority: Priority,

@@ -10,6 +10,7 @@
 
 pub mod backfill;
 pub mod caches;
+pub mod health;
 mod settings;
 pub mod signals;
 

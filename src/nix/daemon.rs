@@ -107,6 +107,12 @@ impl Daemon {
         }
     }
 
+    /// The newest protocol that the daemon speaks, as `1.37`; `None` once the connection is lost.
+    #[must_use]
+    pub fn protocol(&self) -> Option<String> {
+        self.connection.as_ref().map(|connection| connection.proto.to_string())
+    }
+
     /// Whether the connection was lost by an earlier call, and the temporary roots with it.
     #[must_use]
     pub fn is_broken(&self) -> bool {

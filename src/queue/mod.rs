@@ -108,6 +108,27 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        const NOT_YOURS: &str =
+            "only its owner may: run this as the user that the service runs as, or give another --state-dir";
+        match self {
+            Self::StateDir { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
+            _ if matches!(self.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
+            Self::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
+            Self::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
+            _ if self.is_corruption() => {
+                Some("the next start of `storewatch run` moves it aside and fills a new one; nothing is deleted")
+            }
+            Self::NoQueue { .. } => {
+                Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
+            }
+            Self::NewerSchema { .. } => Some("use the newer storewatch, or another --state-dir"),
+            _ => None,
+        }
+    }
+
     /// What kind of failure SQLite says it was, where it was one of SQLite's.
     #[must_use]
     pub fn sqlite_code(&self) -> Option<ErrorCode> {

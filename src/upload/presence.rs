@@ -164,7 +164,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::cache::{BoxFuture, CacheInfo, Push, Pushed};
+    use crate::cache::{BoxFuture, Push, Pushed};
 
     /// Lacks every path whose name begins with `lacking`, and answers when it is let.
     struct Slow {
@@ -198,10 +198,6 @@ mod tests {
 
         fn push(self: Arc<Self>, _: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
             unreachable!("nothing is pushed here")
-        }
-
-        fn info(&self) -> Result<CacheInfo, CacheError> {
-            unreachable!("nothing is told here")
         }
     }
 

@@ -1,14 +1,10 @@
 //! Every new path is found: without events, after a pause, in a restored database, and by users of little power.
 
-use crate::support::{Nix, Running, ScratchStore, Storewatch, each_nix, expr};
+use crate::support::{NOBODY, Nix, ScratchStore, Storewatch, each_nix, expr};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-
-/// A user without rights, whom nothing belongs to.
-const NOBODY: u32 = 65534;
 
 each_nix! {
     fn without_events_the_timer_finds_everything(nix: Nix) {
@@ -64,7 +60,7 @@ each_nix! {
         // As long as anybody has the database open, its log is there, with every Nix.
         let keeper = rusqlite::Connection::open(store.db_path()).unwrap();
         keeper.query_row("select count(*) from ValidPaths", [], |_| Ok(())).unwrap();
-        let Some(mut running) = run_as_nobody(&storewatch) else { return };
+        let Some(mut running) = storewatch.run_as_nobody() else { return };
         running.eventually_logs("the Nix database is open");
         let paths = store.build(&expr::many(3)).unwrap();
         running.eventually("the paths in the cache", || storewatch.cache().has_all(&paths));
@@ -84,7 +80,7 @@ fn who_may_not_read_the_database_asks_the_daemon() {
     drop(database);
     let daemon = store.daemon();
     close_database(&store);
-    let Some(mut running) = run_as_nobody(&storewatch) else { return };
+    let Some(mut running) = storewatch.run_as_nobody() else { return };
     running.eventually_logs("the Nix daemon is asked instead");
     running.eventually_logs("watching from now on");
     let top = daemon.build(&expr::chain(4)).unwrap();
@@ -93,7 +89,7 @@ fn who_may_not_read_the_database_asks_the_daemon() {
     assert!(storewatch.cache().has_all(&closure) && !storewatch.cache().has(&before));
     running.stop();
     let meanwhile = daemon.build(&expr::many(2)).unwrap();
-    let mut running = run_as_nobody(&storewatch).unwrap();
+    let mut running = storewatch.run_as_nobody().unwrap();
     running.eventually("what was built meanwhile", || storewatch.cache().has_all(&meanwhile));
     running.stop();
     storewatch.cache().assert_sound(&[]);
@@ -109,7 +105,7 @@ fn where_neither_database_nor_daemon_can_be_asked_it_refuses() {
     // None that answers, and one that is too old.
     for daemon in [false, true] {
         let _daemon = daemon.then(|| store.daemon());
-        let Some(mut running) = run_as_nobody(&storewatch) else { return };
+        let Some(mut running) = storewatch.run_as_nobody() else { return };
         running.eventually_logs("storewatch: ");
         let log = running.log();
         assert_eq!(running.wait_exit().code(), Some(1), "{log}");
@@ -168,24 +164,4 @@ fn back_up(store: &ScratchStore) -> PathBuf {
 /// Takes others the right to read the database.
 fn close_database(store: &ScratchStore) {
     fs::set_permissions(store.db_path().parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
-}
-
-/// Starts the service as a user without rights; says so where this user can't.
-fn run_as_nobody(storewatch: &Storewatch<'_>) -> Option<Running> {
-    if !rustix::process::geteuid().is_root() {
-        crate::support::nix::skipped("only root can start a process of another user");
-        return None;
-    }
-    let folder = storewatch.state_dir().parent().unwrap().to_owned();
-    for name in ["state", "run", "home"] {
-        chown(folder.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    // What it is run from may lie where only its owner may go.
-    let program = folder.join("storewatch");
-    if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_storewatch"), &program).unwrap();
-    }
-    Some(storewatch.run_of(&program, |command| {
-        command.uid(NOBODY).gid(NOBODY);
-    }))
 }

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: Attic's own way of managing caches. They are made and changed by `attic cache …`.
 
+mod trial;
 mod wire;
 
 use std::fs::File;
@@ -18,6 +19,7 @@ use reqwest::Url;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use tokio::task::spawn_blocking;
 
+pub use self::trial::try_out;
 pub use self::wire::Configuration;
 use self::wire::{LONGEST_HEADER, MissingAnswer, MissingRequest, NAR_INFO, NarInfo, PREAMBLE_SIZE, UploadAnswer};
 use super::http::{Action, Body, Http, HttpError, HttpOptions, plain, refuse_own};
@@ -124,6 +126,31 @@ impl AtticCache {
         };
         let upstream_key_names = configuration.upstream_cache_key_names.clone().unwrap_or_default();
         Ok(Self { http, api, cache, store_dir, real_store, configuration, upstream_key_names })
+    }
+
+    /// What the server says of the cache, as far as it tells who has this token.
+    #[must_use]
+    pub fn info(&self) -> CacheInfo {
+        let Configuration { substituter_endpoint, api_endpoint, public_key, is_public, store_dir, priority, .. } =
+            self.configuration.clone();
+        let untold = "the token may only push, so the server says nothing of the cache";
+        CacheInfo {
+            substituter: substituter_endpoint.unwrap_or_else(|| format!("{}{}", self.api, self.cache)),
+            public_key,
+            api: api_endpoint.or_else(|| Some(self.api.to_string())),
+            is_public,
+            store_dir,
+            priority,
+            upstream_key_names: self.upstream_key_names.clone(),
+            retention: self.configuration.retention(),
+            directory: None,
+            remark: (!self.is_told()).then_some(untold),
+        }
+    }
+
+    /// Whether the server tells what the cache is, which it does to who may read from it.
+    fn is_told(&self) -> bool {
+        self.configuration != Configuration::default()
     }
 
     /// What the server says of the cache.
@@ -233,14 +260,6 @@ impl Cache for AtticCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move { self.upload(push).await })
-    }
-
-    fn info(&self) -> Result<CacheInfo, CacheError> {
-        let substituter = self.configuration.substituter_endpoint.clone();
-        Ok(CacheInfo {
-            substituter: substituter.unwrap_or_else(|| format!("{}{}", self.api, self.cache)),
-            public_key: self.configuration.public_key.clone(),
-        })
     }
 }
 

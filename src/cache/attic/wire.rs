@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Retention;
 use crate::nix::{PathInfo, StoreDir, StorePath};
 
 /// Header with the [`NarInfo`] of an upload.
@@ -33,6 +34,17 @@ pub struct Configuration {
     pub upstream_cache_key_names: Option<Vec<String>>,
     /// For how long it keeps what nobody reads: seconds, or how Attic puts that it is the server's own time.
     pub retention_period: Option<serde_json::Value>,
+}
+
+impl Configuration {
+    /// For how long it keeps what nobody reads, where that is understood: `"Global"` or `{"Period": SECONDS}`.
+    pub(super) fn retention(&self) -> Option<Retention> {
+        let period = self.retention_period.as_ref()?;
+        if period == "Global" {
+            return Some(Retention::ServersOwn);
+        }
+        Some(Retention::Seconds(period.get("Period")?.as_u64()?))
+    }
 }
 
 /// `POST _api/v1/get-missing-paths`

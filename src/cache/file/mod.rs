@@ -8,6 +8,7 @@
 //! Deliberately absent: a memory of what is there. A look at the file costs some microseconds and is always right.
 
 mod commit;
+mod look;
 mod sweep;
 mod temp;
 
@@ -21,10 +22,12 @@ use tokio::task::spawn_blocking;
 use zstd::stream::write::Encoder;
 
 use self::commit::Committer;
+use self::look::{check_room, check_store};
+pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::layout::{self, StoredNar};
-use super::{BoxFuture, Cache, CacheError, CacheInfo, Compression, NarReader, Push, Pushed};
+use super::{BoxFuture, Cache, CacheError, Compression, NarReader, Push, Pushed};
 use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath};
 
 /// Folder of the files that are being written.
@@ -89,46 +92,20 @@ impl FileCache {
     /// Reads `nix-cache-info`, or writes it.
     fn agree_on_store(&self) -> Result<(), CacheError> {
         let FileOptions { dir, store_dir, want_mass_query, priority, .. } = &self.options;
-        let path = dir.join(layout::CACHE_INFO);
-        match fs::read_to_string(&path) {
-            Ok(text) => match layout::store_dir_of(&text) {
-                Some(theirs) if theirs == store_dir.as_str() => Ok(()),
-                Some(theirs) => Err(CacheError::OtherStore {
-                    cache: dir.display().to_string(),
-                    theirs: theirs.to_owned(),
-                    ours: store_dir.as_str().to_owned(),
-                }),
-                None => Err(CacheError::Malformed { path, problem: "it has no line `StoreDir: …`".to_owned() }),
-            },
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let (mut temp, mut file) = self.temp_file(path.clone())?;
-                let text = layout::cache_info(store_dir, *want_mass_query, *priority);
-                file.write_all(text.as_bytes()).map_err(io_error("write", &path))?;
-                temp.sync()?;
-                temp.publish()?;
-                temp::sync_dir(dir)
-            }
-            Err(source) => Err(io_error("read", &path)(source)),
+        if check_store(dir, store_dir)? {
+            return Ok(());
         }
+        let path = dir.join(layout::CACHE_INFO);
+        let (mut temp, mut file) = self.temp_file(path.clone())?;
+        let text = layout::cache_info(store_dir, *want_mass_query, *priority);
+        file.write_all(text.as_bytes()).map_err(io_error("write", &path))?;
+        temp.sync()?;
+        temp.publish()?;
+        temp::sync_dir(dir)
     }
 
     fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
         TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
-    }
-
-    /// Whether there is room for an archive of that size (bytes), compressed or not.
-    fn check_room(&self, nar_size: u64) -> Result<(), CacheError> {
-        let FileOptions { dir, reserve_percent: needed_percent, .. } = &self.options;
-        if *needed_percent == 0 {
-            return Ok(());
-        }
-        let stat = rustix::fs::statvfs(dir).map_err(|errno| io_error("ask for free space in", dir)(errno.into()))?;
-        let free = stat.f_bavail.saturating_sub(nar_size.div_ceil(stat.f_frsize.max(1)));
-        let free_percent = free.saturating_mul(100) / stat.f_blocks.max(1);
-        if free_percent >= *needed_percent {
-            return Ok(());
-        }
-        Err(CacheError::NoRoom { dir: dir.clone(), free_percent, needed_percent: *needed_percent })
     }
 
     /// Writes archive and narinfo under temporary names. Blocks.
@@ -182,7 +159,7 @@ impl Cache for FileCache {
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
             let Push { info, nar, arrivals, go_ahead } = push;
-            self.check_room(info.nar_size)?;
+            check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
@@ -191,13 +168,6 @@ impl Cache for FileCache {
             go_ahead.await?;
             self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
             Ok(Pushed { sent: written.file_size, deduplicated: false })
-        })
-    }
-
-    fn info(&self) -> Result<CacheInfo, CacheError> {
-        Ok(CacheInfo {
-            substituter: format!("file://{}", self.options.dir.display()),
-            public_key: Some(self.options.key.public().to_string()),
         })
     }
 }

@@ -7,10 +7,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{RequestBuilder, StatusCode, Url};
+use reqwest::{RequestBuilder, Url};
 use rustls::AlertDescription;
 
 use super::answer::{Head, ServerSays};
+use super::cure::{cure, reason};
 use crate::cache::Class;
 use crate::secret::SecretError;
 
@@ -24,6 +25,8 @@ const TOLD_PAUSES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration:
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// To learn whether it is there.
+    Greeting,
     /// To learn what the cache is.
     Configuration,
     /// To learn what the cache lacks.
@@ -217,31 +220,6 @@ fn within(pause: Duration) -> Duration {
     pause.clamp(*TOLD_PAUSES.start(), *TOLD_PAUSES.end())
 }
 
-/// A status in words.
-fn reason(status: u16) -> String {
-    let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    known.map_or_else(|| status.to_string(), |reason| format!("{status} {reason}"))
-}
-
-/// What people can do about a status.
-fn cure(action: Action, status: u16, host: &str) -> String {
-    match (action, status) {
-        (Action::Upload, 413) => format!(
-            "; the server or a proxy in front of {host} refuses bodies of this size: raise its limit \
-             (`client_max_body_size` of nginx), then `storewatch queue retry`"
-        ),
-        (Action::Upload, 403) => format!("; something in front of {host} refuses this path"),
-        (Action::Upload, 408 | 504 | 524) => format!(
-            "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
-        ),
-        (_, 401) => "; the token is missing, wrong or expired, or there is no such cache".to_owned(),
-        (_, 403) => "; the token does not allow this".to_owned(),
-        (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
-        (Action::Configuration, 404) => "; is it an Attic server?".to_owned(),
-        _ => String::new(),
-    }
-}
-
 /// Whose server a request is for, as people write it.
 pub(super) fn host_of(request: &RequestBuilder) -> String {
     let built = request.try_clone().and_then(|request| request.build().ok());
@@ -290,6 +268,7 @@ fn wants_certificate(alert: AlertDescription) -> bool {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Greeting => "greet the server",
             Self::Configuration => "ask for the cache's configuration",
             Self::Missing => "ask what is missing",
             Self::Upload => "upload",

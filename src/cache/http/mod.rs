@@ -10,7 +10,9 @@
 mod answer;
 mod body;
 mod credentials;
+mod cure;
 mod error;
+mod greet;
 mod own;
 
 use std::io;
@@ -30,6 +32,7 @@ pub(super) use self::answer::plain;
 pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
 pub use self::error::{Action, HttpError};
+pub use self::greet::Greeting;
 pub use self::own::refuse_own;
 use crate::secret::{Provider, SecretError};
 
@@ -184,10 +187,22 @@ fn within_one_host() -> Policy {
     })
 }
 
+/// How many certificates a file holds, in PEM.
+///
+/// # Errors
+/// [`HttpError::File`] where it can't be read or holds none.
+pub fn count_certificates(file: &Path) -> Result<usize, HttpError> {
+    let read = std::fs::read(file).map_err(|source| unusable(file, source.to_string()))?;
+    parse_certificates(&read, file).map(|found| found.len())
+}
+
 async fn certificates(file: PathBuf) -> Result<Vec<Certificate>, HttpError> {
-    let pem = read(&file).await?;
-    let found = Certificate::from_pem_bundle(&pem).ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| HttpError::File { file, problem: "it holds no certificate in PEM".to_owned() })
+    parse_certificates(&read(&file).await?, &file)
+}
+
+fn parse_certificates(pem: &[u8], file: &Path) -> Result<Vec<Certificate>, HttpError> {
+    let found = Certificate::from_pem_bundle(pem).ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| unusable(file, "it holds no certificate in PEM".to_owned()))
 }
 
 /// Reads a file on a thread that may wait: it may lie on a disk that doesn't answer.
@@ -195,7 +210,11 @@ async fn read(file: &Path) -> Result<Vec<u8>, HttpError> {
     let path = file.to_owned();
     let read = spawn_blocking(move || std::fs::read(path)).await;
     let read = read.unwrap_or_else(|_| Err(io::Error::other("the thread that was to read it was lost")));
-    read.map_err(|source| HttpError::File { file: file.to_owned(), problem: source.to_string() })
+    read.map_err(|source| unusable(file, source.to_string()))
+}
+
+fn unusable(file: &Path, problem: String) -> HttpError {
+    HttpError::File { file: file.to_owned(), problem }
 }
 
 async fn identity(file: &Path, key: &Provider) -> Result<Identity, HttpError> {
@@ -204,5 +223,5 @@ async fn identity(file: &Path, key: &Provider) -> Result<Identity, HttpError> {
     pem.push(b'\n');
     pem.extend_from_slice(key.expose().as_bytes());
     let problem = "it and `client_key` are no certificate and key in PEM that belong together";
-    Identity::from_pem(&pem).map_err(|_| HttpError::File { file: file.clone(), problem: problem.to_owned() })
+    Identity::from_pem(&pem).map_err(|_| unusable(file, problem.to_owned()))
 }

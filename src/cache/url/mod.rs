@@ -150,12 +150,30 @@ impl CacheUrl {
         }
     }
 
+    /// What kind of cache it is, in a word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Attic { .. } => "attic",
+        }
+    }
+
     /// The host that is spoken to, if there is one; an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> Option<String> {
         match self {
             Self::File { .. } => None,
             Self::Attic { endpoint, .. } => web::host(endpoint),
+        }
+    }
+
+    /// Whether its server is reached within this host, and so past every proxy.
+    #[must_use]
+    pub fn is_within_this_host(&self) -> bool {
+        match self {
+            Self::File { .. } => true,
+            Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
         }
     }
 

@@ -68,7 +68,8 @@ pub(super) fn write_public(key: &str, file: &Path) -> Result<(), CacheError> {
     std::fs::write(file, text).map_err(write_error)
 }
 
-fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
+/// The file of the key that is made for a cache whose policy names none.
+pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     state_dir.join("keys").join(format!("{}.secret", config.name))
 }
 

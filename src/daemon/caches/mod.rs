@@ -1,6 +1,7 @@
 //! From the caches of the policy file to caches that can be opened.
 
 mod keys;
+mod look;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use std::sync::Arc;
 use reqwest::header::{HeaderName, HeaderValue};
 use tracing::{debug, info};
 
+pub(super) use self::keys::own_key_file;
 pub use self::keys::public_key;
-use self::keys::signing_key;
-use self::keys::{public_key_file, write_public};
+use self::keys::{public_key_file, signing_key, write_public};
+pub use self::look::{describe, summary, try_all};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
@@ -106,7 +108,7 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
             Arc::new(move || open_file(config.clone(), surroundings.clone()))
         }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
-            let options = attic_options(config, surroundings, endpoint, cache);
+            let options = attic_options(config, &surroundings.nix, endpoint, cache);
             let public = public_key_file(&surroundings.state_dir, config);
             Arc::new(move || open_attic(options.clone(), public.clone()))
         }
@@ -133,7 +135,7 @@ fn open_file(
             want_mass_query,
             key: signing_key(&config, &surroundings)?,
             instance: surroundings.instance.clone(),
-            reserve_percent: if config.builtin { EMBEDDED_RESERVE_PERCENT } else { 0 },
+            reserve_percent: reserve_percent(&config),
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };
@@ -143,21 +145,22 @@ fn open_file(
     })
 }
 
+/// How much of its file system a cache in a directory leaves free.
+#[must_use]
+pub fn reserve_percent(config: &CacheConfig) -> u64 {
+    if config.builtin { EMBEDDED_RESERVE_PERCENT } else { 0 }
+}
+
 /// A cache on an Attic server, as the policy has it. What is remembered of its credentials lives as long as these.
 #[must_use]
-pub fn attic_options(
-    config: &CacheConfig,
-    surroundings: &CacheSurroundings,
-    endpoint: String,
-    cache: String,
-) -> AtticOptions {
+pub fn attic_options(config: &CacheConfig, nix: &NixStore, endpoint: String, cache: String) -> AtticOptions {
     let host = CacheUrl::parse(&config.url).ok().and_then(|url| url.host());
     AtticOptions {
         endpoint,
         cache,
-        http: http_options(&config.http, host.as_deref(), &surroundings.nix),
-        store_dir: surroundings.nix.logical.clone(),
-        real_store: surroundings.nix.real.clone(),
+        http: http_options(&config.http, host.as_deref(), nix),
+        store_dir: nix.logical.clone(),
+        real_store: nix.real.clone(),
         allow_self: config.http.allow_self,
         allow_unencrypted: config.http.allow_unencrypted,
     }

@@ -94,6 +94,17 @@ impl std::fmt::Display for Access {
 }
 
 impl DatabaseError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotFound { .. } => {
+                Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether another user may read the database: the time for the Nix daemon.
     #[must_use]
     pub fn is_denied(&self) -> bool {

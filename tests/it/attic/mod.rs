@@ -2,9 +2,11 @@
 
 mod credentials;
 mod delivery;
+mod doctor;
 mod faults;
 mod harness;
 mod input;
+mod look;
 mod memory;
 mod outage;
 mod secrets;

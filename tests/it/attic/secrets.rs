@@ -145,7 +145,7 @@ fn a_header_that_is_a_secret_reaches_the_server_and_shows_nowhere() {
 
 /// What commands say, by what was asked.
 fn all_that_is_said(storewatch: &Storewatch<'_>) -> Vec<(String, String)> {
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 12] = [
         &["status"],
         &["status", "--json"],
         &["queue", "list"],
@@ -153,6 +153,11 @@ fn all_that_is_said(storewatch: &Storewatch<'_>) -> Vec<(String, String)> {
         &["queue", "list", "--json", "--state", "done"],
         &["policy", "check"],
         &["backfill", "--dry-run"],
+        &["cache", "list"],
+        &["cache", "info", "team"],
+        &["cache", "ping"],
+        &["cache", "ping", "--json"],
+        &["doctor"],
     ];
     let said = |command: &&[&str]| {
         let said = storewatch.cmd(command);

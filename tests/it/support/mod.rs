@@ -20,7 +20,7 @@ pub use cache::CacheDir;
 pub use nix::{Nix, ScratchStore};
 pub use proxy::{Canned, Fault, FlakyProxy, On};
 pub use reader::Reader;
-pub use storewatch::{Running, Storewatch};
+pub use storewatch::{NOBODY, Running, Storewatch};
 pub use wait::eventually;
 
 use std::path::Path;

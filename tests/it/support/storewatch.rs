@@ -7,9 +7,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::cell::Cell;
 use std::fs::File;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
+
+/// A user without rights, whom nothing belongs to.
+pub const NOBODY: u32 = 65_534;
 
 /// So many lines of its log go into the panic of a test.
 const TAIL: usize = 40;
@@ -51,6 +56,26 @@ impl<'a> Storewatch<'a> {
     /// The binary with everything set that it needs; arguments and more are the caller's.
     pub fn command(&self) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_storewatch")))
+    }
+
+    /// As [`Storewatch::command`], run as a user without rights, to whom the state directory belongs from now on. Says so
+    /// where this user can't start one.
+    pub fn command_as_nobody(&self) -> Option<Command> {
+        if !rustix::process::geteuid().is_root() {
+            super::nix::skipped("only root can start a process of another user");
+            return None;
+        }
+        for name in ["state", "run", "home"] {
+            chown(self.folder.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        // What it is run from may lie where only its owner may go.
+        let program = self.folder.path().join("storewatch");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_storewatch"), &program).unwrap();
+        }
+        let mut command = self.command_of(&program);
+        command.uid(NOBODY).gid(NOBODY);
+        Some(command)
     }
 
     fn command_of(&self, program: &Path) -> Command {
@@ -159,9 +184,9 @@ impl<'a> Storewatch<'a> {
         self.spawn_with(arguments, |_| ())
     }
 
-    /// Starts the service from a copy of the binary, after `change` to how it is started.
-    pub fn run_of(&self, program: &Path, change: impl FnOnce(&mut Command)) -> Running {
-        self.spawn_command(self.command_of(program).arg("run"), change)
+    /// Starts the service as a user without rights; says so where this user can't.
+    pub fn run_as_nobody(&self) -> Option<Running> {
+        Some(self.spawn_command(self.command_as_nobody()?.arg("run"), |_| ()))
     }
 
     fn spawn_with(&self, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Running {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 /// Which requests are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,12 @@ impl Canned {
     pub fn error_saying(message: &str) -> Self {
         let body = serde_json::json!({ "code": 500, "error": "InternalServerError", "message": message });
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::json(&body.to_string()) }
+    }
+
+    /// A page of that time.
+    pub fn dated(time: SystemTime) -> Self {
+        let header = Some(("date", httpdate::fmt_http_date(time)));
+        Self { header, ..Self::html(StatusCode::OK) }
     }
 
     /// 307: ask there instead.

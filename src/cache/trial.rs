@@ -1,0 +1,37 @@
+//! Trying a cache out: whether it can be reached, and whether it lets us in. Nothing is uploaded for it.
+
+use std::time::Duration;
+
+use super::CacheError;
+
+/// What came of trying a cache out.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// The time from a request to its answer, the median of a few; of a directory, what it takes to write a small file and
+    /// remove it. `None` where nobody answers.
+    pub round_trip: Option<Duration>,
+    /// How many seconds the clock of its server is ahead of this host's, where it says what time it is.
+    pub clock_ahead: Option<i64>,
+    /// Whether it lets us read, as far as that is known.
+    pub reads: Option<bool>,
+    /// Whether it takes what we upload, as far as that is known.
+    pub writes: Option<bool>,
+    /// What stands in the way.
+    pub troubles: Vec<CacheError>,
+    /// What else a person should know.
+    pub remark: Option<&'static str>,
+}
+
+impl Trial {
+    /// A trial that came to no end, by a defect.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self { troubles: vec![CacheError::LostThread { action: "try the cache out" }], ..Self::default() }
+    }
+
+    /// Whether the cache takes uploads.
+    #[must_use]
+    pub fn went_well(&self) -> bool {
+        self.troubles.is_empty()
+    }
+}

@@ -1,0 +1,80 @@
+//! `storewatch cache list`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{CliError, Global, Setup, print};
+use crate::cache::CacheUrl;
+use crate::cli::status::{bytes, passed};
+use crate::config::CacheConfig;
+use crate::daemon::caches;
+use crate::queue::{CacheCounts, Queue, QueueError};
+
+/// List the caches of the policy, and whether they take paths; no cache is asked.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `cache list --json` prints of one cache.
+#[derive(Serialize)]
+struct Listed {
+    kind: &'static str,
+    /// `on`, `off` or `waiting`.
+    state: &'static str,
+    /// This host's name, which makes it the cache's own server.
+    off_since_it_is: Option<String>,
+    #[serde(flatten)]
+    counts: CacheCounts,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    let counts = match Queue::open_to_look(&setup.state_dir) {
+        Ok(queue) => queue.counts()?,
+        Err(QueueError::NoQueue { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let listed: Vec<Listed> = setup.config.caches.iter().map(|cache| Listed::new(cache, &counts)).collect();
+    print(args.json, &listed, |out| listed.iter().try_for_each(|listed| listed.write(out)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Listed {
+    fn new(cache: &CacheConfig, counts: &[CacheCounts]) -> Self {
+        let known = counts.iter().find(|known| known.name == cache.name.as_str() && known.url == cache.url);
+        let counts = known.cloned().unwrap_or_else(|| CacheCounts::none(cache.name.as_str(), &cache.url));
+        let off_since_it_is = caches::own_server(cache);
+        let state = match (&off_since_it_is, &counts.waiting_why) {
+            (Some(_), _) => "off",
+            (None, Some(_)) => "waiting",
+            (None, None) => "on",
+        };
+        let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
+        Self { kind, state, off_since_it_is, counts }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { kind, state, off_since_it_is, counts } = self;
+        writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
+        match (off_since_it_is, &counts.waiting_why, counts.waiting_since) {
+            (Some(host), ..) => {
+                writeln!(out, "  off on this host, {host}, which is the cache's own server by `server_hostnames`")?;
+            }
+            (None, Some(why), Some(since)) => writeln!(out, "  takes nothing for {} now: {why}", passed(since))?,
+            _ => writeln!(out, "  {state}")?,
+        }
+        let waiting = counts.pending + counts.uploading;
+        write!(out, "  {} done ({}), {waiting} to do", counts.done, bytes(counts.bytes_sent))?;
+        for (count, what) in [(counts.held, "held"), (counts.failed, "failed")] {
+            if count > 0 {
+                write!(out, ", {count} {what}")?;
+            }
+        }
+        writeln!(out)
+    }
+}

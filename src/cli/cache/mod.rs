@@ -1,0 +1,78 @@
+//! `storewatch cache`: what there is to see of the caches of the policy.
+
+mod info;
+mod list;
+mod ping;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::setup::{View, nix_store};
+use super::{CliError, Global};
+use crate::config::{CacheConfig, Config, NixStore};
+
+/// Look at the caches of the policy; nothing changes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    List(list::Args),
+    Info(info::Args),
+    Ping(ping::Args),
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    match &args.command {
+        Command::List(args) => list::run(global, args),
+        Command::Info(args) => info::run(global, args),
+        Command::Ping(args) => ping::run(global, args),
+    }
+}
+
+/// Where things are and what the policy says, for those who only look.
+struct Setup {
+    state_dir: PathBuf,
+    config: Config,
+    nix: NixStore,
+}
+
+impl Setup {
+    fn read(global: &Global) -> Result<Self, CliError> {
+        let View { state_dir, config, .. } = View::find(global)?;
+        let config = config?;
+        let nix = nix_store(&config)?;
+        Ok(Self { state_dir, config, nix })
+    }
+
+    /// The cache of that name.
+    fn cache(&self, name: &str) -> Result<&CacheConfig, CliError> {
+        let caches = &self.config.caches;
+        caches.iter().find(|cache| cache.name.as_str() == name).ok_or_else(|| {
+            let known: Vec<&str> = caches.iter().map(|cache| cache.name.as_str()).collect();
+            CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", ")))
+        })
+    }
+}
+
+/// Prints JSON, or what `text` writes.
+fn print<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>,
+) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let written = if json {
+        serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        text(&mut out)
+    };
+    written.map_err(|source| CliError::System { action: "print what was found", source })
+}

@@ -1,0 +1,111 @@
+//! `storewatch cache ping`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{CliError, Global, Setup, print};
+use crate::cache::{CacheError, Trial};
+use crate::cli::run::runtime;
+use crate::config::CacheConfig;
+use crate::daemon::caches;
+use crate::report::one_line;
+
+/// Find out whether caches can be reached and take what is uploaded. Nothing is uploaded.
+///
+/// A server is asked for a path that nobody has, which needs the permission to push; into a directory a small file is
+/// written and removed. The exit code is 0 when all is well, and 1 otherwise.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The caches' names in the policy; all that are on if none is given.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `cache ping --json` prints of one cache.
+#[derive(Serialize)]
+struct Pinged<'a> {
+    name: &'a str,
+    url: &'a str,
+    /// `ok`, `trouble` or `off`.
+    state: &'static str,
+    /// This host's name, which makes it the cache's own server: it was not asked then.
+    off_since_it_is: Option<String>,
+    round_trip_ms: Option<f64>,
+    clock_ahead_seconds: Option<i64>,
+    reads: Option<bool>,
+    writes: Option<bool>,
+    troubles: Vec<Trouble>,
+    /// What is well, in a few words.
+    summary: String,
+}
+
+#[derive(Serialize)]
+struct Trouble {
+    what: String,
+    cure: Option<&'static str>,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    let named: Vec<&CacheConfig> = if args.names.is_empty() {
+        setup.config.caches.iter().collect()
+    } else {
+        args.names.iter().map(|name| setup.cache(name)).collect::<Result<_, _>>()?
+    };
+    // Who names one wants to know, whatever this host is.
+    let is_off = |cache: &CacheConfig| args.names.is_empty().then(|| caches::own_server(cache)).flatten();
+    let asked: Vec<&CacheConfig> = named.iter().copied().filter(|cache| is_off(cache).is_none()).collect();
+    let runtime = runtime()?;
+    let mut trials = runtime.block_on(caches::try_all(&asked, &setup.nix)).into_iter();
+    // What hangs on a dead file system is not waited for.
+    runtime.shutdown_background();
+    let pinged = named.iter().map(|cache| match is_off(cache) {
+        Some(host) => Pinged::off(cache, host),
+        None => Pinged::new(cache, &trials.next().unwrap_or_else(Trial::lost)),
+    });
+    let pinged: Vec<Pinged<'_>> = pinged.collect();
+    print(args.json, &pinged, |out| pinged.iter().try_for_each(|pinged| pinged.write(out)))?;
+    Ok(if pinged.iter().all(|pinged| pinged.troubles.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl<'a> Pinged<'a> {
+    fn off(cache: &'a CacheConfig, host: String) -> Self {
+        let summary = format!("off on this host, {host}, which is the cache's own server by `server_hostnames`");
+        Self { state: "off", off_since_it_is: Some(host), summary, ..Self::new(cache, &Trial::default()) }
+    }
+
+    fn new(cache: &'a CacheConfig, trial: &Trial) -> Self {
+        let trouble = |error: &CacheError| Trouble { what: one_line(error), cure: error.hint() };
+        Self {
+            name: cache.name.as_str(),
+            url: &cache.url,
+            state: if trial.went_well() { "ok" } else { "trouble" },
+            off_since_it_is: None,
+            round_trip_ms: trial.round_trip.map(|time| time.as_secs_f64() * 1_000.0),
+            clock_ahead_seconds: trial.clock_ahead,
+            reads: trial.reads,
+            writes: trial.writes,
+            troubles: trial.troubles.iter().map(trouble).collect(),
+            summary: caches::summary(trial),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{:8} {}  {}", self.state, self.name, self.url)?;
+        if !self.summary.is_empty() {
+            writeln!(out, "         {}", self.summary)?;
+        }
+        for Trouble { what, cure } in &self.troubles {
+            writeln!(out, "         {what}")?;
+            if let Some(cure) = cure {
+                writeln!(out, "         cure: {cure}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! `storewatch doctor`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::run::runtime;
+use super::setup::View;
+use super::words::counted;
+use super::{CliError, Global};
+use crate::daemon::health::{Finding, Grade, Host, examine};
+
+/// Examine everything that storewatch needs on this host, and say what to do where something is wrong.
+///
+/// It works beside a running service and without one. Run it as the user that the service runs as: it sees then what the
+/// service sees. The exit code is 0 when there is no trouble, and 1 otherwise.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `doctor --json` prints.
+#[derive(Serialize)]
+struct Report {
+    troubles: usize,
+    warnings: usize,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let View { state_dir, config, .. } = View::find(global)?;
+    let host = Host { state_dir, config: &config };
+    let runtime = runtime()?;
+    let findings = runtime.block_on(examine(&host));
+    // What hangs on a dead file system is not waited for.
+    runtime.shutdown_background();
+    let count = |grade| findings.iter().filter(|finding| finding.grade == grade).count();
+    let report = Report { troubles: count(Grade::Trouble), warnings: count(Grade::Warning), findings };
+    let mut out = io::stdout().lock();
+    let written = if args.json {
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        write_text(&mut out, &report)
+    };
+    written.map_err(|source| CliError::System { action: "print what was found", source })?;
+    Ok(if report.troubles == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_text(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    for Finding { grade, about, found, cure } in &report.findings {
+        let grade = match grade {
+            Grade::Ok => "ok",
+            Grade::Warning => "warning",
+            Grade::Trouble => "trouble",
+        };
+        writeln!(out, "{grade:8} {about}: {found}")?;
+        if let Some(cure) = cure {
+            writeln!(out, "         cure: {cure}")?;
+        }
+    }
+    let (troubles, warnings) = (counted(report.troubles as u64, "trouble"), counted(report.warnings as u64, "warning"));
+    writeln!(out, "{troubles}, {warnings}")
+}

@@ -1,0 +1,96 @@
+//! Looking at a cache of the policy from outside the service: what it is, and whether it would take something.
+//!
+//! Nothing is uploaded, and nothing changes: a cache in a directory isn't even opened, since that sweeps what the
+//! service may be writing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use super::{attic_options, public_key, reserve_percent};
+use crate::cache::attic::{self, AtticCache};
+use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, file};
+use crate::config::{CacheConfig, NixStore};
+
+/// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks a cache what it is.
+///
+/// # Errors
+/// [`CacheError`].
+pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Result<CacheInfo, CacheError> {
+    match CacheUrl::parse(&config.url)? {
+        CacheUrl::Attic { endpoint, cache } => {
+            Ok(AtticCache::open(attic_options(config, nix, endpoint, cache)).await?.info())
+        }
+        CacheUrl::File { dir, .. } => {
+            let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
+            let look = move || {
+                let key = public_key(&config, &state_dir, &nix);
+                Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..file::look(&dir)? })
+            };
+            in_time(look).await?
+        }
+    }
+}
+
+/// Finds out whether a cache can be reached and takes what is uploaded.
+async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
+    let tried = match CacheUrl::parse(&config.url) {
+        Ok(CacheUrl::Attic { endpoint, cache }) => {
+            Ok(attic::try_out(attic_options(config, nix, endpoint, cache)).await)
+        }
+        Ok(CacheUrl::File { dir, .. }) => {
+            let (store_dir, reserve) = (nix.logical.clone(), reserve_percent(config));
+            in_time(move || file::try_out(&dir, &store_dir, reserve)).await
+        }
+        Err(error) => Err(error.into()),
+    };
+    tried.unwrap_or_else(|error| Trial { troubles: vec![error], ..Trial::default() })
+}
+
+/// Tries several caches out at the same time; what came of it in their order.
+pub async fn try_all(caches: &[&CacheConfig], nix: &NixStore) -> Vec<Trial> {
+    let mut trying = JoinSet::new();
+    for (place, cache) in caches.iter().enumerate() {
+        let (cache, nix) = ((*cache).clone(), nix.clone());
+        trying.spawn(async move { (place, try_out(&cache, &nix).await) });
+    }
+    let mut trials: Vec<Trial> = caches.iter().map(|_| Trial::lost()).collect();
+    while let Some(tried) = trying.join_next().await {
+        if let Ok((place, trial)) = tried {
+            trials[place] = trial;
+        }
+    }
+    trials
+}
+
+/// What is well about a cache, in a few words; its troubles apart.
+#[must_use]
+pub fn summary(trial: &Trial) -> String {
+    let mut words = Vec::new();
+    if let Some(time) = trial.round_trip {
+        words.push(format!("answers in {:.1} ms", time.as_secs_f64() * 1_000.0));
+    }
+    match (trial.reads, trial.writes) {
+        (Some(true), Some(true)) => words.push("lets us read and push".to_owned()),
+        (Some(true), Some(false)) => words.push("lets us read, but not push".to_owned()),
+        (Some(false), Some(true)) => words.push("lets us push but not read, which is enough".to_owned()),
+        (None, Some(true)) => words.push("can be written".to_owned()),
+        (Some(true), None) => words.push("lets us read".to_owned()),
+        (Some(false) | None, Some(false) | None) => {}
+    }
+    words.extend(trial.remark.map(str::to_owned));
+    words.join("; ")
+}
+
+/// Does on a thread what may hang for ever, and waits for it as long as a person would.
+async fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, CacheError> {
+    match timeout(PATIENCE, spawn_blocking(look)).await {
+        Ok(looked) => looked.map_err(|_| CacheError::LostThread { action: "look at the cache's directory" }),
+        Err(_) => Err(CacheError::Hangs { after: PATIENCE }),
+    }
+}

@@ -1,0 +1,87 @@
+//! The caches of the policy, tried out, and the clocks of their servers.
+
+use super::{Finding, Grade};
+use crate::cache::http::HttpError;
+use crate::cache::{CacheError, Trial};
+use crate::config::{CacheConfig, Config, NixStore};
+use crate::daemon::caches::{own_server, summary, try_all};
+use crate::report::one_line;
+use crate::secret::SecretError;
+
+/// Clocks that are further apart (seconds) will soon be too far: tokens say from when to when they hold.
+const APART: u64 = 60;
+
+/// Clocks that are further apart (seconds) make servers refuse tokens; most allow for less.
+const FAR_APART: u64 = 5 * 60;
+
+pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
+    let (off, on): (Vec<_>, Vec<_>) = config.caches.iter().partition(|cache| own_server(cache).is_some());
+    let mut findings: Vec<Finding> = off.into_iter().map(of_own_server).collect();
+    let trials = try_all(&on, nix).await;
+    for (cache, trial) in on.iter().zip(&trials) {
+        findings.extend(of_cache(cache, trial));
+    }
+    let clocks = on.iter().zip(&trials).filter_map(|(cache, trial)| Some(of_clock(cache, trial.clock_ahead?)));
+    findings.extend(clocks);
+    findings
+}
+
+fn of_own_server(cache: &CacheConfig) -> Finding {
+    let found = "off on this host, which is the cache's own server by `server_hostnames`";
+    Finding::ok(format!("cache {}", cache.name), found)
+}
+
+fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
+    let about = format!("cache {}", cache.name);
+    let found = |text: String| if text.is_empty() { cache.url.clone() } else { format!("{}: {text}", cache.url) };
+    if trial.went_well() {
+        return vec![Finding::ok(about, found(summary(trial)))];
+    }
+    let trouble = |error: &CacheError| match error {
+        CacheError::Http(HttpError::Secret { source }) if is_the_services_own(source) => {
+            Finding::warning(&about, found(format!("not asked for more, without its credentials: {source}")))
+        }
+        error => Finding::trouble(&about, found(one_line(error))).cured_by(error.hint()),
+    };
+    trial.troubles.iter().map(trouble).collect()
+}
+
+/// Whether a secret may be there for the service, though not for who examines: systemd gives it to the service alone.
+pub(super) fn is_the_services_own(error: &SecretError) -> bool {
+    matches!(error, SecretError::NoVariable { .. } | SecretError::NoCredentials { .. })
+}
+
+fn of_clock(cache: &CacheConfig, ahead: i64) -> Finding {
+    let about = format!("clock of {}", cache.name);
+    let apart = ahead.unsigned_abs();
+    let which = if ahead < 0 { "behind" } else { "ahead of" };
+    let found = format!("its server's clock is {apart} s {which} this host's");
+    if apart <= APART {
+        return Finding::ok(about, format!("its server's clock and this host's are {apart} s apart"));
+    }
+    let grade = if apart <= FAR_APART { Grade::Warning } else { Grade::Trouble };
+    Finding::new(grade, about, found)
+        .cured_by("set the one that is wrong right, by NTP; tokens say from when to when they hold")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Defaults;
+
+    #[test]
+    fn clocks_may_be_a_minute_apart_and_must_not_be_five() {
+        let config = Config::built_in(&Defaults { state_dir: "/state".into() });
+        for (ahead, grade) in [
+            (0, Grade::Ok),
+            (-60, Grade::Ok),
+            (61, Grade::Warning),
+            (-300, Grade::Warning),
+            (301, Grade::Trouble),
+            (-86_400, Grade::Trouble),
+        ] {
+            assert_eq!(of_clock(&config.caches[0], ahead).grade, grade, "{ahead}");
+        }
+        assert_eq!(of_clock(&config.caches[0], -400).found, "its server's clock is 400 s behind this host's");
+    }
+}

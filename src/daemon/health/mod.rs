@@ -1,0 +1,111 @@
+//! Examines this host: everything that storewatch needs in order to work, one finding each.
+//!
+//! Nothing changes by it, but for two small files that are written and removed again. It works beside a running service
+//! and without one, as any user, with a bad policy and without Nix: what can't be examined is itself a finding.
+//!
+//! Invariant kept here: **nothing leaks.** Of a secret it is said where it comes from, never what it is; proxies are shown
+//! without user name and password.
+
+mod caches;
+mod disk;
+mod events;
+mod network;
+mod nix;
+mod policy;
+mod secrets;
+mod state;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::config::{Config, ConfigError, NixStore, StoreOptions};
+use crate::report::one_line;
+
+/// What is examined.
+pub struct Host<'a> {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// What it says, or what is wrong with it.
+    pub config: &'a Result<Config, ConfigError>,
+}
+
+/// One thing that was examined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether it is as it should be.
+    pub grade: Grade,
+    /// What was examined, in a word or two.
+    pub about: String,
+    /// What was found.
+    pub found: String,
+    /// What a person may do, where what was found doesn't say.
+    pub cure: Option<String>,
+}
+
+/// Whether a thing is as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// It is.
+    Ok,
+    /// storewatch works, but not as well as it could, or not for long.
+    Warning,
+    /// storewatch can't do its work.
+    Trouble,
+}
+
+/// Examines everything.
+pub async fn examine(host: &Host<'_>) -> Vec<Finding> {
+    let config = host.config.as_ref().ok();
+    let nix = NixStore::resolve(config.map_or(&StoreOptions::default(), |config| &config.store), |name| {
+        std::env::var_os(name)
+    });
+    let mut findings = policy::examine(host);
+    match &nix {
+        Ok(nix) => findings.extend(nix::examine(nix).await),
+        Err(error) => findings.push(Finding::trouble("Nix store", one_line(error))),
+    }
+    findings.extend(events::examine(&host.state_dir, nix.as_ref().ok().map(NixStore::db_path).as_deref()).await);
+    findings.extend(state::examine(&host.state_dir));
+    match (config, &nix) {
+        (Some(config), Ok(nix)) => {
+            findings.extend(secrets::examine(config, &host.state_dir, nix).await);
+            findings.extend(caches::examine(config, nix).await);
+        }
+        _ => {
+            let unknown = "not examined: without a good policy it isn't known which there are";
+            findings.push(Finding::warning("caches", unknown));
+        }
+    }
+    findings.extend(disk::examine(config, &host.state_dir, nix.as_ref().ok()));
+    findings.extend(network::examine(config));
+    findings
+}
+
+impl Finding {
+    fn new(grade: Grade, about: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { grade, about: about.into(), found: found.into(), cure: None }
+    }
+
+    fn ok(about: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::new(Grade::Ok, about, found)
+    }
+
+    fn warning(about: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::new(Grade::Warning, about, found)
+    }
+
+    fn trouble(about: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::new(Grade::Trouble, about, found)
+    }
+
+    fn cured_by(self, cure: impl Into<Option<&'static str>>) -> Self {
+        Self { cure: cure.into().map(str::to_owned), ..self }
+    }
+}
+
+/// A path, or the nearest above it that is there.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}

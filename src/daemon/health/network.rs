@@ -1,0 +1,100 @@
+//! What the environment says of the way to servers: proxies, and whose certificates count.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use hyper_util::client::proxy::matcher::Matcher;
+
+use super::Finding;
+use crate::cache::CacheUrl;
+use crate::cache::http::count_certificates;
+use crate::config::Config;
+use crate::report::one_line;
+
+const PROXY: &str = "proxy";
+
+/// The variables that the client honours, of which the upper-case form wins.
+const PROXY_VARIABLES: [&str; 8] =
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
+
+pub(super) fn examine(config: Option<&Config>) -> Vec<Finding> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let set: Vec<String> = PROXY_VARIABLES.iter().filter_map(|name| Some(setting(name, &variable(name)?))).collect();
+    let mut findings = Vec::new();
+    if set.is_empty() {
+        findings.push(Finding::ok(PROXY, "no variable names one"));
+    } else {
+        findings.push(Finding::ok(PROXY, format!("the environment has {}", set.join(", "))));
+        findings.extend(config.iter().flat_map(|config| ways(config)));
+    }
+    if let Some(file) = variable("NIX_SSL_CERT_FILE") {
+        findings.push(certificates(file.into()));
+    }
+    findings
+}
+
+fn setting(name: &str, value: &OsString) -> String {
+    let value = value.to_string_lossy();
+    if name.eq_ignore_ascii_case("no_proxy") { format!("{name}={value}") } else { format!("{name}={}", plain(&value)) }
+}
+
+/// A proxy's address without user name, password, and whatever else stands beside the host.
+fn plain(address: &str) -> String {
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), address),
+    };
+    // A password may have a slash in it, so what stands before the last `@` goes first.
+    let host = rest.rsplit('@').next().unwrap_or_default();
+    let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+    format!("{scheme}{host}")
+}
+
+/// By which way each cache's server is reached, as the client decides it.
+fn ways(config: &Config) -> Vec<Finding> {
+    let matcher = Matcher::from_system();
+    let way = |cache: &crate::config::CacheConfig| {
+        let url = CacheUrl::parse(&cache.url).ok()?;
+        let CacheUrl::Attic { endpoint, .. } = &url else { return None };
+        let found = match matcher.intercept(&endpoint.parse().ok()?) {
+            Some(proxy) if !url.is_within_this_host() => {
+                format!("{endpoint} is reached by way of {}", plain(&proxy.uri().to_string()))
+            }
+            _ => format!("{endpoint} is reached without one"),
+        };
+        Some(Finding::ok(format!("{PROXY} for {}", cache.name), found))
+    };
+    config.caches.iter().filter_map(way).collect()
+}
+
+fn certificates(file: PathBuf) -> Finding {
+    let about = "certificates";
+    match count_certificates(&file) {
+        Ok(count) => {
+            let found =
+                format!("NIX_SSL_CERT_FILE={} holds {count}, which count instead of the system's", file.display());
+            Finding::ok(about, found)
+        }
+        Err(error) => Finding::trouble(about, format!("NIX_SSL_CERT_FILE: {}", one_line(&error)))
+            .cured_by("name a file with certificates in PEM, or unset it; no server is spoken to otherwise"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_shown_without_who_may_use_it() {
+        for (address, shown) in [
+            ("http://proxy.example.com:3128", "http://proxy.example.com:3128"),
+            ("http://me:s3cret@proxy.example.com:3128/", "http://proxy.example.com:3128"),
+            ("me:s3cret@proxy.example.com", "proxy.example.com"),
+            ("socks5h://me:s3@cr/et@proxy.example.com", "socks5h://proxy.example.com"),
+            ("http://proxy.example.com?token=s3cret", "http://proxy.example.com"),
+            ("proxy.example.com:3128", "proxy.example.com:3128"),
+        ] {
+            assert_eq!(plain(address), shown);
+        }
+    }
+}
