@@ -21,6 +21,8 @@ pub struct CacheConfig {
     pub name: CacheName,
     /// Where it is; checked by the cache layer's own rules, and so without user name, password or token.
     pub url: String,
+    /// Uploads at once, where they are other than `[limits]` says, 1 to 64.
+    pub uploads: Option<usize>,
     /// Where the secret key comes from that signs what is uploaded; `None`: one is generated in the state directory, if
     /// it is a cache that storewatch signs for.
     pub signing_key: Option<Source>,

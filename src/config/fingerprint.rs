@@ -16,7 +16,7 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, signing_key, http, builtin: _ } = self;
+        let Self { name, url, uploads: _, signing_key, http, builtin: _ } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         said.source("signing_key", signing_key.as_ref());
         said.http(http);
@@ -90,6 +90,7 @@ mod tests {
         let cache = CacheConfig {
             name: CacheName::new("team").expect("a legal name"),
             url: "file:///srv/team".to_owned(),
+            uploads: None,
             signing_key: None,
             http: HttpConfig::default(),
             builtin: false,

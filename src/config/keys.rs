@@ -50,6 +50,7 @@ pub const STORE: Keys = Keys {
 pub const CACHE: Keys = Keys {
     known: &[
         ("url", "url = \"file:///var/cache/nix\""),
+        ("uploads", "uploads = 4"),
         ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
         ("token", "token = { file = \"/run/secrets/token\" }"),
         ("headers", "headers = { x-name = \"value\" }"),

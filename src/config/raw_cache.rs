@@ -12,6 +12,7 @@ use super::reader::{List, Table, as_string, type_of};
 pub(super) struct RawCache {
     pub(super) name: Spanned<String>,
     pub(super) url: Option<Spanned<String>>,
+    pub(super) uploads: Option<Spanned<i64>>,
     pub(super) signing_key: Option<RawSource>,
     pub(super) token: Option<RawSource>,
     pub(super) headers: Vec<(Spanned<String>, RawHeader)>,
@@ -59,6 +60,7 @@ impl RawCache {
         Self {
             name,
             url: table.string("url", problems),
+            uploads: table.integer("uploads", problems),
             signing_key: RawSource::read_key(table, "signing_key", problems),
             token: RawSource::read_key(table, "token", problems),
             headers: headers(table, problems),

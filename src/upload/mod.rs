@@ -80,8 +80,6 @@ pub struct Orders {
     pub policy: Arc<Policy>,
     /// The caches that it names.
     pub targets: Vec<Target>,
-    /// Uploads at once, for each cache: one that is slow must not take the places of the others.
-    pub uploads: usize,
     /// Caches of others, which deliver what they have.
     pub upstreams: Upstreams,
 }
@@ -247,7 +245,7 @@ impl Uploader {
     }
 
     async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {
-        let Orders { policy, targets, uploads, upstreams } = orders;
+        let Orders { policy, targets, upstreams } = orders;
         self.context.upstreams = upstreams;
         let mut before = std::mem::take(&mut self.caches);
         for target in targets {
@@ -256,7 +254,7 @@ impl Uploader {
                 // What an earlier process noted may be mended; if not, it is noted again.
                 self.queue.call(move |queue| queue.note_cache_waits(id, None, now())).await?;
             }
-            self.caches.insert(id, State::serve(target, uploads, known));
+            self.caches.insert(id, State::serve(target, known));
         }
         // A cache may have been gone from the policy for a while and be back, with jobs still under way.
         for job in self.claimed.values() {

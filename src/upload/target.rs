@@ -29,6 +29,8 @@ pub struct Target {
     pub id: CacheId,
     /// Its name in the policy.
     pub name: CacheName,
+    /// How many of its paths are read, packed and sent at once.
+    pub uploads: usize,
     /// Opens it.
     pub open: Open,
 }
@@ -128,7 +130,8 @@ struct Waiting {
 
 impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
-    pub(super) fn serve(target: Target, uploads: usize, known: Option<Self>) -> Self {
+    pub(super) fn serve(target: Target, known: Option<Self>) -> Self {
+        let uploads = target.uploads;
         let (slots, punctuality, gate, waiting) = match known {
             Some(known) => (known.slots, known.punctuality, known.gate, known.waiting),
             None => (Slots::new(uploads), Punctuality::default(), Gate::default(), None),
@@ -299,7 +302,7 @@ mod tests {
 
     fn target() -> Target {
         let open: Open = Arc::new(|| Box::pin(async { Err(CacheError::LostThread { action: "open" }) }));
-        Target { id: CacheId(1), name: CacheName::new("team").expect("a name"), open }
+        Target { id: CacheId(1), name: CacheName::new("team").expect("a name"), uploads: 4, open }
     }
 
     fn growing(why: &str) -> Waits {
@@ -308,7 +311,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_bound_and_the_first_success_ends_them() {
-        let mut state = State::serve(target(), 4, None);
+        let mut state = State::serve(target(), None);
         assert!(!state.falter() && !state.falter() && state.falter(), "out of reach at the third");
         let mut total = Duration::ZERO;
         for _ in 0..12 {
@@ -329,7 +332,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_many_jobs_report_at_once_is_one_failure_and_told_once() {
-        let mut state = State::serve(target(), 4, None);
+        let mut state = State::serve(target(), None);
         assert!(state.wait(&growing("away"), 0));
         for _ in 0..100 {
             assert!(!state.wait(&growing("away"), 0));
@@ -340,7 +343,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_that_was_asked_for_is_kept() {
-        let mut state = State::serve(target(), 4, None);
+        let mut state = State::serve(target(), None);
         state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
         assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
         assert!(!state.shown(Ends::Took), "what began before it ends well, and says nothing of the pause");
@@ -350,7 +353,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cache_is_tried_with_one_job_while_a_long_one_is_under_way_and_nothing_else_is_begun() {
-        let mut state = State::serve(target(), 4, None);
+        let mut state = State::serve(target(), None);
         state.under_way = 2;
         state.wait(&growing("away"), 0);
         tokio::time::advance(FIRST_PAUSE).await;
@@ -366,9 +369,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_hung_is_not_taken_for_the_new_one() {
-        let mut state = State::serve(target(), 4, None);
+        let mut state = State::serve(target(), None);
         assert!(state.begin_to_open(1).is_some() && state.begin_to_open(2).is_none());
-        let state = State::serve(target(), 4, Some(state));
+        let state = State::serve(target(), Some(state));
         assert!(!state.awaits(1) && state.presence().is_none());
     }
 }

@@ -281,3 +281,11 @@ fn upstreams_are_asked() {
         ],
     );
 }
+
+#[test]
+fn a_cache_may_have_its_own_number_of_uploads() {
+    assert_eq!(team("uploads = 9\n").uploads, Some(9));
+    assert_eq!(team("").uploads, None);
+    bad_team("uploads = 65\n", &["4:11: `uploads` must be between 1 and 64"]);
+    bad_team("uploads = 0\n", &["4:11: `uploads` must be between 1 and 64"]);
+}

@@ -12,7 +12,7 @@ use crate::policy::CacheName;
 use crate::secret::Source;
 
 use super::source::{Secret, source};
-use super::{absolute, not_empty};
+use super::{absolute, not_empty, uploads};
 
 /// The keys that only a cache with a server can have.
 const SERVER_KEYS: [&str; 8] = [
@@ -56,6 +56,7 @@ pub(super) fn cache(
     check_url: CheckUrl<'_>,
     problems: &mut Problems<'_>,
 ) -> Option<CacheConfig> {
+    let uploads = raw.uploads.as_ref().and_then(|number| uploads(number, problems));
     let name = CacheName::new(raw.name.get_ref()).map_err(|err| problems.add(raw.name.span(), err.to_string())).ok();
     let secret = |raw: &Option<RawSource>, key, what, has_host, problems: &mut Problems<'_>| {
         source(&Secret { key, what, has_host }, raw.as_ref()?, store, problems)
@@ -88,7 +89,7 @@ pub(super) fn cache(
             Err(message) => problems.add(text.span(), message),
         }
     }
-    Some(CacheConfig { name: name?, url: raw.url.clone()?.into_inner(), signing_key, http, builtin: false })
+    Some(CacheConfig { name: name?, url: raw.url.clone()?.into_inner(), uploads, signing_key, http, builtin: false })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.

@@ -162,16 +162,21 @@ fn public_key(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Pub
 
 fn limits(raw: &RawPolicy, problems: &mut Problems<'_>) -> Limits {
     let mut limits = Limits::default();
-    if let Some(uploads) = &raw.uploads {
-        match usize::try_from(*uploads.get_ref()) {
-            Ok(number) if (1..=MAX_UPLOADS).contains(uploads.get_ref()) => limits.uploads = number,
-            _ => problems.add(uploads.span(), format!("`uploads` must be between 1 and {MAX_UPLOADS}")),
-        }
+    if let Some(number) = raw.uploads.as_ref().and_then(|number| uploads(number, problems)) {
+        limits.uploads = number;
     }
     if let Some(priority) = &raw.priority {
         limits.priority = word("priority", priority, &PRIORITIES, problems).unwrap_or_default();
     }
     limits
+}
+
+fn uploads(number: &Spanned<i64>, problems: &mut Problems<'_>) -> Option<usize> {
+    let fits = (1..=MAX_UPLOADS).contains(number.get_ref());
+    if !fits {
+        problems.add(number.span(), format!("`uploads` must be between 1 and {MAX_UPLOADS}"));
+    }
+    usize::try_from(*number.get_ref()).ok().filter(|_| fits)
 }
 
 /// One of a few words.
@@ -299,6 +304,7 @@ impl Defaults {
         CacheConfig {
             name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
+            uploads: None,
             signing_key: None,
             http: HttpConfig::default(),
             builtin: true,

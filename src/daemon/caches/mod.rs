@@ -59,12 +59,16 @@ pub fn orders(
     }
     let target = |cache: &CacheConfig| {
         let id = *routes.caches.get(&cache.name)?;
-        Some(Target { id, name: cache.name.clone(), open: opener(cache, surroundings) })
+        Some(Target {
+            id,
+            name: cache.name.clone(),
+            uploads: cache.uploads.unwrap_or(config.limits.uploads),
+            open: opener(cache, surroundings),
+        })
     };
     let orders = Orders {
         policy: Arc::clone(&config.policy),
         targets: config.caches.iter().filter_map(target).collect(),
-        uploads: config.limits.uploads,
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
