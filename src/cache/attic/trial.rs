@@ -3,8 +3,7 @@
 use reqwest::Url;
 
 use super::{AtticCache, AtticOptions, join, parse_endpoint};
-use crate::cache::http::{Http, HttpError, HttpOptions};
-use crate::cache::url::is_loopback;
+use crate::cache::http::{Http, HttpError};
 use crate::cache::{Cache, CacheError, Class, Trial};
 use crate::nix::StorePath;
 
@@ -40,8 +39,8 @@ pub async fn try_out(options: AtticOptions) -> Trial {
 }
 
 async fn greet(options: &AtticOptions, trial: &mut Trial) -> Result<(), HttpError> {
+    let http = Http::new(&options.http).await?;
     let url = what_anybody_asks_for(options)?;
-    let http = Http::new(&HttpOptions { direct: is_loopback(&url), ..options.http.clone() }).await?;
     let mut times = Vec::with_capacity(GREETINGS);
     for _ in 0..GREETINGS {
         let greeting = http.greet(url.clone()).await?;

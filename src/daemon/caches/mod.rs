@@ -154,11 +154,11 @@ pub fn reserve_percent(config: &CacheConfig) -> u64 {
 /// A cache on an Attic server, as the policy has it. What is remembered of its credentials lives as long as these.
 #[must_use]
 pub fn attic_options(config: &CacheConfig, nix: &NixStore, endpoint: String, cache: String) -> AtticOptions {
-    let host = CacheUrl::parse(&config.url).ok().and_then(|url| url.host());
+    let url = CacheUrl::parse(&config.url).ok();
     AtticOptions {
         endpoint,
         cache,
-        http: http_options(&config.http, host.as_deref(), nix),
+        http: http_options(&config.http, url.as_ref(), nix),
         store_dir: nix.logical.clone(),
         real_store: nix.real.clone(),
         allow_self: config.http.allow_self,
@@ -180,7 +180,9 @@ fn open_attic(options: AtticOptions, public: PathBuf) -> BoxFuture<'static, Resu
     })
 }
 
-fn http_options(config: &HttpConfig, host: Option<&str>, nix: &NixStore) -> HttpOptions {
+fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> HttpOptions {
+    let host = url.and_then(CacheUrl::host);
+    let host = host.as_deref();
     let header = |(name, value): &(String, config::HeaderValue)| {
         // Both are legal in a policy that was validated.
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
@@ -196,7 +198,7 @@ fn http_options(config: &HttpConfig, host: Option<&str>, nix: &NixStore) -> Http
         credentials: Arc::new(Credentials::new(token, config.headers.iter().filter_map(header).collect())),
         ca_file: config.ca_file.clone(),
         client_certificate: config.client_certificate.clone().zip(key),
-        direct: false,
+        direct: url.is_some_and(CacheUrl::is_within_this_host),
     }
 }
 

@@ -86,7 +86,8 @@ fn killed_in_mid_upload_it_begins_again() {
     let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
     proxy.fail(On::Only(Kind::Upload), Fault::StallAfter(100_000));
     let mut running = team.storewatch.start();
-    let paths = store.build(&expr::sized(1_000_000)).unwrap();
+    // Larger than what sockets hold: otherwise all of it may be on its way already when nobody is left to send it.
+    let paths = store.build(&expr::sized(40_000_000)).unwrap();
     running.eventually("an upload to be under way", || proxy.faults() == 1);
     running.kill9();
     proxy.pass();
