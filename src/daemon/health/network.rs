@@ -25,7 +25,7 @@ pub(super) fn examine(config: Option<&Config>) -> Vec<Finding> {
         findings.push(Finding::ok(PROXY, "no variable names one"));
     } else {
         findings.push(Finding::ok(PROXY, format!("the environment has {}", set.join(", "))));
-        findings.extend(config.iter().flat_map(|config| ways(config)));
+        findings.extend(config.iter().flat_map(|config| ways(config, &Matcher::from_system())));
     }
     if let Some(file) = variable("NIX_SSL_CERT_FILE") {
         findings.push(certificates(file.into()));
@@ -51,8 +51,7 @@ fn plain(address: &str) -> String {
 }
 
 /// By which way each cache's server is reached, as the client decides it.
-fn ways(config: &Config) -> Vec<Finding> {
-    let matcher = Matcher::from_system();
+fn ways(config: &Config, matcher: &Matcher) -> Vec<Finding> {
     let way = |cache: &crate::config::CacheConfig| {
         let url = CacheUrl::parse(&cache.url).ok()?;
         let CacheUrl::Attic { endpoint, .. } = &url else { return None };
@@ -83,6 +82,28 @@ fn certificates(file: PathBuf) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Defaults;
+
+    #[test]
+    fn each_server_is_reached_as_the_variables_say() {
+        let text = "version = 1\n[caches.far]\nurl = \"attic+https://far.example.com/x\"\n\
+                    [caches.spared]\nurl = \"attic+https://spared.example.com/x\"\n\
+                    [caches.near]\nurl = \"attic+http://127.0.0.1:8080/x\"\n[caches.file]\nurl = \"file:///c\"\n";
+        let check = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
+        let defaults = Defaults { state_dir: "/state".into() };
+        let config = Config::parse(text, "policy.toml", &defaults, &check).expect("a good policy");
+        let proxies =
+            Matcher::builder().all("http://me:s3cret@proxy.example.com:3128").no("spared.example.com").build();
+        let found: Vec<String> = ways(&config, &proxies).into_iter().map(|finding| finding.found).collect();
+        assert_eq!(
+            found,
+            [
+                "https://far.example.com/ is reached by way of http://proxy.example.com:3128",
+                "https://spared.example.com/ is reached without one",
+                "http://127.0.0.1:8080/ is reached without one",
+            ]
+        );
+    }
 
     #[test]
     fn a_proxy_is_shown_without_who_may_use_it() {

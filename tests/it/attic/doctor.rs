@@ -1,6 +1,7 @@
 //! `storewatch doctor`: each precondition of this host is found, good or bad, and no secret shows.
 
 use super::{Team, in_policy};
+use crate::support::port::Port;
 use crate::support::{
     AtticServer, Canned, Fault, FlakyProxy, Grant, Kind, Nix, On, Said, ScratchStore, Storewatch, Visibility, expr,
     write_secret,
@@ -203,30 +204,33 @@ fn the_way_to_a_server_is_told_without_passwords() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
     let attic = AtticServer::fake();
-    attic.create("team", Visibility::Private, &store);
-    let far = "[caches.far]\nurl = \"attic+https://cache.invalid/team\"\n";
-    let team = Team::with_keys(&store, &attic.url("team"), far);
-    team.replace_token(&attic.token(&Grant::all(&["team"])));
+    attic.create("near", Visibility::Private, &store);
+    let storewatch = Storewatch::new(&store);
+    let token_file = storewatch.policy_path().with_file_name("token");
+    write_secret(&token_file, attic.token(&Grant::all(&["near"])));
+    storewatch.policy(&format!(
+        "version = 1\n{}{}",
+        in_policy("near", &attic.url("near"), &token_file),
+        in_policy("far", "attic+https://cache.invalid/far", &token_file)
+    ));
     // Nobody listens there.
-    let proxy = "http://me:s3cret@127.0.0.1:1".to_owned();
-    let through = Examined::with(&team.storewatch, |command| {
+    let port = Port::hold();
+    let shown = format!("http://127.0.0.1:{}", port.number());
+    let proxy = shown.replace("http://", "http://me:s3cret@");
+    let through = Examined::with(&storewatch, |command| {
         command.env("http_proxy", &proxy).env("HTTPS_PROXY", &proxy);
     });
-    let shown = "http://127.0.0.1:1";
     through.assert("proxy", "ok", &format!("HTTPS_PROXY={shown}, http_proxy={shown}"));
-    through.assert("proxy for far", "ok", &format!("is reached by way of {shown}"));
-    through.assert("proxy for team", "ok", "is reached without one");
-    through.assert("cache team", "ok", "lets us read and push");
-    assert!(!through.text.contains("s3cret"), "{}", through.text);
-    let past = Examined::with(&team.storewatch, |command| {
-        command.env("https_proxy", &proxy).env("no_proxy", "cache.invalid");
-    });
-    past.assert("proxy for far", "ok", "is reached without one");
-    let missing = Examined::with(&team.storewatch, |command| {
+    through.assert("proxy for far", "ok", &format!("https://cache.invalid/ is reached by way of {shown}"));
+    through.assert("cache far", "trouble", "a proxy that HTTPS_PROXY names, may stand between");
+    through.assert("proxy for near", "ok", "is reached without one");
+    through.assert("cache near", "ok", "lets us read and push");
+    assert!(!through.text.contains("s3cret") && !through.json.to_string().contains("s3cret"), "{}", through.text);
+    let missing = Examined::with(&storewatch, |command| {
         command.env("NIX_SSL_CERT_FILE", store.root().join("nowhere.pem"));
     });
     missing.assert("certificates", "trouble", "nowhere.pem");
-    assert_eq!(missing.finding("cache team").0, "trouble");
+    assert_eq!(missing.finding("cache near").0, "trouble");
 }
 
 #[test]
