@@ -56,7 +56,7 @@ fn main() {
 
 fn compare(content: Content) {
     let is_real = matches!(content, Content::Machine);
-    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(if is_real { 5 } else { 3 }, 1));
+    let (small, large, rounds) = (size(2_000, 200), size(20, 2), size(3, 1));
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);
     let paths = fill(&store, content, small, large);

@@ -97,7 +97,8 @@ pub enum CacheError {
     },
     /// The token would cross the network for everybody to read.
     #[error(
-        "its server names {api} for its API, which is not encrypted; `allow_unencrypted = true` lets a token go there"
+        "its server names {api} for its API, which is not encrypted; set `api-endpoint` in the server's configuration to \
+         an https address (or let the token go there unencrypted by `allow_unencrypted = true`)"
     )]
     Unencrypted {
         /// The API's address.

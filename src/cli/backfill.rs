@@ -17,6 +17,7 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;
 use crate::daemon::backfill::{self, Request};
+use crate::daemon::caches::own_server;
 use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Routes};
@@ -75,6 +76,16 @@ pub(super) async fn named_paths(arguments: &[PathBuf], setup: &Setup) -> Result<
 /// The policy's caches of these names.
 pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheName>, CliError> {
     let known = setup.config().policy.caches();
+    let off = |name: &str| {
+        let cache = setup.config().caches.iter().find(|cache| cache.name.as_str() == name)?;
+        own_server(cache)
+    };
+    if let Some((name, host)) = names.iter().find_map(|name| Some((name, off(name)?))) {
+        return Err(CliError::Usage(format!(
+            "`{name}` is off on this host, {host}, which is the cache's own server by `server_hostnames`; `allow_self = true` \
+             lets it upload to itself"
+        )));
+    }
     let named = names.iter().map(|name| {
         known.iter().find(|known| known.as_str() == name).cloned().ok_or_else(|| {
             let known: Vec<&str> = known.iter().map(CacheName::as_str).collect();

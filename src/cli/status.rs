@@ -45,6 +45,8 @@ struct CacheStatus {
     public_key: Option<String>,
     /// The policy no longer names it: its jobs wait until it does, or until they are dropped. Null without a good policy.
     orphaned: Option<bool>,
+    /// This host's name, where that makes it the cache's own server: nothing goes there then.
+    off_since_it_is: Option<String>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -90,7 +92,13 @@ fn problems(error: &ConfigError) -> Vec<String> {
 impl CacheStatus {
     /// A cache of which nothing is known but what the queue says.
     fn without_policy(counts: CacheCounts, orphaned: Option<bool>) -> Self {
-        Self { substituter: caches::substituter(&counts.url), public_key: None, orphaned, counts }
+        Self {
+            substituter: caches::substituter(&counts.url),
+            public_key: None,
+            orphaned,
+            off_since_it_is: None,
+            counts,
+        }
     }
 }
 
@@ -110,6 +118,7 @@ fn cache_states(
             substituter: caches::substituter(&cache.url),
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
+            off_since_it_is: caches::own_server(cache),
         });
     }
     let busy = |counts: &CacheCounts| counts.pending + counts.uploading + counts.held + counts.failed > 0;
@@ -130,8 +139,15 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "state:   {}", status.state_dir)?;
     let bad = if status.policy_problems.is_empty() { "" } else { " (it can't be used: what it says isn't shown)" };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
-    for CacheStatus { counts, substituter, public_key, orphaned } in &status.caches {
+    for CacheStatus { counts, substituter, public_key, orphaned, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
+        if let Some(host) = off_since_it_is {
+            writeln!(
+                out,
+                "  off on this host, {host}, which is the cache's own server by `server_hostnames`; what becomes valid \
+                 meanwhile is left to `storewatch backfill`"
+            )?;
+        }
         if *orphaned == Some(true) {
             // Another cache of that name may be in use.
             let namesakes = status.caches.iter().filter(|cache| cache.counts.name == counts.name).count();

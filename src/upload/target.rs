@@ -91,7 +91,7 @@ impl Waits {
 
     /// What it means that several requests in a row were not served.
     pub(super) fn out_of_reach(why: &str) -> Self {
-        Self { why: format!("it is out of reach: {why}"), pause: Pause::Growing, ends: Ends::Answered }
+        Self { why: format!("several requests in a row failed: {why}"), pause: Pause::Growing, ends: Ends::Answered }
     }
 }
 

@@ -16,8 +16,10 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use zstd::stream::write::Encoder;
 
@@ -147,13 +149,16 @@ struct Written {
 
 impl Cache for FileCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
-        // Some microseconds a path, unless the file system hangs: then only this cache is to hang with it.
+        // Some microseconds a path, unless the file system hangs: then only this cache is to hang with it. The thread is one
+        // of its own that ends, since the runtime's stay, and each keeps memory.
         let (dir, paths) = (self.options.dir.clone(), paths.to_vec());
         let look = move || paths.into_iter().filter_map(|path| lacks(&dir, path).transpose()).collect();
-        Box::pin(async move {
-            let looked = spawn_blocking(look).await;
-            looked.unwrap_or(Err(CacheError::LostThread { action: "look for what is missing" }))
-        })
+        let (answer, answered) = oneshot::channel();
+        // Nobody waiting any more is fine; where the system gives no thread, the answer is lost and that is said.
+        let _ = thread::Builder::new().name("look".to_owned()).spawn(move || answer.send(look()));
+        Box::pin(
+            async move { answered.await.unwrap_or(Err(CacheError::LostThread { action: "look for what is missing" })) },
+        )
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {

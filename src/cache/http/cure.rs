@@ -46,7 +46,7 @@ pub(super) fn cure(action: Action, status: u16, host: &str) -> String {
             "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
         ),
         (_, 401) => "; the token is missing, wrong or expired, or there is no such cache".to_owned(),
-        (_, 403) => "; the token does not allow this".to_owned(),
+        (_, 403) => "; the token does not allow this, or is wrong or expired".to_owned(),
         (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
         (Action::Configuration, 404) => "; is it an Attic server?".to_owned(),
         _ => String::new(),
