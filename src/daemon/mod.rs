@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, orders};
+use self::settings::Reload;
 pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore, Priority};
@@ -219,18 +220,20 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         let substituter = caches::substituter(&cache.url);
         info!(cache = %cache.name, "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key");
     }
+    // When the policy file is to be looked at again, since it was just being written.
+    let mut look_again = None;
     let ended = loop {
-        let look_at_settings = tokio::select! {
+        tokio::select! {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
                     info!("told to read the policy again");
                     settings.forget();
-                    true
                 }
                 Some(Signal::End) | None => break Ok(()),
             },
             // One folder or the other: both are looked at, which costs nothing.
-            _ = wake.changed() => true,
+            _ = wake.changed() => {}
+            () = look_at(look_again), if look_again.is_some() => {}
             _ = timer.tick() => {
                 for unwatched in wake.rearm() {
                     debug!("{}", one_line(&unwatched.why));
@@ -239,7 +242,6 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                     info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
                     working.tell(Command::Hurry).await;
                 }
-                true
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(()),
@@ -251,11 +253,16 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
             },
-        };
+        }
         if working.queue.call(|queue| queue.changed_by_others()).await? {
             working.bell.notify_one();
         }
-        if look_at_settings && settings.reload() {
+        let reloaded = settings.reload();
+        look_again = match reloaded {
+            Reload::Later(left) => Some(tokio::time::Instant::now() + left),
+            Reload::InForce | Reload::Nothing => None,
+        };
+        if reloaded == Reload::InForce {
             let routes = working.serve(settings.config()).await?;
             routes_in_force.send_replace(routes);
         }
@@ -264,6 +271,14 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain().await;
     ended.and(drained)
+}
+
+/// Waits until then; for ever where there is no such time.
+async fn look_at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Takes the state directory's lock. Waits while a backfill holds it; `None` if a signal ended the wait.

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
@@ -18,6 +19,23 @@ pub struct Settings {
     bytes: Option<Vec<u8>>,
     config: Config,
     load: Load,
+    /// Somebody says that the file is as it should be.
+    told: bool,
+}
+
+/// A policy file that was written within this time may not be whole yet: editors write it at once, scripts may not. Half
+/// of one can lack what the other half denies.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// What came of looking at the policy file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Another configuration is in force.
+    InForce,
+    /// It is the same, or can't be used, which has been told.
+    Nothing,
+    /// It was written just now: to be looked at again after so long.
+    Later(Duration),
 }
 
 impl Settings {
@@ -27,7 +45,7 @@ impl Settings {
     /// What `load` says.
     pub fn read(file: Option<PathBuf>, load: Load) -> Result<Self, ConfigError> {
         let bytes = file.as_ref().and_then(|file| std::fs::read(file).ok());
-        Ok(Self { config: load()?, file, bytes, load })
+        Ok(Self { config: load()?, file, bytes, load, told: false })
     }
 
     /// The configuration in force.
@@ -49,14 +67,15 @@ impl Settings {
         Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Lets the next [`Settings::reload`] read the file, changed or not, and say what came of it.
+    /// Lets the next [`Settings::reload`] read the file, changed or not, just written or not, and say what came of it.
     pub fn forget(&mut self) {
         self.bytes = Some(Vec::new());
+        self.told = true;
     }
 
-    /// Reads the file if it has changed, and says whether another configuration is in force now.
-    pub fn reload(&mut self) -> bool {
-        let Some(file) = &self.file else { return false };
+    /// Reads the file if it has changed and has been left alone for a moment, and says what came of it.
+    pub fn reload(&mut self) -> Reload {
+        let Some(file) = &self.file else { return Reload::Nothing };
         let bytes = match std::fs::read(file) {
             Ok(bytes) => bytes,
             // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
@@ -67,11 +86,16 @@ impl Settings {
                 } else if news {
                     warn!("the policy file can't be read, the old policy stays in force: {}: {error}", file.display());
                 }
-                return false;
+                return Reload::Nothing;
             }
         };
         if self.bytes.as_ref() == Some(&bytes) {
-            return false;
+            return Reload::Nothing;
+        }
+        if !std::mem::take(&mut self.told)
+            && let Some(left) = unsettled(file)
+        {
+            return Reload::Later(left);
         }
         self.bytes = Some(bytes);
         match (self.load)() {
@@ -87,12 +111,53 @@ impl Settings {
                 }
                 info!(file = %file.display(), "the policy has changed and is in force");
                 self.config = config;
-                true
+                Reload::InForce
             }
             Err(problems) => {
                 error!("the policy file has problems, the old one stays in force:\n{problems}");
-                false
+                Reload::Nothing
             }
         }
+    }
+}
+
+/// How long to wait until a file that was just written counts as whole. A time that lies ahead is no reason to wait: then
+/// the clock was put back.
+fn unsettled(file: &Path) -> Option<Duration> {
+    let written = std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok()?;
+    SETTLED.checked_sub(written.elapsed().ok()?).filter(|left| !left.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::cache::CacheUrl;
+    use crate::config::{Defaults, PolicyFile};
+
+    #[test]
+    fn a_file_that_is_still_being_written_is_not_in_force() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, "version = 1\n").expect("written");
+        let defaults = Defaults { state_dir: dir.path().to_owned() };
+        let file = PolicyFile { path: path.clone(), named: true };
+        let check = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
+        let load: Load = Box::new(move || Config::load(Some(&file), &defaults, &check));
+        let mut settings = Settings::read(Some(path.clone()), load).expect("a good policy");
+        let whole = "version = 1\n[caches.team]\nurl = \"file:///srv/team\"\n";
+        std::fs::write(&path, whole).expect("written");
+        assert!(matches!(settings.reload(), Reload::Later(left) if left <= SETTLED));
+        assert_eq!(settings.config().caches[0].name.as_str(), "local");
+        let written = std::fs::File::options().write(true).open(&path).expect("opened");
+        written.set_modified(SystemTime::now() - SETTLED).expect("a time");
+        assert_eq!(settings.reload(), Reload::InForce);
+        assert_eq!(settings.config().caches[0].name.as_str(), "team");
+        assert_eq!(settings.reload(), Reload::Nothing);
+        // Who says so by SIGHUP means it.
+        std::fs::write(&path, "version = 1\n").expect("written");
+        settings.forget();
+        assert_eq!(settings.reload(), Reload::InForce);
     }
 }
