@@ -2,6 +2,7 @@
 
 use crate::support::nix::base_name;
 use crate::support::{CacheDir, Nix, ScratchStore, Storewatch, each_nix, expr};
+use rustix::process::Signal;
 use std::collections::BTreeSet;
 
 const DENY_BASE: &str =
@@ -96,6 +97,8 @@ fn a_new_policy_in_mid_stream_stops_what_it_denies_and_nothing_else() {
         running.eventually("the upload's beginning", || storewatch.cache().largest_temporary_file() > 100_000);
         let name = if denied { "sized" } else { "other" };
         storewatch.policy(&format!("version = 1\n[[rules]]\nmatch = {{ name = \"{name}\" }}\naction = \"deny\"\n"));
+        // Told so, it doesn't wait to see whether more is written.
+        running.signal(Signal::HUP);
         running.eventually_logs("the policy has changed and is in force");
         assert!(!storewatch.cache().has(&large), "the upload was over before the policy changed: make it larger");
         let left = || storewatch.jobs_left().len();
