@@ -257,10 +257,13 @@ impl State {
         };
         // What it takes to show that the first trouble is over is not less since there is a second one.
         let ends = before.as_ref().map_or(waits.ends, |before| before.ends.max(waits.ends));
+        let asked_for = before.as_ref().filter(|before| before.told).map(|before| before.until);
         let news = before.is_none_or(|before| before.why != waits.why);
         self.gate.shut(true);
-        let told = matches!(waits.pause, Pause::Told(_));
-        self.waiting = Some(Waiting { why: waits.why.clone(), ends, told, pause, until: now + spread(pause, draw) });
+        let own = (matches!(waits.pause, Pause::Told(_)), now + spread(pause, draw));
+        // Nor is a pause that was asked for cut short by it.
+        let (told, until) = asked_for.filter(|asked_for| *asked_for > own.1).map_or(own, |asked_for| (true, asked_for));
+        self.waiting = Some(Waiting { why: waits.why.clone(), ends, told, pause, until });
         news
     }
 
@@ -347,6 +350,12 @@ mod tests {
         state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
         assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
         assert!(!state.shown(Ends::Took), "what began before it ends well, and says nothing of the pause");
+        state.wait(&Waits { pause: Pause::Short, ..growing("no token") }, 0);
+        assert_eq!(
+            state.retry_at().expect("a time") - Instant::now(),
+            Duration::from_secs(77),
+            "nor does another trouble"
+        );
         tokio::time::advance(Duration::from_secs(77)).await;
         assert!(state.shown(Ends::Took));
     }
