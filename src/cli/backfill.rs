@@ -24,8 +24,10 @@ use crate::queue::{CacheId, Routes};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
-/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the queue is left to
-/// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
+/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside
+/// a running service the queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for,
+/// whatever the reason; Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths
+/// failed or are held back, 4 that some are left.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.
@@ -43,6 +45,10 @@ pub(super) struct Args {
     /// Only say what would be uploaded.
     #[arg(long)]
     dry_run: bool,
+    /// End after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with the
+    /// reason.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "dry_run")]
+    timeout: Option<Duration>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -54,7 +60,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if args.dry_run {
         return dry_run(&setup, &request, &runtime);
     }
-    carry_out(setup, request, runtime)
+    carry_out(setup, request, args.timeout, runtime)
 }
 
 async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {

@@ -17,8 +17,12 @@ const FAILED: u8 = 1;
 /// The command line or the policy file has to be changed first.
 const WRONG_INPUT: u8 = 2;
 
-/// Some paths are held back or have failed, or a backfill was interrupted.
+/// Some paths are held back, denied, or have failed: a person has to look at them.
 pub const NOT_ALL_DELIVERED: u8 = 3;
+
+/// A backfill or a push was ended, by its time-out or by a signal, before it was through: what is left stays queued, and it
+/// is enough to wait or to ask again.
+pub const NOT_THROUGH: u8 = 4;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

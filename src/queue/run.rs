@@ -54,6 +54,19 @@ pub struct Undelivered {
     pub reason: String,
 }
 
+/// What of a backfill is still to be done for one cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Name of the cache.
+    pub cache: String,
+    /// How many paths.
+    pub paths: u64,
+    /// Why the cache takes nothing at all for now.
+    pub takes_nothing: Option<String>,
+    /// Why the path that was tried most often could not be uploaded yet.
+    pub last_failure: Option<String>,
+}
+
 /// What has come of a backfill so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RunSummary {
@@ -167,6 +180,33 @@ impl Queue {
             .prepare_cached("SELECT 1 FROM jobs INDEXED BY jobs_open WHERE state IN (0, 1) AND state <> 2 AND run = ?1")
             .and_then(|mut statement| statement.exists([run.0]))
             .map_err(sqlite("look whether a backfill is through"))
+    }
+
+    /// What of a backfill is still to be done, cache by cache, and what it waits for.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn left(&self, run: RunId) -> Result<Vec<Left>, QueueError> {
+        let mut statement = self
+            .db
+            // Beside `max` the other columns are of the row that has it.
+            .prepare_cached(
+                "SELECT c.name, count(*), c.waiting_why, j.reason, max(j.attempts)
+                 FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
+                 WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
+            )
+            .map_err(sqlite("list what is left of a backfill"))?;
+        statement
+            .query_map([run.0], |row| {
+                Ok(Left {
+                    cache: row.get(0)?,
+                    paths: row.get::<_, i64>(1)? as u64,
+                    takes_nothing: row.get(2)?,
+                    last_failure: row.get(3)?,
+                })
+            })
+            .and_then(Iterator::collect)
+            .map_err(sqlite("list what is left of a backfill"))
     }
 
     /// The jobs of a backfill that have failed or are held.

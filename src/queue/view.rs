@@ -155,21 +155,6 @@ impl Queue {
         Ok(())
     }
 
-    /// The caches that as a whole take nothing: name and why.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn waiting_caches(&self) -> Result<Vec<(String, String)>, QueueError> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT name, waiting_why FROM caches WHERE waiting_why IS NOT NULL ORDER BY name")
-            .map_err(sqlite("list waiting caches"))?;
-        statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .and_then(Iterator::collect)
-            .map_err(sqlite("list waiting caches"))
-    }
-
     /// Jobs, the newest change first.
     ///
     /// # Errors

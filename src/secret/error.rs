@@ -135,6 +135,19 @@ pub enum SecretError {
     },
 }
 
+impl SecretError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("write the secret there, readable for the service's user only")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What makes a text no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoText {

@@ -293,12 +293,12 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     let reason = one_line(error);
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-        outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
-        cache: Verdict::Waits(Waits { why: reason, pause, ends }),
+        outcome: Outcome::Retry { not_before: now(), reason },
+        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends }),
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
-        Class::Unavailable => Landed { outcome: retry(job, reason.clone()), cache: Verdict::Faltered(reason) },
+        Class::Unavailable => Landed { outcome: retry(job, reason), cache: Verdict::Faltered(error.with_cure()) },
         Class::Doubtful if job.attempts < DOUBTFUL_TRIES => retry(job, reason).into(),
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished => {

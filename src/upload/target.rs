@@ -17,7 +17,6 @@ use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
 use crate::queue::CacheId;
-use crate::report::one_line;
 
 /// Opens a cache; asked again and again until it succeeds.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
@@ -86,7 +85,7 @@ impl Waits {
             Class::Throttled { after } => Pause::Told(after),
             _ => Pause::Growing,
         };
-        Self { why: one_line(error), pause, ends: Ends::Opened }
+        Self { why: error.with_cure(), pause, ends: Ends::Opened }
     }
 
     /// What it means that several requests in a row were not served.

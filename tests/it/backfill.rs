@@ -94,9 +94,10 @@ each_nix! {
             backfill.eventually("its jobs", || has_pending(&storewatch, 5));
             backfill.signal(signal);
             if signal == Signal::INT {
-                backfill.eventually_logs("interrupted with 5 paths to go; the same command goes on from here");
+                backfill.eventually_logs("interrupted with 5 paths to go; they stay queued, and the same command goes on");
             }
-            backfill.wait_exit();
+            let expected = (signal == Signal::INT).then_some(4);
+            assert_eq!(backfill.wait_exit().code(), expected);
             storewatch.cache().unblock();
             let said = storewatch.cmd(&["backfill"]);
             assert!(said.stderr.contains("going on where the last one stopped"), "{said:?}");

@@ -3,7 +3,6 @@
 use reqwest::StatusCode;
 
 use super::{Action, HttpError};
-use crate::secret::SecretError;
 
 impl HttpError {
     /// What a person may do about it, where the error itself doesn't say.
@@ -17,9 +16,7 @@ impl HttpError {
             Self::Status { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
-            Self::Secret { source: SecretError::Io { .. } } => Some(
-                "write the secret there, readable for its owner only, and ask as the user that the service runs as",
-            ),
+            Self::Secret { source } => source.hint(),
             Self::File { .. } | Self::Unusable { .. } => {
                 Some("mend the file, or name another in the policy (or in NIX_SSL_CERT_FILE)")
             }

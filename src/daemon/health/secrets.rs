@@ -64,8 +64,6 @@ fn of_secret(about: String, source: &Source, secret: &Result<Secret, SecretError
         Ok(_) => Finding::ok(about, format!("it is to be had from {source}")),
         Err(error) if is_the_services_own(error) => Finding::warning(about, one_line(error))
             .cured_by("this is of no account where only the service gets it, as systemd gives it"),
-        Err(error @ SecretError::Io { .. }) => Finding::trouble(about, one_line(error))
-            .cured_by("write it there, readable for its owner only, and ask as the user that the service runs as"),
-        Err(error) => Finding::trouble(about, one_line(error)),
+        Err(error) => Finding::trouble(about, one_line(error)).cured_by(error.hint()),
     }
 }

@@ -181,7 +181,11 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
         "can be read by others (mode 0640); run `chmod 600",
     );
     fs::remove_file(&team.token_file).unwrap();
-    Examined::of(&team.storewatch).assert("token of team", "trouble", "write it there, readable for its owner only");
+    Examined::of(&team.storewatch).assert(
+        "token of team",
+        "trouble",
+        "write the secret there, readable for the service's user only",
+    );
     let in_store = store.store_dir().join("token");
     write_secret(&in_store, &token);
     for (source, grade, words) in [

@@ -10,6 +10,7 @@ mod look;
 mod memory;
 mod outage;
 mod secrets;
+mod timeout;
 mod tls;
 
 use crate::support::{AtticServer, Running, ScratchStore, Storewatch, write_secret};
