@@ -215,6 +215,12 @@ impl CacheError {
         }
     }
 
+    /// Whether the cache takes nothing from this host since this host is its own server, as is meant to be.
+    #[must_use]
+    pub fn is_own_server(&self) -> bool {
+        matches!(self, Self::OwnServer { .. })
+    }
+
     /// What went wrong, in one line, with what a person may do about it.
     #[must_use]
     pub fn with_cure(&self) -> String {

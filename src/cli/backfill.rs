@@ -17,7 +17,7 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;
 use crate::daemon::backfill::{self, Request};
-use crate::daemon::caches::own_server;
+use crate::daemon::caches::{off_by_name, own_server};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Routes};
@@ -88,8 +88,8 @@ pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheN
     };
     if let Some((name, host)) = names.iter().find_map(|name| Some((name, off(name)?))) {
         return Err(CliError::Usage(format!(
-            "`{name}` is off on this host, {host}, which is the cache's own server by `server_hostnames`; `allow_self = true` \
-             lets it upload to itself"
+            "`{name}` is {}; `allow_self = true` lets it upload to itself",
+            off_by_name(&host)
         )));
     }
     let named = names.iter().map(|name| {

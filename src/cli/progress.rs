@@ -159,9 +159,12 @@ impl Display {
     }
 }
 
-/// The caches that take nothing, each with the reason.
+/// The caches that take nothing for now, each with the reason.
 fn what_waits(left: &[Left]) -> BTreeMap<String, String> {
-    left.iter().filter_map(|left| Some((left.cache.clone(), left.takes_nothing.clone()?))).collect()
+    left.iter()
+        .filter(|left| !left.is_off)
+        .filter_map(|left| Some((left.cache.clone(), left.takes_nothing.clone()?)))
+        .collect()
 }
 
 /// What has changed since it was told last.
@@ -174,8 +177,9 @@ fn news(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Ve
 
 /// What the paths for a cache wait for, if there is anything to say of it.
 fn waits_for(left: &Left) -> Option<String> {
-    let Left { cache, takes_nothing, last_failure, .. } = left;
+    let Left { cache, takes_nothing, is_off, last_failure, .. } = left;
     match (takes_nothing, last_failure) {
+        (Some(why), _) if *is_off => Some(format!("{cache}, which is off on this host: {why}")),
         (Some(why), _) => Some(format!("{cache}, which takes nothing for now: {why}")),
         (None, Some(why)) => Some(format!("{cache}, to be tried again: {why}")),
         (None, None) => None,
@@ -228,11 +232,19 @@ mod tests {
 
     fn left(cache: &str, takes_nothing: Option<&str>, last_failure: Option<&str>) -> Left {
         let text = |text: Option<&str>| text.map(str::to_owned);
-        Left { cache: cache.to_owned(), paths: 2, takes_nothing: text(takes_nothing), last_failure: text(last_failure) }
+        Left {
+            cache: cache.to_owned(),
+            paths: 2,
+            takes_nothing: text(takes_nothing),
+            is_off: false,
+            last_failure: text(last_failure),
+        }
     }
 
     #[test]
     fn what_waits_is_told_again_when_the_reason_is_another() {
+        let off = Left { is_off: true, ..left("own", Some("it is this host itself"), None) };
+        assert!(what_waits(&[off]).is_empty(), "nobody waits for that");
         let told = |before: &[Left], now: &[Left]| news(&what_waits(before), &what_waits(now));
         let (away, no_token) = (left("team", Some("away"), None), left("team", Some("no token"), None));
         let both = [away.clone(), left("archive", None, Some("disk error"))];

@@ -45,7 +45,9 @@ struct CacheStatus {
     public_key: Option<String>,
     /// The policy no longer names it: its jobs wait until it does, or until they are dropped. Null without a good policy.
     orphaned: Option<bool>,
-    /// This host's name, where that makes it the cache's own server: nothing goes there then.
+    /// Why it is off on this host, in words: nothing goes there then.
+    why_off: Option<String>,
+    /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
 }
 
@@ -96,6 +98,7 @@ impl CacheStatus {
             substituter: caches::substituter(&counts.url),
             public_key: None,
             orphaned,
+            why_off: None,
             off_since_it_is: None,
             counts,
         }
@@ -114,6 +117,7 @@ fn cache_states(
         let known = counts.iter().position(|known| known.name == cache.name.as_str() && known.url == cache.url);
         let counts = known.map_or_else(|| nothing_yet(cache), |index| counts.swap_remove(index));
         states.push(CacheStatus {
+            why_off: caches::why_off(cache, Some(&counts)),
             counts,
             substituter: caches::substituter(&cache.url),
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
@@ -139,13 +143,16 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "state:   {}", status.state_dir)?;
     let bad = if status.policy_problems.is_empty() { "" } else { " (it can't be used: what it says isn't shown)" };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
-    for CacheStatus { counts, substituter, public_key, orphaned, off_since_it_is } in &status.caches {
+    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
-        if let Some(host) = off_since_it_is {
+        if let Some(why) = why_off {
+            write!(out, "  {why}")?;
+            // By its name it is known from the beginning, and nothing is queued.
+            let left = off_since_it_is.is_some();
             writeln!(
                 out,
-                "  off on this host, {host}, which is the cache's own server by `server_hostnames`; what becomes valid \
-                 meanwhile is left to `storewatch backfill`"
+                "{}",
+                if left { "; what becomes valid meanwhile is left to `storewatch backfill`" } else { "" }
             )?;
         }
         if *orphaned == Some(true) {
@@ -157,7 +164,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
+        if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
             writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
         }
         writeln!(

@@ -45,7 +45,7 @@ pub use route::Routes;
 pub use run::{Left, Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use settle::Outcome;
-pub use view::{CacheCounts, JobFilter, JobView};
+pub use view::{CacheCounts, JobFilter, JobView, Standing};
 
 /// Why the queue can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -63,6 +63,8 @@ pub struct Left {
     pub paths: u64,
     /// Why the cache takes nothing at all for now.
     pub takes_nothing: Option<String>,
+    /// Whether that is so since this host is the cache's own server: then these paths are not waited for.
+    pub is_off: bool,
     /// Why the path that was tried most often could not be uploaded yet.
     pub last_failure: Option<String>,
 }
@@ -84,7 +86,7 @@ pub struct RunSummary {
     pub held: u64,
     /// Garbage-collected meanwhile.
     pub gone: u64,
-    /// Not done yet.
+    /// Not done yet, at caches that aren't off.
     pub open: u64,
 }
 
@@ -171,13 +173,16 @@ impl Queue {
             .map_err(sqlite("read a backfill's progress"))
     }
 
-    /// Whether any job of a backfill is still to be done. Unlike the summary this doesn't look at those that are done.
+    /// Whether any job of a backfill is still to be done, at a cache that isn't off. Unlike the summary this doesn't look at those that are done.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn run_is_open(&self, run: RunId) -> Result<bool, QueueError> {
         self.db
-            .prepare_cached("SELECT 1 FROM jobs INDEXED BY jobs_open WHERE state IN (0, 1) AND state <> 2 AND run = ?1")
+            .prepare_cached(
+                "SELECT 1 FROM jobs INDEXED BY jobs_open
+                 WHERE state IN (0, 1) AND state <> 2 AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)",
+            )
             .and_then(|mut statement| statement.exists([run.0]))
             .map_err(sqlite("look whether a backfill is through"))
     }
@@ -191,7 +196,7 @@ impl Queue {
             .db
             // Beside `max` the other columns are of the row that has it.
             .prepare_cached(
-                "SELECT c.name, count(*), c.waiting_why, j.reason, max(j.attempts)
+                "SELECT c.name, count(*), c.waiting_why, j.reason, c.off, max(j.attempts)
                  FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
                  WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
             )
@@ -203,6 +208,7 @@ impl Queue {
                     paths: row.get::<_, i64>(1)? as u64,
                     takes_nothing: row.get(2)?,
                     last_failure: row.get(3)?,
+                    is_off: row.get(4)?,
                 })
             })
             .and_then(Iterator::collect)
@@ -238,7 +244,7 @@ impl Queue {
                 "SELECT coalesce(sum(state = 2 AND NOT found), 0),
                         coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
                         coalesce(sum(state = 2 AND found), 0), coalesce(sum(state = 4), 0),
-                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1)), 0)
+                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0)
                  FROM jobs WHERE run = ?1",
             )
             .and_then(|mut statement| {

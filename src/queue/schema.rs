@@ -104,6 +104,10 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN found INTEGER NOT NULL DEFAULT 0;
     UPDATE jobs SET found = 1 WHERE state = 2 AND uploaded IS NULL;
 ",
+    "
+    -- 1: that it takes nothing is meant to be so: this host is its own server. Nobody waits for its jobs.
+    ALTER TABLE caches ADD COLUMN off INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

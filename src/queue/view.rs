@@ -31,9 +31,22 @@ pub struct CacheCounts {
     pub waiting_since: Option<i64>,
     /// Why it takes nothing.
     pub waiting_why: Option<String>,
+    /// Whether that is meant to be so, since this host is its own server.
+    pub is_off: bool,
     /// The cache's number.
     #[serde(skip)]
     pub id: CacheId,
+}
+
+/// Whether a cache as a whole takes paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing<'a> {
+    /// It does.
+    Takes,
+    /// Not for now, and why. Whoever asked for a path waits.
+    Waits(&'a str),
+    /// Not on this host, and why. Nobody waits.
+    Off(&'a str),
 }
 
 impl CacheCounts {
@@ -52,6 +65,7 @@ impl CacheCounts {
             bytes_sent: 0,
             waiting_since: None,
             waiting_why: None,
+            is_off: false,
             id: CacheId(0),
         }
     }
@@ -113,7 +127,7 @@ impl Queue {
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
-                        coalesce(sum(j.uploaded), 0)
+                        coalesce(sum(j.uploaded), 0), c.off
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -133,23 +147,29 @@ impl Queue {
                     failed: count(row, 9)?,
                     gone: count(row, 10)?,
                     bytes_sent: count(row, 11)?,
+                    is_off: row.get(12)?,
                 })
             })
             .and_then(Iterator::collect)
             .map_err(sqlite("count jobs"))
     }
 
-    /// Notes that a cache as a whole takes nothing, and why; or that it does again.
+    /// Notes whether a cache as a whole takes paths, and why not.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn note_cache_waits(&mut self, cache: CacheId, why: Option<&str>, now: i64) -> Result<(), QueueError> {
+    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<(), QueueError> {
+        let (why, off) = match standing {
+            Standing::Takes => (None, false),
+            Standing::Waits(why) => (Some(why), false),
+            Standing::Off(why) => (Some(why), true),
+        };
         self.db
             .execute(
-                "UPDATE caches SET waiting_why = ?2,
+                "UPDATE caches SET waiting_why = ?2, off = ?4,
                      waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
                  WHERE id = ?1",
-                params![cache.0, why, now],
+                params![cache.0, why, now, off],
             )
             .map_err(sqlite("note a cache's state"))?;
         Ok(())

@@ -294,7 +294,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
         outcome: Outcome::Retry { not_before: now(), reason },
-        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends }),
+        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),

@@ -39,7 +39,7 @@ pub use self::target::{Open, Target};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -252,7 +252,7 @@ impl Uploader {
             let (id, known) = (target.id, before.remove(&target.id));
             if known.is_none() {
                 // What an earlier process noted may be mended; if not, it is noted again.
-                self.queue.call(move |queue| queue.note_cache_waits(id, None, now())).await?;
+                self.queue.call(move |queue| queue.note_cache(id, Standing::Takes, now())).await?;
             }
             self.caches.insert(id, State::serve(target, known));
         }

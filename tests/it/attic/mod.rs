@@ -9,6 +9,7 @@ mod input;
 mod look;
 mod memory;
 mod outage;
+mod own;
 mod secrets;
 mod timeout;
 mod tls;
