@@ -1,5 +1,6 @@
 //! `storewatch backfill`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use crate::daemon::backfill::{self, Request};
 use crate::daemon::caches::{off_by_name, own_server};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Routes};
+use crate::queue::{CacheId, PassedOver, Routes};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
@@ -108,7 +109,7 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
     let routes = Routes { policy: Arc::clone(&policy), caches: Arc::new(ids) };
     let mut out = io::stdout().lock();
     let mut written = Ok(());
-    let (mut count, mut size, mut skipped) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
+    let (mut count, mut size, mut passed_over) = (0, 0, BTreeMap::<PassedOver, u64>::new());
     runtime.block_on(backfill::dry_run(&setup.nix, request, &routes, |batch| {
         for wanted in &batch.wanted {
             let names: Vec<&str> = wanted
@@ -122,14 +123,17 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
         }
         count += batch.wanted.len() as u64;
         size += batch.nar_size;
-        for (rule, paths) in &batch.skipped {
-            *skipped.entry(rule.clone()).or_default() += paths;
+        for (why, paths) in &batch.passed_over {
+            *passed_over.entry(why.clone()).or_default() += paths;
         }
     }))?;
     let written = written.and_then(|()| {
         let (paths, size) = (counted(count, "path"), bytes(size));
         writeln!(out, "would upload {paths} of {size} where missing, with all that is needed")?;
-        skipped.iter().try_for_each(|(rule, paths)| writeln!(out, "would skip {paths} by {rule}"))
+        passed_over.iter().try_for_each(|(PassedOver { rule, denied }, paths)| {
+            let passed_over = if *denied { "would not let out" } else { "would skip" };
+            writeln!(out, "{passed_over} {paths} by {rule}")
+        })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;
     Ok(ExitCode::SUCCESS)

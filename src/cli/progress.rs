@@ -17,7 +17,7 @@ use super::setup::Setup;
 use super::status::bytes;
 use super::words::counted;
 use crate::daemon::backfill::{self, End, Finished, Parts, Progress, Request};
-use crate::queue::{Left, RunSummary, Undelivered};
+use crate::queue::{Left, PassedOver, RunSummary, Undelivered};
 
 /// How often a line of progress is printed where no terminal is.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,9 +48,9 @@ pub(super) fn carry_out(
 
 /// What has failed for good counts for more than what is only left: that needs somebody.
 fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
-    let RunSummary { failed, held, skipped, .. } = &finished.summary;
+    let RunSummary { failed, held, passed_over, .. } = &finished.summary;
     // What somebody named and the policy keeps back is no success.
-    let refused = by_hand && !skipped.is_empty();
+    let refused = by_hand && !passed_over.is_empty();
     match finished.end {
         _ if failed + held > 0 || refused => NOT_ALL_DELIVERED,
         End::Interrupted | End::TimedOut => NOT_THROUGH,
@@ -104,11 +104,13 @@ impl Display {
     }
 
     fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left]) {
-        let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
-        let ended = uploaded + already_there + failed + held + summary.gone;
+        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, bytes_sent, .. } = summary;
+        let there = already_there + at_upstream;
+        let ended = uploaded + there + failed + held + summary.gone;
         let sent = bytes(*bytes_sent);
-        let message =
-            format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
+        let message = format!(
+            "{uploaded} uploaded ({sent}), {there} already there or at an upstream, {failed} failed, {held} held"
+        );
         self.tell_what_waits(left);
         match &self.bar {
             Some(bar) => {
@@ -204,17 +206,21 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
             "{ended} with {paths} to go; they stay queued, and the same command goes on from here, as `storewatch run` does"
         )?;
     }
-    writeln!(out, "uploaded       {} ({})", summary.uploaded, bytes(summary.bytes_sent))?;
-    writeln!(out, "already there  {}", summary.already_there)?;
-    for (rule, count) in &summary.skipped {
-        writeln!(out, "skipped        {count} by {rule}")?;
+    let mut line = |what: &str, text: String| writeln!(out, "{what:16} {text}");
+    line("uploaded", format!("{} ({})", summary.uploaded, bytes(summary.bytes_sent)))?;
+    line("already there", summary.already_there.to_string())?;
+    if summary.at_upstream > 0 {
+        line("upstream has it", summary.at_upstream.to_string())?;
+    }
+    for (PassedOver { rule, denied }, count) in &summary.passed_over {
+        line(if *denied { "denied" } else { "skipped" }, format!("{count} by {rule}"))?;
     }
     if summary.gone > 0 {
-        writeln!(out, "collected      {} before being uploaded", summary.gone)?;
+        line("collected", format!("{} before being uploaded", summary.gone))?;
     }
     for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
         if count > 0 {
-            writeln!(out, "{what:14} {count}")?;
+            line(what, count.to_string())?;
         }
     }
     undelivered
@@ -222,7 +228,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
         .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))?;
     left.iter().try_for_each(|left| {
         let whose = waits_for(left).unwrap_or_else(|| left.cache.clone());
-        writeln!(out, "still queued   {} for {whose}", left.paths)
+        writeln!(out, "{:16} {} for {whose}", "still queued", left.paths)
     })
 }
 
@@ -256,8 +262,18 @@ mod tests {
 
     #[test]
     fn what_is_left_is_summed_up_with_its_reason_and_has_its_own_exit_code() {
+        let passed_over = || {
+            let by = |rule: &str, denied| PassedOver { rule: rule.to_owned(), denied };
+            vec![(by("rule 2", false), 5), (by("rule 1", true), 1)]
+        };
         let finished = |end, failed, left: &[Left]| Finished {
-            summary: RunSummary { open: 6, failed, ..RunSummary::default() },
+            summary: RunSummary {
+                open: 6,
+                failed,
+                at_upstream: 3,
+                passed_over: passed_over(),
+                ..RunSummary::default()
+            },
             end,
             undelivered: Vec::new(),
             left: left.to_vec(),
@@ -274,15 +290,19 @@ mod tests {
             String::from_utf8(out).expect("UTF-8"),
             "the time is over with 6 paths to go; they stay queued, and the same command goes on from here, as \
              `storewatch run` does\n\
-             uploaded       0 (0 B)\n\
-             already there  0\n\
-             still queued   2 for archive\n\
-             still queued   2 for local, to be tried again: disk error\n\
-             still queued   2 for team, which takes nothing for now: no token\n"
+             uploaded         0 (0 B)\n\
+             already there    0\n\
+             upstream has it  3\n\
+             skipped          5 by rule 2\n\
+             denied           1 by rule 1\n\
+             still queued     2 for archive\n\
+             still queued     2 for local, to be tried again: disk error\n\
+             still queued     2 for team, which takes nothing for now: no token\n"
         );
         assert_eq!(exit_code(&timed_out, false), NOT_THROUGH);
-        assert_eq!(exit_code(&finished(End::Interrupted, 0, &all), true), NOT_THROUGH);
+        assert_eq!(exit_code(&timed_out, true), NOT_ALL_DELIVERED, "what was named is denied");
+        assert_eq!(exit_code(&finished(End::Interrupted, 0, &all), false), NOT_THROUGH);
         assert_eq!(exit_code(&finished(End::TimedOut, 1, &all), false), NOT_ALL_DELIVERED, "that needs somebody");
-        assert_eq!(exit_code(&finished(End::Through, 0, &[]), true), 0);
+        assert_eq!(exit_code(&finished(End::Through, 0, &[]), false), 0);
     }
 }

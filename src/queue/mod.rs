@@ -42,7 +42,7 @@ pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Left, Run, RunId, RunScope, RunSummary, Undelivered};
+pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use settle::Outcome;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};

@@ -69,6 +69,15 @@ pub struct Left {
     pub last_failure: Option<String>,
 }
 
+/// Why a backfill passed a path over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PassedOver {
+    /// By which rule.
+    pub rule: String,
+    /// Whether the rule denies it, rather than only skip it or send it elsewhere.
+    pub denied: bool,
+}
+
 /// What has come of a backfill so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RunSummary {
@@ -78,8 +87,10 @@ pub struct RunSummary {
     pub bytes_sent: u64,
     /// The cache had them already.
     pub already_there: u64,
+    /// An upstream has them.
+    pub at_upstream: u64,
     /// Not uploaded on their own account, by which rule.
-    pub skipped: Vec<(String, u64)>,
+    pub passed_over: Vec<(PassedOver, u64)>,
     /// Failed for good.
     pub failed: u64,
     /// Held, since a reference can't be delivered.
@@ -135,15 +146,15 @@ impl Queue {
         run: RunId,
         row: i64,
         admission: &Admission<'_>,
-        skipped: &[(String, u64)],
+        passed_over: &[(PassedOver, u64)],
     ) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin a batch"))?;
         write_jobs(&tx, admission)?;
-        for (rule, count) in skipped {
+        for (PassedOver { rule, denied }, count) in passed_over {
             tx.execute(
-                "INSERT INTO run_skips (run, rule, count) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (run, rule) DO UPDATE SET count = count + excluded.count",
-                params![run.0, rule, *count as i64],
+                "INSERT INTO run_skips (run, rule, denied, count) VALUES (?1, ?2, ?4, ?3)
+                 ON CONFLICT (run, rule, denied) DO UPDATE SET count = count + excluded.count",
+                params![run.0, rule, *count as i64, denied],
             )
             .map_err(sqlite("note skipped paths"))?;
         }
@@ -243,8 +254,9 @@ impl Queue {
             .prepare_cached(
                 "SELECT coalesce(sum(state = 2 AND NOT found), 0),
                         coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(state = 2 AND found), 0), coalesce(sum(state = 4), 0),
-                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0)
+                        coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
+                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
+                        coalesce(sum(state = 2 AND found = 2), 0)
                  FROM jobs WHERE run = ?1",
             )
             .and_then(|mut statement| {
@@ -257,17 +269,22 @@ impl Queue {
                         held: row.get::<_, i64>(4)? as u64,
                         gone: row.get::<_, i64>(5)? as u64,
                         open: row.get::<_, i64>(6)? as u64,
-                        skipped: Vec::new(),
+                        at_upstream: row.get::<_, i64>(7)? as u64,
+                        passed_over: Vec::new(),
                     })
                 })
             })
             .map_err(sqlite("sum a backfill up"))?;
         let mut statement = self
             .db
-            .prepare_cached("SELECT rule, count FROM run_skips WHERE run = ?1 ORDER BY count DESC, rule")
+            .prepare_cached(
+                "SELECT rule, denied, count FROM run_skips WHERE run = ?1 ORDER BY denied, count DESC, rule",
+            )
             .map_err(sqlite("sum skipped paths up"))?;
-        summary.skipped = statement
-            .query_map([run.0], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))
+        summary.passed_over = statement
+            .query_map([run.0], |row| {
+                Ok((PassedOver { rule: row.get(0)?, denied: row.get(1)? }, row.get::<_, i64>(2)? as u64))
+            })
             .and_then(Iterator::collect)
             .map_err(sqlite("sum skipped paths up"))?;
         Ok(summary)

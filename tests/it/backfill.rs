@@ -23,7 +23,7 @@ each_nix! {
         let said = storewatch.cmd(&["backfill"]).ok();
         assert_eq!(line(&said, "uploaded"), "10", "{said}");
         assert_eq!(line(&said, "already there"), "0", "{said}");
-        assert!(said.contains("skipped        10 by built-in rule \"derivation\"\n"), "{said}");
+        assert!(said.contains("skipped          10 by built-in rule \"derivation\"\n"), "{said}");
         storewatch.cache().assert_sound(&[]);
         assert_eq!(storewatch.cache().store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
         let key = storewatch.public_key("local");

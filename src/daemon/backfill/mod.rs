@@ -297,7 +297,7 @@ async fn admit(
                     wanted: &batch.wanted,
                     now: now(),
                 };
-                queue.advance_run(run.id, batch.reached, &admission, &batch.skipped)
+                queue.advance_run(run.id, batch.reached, &admission, &batch.passed_over)
             })
             .await?;
         if let Some(bell) = &bell {

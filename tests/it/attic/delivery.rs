@@ -154,7 +154,8 @@ fn what_an_upstream_cache_has_is_not_uploaded_and_counts_as_delivered() {
     let keys = format!("[upstreams]\ncaches = [\"{}\"]\n", upstream.substituter("public"));
     let team = Team::with_keys(&store, &attic.url("team"), &keys);
     team.replace_token(&attic.token(&Grant::all(&["team"])));
-    team.storewatch.cmd(&["backfill"]).ok();
+    let said = team.storewatch.cmd(&["backfill"]).ok();
+    assert!(said.contains("\nalready there    0\nupstream has it  1\n"), "{said}");
     assert_eq!(attic.published("team"), &closure[1..]);
 
     // Gone for good, it stops nothing: what it would deliver is then uploaded, too.

@@ -31,8 +31,8 @@ fn a_server_with_an_address_of_this_host_is_off_and_nobody_waits_for_it() {
     let paths = store.build(&expr::many(2)).unwrap();
     // A push is through when the other cache has it, and says what became of this one.
     let pushed = storewatch.cmd(&["push", &paths[0]]).ok();
-    assert!(pushed.contains("uploaded       1 ("), "{pushed}");
-    assert!(pushed.contains("still queued   1 for team, which is off on this host: "), "{pushed}");
+    assert!(pushed.contains("uploaded         1 ("), "{pushed}");
+    assert!(pushed.contains("still queued     1 for team, which is off on this host: "), "{pushed}");
     assert!(archive.has(&paths[0]));
 
     let mut running = storewatch.start();

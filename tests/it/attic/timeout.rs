@@ -18,7 +18,7 @@ each_attic! {
         let alone = team.storewatch.cmd(&arguments);
         assert_eq!(alone.code, Some(4), "{alone:?}");
         assert!(alone.stdout.starts_with("the time is over with 2 paths to go; they stay queued"), "{alone:?}");
-        assert!(alone.stdout.contains("\nstill queued   2 for team"), "{alone:?}");
+        assert!(alone.stdout.contains("\nstill queued     2 for team"), "{alone:?}");
         assert_eq!(team.storewatch.jobs("pending").len(), 2);
 
         // Beside a service that knows why: so does who waits for it, with the cure.
@@ -74,7 +74,7 @@ fn what_is_under_way_when_the_time_is_over_is_begun_anew() {
     let paths = store.build(&expr::sized(1_000_000)).unwrap();
     proxy.fail(On::Only(Kind::Upload), Fault::StallAfter(100_000));
     let said = team.storewatch.cmd(&["push", "--timeout", "2s", &paths[0]]);
-    assert!(said.code == Some(4) && said.stdout.contains("still queued   1 for team"), "{said:?}");
+    assert!(said.code == Some(4) && said.stdout.contains("still queued     1 for team"), "{said:?}");
     assert_eq!(team.storewatch.jobs("pending").len(), 1);
     proxy.pass();
     team.storewatch.cmd(&["push", &paths[0]]).ok();
