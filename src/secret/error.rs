@@ -91,14 +91,15 @@ pub enum SecretError {
         source: Arc<io::Error>,
     },
     /// The command says that it failed, so what it has written is not taken for a secret.
-    #[error("{program} failed ({status}){said}")]
+    #[error(
+        "{program} failed ({status}); what it said may have the secret in it and is not kept: run it by hand, as the \
+         service's user, to see that"
+    )]
     Failed {
         /// The program alone.
         program: String,
         /// Its exit status.
         status: String,
-        /// `: …`, the end of what it wrote to its standard error; or why that isn't shown.
-        said: String,
     },
     /// The command took too long.
     #[error("{program} did not end within {} s and was killed; see why, or give it more `timeout`", timeout.as_secs())]
