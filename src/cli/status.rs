@@ -27,6 +27,8 @@ pub(super) struct Args {
 struct Status {
     /// Who works the queue off, if anybody does.
     working: Option<String>,
+    /// Why this user can't know who does.
+    working_unknown: Option<String>,
     state_dir: String,
     policy_file: Option<String>,
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
@@ -66,8 +68,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             used.map(|counts| CacheStatus::without_policy(counts, None)).collect()
         }
     };
+    let (working, working_unknown) = match StateLock::holder(&state_dir) {
+        Ok(working) => (working, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let status = Status {
-        working: StateLock::holder(&state_dir),
+        working,
+        working_unknown,
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
@@ -135,9 +142,10 @@ fn nothing_yet(cache: &CacheConfig) -> CacheCounts {
 }
 
 fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    match &status.working {
-        Some(working) => writeln!(out, "at work: {working}")?,
-        None => writeln!(out, "nobody works the queue off; start `storewatch run`")?,
+    match (&status.working, &status.working_unknown) {
+        (Some(working), _) => writeln!(out, "at work: {working}")?,
+        (None, Some(why)) => writeln!(out, "at work: can't be known to this user: {why}")?,
+        (None, None) => writeln!(out, "nobody works the queue off; start `storewatch run`")?,
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;

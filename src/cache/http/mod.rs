@@ -13,6 +13,7 @@ mod credentials;
 mod cure;
 mod error;
 mod greet;
+mod jwt;
 mod own;
 
 use std::io;
@@ -33,6 +34,7 @@ pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
 pub use self::error::{Action, HttpError};
 pub use self::greet::Greeting;
+pub use self::jwt::expiry;
 pub use self::own::refuse_own;
 use crate::secret::{Provider, SecretError};
 
@@ -158,7 +160,8 @@ impl Http {
             return Ok(answer);
         }
         let says = ServerSays::read(&answer, |text| shown.blacken(text));
-        let error = HttpError::of_status(action, host, head, says);
+        let refused = self.credentials.refused_words(&shown, action, &head, &says);
+        let error = HttpError::of_status(action, host, head, says).refusing(refused);
         if error.is_about_credentials() {
             self.credentials.refused(&shown, error.to_string()).await;
         }

@@ -44,8 +44,9 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
     }
     let trouble = |error: &CacheError| match error {
         own if own.is_own_server() => Finding::ok(&about, format!("off on this host: {own}")),
-        CacheError::Http(HttpError::Secret { source }) if is_the_services_own(source) => {
-            Finding::warning(&about, found(format!("not asked for more, without its credentials: {source}")))
+        // Told where the secrets are examined.
+        CacheError::Http(HttpError::Secret { .. }) => {
+            Finding::warning(&about, found("not asked for more, without its credentials".to_owned()))
         }
         error => Finding::trouble(&about, found(one_line(error))).cured_by(error.hint()),
     };

@@ -50,7 +50,7 @@ each_attic! {
         push.eventually_logs("takes nothing for now");
         push.eventually_logs("Ctrl-C ends this, and so does `--timeout`");
         team.replace_token("a-wrong-token");
-        push.eventually_logs("the token is missing, wrong or expired");
+        push.eventually_logs("is wrong or expired");
         push.signal(Signal::INT);
         push.eventually_logs("interrupted with 2 paths to go; they stay queued");
         assert!(!push.log().contains("a-wrong-token"), "{}", push.log());
