@@ -116,6 +116,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             jobs.truncate(limit.unwrap_or(usize::MAX));
             if *json {
                 serde_json::to_writer_pretty(&mut out, &jobs).map_err(io::Error::from).and_then(|()| writeln!(out))
+            } else if jobs.is_empty() {
+                writeln!(out, "{}", if which.is_everything() { "the queue is empty" } else { "there is no such job" })
             } else {
                 jobs.iter().try_for_each(|job| write_job(&mut out, job))
             }
@@ -157,8 +159,9 @@ fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
     if job.not_before > now() {
         write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
     }
-    match &job.reason {
-        Some(reason) => writeln!(out, "  {reason}"),
-        None => writeln!(out),
+    match (&job.reason, &job.cache_waits) {
+        (_, Some(why)) => writeln!(out, "  its cache takes nothing: {why}"),
+        (Some(reason), None) => writeln!(out, "  {reason}"),
+        (None, None) => writeln!(out),
     }
 }

@@ -109,8 +109,10 @@ pub struct JobView {
     pub not_before: i64,
     /// How many references' jobs it waits for.
     pub waits_for: u32,
-    /// Why it is held or has failed.
+    /// Why it is held, has failed, or is tried again.
     pub reason: Option<String>,
+    /// Why its cache as a whole takes nothing, where that is what a pending job waits for.
+    pub cache_waits: Option<String>,
     /// Milliseconds since 1970 of the last change.
     pub changed: i64,
 }
@@ -183,7 +185,8 @@ impl Queue {
         let mut statement = self
             .db
             .prepare_cached(
-                "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed
+                "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
+                        CASE WHEN j.state = 0 THEN c.waiting_why END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
@@ -207,6 +210,7 @@ impl Queue {
                     waits_for: row.get(6)?,
                     reason: row.get(7)?,
                     changed: row.get(8)?,
+                    cache_waits: row.get(9)?,
                 })
             })
             .and_then(Iterator::collect)
