@@ -30,6 +30,9 @@ pub enum CliError {
     /// The policy file is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The policy file is bad, and something else was asked for.
+    #[error(transparent)]
+    BadPolicy(ConfigError),
     /// Neither an option nor the environment says where the state directory is.
     #[error("it isn't known where the state directory is")]
     NoStateDir,
@@ -90,6 +93,11 @@ impl CliError {
         }
         match self {
             Self::Config(problems @ ConfigError::Problems(_)) => eprintln!("{problems}"),
+            Self::BadPolicy(problems @ ConfigError::Problems(_)) => {
+                eprintln!(
+                    "{problems}\nstorewatch: the policy is bad: mend it first; a running service keeps to the one before"
+                );
+            }
             error => eprintln!("storewatch: {}", one_line(error)),
         }
         if let Some(hint) = self.hint() {
@@ -100,14 +108,16 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => WRONG_INPUT,
+            Self::Config(_) | Self::BadPolicy(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => {
+                WRONG_INPUT
+            }
             _ => FAILED,
         }
     }
 
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Config(error) => error.hint(),
+            Self::Config(error) | Self::BadPolicy(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Cache { source, .. } => source.hint(),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::setup::{View, nix_store};
+use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
@@ -88,10 +89,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         write_text(&mut out, &status)
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
-    config.map(|_| ExitCode::SUCCESS).map_err(CliError::from)
+    config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
 }
 
-fn problems(error: &ConfigError) -> Vec<String> {
+/// All that is wrong with a policy file, one line each.
+pub(super) fn problems(error: &ConfigError) -> Vec<String> {
     match error {
         ConfigError::Problems(problems) => problems.iter().map(ToString::to_string).collect(),
         error => vec![one_line(error)],
@@ -149,7 +151,10 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
-    let bad = if status.policy_problems.is_empty() { "" } else { " (it can't be used: what it says isn't shown)" };
+    let bad = match status.policy_problems.len() as u64 {
+        0 => String::new(),
+        count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
+    };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;

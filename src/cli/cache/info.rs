@@ -18,7 +18,7 @@ pub(super) struct Args {
     name: String,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache info --json` prints.

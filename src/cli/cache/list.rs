@@ -20,7 +20,7 @@ use crate::queue::{CacheCounts, Queue, QueueError};
 pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache list --json` prints of one cache.

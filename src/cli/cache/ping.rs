@@ -24,7 +24,7 @@ pub(super) struct Args {
     names: Vec<String>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache ping --json` prints of one cache.

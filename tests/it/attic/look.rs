@@ -205,7 +205,14 @@ fn several_caches_of_several_kinds_are_listed_and_tried() {
     for command in [&["cache", "list"][..], &["cache", "ping"], &["cache", "info", "team"]] {
         let said = storewatch.cmd(command);
         assert!(said.code == Some(2) && said.stderr.contains("policy.toml:2:1:"), "{said:?}");
+        assert!(said.stderr.contains("the policy is bad: mend it first"), "{said:?}");
+        let said = storewatch.cmd(&[command, &["--json"]].concat());
+        let json: Value = serde_json::from_str(&said.stdout).unwrap();
+        let problem = json["policy_problems"][0].as_str().unwrap();
+        assert!(said.code == Some(2) && problem.contains("policy.toml:2:1: unknown key `rulez`"), "{said:?}");
     }
+    let said = storewatch.cmd(&["status"]);
+    assert!(said.code == Some(2) && said.stdout.contains("policy.toml is bad (1 problem): "), "{said:?}");
 }
 
 #[test]
@@ -228,6 +235,14 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
         (&json[0]["state"], &json[0]["kind"], &json[0]["pending"].is_u64()),
         (&"waiting".into(), &"attic".into(), &true)
     );
+    // So that nobody has to look elsewhere for what a job waits for.
+    let text = team.storewatch.cmd(&["queue", "list"]).ok();
+    assert_eq!(text.matches("its cache takes nothing: ").count(), 2, "{text}");
+    team.replace_token(&attic.token(&Grant::all(&["team"])));
+    running.eventually("the queue's end", || team.storewatch.jobs_left().is_empty());
+    assert_eq!(team.storewatch.cmd(&["queue", "list"]).ok(), "the queue is empty\n");
+    assert_eq!(team.storewatch.cmd(&["queue", "list", "--state", "failed"]).ok(), "there is no such job\n");
+    assert_eq!(team.storewatch.cmd(&["queue", "list", "--json"]).ok(), "[]\n");
     running.stop();
 }
 
