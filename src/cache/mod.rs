@@ -30,7 +30,7 @@ pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
-pub use upstream::Upstreams;
+pub use upstream::{Upstreams, greet as greet_upstream};
 pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.

@@ -46,6 +46,8 @@ pub struct Landed {
 pub(super) enum Verdict {
     /// Nothing.
     Nothing,
+    /// Nothing: it is an upstream's trouble, which is told once and not for each path.
+    ToldElsewhere,
     /// It did not serve a request: once may be chance, several times in a row are not.
     Faltered(String),
     /// It takes nothing for now.
@@ -81,7 +83,7 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
     let references = match find_references(&context, &policy, &name, &presence, job, &info).await {
         Ok(References::Deliverable(references)) => references,
-        Ok(References::Settled(outcome)) => return outcome.into(),
+        Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
@@ -178,7 +180,7 @@ enum References {
     /// All are in the cache, at an upstream, or under way.
     Deliverable(Deliverable),
     /// The job ends here, for now.
-    Settled(Outcome),
+    Settled(Landed),
 }
 
 /// References that nothing stands in the way of.
@@ -210,28 +212,31 @@ async fn find_references(
     }
     let missing = presence.missing(&asked).await?;
     if !missing.contains(&job.path) {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere)));
+        return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
     let upstream = match context.upstreams.have(&missing).await {
         Ok(upstream) => upstream,
         // One that stays away is done without: what it would deliver is then uploaded here.
         Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
-        Err(error) => return Ok(References::Settled(retry(job, format!("an upstream cache: {}", one_line(&error))))),
+        Err(error) => {
+            let outcome = retry(job, format!("an upstream cache: {}", one_line(&error)));
+            return Ok(References::Settled(Landed { outcome, cache: Verdict::ToldElsewhere }));
+        }
     };
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
     if signed || upstream.contains(&job.path) {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream)));
+        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
     }
     deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
     let mut to_come_first = Vec::new();
     for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
         match find(context, policy, name, keys, &reference).await {
             Whereabouts::Upstream => {}
-            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason })),
+            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason }.into())),
             // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
-            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned)),
-            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason))),
+            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned.into())),
+            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason).into())),
             Whereabouts::Here => match context.flights.arrival(job.cache, &reference) {
                 Some(arrival) => deliverable.under_way.push(arrival),
                 None => to_come_first.push(reference),
@@ -241,7 +246,7 @@ async fn find_references(
     if to_come_first.is_empty() {
         Ok(References::Deliverable(deliverable))
     } else {
-        Ok(References::Settled(Outcome::WaitsFor(to_come_first)))
+        Ok(References::Settled(Outcome::WaitsFor(to_come_first).into()))
     }
 }
 

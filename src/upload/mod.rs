@@ -362,8 +362,9 @@ impl Uploader {
             let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 state.ended(job.id);
+                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
                 let waits = match cache {
-                    Verdict::Nothing => None,
+                    Verdict::Nothing | Verdict::ToldElsewhere => None,
                     Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
                     Verdict::Waits(waits) => Some(waits),
                 };
@@ -379,7 +380,7 @@ impl Uploader {
                     note_taking(&self.queue, job.cache, state).await?;
                 }
                 // What is wrong with the cache is told once, not for each path.
-                let outcome = if waits.is_some() { &Outcome::Returned } else { &outcome };
+                let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
                 tell(&job, outcome, state.name().as_str());
             }
             outcomes.push((job, outcome));

@@ -163,8 +163,21 @@ fn what_an_upstream_cache_has_is_not_uploaded_and_counts_as_delivered() {
     attic.create("other", Visibility::Private, &store);
     let other = Team::with_keys(&store, &attic.url("other"), &keys);
     other.replace_token(&attic.token(&Grant::all(&["other"])));
+    let mut running = other.storewatch.start();
     other.storewatch.cmd(&["backfill"]).ok();
     assert!(attic.has_all("other", &closure));
+    // Told once, however many paths there are.
+    let log = running.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("an upstream cache can't be asked"), "{warnings:?}");
+    running.eventually("the queue's end", || other.storewatch.jobs_left().is_empty());
+    running.stop();
+    let examined = other.storewatch.cmd(&["doctor"]).ok();
+    let told = format!("warning  upstream {}: ", upstream.substituter("public").trim_end_matches('/').to_owned() + "/");
+    assert!(examined.contains(&told) && examined.contains("onnection refused"), "{examined}");
+    upstream.go_on();
+    let examined = other.storewatch.cmd(&["doctor"]).ok();
+    assert!(examined.contains(&told.replace("warning ", "ok      ")) && examined.contains("answers in "), "{examined}");
 }
 
 #[test]
