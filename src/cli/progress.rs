@@ -108,9 +108,7 @@ impl Display {
         let there = already_there + at_upstream;
         let ended = uploaded + there + failed + held + summary.gone;
         let sent = bytes(*bytes_sent);
-        let message = format!(
-            "{uploaded} uploaded ({sent}), {there} already there or at an upstream, {failed} failed, {held} held"
-        );
+        let message = format!("{uploaded} uploaded ({sent}), {there} already there, {failed} failed, {held} held");
         self.tell_what_waits(left);
         match &self.bar {
             Some(bar) => {

@@ -193,6 +193,9 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
         ("{ env = \"TEST_TOKEN\" }".to_owned(), "warning", "only the service gets it"),
         ("{ credential = \"token\" }".to_owned(), "warning", "LoadCredential=token"),
         ("{ command = [\"false\"] }".to_owned(), "trouble", "false failed"),
+        ("{ command = [\"storewatch-has-no-such\"] }".to_owned(), "trouble", "name the program by its absolute path"),
+        ("{ command = [\"true\"] }".to_owned(), "trouble", "what should write it has not done so"),
+        ("{ command = [\"printf\", \"\\\\377\"] }".to_owned(), "trouble", "is it the right one?"),
     ] {
         let url = proxy.url("team");
         team.storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}\"\ntoken = {source}\n"));
