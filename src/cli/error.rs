@@ -63,7 +63,7 @@ pub enum CliError {
         /// Its name in the policy.
         name: String,
         /// Why not.
-        source: CacheError,
+        source: Box<CacheError>,
     },
     /// An argument can't be used.
     #[error("{0}")]

@@ -254,7 +254,7 @@ mod tests {
         let both = [away.clone(), left("archive", None, Some("disk error"))];
         assert_eq!(told(&[], &both), ["team takes nothing for now: away"]);
         assert_eq!(told(&both, &both), Vec::<String>::new());
-        assert_eq!(told(&both, &[no_token.clone()]), ["team takes nothing for now: no token"]);
+        assert_eq!(told(&both, std::slice::from_ref(&no_token)), ["team takes nothing for now: no token"]);
         assert_eq!(told(&[no_token], &[]), ["team takes paths again, or has all of them"]);
     }
 
