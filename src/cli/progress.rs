@@ -201,7 +201,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
         let paths = counted(summary.open, "path");
         writeln!(
             out,
-            "{ended} with {paths} to go; they stay queued, and the same command goes on from here, as `storewatch run` does"
+            "{ended} with {paths} to go; what is left stays queued, and the same command goes on from here, as `storewatch run` does"
         )?;
     }
     let mut line = |what: &str, text: String| writeln!(out, "{what:16} {text}");
@@ -286,7 +286,7 @@ mod tests {
         write_summary(&mut out, &timed_out).expect("written");
         assert_eq!(
             String::from_utf8(out).expect("UTF-8"),
-            "the time is over with 6 paths to go; they stay queued, and the same command goes on from here, as \
+            "the time is over with 6 paths to go; what is left stays queued, and the same command goes on from here, as \
              `storewatch run` does\n\
              uploaded         0 (0 B)\n\
              already there    0\n\

@@ -17,7 +17,7 @@ each_attic! {
         // Alone: what was named is in the queue, however short the time.
         let alone = team.storewatch.cmd(&arguments);
         assert_eq!(alone.code, Some(4), "{alone:?}");
-        assert!(alone.stdout.starts_with("the time is over with 2 paths to go; they stay queued"), "{alone:?}");
+        assert!(alone.stdout.starts_with("the time is over with 2 paths to go; what is left stays queued"), "{alone:?}");
         assert!(alone.stdout.contains("\nstill queued     2 for team"), "{alone:?}");
         assert_eq!(team.storewatch.jobs("pending").len(), 2);
 
@@ -52,7 +52,7 @@ each_attic! {
         team.replace_token("a-wrong-token");
         push.eventually_logs("is wrong or expired");
         push.signal(Signal::INT);
-        push.eventually_logs("interrupted with 2 paths to go; they stay queued");
+        push.eventually_logs("interrupted with 2 paths to go; what is left stays queued");
         assert!(!push.log().contains("a-wrong-token"), "{}", push.log());
         assert_eq!(push.wait_exit().code(), Some(4));
         assert_eq!(team.storewatch.jobs("pending").len(), 2);
