@@ -5,6 +5,7 @@ mod look;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use tracing::{debug, info};
@@ -62,7 +63,7 @@ pub fn orders(
         Some(Target {
             id,
             name: cache.name.clone(),
-            uploads: cache.uploads.unwrap_or(config.limits.uploads),
+            uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
             open: opener(cache, surroundings),
         })
     };
@@ -72,6 +73,18 @@ pub fn orders(
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
+}
+
+/// Uploads at once to a cache for which the policy gives no number.
+///
+/// Four keep a line busy while each waits for a server in turn. Into a directory none waits, but all are packed: more than
+/// there are processors would only be in each other's way.
+fn usual_uploads(url: &str) -> usize {
+    let usual = 4;
+    match CacheUrl::parse(url) {
+        Ok(CacheUrl::File { .. }) => available_parallelism().map_or(usual, |processors| processors.get().min(usual)),
+        _ => usual,
+    }
 }
 
 /// The routes to the caches of a configuration, without those that are off on this host.
