@@ -32,6 +32,7 @@ pub struct CacheCounts {
     /// Why it takes nothing.
     pub waiting_why: Option<String>,
     /// Whether that is meant to be so, since this host is its own server.
+    #[serde(skip)]
     pub is_off: bool,
     /// The cache's number.
     #[serde(skip)]
