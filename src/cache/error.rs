@@ -153,10 +153,10 @@ pub enum CacheError {
         source: io::Error,
     },
     /// Something of the cache is not in its format.
-    #[error("{path}: {problem}")]
+    #[error("{file}: {problem}")]
     Malformed {
-        /// The file.
-        path: PathBuf,
+        /// The file, or its address.
+        file: String,
         /// What is wrong with it.
         problem: String,
     },

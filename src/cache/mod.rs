@@ -9,12 +9,15 @@
 //! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
 
 pub mod attic;
+mod binary;
+mod compression;
 mod error;
 pub mod file;
 pub mod http;
 mod info;
 mod layout;
 mod nar;
+pub mod pack;
 mod trial;
 mod upstream;
 mod url;
@@ -26,12 +29,15 @@ use std::time::Duration;
 
 use crate::nix::{PathInfo, StorePath};
 
+pub use binary::BinaryCache;
+pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
+pub use layout::Layout;
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::Upstreams;
-pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
+pub use url::{CacheUrl, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -16,7 +16,7 @@ pub use self::look::{describe, summary, try_all};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
-use crate::cache::{BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
+use crate::cache::{BinaryCache, BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
 use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore};
 use crate::nix::PublicKey;
 use crate::queue::{Queue, QueueError, Routes, now};
@@ -128,16 +128,16 @@ fn open_file(
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let open = move || {
-        let CacheUrl::File { dir, compression, priority, want_mass_query } = CacheUrl::parse(&config.url)? else {
+        let CacheUrl::File { dir, layout } = CacheUrl::parse(&config.url)? else {
             return Err(CacheError::LostThread { action: "open the cache" });
         };
         let cache = FileCache::open(FileOptions {
             dir,
-            store_dir: surroundings.nix.logical.clone(),
-            compression,
-            priority,
-            want_mass_query,
-            key: signing_key(&config, &surroundings)?,
+            binary: BinaryCache {
+                store_dir: surroundings.nix.logical.clone(),
+                layout,
+                key: signing_key(&config, &surroundings)?,
+            },
             instance: surroundings.instance.clone(),
             reserve_percent: reserve_percent(&config),
         })?;
