@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bucket::BucketError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
@@ -77,6 +78,9 @@ pub enum CacheError {
     /// Its server could not be asked, or refused.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Its object store could not be asked, or refused.
+    #[error(transparent)]
+    Bucket(#[from] Arc<BucketError>),
     /// The server is there and the cache isn't.
     #[error("{server} has no cache `{cache}`; `attic cache create {cache}` makes one")]
     NoSuchCache {
@@ -198,6 +202,7 @@ impl CacheError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Http(error) => error.hint(),
+            Self::Bucket(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Some(
                     "the user that the service runs as must be able to read and write there; ask as that user, or as root",
@@ -225,6 +230,7 @@ impl CacheError {
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
             Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
             Self::Http(error) => error.class(),
+            Self::Bucket(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,

@@ -10,6 +10,7 @@
 
 pub mod attic;
 mod binary;
+pub mod bucket;
 mod compression;
 mod error;
 pub mod file;
@@ -18,6 +19,7 @@ mod info;
 mod layout;
 mod nar;
 pub mod pack;
+mod run;
 mod trial;
 mod upstream;
 mod url;
@@ -37,7 +39,7 @@ pub use layout::Layout;
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::Upstreams;
-pub use url::{CacheUrl, UrlError, parse_upstream};
+pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,12 +5,12 @@
 pub enum UrlError {
     /// A kind of cache that there is, but not here yet.
     #[error(
-        "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` and \
-         `attic+https://HOST/CACHE` are"
+        "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR`, `s3://BUCKET`, \
+         `gs://BUCKET`, `az://CONTAINER` and `attic+https://HOST/CACHE` are"
     )]
     NotYet(String),
     /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
-    #[error("this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`")]
+    #[error("this is no cache URL; write `file:///DIR`, `s3://BUCKET` or `attic+https://HOST/CACHE`")]
     Unknown,
     /// What should be the address of a server is none.
     #[error("this is no address of a server ({0}); write `https://HOST`")]
@@ -27,6 +27,23 @@ pub enum UrlError {
          beside it: `token = {{ file = \"/run/secrets/token\" }}`"
     )]
     Parameters,
+    /// Keys, or what may be some: the policy is no place for them, and a URL is shown in many places.
+    #[error(
+        "the URL has a user name, a password or a key in it: take it out, and write where the keys are to be had beside \
+         it, such as `secret_access_key = {{ file = \"/run/secrets/s3-key\" }}`"
+    )]
+    BucketCredentials,
+    /// No bucket's name.
+    #[error("the URL names no bucket: write `{0}`, with a folder behind the name if you like")]
+    BadBucket(&'static str),
+    /// No folder's name that every store and every reader takes.
+    #[error(
+        "the folder behind the bucket's name has letters, digits and `-._+=,` in its parts, with single slashes between"
+    )]
+    BadPrefix,
+    /// Something else than a web server.
+    #[error("`endpoint` is no address of a server: write `HOST`, `HOST:PORT` or `https://HOST`")]
+    BadEndpoint,
     /// An Attic server has many caches.
     #[error("the URL names no cache of the server: write `attic+https://HOST/CACHE`")]
     NoCacheName,

@@ -1,5 +1,6 @@
 //! Cache URLs, as Nix writes them where Nix has one.
 
+mod bucket;
 mod error;
 mod parameters;
 mod web;
@@ -10,6 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use self::parameters::Parameters;
 use super::Layout;
+pub use bucket::{Addressing, BucketUrl, Service};
 pub use error::UrlError;
 pub(super) use web::is_loopback;
 pub use web::parse_upstream;
@@ -21,6 +23,13 @@ pub enum CacheUrl {
     File {
         /// The directory; absolute.
         dir: PathBuf,
+        /// What its parameters say.
+        layout: Layout,
+    },
+    /// `s3://BUCKET[/FOLDER]`, `gs://…`, `az://…`: a binary cache in a bucket of an object store.
+    Bucket {
+        /// Which bucket, and how its store is spoken to.
+        bucket: BucketUrl,
         /// What its parameters say.
         layout: Layout,
     },
@@ -43,7 +52,10 @@ impl CacheUrl {
         match scheme {
             "file" => Self::parse_file(rest),
             "attic+https" | "attic+http" => web::parse_attic(&url["attic+".len()..]),
-            "s3" | "gs" | "az" | "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
+            "s3" => bucket::parse_s3(rest),
+            "gs" => bucket::parse_gs(rest),
+            "az" => bucket::parse_az(rest),
+            "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
             _ => Err(UrlError::Unknown),
         }
     }
@@ -53,6 +65,7 @@ impl CacheUrl {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
+            Self::Bucket { bucket, .. } => bucket.scheme(),
             Self::Attic { .. } => "attic",
         }
     }
@@ -62,6 +75,7 @@ impl CacheUrl {
     pub fn host(&self) -> Option<String> {
         match self {
             Self::File { .. } => None,
+            Self::Bucket { bucket, .. } => web::host(&bucket.likely_endpoint()),
             Self::Attic { endpoint, .. } => web::host(endpoint),
         }
     }
@@ -71,6 +85,7 @@ impl CacheUrl {
     pub fn is_within_this_host(&self) -> bool {
         match self {
             Self::File { .. } => true,
+            Self::Bucket { bucket, .. } => bucket.is_within_this_host(),
             Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
         }
     }
@@ -80,6 +95,7 @@ impl CacheUrl {
     pub fn is_readable_on_the_way(&self) -> bool {
         match self {
             Self::File { .. } => false,
+            Self::Bucket { bucket, .. } => bucket.is_readable_on_the_way(),
             Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
     }
@@ -131,7 +147,10 @@ mod tests {
     #[test]
     fn bad_urls_say_what_to_write() {
         let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
-        assert_eq!(message("/srv/cache"), "this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`");
+        assert_eq!(
+            message("/srv/cache"),
+            "this is no cache URL; write `file:///DIR`, `s3://BUCKET` or `attic+https://HOST/CACHE`"
+        );
         assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
         assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
         assert_eq!(message("file:///c?compression=br"), "`compression=br`: expected zstd, xz or none");
@@ -145,6 +164,6 @@ mod tests {
             message("file:///c?secret-key=/k"),
             "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
         );
-        assert!(message("s3://bucket").contains("not supported by this version"));
+        assert!(message("command://x").contains("not supported by this version"));
     }
 }
