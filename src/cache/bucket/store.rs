@@ -115,6 +115,8 @@ impl Store {
                     .with_allow_http(true)
                     // What is sent over TLS arrives as it left; signing it would be hashing it once more.
                     .with_unsigned_payload(wire.endpoint.scheme() == "https")
+                    // Not all stores have it, and one object at a time is all that is ever deleted here.
+                    .with_disable_bulk_delete(true)
                     .with_disable_tagging(true);
                 for key in CLOUDS_OWN {
                     if let Ok(value) = std::env::var(key.as_ref().to_ascii_uppercase()) {

@@ -9,8 +9,8 @@
 //! there, whatever is heard of it. A crash just there leaves an archive that nobody names, which does no harm but take up
 //! room; deleting one that a narinfo names would.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Notes {
     /// Notes an upload that is about to begin.
     pub(super) async fn begin(&self, store: &Store, object: Object) -> Result<Upload, CacheError> {
         let note = self.folder.join(run::new_name());
-        write(note.clone(), text(store, &object, None), false).await?;
+        add(note.clone(), format!("{}\n{object}\n", store.name), false).await?;
         Ok(Upload { store: store.clone(), note: Some(note), object, multipart: None })
     }
 
@@ -84,7 +84,7 @@ impl Upload {
     pub(super) async fn in_parts(&mut self, id: &str) -> Result<(), CacheError> {
         self.multipart = Some(id.to_owned());
         match &self.note {
-            Some(note) => write(note.clone(), text(&self.store, &self.object, Some(id)), true).await,
+            Some(note) => add(note.clone(), format!("{id}\n"), true).await,
             None => Ok(()),
         }
     }
@@ -146,16 +146,13 @@ async fn take_back(store: Store, object: Object, multipart: Option<String>, note
     }
 }
 
-/// A note: the bucket, the object, and the name of the upload in parts, a line each.
-fn text(store: &Store, object: &Object, multipart: Option<&str>) -> String {
-    format!("{}\n{object}\n{}", store.name, multipart.map(|id| format!("{id}\n")).unwrap_or_default())
-}
-
-async fn write(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
+/// Adds to a note: the bucket, the object, and the name of the upload in parts, a line each.
+async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
     let path = file.clone();
     let written = spawn_blocking(move || {
-        fs::write(&file, text)?;
-        if durable { fs::File::open(&file)?.sync_all() } else { Ok(()) }
+        let mut note = OpenOptions::new().create(true).append(true).open(&file)?;
+        note.write_all(text.as_bytes())?;
+        if durable { note.sync_all() } else { Ok(()) }
     });
     let written = written.await.map_err(|_| CacheError::LostThread { action: "note an upload" })?;
     written.map_err(|source| {
