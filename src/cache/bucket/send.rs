@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::{PutMultipartOptions, PutPayload};
+use object_store::{Attributes, PutMultipartOptions, PutPayload};
 use tokio::task::JoinSet;
 
 use super::error::unwrapped;
@@ -55,7 +55,9 @@ async fn send_parts(
     upload: &mut Upload,
 ) -> Result<(), CacheError> {
     let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
-    let options = PutMultipartOptions { attributes: content_type(NAR), ..PutMultipartOptions::default() };
+    // Azure is told what an object is only where it comes in one piece, and has nothing to abort.
+    let attributes = if store.aborts { content_type(NAR) } else { Attributes::new() };
+    let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
     let id = store.multiparts.create_multipart_opts(object, options).await.map_err(failed)?;
     upload.in_parts(&id).await?;
     // Dropped with this future, and what is on its way with it.

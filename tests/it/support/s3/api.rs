@@ -3,7 +3,9 @@
 use super::super::http::{Body, answer as with_body, whole};
 use super::BUCKET;
 use super::fake::Shared;
-use super::state::{Op, State, Trouble};
+use super::state::{Dialect, Op, State, Trouble};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -17,7 +19,9 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// Answers one request. An error ends the connection without an answer.
 pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path().trim_start_matches('/').to_owned();
+    // Google's interface has the slashes of a name encoded.
+    let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8()?;
+    let path = path.trim_start_matches('/').to_owned();
     if let Some(name) = path.strip_prefix("web/") {
         return Ok(website(&shared.state(), name));
     }
@@ -25,7 +29,8 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let (bucket, name) = path.split_once('/').unwrap_or((&path, ""));
     let head = parts.method == Method::HEAD;
-    let Some(op) = op(&parts.method, &query) else {
+    let dialect = shared.state().dialect;
+    let Some(op) = op(dialect, &parts.method, &query) else {
         shared.state().violation(format!("{} {path}?{query:?} is nothing that is needed", parts.method));
         return Ok(refuse(405, "MethodNotAllowed", head));
     };
@@ -89,8 +94,15 @@ impl Drop for Flying {
     }
 }
 
-fn op(method: &Method, query: &BTreeMap<String, String>) -> Option<Op> {
+fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Option<Op> {
     let names: Vec<&str> = query.keys().map(String::as_str).collect();
+    if dialect == Dialect::Azure && method == Method::PUT && !names.is_empty() {
+        return match query.get("comp").map(String::as_str) {
+            Some("block") => Some(Op::Part),
+            Some("blocklist") => Some(Op::Complete),
+            _ => None,
+        };
+    }
     Some(match (method.as_str(), names.as_slice()) {
         ("HEAD", []) => Op::Head,
         ("GET", []) => Op::Get,
@@ -108,6 +120,18 @@ fn op(method: &Method, query: &BTreeMap<String, String>) -> Option<Op> {
 fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'static str)> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let signed = text(AUTHORIZATION.as_str());
+    let as_others = match state.dialect {
+        Dialect::S3 => None,
+        // A key that says `disable_oauth` shows nothing: there is nobody here who would give a token for it.
+        Dialect::Google => Some(""),
+        Dialect::Azure => Some("SharedKey nixaccount:"),
+    };
+    if let Some(expected) = as_others {
+        if !signed.starts_with(expected) {
+            state.violation(format!("{op:?} has no {expected}: {signed:?}"));
+        }
+        return Ok(());
+    }
     let credential = signed.strip_prefix("AWS4-HMAC-SHA256 Credential=");
     let Some((id, rest)) = credential.and_then(|rest| rest.split_once('/')) else {
         state.violation(format!("{op:?} was not signed: {signed:?}"));
@@ -148,7 +172,7 @@ fn act(
     let id = query.get("uploadId").map(String::as_str).unwrap_or_default();
     let done = match op {
         Op::Head | Op::Get => return object(state, name, op == Op::Head),
-        Op::Put => state.put(name, content, headers.get(IF_NONE_MATCH).is_some_and(|value| value == "*")),
+        Op::Put => state.put(name, content, wants_none(state.dialect, headers)),
         Op::Delete => {
             state.objects.remove(name);
             return empty(204);
@@ -160,6 +184,17 @@ fn act(
                  </InitiateMultipartUploadResult>"
             );
             return with_body(StatusCode::OK, "application/xml", text);
+        }
+        Op::Part if state.dialect == Dialect::Azure => {
+            let parts = &mut state.multiparts.entry(name.to_owned()).or_insert((name.to_owned(), BTreeMap::new())).1;
+            parts.insert(block(&query["blockid"]), content);
+            Ok(())
+        }
+        Op::Complete if state.dialect == Dialect::Azure => {
+            let text = String::from_utf8_lossy(&content).into_owned();
+            let blocks = text.split("<Uncommitted>").skip(1).filter_map(|rest| rest.split('<').next());
+            let blocks: Vec<u32> = blocks.map(block).collect();
+            state.complete(name, &blocks)
         }
         Op::Part => match (state.multiparts.get_mut(id), query["partNumber"].parse()) {
             (Some((of, parts)), Ok(number)) if of == name => {
@@ -189,6 +224,20 @@ fn act(
     match done {
         Ok(()) => Response::builder().header("etag", "\"part\"").body(whole("")).unwrap(),
         Err((status, code)) => refuse(status, code, false),
+    }
+}
+
+/// A number for a block, whose name is a random one in hexadecimal.
+fn block(id: &str) -> u32 {
+    let name = String::from_utf8(BASE64.decode(id).unwrap()).unwrap();
+    u32::from_str_radix(&name[name.len() - 8..], 16).unwrap()
+}
+
+/// Whether an object is to be put only where there is none.
+fn wants_none(dialect: Dialect, headers: &HeaderMap) -> bool {
+    match dialect {
+        Dialect::S3 | Dialect::Azure => headers.get(IF_NONE_MATCH).is_some_and(|value| value == "*"),
+        Dialect::Google => headers.get("x-goog-if-generation-match").is_some_and(|value| value == "0"),
     }
 }
 

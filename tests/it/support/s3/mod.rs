@@ -7,7 +7,7 @@ mod state;
 
 pub use fake::FakeS3;
 pub use garage::Garage;
-pub use state::{Op, Trouble};
+pub use state::{Dialect, Op, Trouble};
 
 /// The bucket that the tests use.
 pub const BUCKET: &str = "nix-cache";

@@ -35,8 +35,18 @@ pub enum Trouble {
     Stall,
 }
 
+/// Whose interface the fake speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    #[default]
+    S3,
+    Google,
+    Azure,
+}
+
 #[derive(Debug, Default)]
 pub struct State {
+    pub dialect: Dialect,
     pub objects: BTreeMap<String, Bytes>,
     /// By their names: the object's name, and the parts by their numbers.
     pub multiparts: BTreeMap<String, (String, BTreeMap<u32, Bytes>)>,
@@ -65,7 +75,10 @@ impl State {
             return Err((501, "NotImplemented"));
         }
         if create && self.objects.contains_key(name) {
-            return Err((412, "PreconditionFailed"));
+            return Err(match self.dialect {
+                Dialect::Azure => (409, "BlobAlreadyExists"),
+                Dialect::S3 | Dialect::Google => (412, "PreconditionFailed"),
+            });
         }
         if name.ends_with(".narinfo") {
             self.check_narinfo(name, &content);
