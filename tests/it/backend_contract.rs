@@ -378,3 +378,66 @@ fn it_arrives_after(ops: &[Op], trouble: Trouble) {
     fake.assert_sound();
     assert_eq!(fake.state().store_paths(), paths.into_iter().collect());
 }
+
+/// Where keys may come from beside the policy, and what is said where there are none.
+#[test]
+fn keys_come_from_the_environment_and_from_profiles() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let url = |more: &str| format!("s3://{BUCKET}?endpoint=http://127.0.0.1:{}{more}", fake.port());
+    let push = |more: &str, change: &dyn Fn(&Storewatch<'_>, &mut std::process::Command)| {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", url(more)));
+        let paths = store.build(&expr::many(1)).unwrap();
+        let mut command = storewatch.command();
+        command.arg("push").args(&paths);
+        change(&storewatch, &mut command);
+        assert_eq!(crate::support::Said::by(&mut command).code, Some(0));
+        assert!(fake.state().store_paths().contains(&paths[0]));
+    };
+    let key = fake.key().clone();
+    push("", &|_, command| {
+        command.env("AWS_ACCESS_KEY_ID", &key.id).env("AWS_SECRET_ACCESS_KEY", &key.secret);
+    });
+    let profile =
+        |name: &str| format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret);
+    push("", &|storewatch, _| {
+        std::fs::create_dir(storewatch.state_dir().with_file_name("home").join(".aws")).unwrap();
+        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), &profile("default"));
+    });
+    push("&profile=nix", &|storewatch, command| {
+        let file = storewatch.state_dir().with_file_name("credentials");
+        write_secret(&file, &profile("nix"));
+        // The URL says which profile it is, whatever else there is.
+        command.env("AWS_SHARED_CREDENTIALS_FILE", file).env("AWS_ACCESS_KEY_ID", "AKNOBODY");
+    });
+
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", url("")));
+    let said = storewatch.cmd(&["cache", "ping"]);
+    assert_eq!(said.code, Some(1));
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(all.contains("there are no credentials for s3://nix-cache") && all.contains("`access_key_id`"), "{all}");
+}
+
+/// Four uploads at once of what doesn't compress, when the store takes nothing: what is held then is all that ever is.
+#[test]
+fn four_large_uploads_stay_within_128_mib() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    fake.fail(&[Op::Part], Trouble::Stall);
+    let mut running = storewatch.start();
+    (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
+    running.eventually("two parts of each on their way", || fake.state().in_flight == 8);
+    fake.pass();
+    eventually_done(&mut running, &storewatch, 4);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()).unwrap();
+    let peak: u64 = peak.parse().unwrap();
+    assert!((1..=128 * 1024).contains(&peak), "{peak} KiB were resident");
+    println!("{peak} KiB were resident at most");
+    running.stop();
+    fake.assert_sound();
+}
