@@ -34,6 +34,17 @@ impl Compression {
         }
     }
 
+    /// What a narinfo calls so, at its default level.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "none" => Some(Self::None),
+            "zstd" => Some(Self::Zstd { level: Self::DEFAULT_ZSTD_LEVEL }),
+            "xz" => Some(Self::Xz { level: Self::DEFAULT_XZ_LEVEL }),
+            _ => None,
+        }
+    }
+
     /// What stands behind `.nar` in the file's name.
     #[must_use]
     pub fn suffix(self) -> &'static str {

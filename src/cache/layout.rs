@@ -45,6 +45,7 @@ impl Default for Layout {
 }
 
 /// An archive as it lies in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNar {
     /// Relative to the cache's root.
     pub url: String,

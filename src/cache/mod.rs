@@ -29,13 +29,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::{NarHash, PathInfo, StorePath};
 
 pub use binary::BinaryCache;
 pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
-pub use layout::Layout;
+pub use layout::{Layout, StoredNar};
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::Upstreams;
@@ -75,6 +75,18 @@ pub struct Push {
     /// Comes true, soon, if the path may be shown now: the references that were in the cache still are, and the policy
     /// still wants it there. To be asked for last.
     pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
+    /// What the cache was given before.
+    pub contents: Arc<dyn Contents>,
+}
+
+/// Remembers what a cache was given, so that a backend that shows archives by narinfos needn't send the same content
+/// again for another path. What is remembered may have been removed from the cache since: a backend looks first.
+pub trait Contents: Send + Sync {
+    /// The archive with that hash, if it was given.
+    fn recall(&self, nar_hash: NarHash) -> BoxFuture<'_, Option<StoredNar>>;
+
+    /// Notes that the cache was given it, and that a narinfo names it.
+    fn remember(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()>;
 }
 
 /// Why a path must not be shown after all.

@@ -104,6 +104,21 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN found INTEGER NOT NULL DEFAULT 0;
     UPDATE jobs SET found = 1 WHERE state = 2 AND uploaded IS NULL;
 ",
+    "
+    -- What caches were given, by the hash of the archive: the same content is not sent again.
+    CREATE TABLE contents (
+        cache       INTEGER NOT NULL REFERENCES caches (id),
+        nar_hash    BLOB NOT NULL,
+        url         TEXT NOT NULL,
+        compression TEXT NOT NULL,
+        file_hash   BLOB NOT NULL,
+        file_size   INTEGER NOT NULL,
+        nar_size    INTEGER NOT NULL,
+        noted       INTEGER NOT NULL,      -- ms since 1970
+        PRIMARY KEY (cache, nar_hash)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX contents_noted ON contents (noted);
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

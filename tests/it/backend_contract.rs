@@ -441,3 +441,31 @@ fn four_large_uploads_stay_within_128_mib() {
     running.stop();
     fake.assert_sound();
 }
+
+/// Two paths of one content are two narinfos and one archive, unless that has gone meanwhile.
+#[test]
+fn the_same_content_is_sent_once_as_long_as_it_is_there() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let mut running = storewatch.start();
+    let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+    let archives = || fake.state().objects.keys().filter(|name| name.starts_with("nar/")).cloned().collect::<Vec<_>>();
+    let mut paths = vec![build("one")];
+    eventually_done(&mut running, &storewatch, 1);
+    paths.push(build("two"));
+    eventually_done(&mut running, &storewatch, 2);
+    assert_eq!(archives().len(), 1);
+    let archive = archives().remove(0);
+    assert!(running.log().contains("its content was there already"), "{}", running.log());
+    Reader::empty(&store).copy_from(&fake.website(), &storewatch.public_key("team"), &paths).unwrap();
+
+    fake.state().objects.remove(&archive);
+    let third = build("three");
+    eventually_done(&mut running, &storewatch, 3);
+    assert_eq!(archives().len(), 1);
+    assert_ne!(archives()[0], archive, "it was sent again, under another name");
+    Reader::empty(&store).copy_from(&fake.website(), &storewatch.public_key("team"), &[third]).unwrap();
+    running.stop();
+}

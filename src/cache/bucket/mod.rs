@@ -32,8 +32,8 @@ pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
 use super::binary::agree_on_store;
 use super::pack::Packing;
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, layout};
-use crate::nix::StorePath;
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, StoredNar, layout};
+use crate::nix::{PathInfo, StorePath};
 
 /// So long it is believed that a path is there. What removes paths from a bucket does it by the day.
 const ANSWERS_HOLD: Duration = Duration::from_secs(10 * 60);
@@ -113,7 +113,15 @@ impl BucketCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, arrivals, go_ahead } = push;
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
+        if let Some(known) = contents.recall(info.nar_hash).await
+            && self.store.has(&self.store.object(&known.url)).await?
+        {
+            arrivals.await?;
+            go_ahead.await?;
+            self.publish(&info, &known).await?;
+            return Ok(Pushed { sent: 0, deduplicated: true });
+        }
         let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
             path: PathBuf::from(&*self.store.name),
@@ -127,13 +135,15 @@ impl BucketCache {
         let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
         // Its parts are sent, so that nothing of it is held any more.
         drop(slot);
-        let narinfo = self.binary.narinfo(&info, &packed.stored_at(url));
         arrivals.await?;
         go_ahead.await?;
         let object = upload.let_go();
-        let put = self.put_new(&self.store.object(&layout::narinfo_name(&info.path)), narinfo, NARINFO).await;
-        let deduplicated = match put {
-            Ok(Put::New) => false,
+        let stored = packed.stored_at(url);
+        let deduplicated = match self.publish(&info, &stored).await {
+            Ok(Put::New) => {
+                contents.remember(info.nar_hash, &stored).await;
+                false
+            }
             Ok(Put::Exists) => {
                 // Another host was faster. Should this fail, an archive lies there that nobody names.
                 let _ = self.store.delete(&object).await;
@@ -147,6 +157,12 @@ impl BucketCache {
             }
         };
         Ok(Pushed { sent: packed.file_size, deduplicated })
+    }
+
+    /// Shows a path, by the narinfo that names its archive.
+    async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
+        let narinfo = self.store.object(&layout::narinfo_name(&info.path));
+        self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
     }
 }
 

@@ -145,7 +145,7 @@ impl Cache for FileCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, arrivals, go_ahead } = push;
+            let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
             check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
