@@ -5,6 +5,7 @@ mod attic;
 mod backend_contract;
 mod backfill;
 mod bad_input;
+mod bucket;
 mod collected;
 mod command_line;
 mod contents;

@@ -8,6 +8,7 @@
 //! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
 //! and the uploader draws the conclusion.
 
+mod code;
 mod credentials;
 mod error;
 mod look;
@@ -25,7 +26,8 @@ use std::time::Duration;
 use object_store::PutPayload;
 use tokio::task::JoinSet;
 
-pub use self::error::{BucketError, Code};
+pub use self::code::Code;
+pub use self::error::BucketError;
 pub use self::look::{look, try_out};
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};

@@ -21,7 +21,8 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::error::{BucketError, Carried, Code};
+use super::code::Code;
+use super::error::{BucketError, Carried};
 use crate::cache::http::{Action, HttpError, origin, pause, plain, read_whole};
 
 /// A server that takes nothing for so long is given up, as in `cache/http`.
