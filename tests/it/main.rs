@@ -6,6 +6,7 @@ mod backend_contract;
 mod backfill;
 mod bad_input;
 mod bucket;
+mod bucket_listing;
 mod collected;
 mod command_line;
 mod contents;

@@ -11,6 +11,7 @@
 mod code;
 mod credentials;
 mod error;
+mod listing;
 mod look;
 mod profile;
 mod send;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 
 pub use self::code::Code;
 pub use self::error::BucketError;
+use self::listing::Listing;
 pub use self::look::{look, try_out};
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
@@ -37,8 +39,9 @@ use super::pack::Packing;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
 
-/// So long it is believed that a path is there. What removes paths from a bucket does it by the day.
-const ANSWERS_HOLD: Duration = Duration::from_secs(10 * 60);
+/// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
+/// minutes in all. What removes paths from a bucket does it by the day.
+const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// So many paths are asked for at once, each by a request of its own.
 const ASKED_AT_ONCE: usize = 32;
@@ -54,6 +57,7 @@ pub struct BucketCache {
     store: Store,
     binary: BinaryCache,
     notes: Notes,
+    listing: Listing,
     /// Whether the store has been found not to know how to put only what isn't there.
     only_overwrites: AtomicBool,
 }
@@ -69,7 +73,8 @@ impl BucketCache {
     pub async fn open(options: StoreOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
         let store = Store::new(&options).await?;
         let notes = Notes::open(&unfinished)?;
-        let cache = Self { store, binary, notes, only_overwrites: AtomicBool::new(false) };
+        let cache =
+            Self { store, binary, notes, listing: Listing::new(ANSWERS_HOLD), only_overwrites: AtomicBool::new(false) };
         cache.agree_on_store().await?;
         tokio::spawn(cache.notes.clone().tidy_up(cache.store.clone()));
         Ok(cache)
@@ -171,14 +176,16 @@ impl BucketCache {
 impl Cache for BucketCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
         Box::pin(async move {
-            let mut there = vec![false; paths.len()];
-            let (mut asking, mut next) = (JoinSet::new(), 0);
+            let mut there = self.listing.known(&self.store, paths).await;
+            let unknown: Vec<usize> = (0..paths.len()).filter(|place| !there[*place]).collect();
+            let (mut asking, mut unknown) = (JoinSet::new(), unknown.into_iter());
             loop {
-                while next < paths.len() && asking.len() < ASKED_AT_ONCE {
-                    let (store, place) = (self.store.clone(), next);
+                while asking.len() < ASKED_AT_ONCE
+                    && let Some(place) = unknown.next()
+                {
+                    let store = self.store.clone();
                     let object = store.object(&layout::narinfo_name(&paths[place]));
                     asking.spawn(async move { (place, store.has(&object).await) });
-                    next += 1;
                 }
                 match asking.join_next().await {
                     Some(Ok((place, has))) => there[place] = has?,

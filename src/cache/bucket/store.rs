@@ -6,6 +6,7 @@ use std::sync::Arc;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
@@ -54,6 +55,7 @@ pub struct StoreOptions {
 pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     pub(super) multiparts: Arc<dyn MultipartStore>,
+    pages: Arc<dyn PaginatedListStore>,
     /// As messages call it.
     pub(super) name: Arc<str>,
     prefix: Arc<str>,
@@ -98,74 +100,80 @@ impl Store {
             _ => url.endpoint(&chain.region),
         };
         let wire = wire(&endpoint, http, &name).await?;
-        let (objects, multiparts): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>) = match &url.service {
-            Service::S3 { addressing, endpoint: own, .. } => {
-                let is_virtual = match addressing {
-                    Addressing::Auto => own.is_none() && !url.bucket.contains('.'),
-                    Addressing::Path => false,
-                    Addressing::Virtual => true,
-                };
-                let mut builder = AmazonS3Builder::new()
-                    .with_http_connector(wire.clone())
-                    .with_retry(once())
-                    .with_bucket_name(&url.bucket)
-                    .with_region(&chain.region)
-                    .with_virtual_hosted_style_request(is_virtual)
-                    .with_endpoint(if is_virtual { in_front(&wire.endpoint, &url.bucket) } else { endpoint.clone() })
-                    .with_allow_http(true)
-                    // What is sent over TLS arrives as it left; signing it would be hashing it once more.
-                    .with_unsigned_payload(wire.endpoint.scheme() == "https")
-                    // Not all stores have it, and one object at a time is all that is ever deleted here.
-                    .with_disable_bulk_delete(true)
-                    .with_disable_tagging(true);
-                for key in CLOUDS_OWN {
-                    if let Ok(value) = std::env::var(key.as_ref().to_ascii_uppercase()) {
-                        builder = builder.with_config(key, value);
+        let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
+            match &url.service {
+                Service::S3 { addressing, endpoint: own, .. } => {
+                    let is_virtual = match addressing {
+                        Addressing::Auto => own.is_none() && !url.bucket.contains('.'),
+                        Addressing::Path => false,
+                        Addressing::Virtual => true,
+                    };
+                    let mut builder = AmazonS3Builder::new()
+                        .with_http_connector(wire.clone())
+                        .with_retry(once())
+                        .with_bucket_name(&url.bucket)
+                        .with_region(&chain.region)
+                        .with_virtual_hosted_style_request(is_virtual)
+                        .with_endpoint(if is_virtual {
+                            in_front(&wire.endpoint, &url.bucket)
+                        } else {
+                            endpoint.clone()
+                        })
+                        .with_allow_http(true)
+                        // What is sent over TLS arrives as it left; signing it would be hashing it once more.
+                        .with_unsigned_payload(wire.endpoint.scheme() == "https")
+                        // Not all stores have it, and one object at a time is all that is ever deleted here.
+                        .with_disable_bulk_delete(true)
+                        .with_disable_tagging(true);
+                    for key in CLOUDS_OWN {
+                        if let Ok(value) = std::env::var(key.as_ref().to_ascii_uppercase()) {
+                            builder = builder.with_config(key, value);
+                        }
                     }
+                    let readable =
+                        wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
+                    // Built a first time for the library's own chain of credentials.
+                    let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
+                    let keys = S3Keys { chain, clouds, bucket: name.clone(), readable_on_the_way: readable };
+                    let store = Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(library)?);
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
-                let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
-                // Built a first time for the library's own chain of credentials.
-                let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
-                let keys = S3Keys { chain, clouds, bucket: name.clone(), readable_on_the_way: readable };
-                let store = Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(library)?);
-                (Arc::clone(&store) as _, store)
-            }
-            Service::Gcs { endpoint: own } => {
-                let mut builder = GoogleCloudStorageBuilder::from_env()
-                    .with_http_connector(wire)
-                    .with_retry(once())
-                    .with_bucket_name(&url.bucket);
-                if own.is_some() {
-                    builder = builder.with_base_url(&endpoint);
+                Service::Gcs { endpoint: own } => {
+                    let mut builder = GoogleCloudStorageBuilder::from_env()
+                        .with_http_connector(wire)
+                        .with_retry(once())
+                        .with_bucket_name(&url.bucket);
+                    if own.is_some() {
+                        builder = builder.with_base_url(&endpoint);
+                    }
+                    if let Some(key) = secret(&keys.service_account_key).await? {
+                        builder = builder.with_service_account_key(key.expose());
+                    }
+                    let store = Arc::new(builder.build().map_err(library)?);
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
-                if let Some(key) = secret(&keys.service_account_key).await? {
-                    builder = builder.with_service_account_key(key.expose());
+                Service::Azure { account, endpoint: own } => {
+                    let mut builder = MicrosoftAzureBuilder::from_env()
+                        .with_http_connector(wire)
+                        .with_retry(once())
+                        .with_container_name(&url.bucket)
+                        .with_allow_http(true)
+                        .with_disable_tagging(true);
+                    if let Some(account) = account {
+                        builder = builder.with_account(account);
+                    }
+                    if own.is_some() {
+                        builder = builder.with_endpoint(endpoint.clone());
+                    }
+                    if let Some(key) = secret(&keys.account_key).await? {
+                        builder = builder.with_access_key(key.expose());
+                    }
+                    let store = Arc::new(builder.build().map_err(library)?);
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
-                let store = Arc::new(builder.build().map_err(library)?);
-                (Arc::clone(&store) as _, store)
-            }
-            Service::Azure { account, endpoint: own } => {
-                let mut builder = MicrosoftAzureBuilder::from_env()
-                    .with_http_connector(wire)
-                    .with_retry(once())
-                    .with_container_name(&url.bucket)
-                    .with_allow_http(true)
-                    .with_disable_tagging(true);
-                if let Some(account) = account {
-                    builder = builder.with_account(account);
-                }
-                if own.is_some() {
-                    builder = builder.with_endpoint(endpoint.clone());
-                }
-                if let Some(key) = secret(&keys.account_key).await? {
-                    builder = builder.with_access_key(key.expose());
-                }
-                let store = Arc::new(builder.build().map_err(library)?);
-                (Arc::clone(&store) as _, store)
-            }
-        };
+            };
         let aborts = !matches!(url.service, Service::Azure { .. });
-        Ok(Self { objects, multiparts, name: name.into(), prefix: url.key("").into(), aborts })
+        Ok(Self { objects, multiparts, pages, name: name.into(), prefix: url.key("").into(), aborts })
     }
 
     /// The object that a file of the cache's layout is.
@@ -193,6 +201,21 @@ impl Store {
             Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(false),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
+    }
+
+    /// A page of the names in the cache's root that begin like that, and by what the next page is asked for, if there is
+    /// one. Folders are passed over.
+    pub(super) async fn page(
+        &self,
+        begin: &str,
+        page_token: Option<String>,
+    ) -> Result<(Vec<String>, Option<String>), Arc<BucketError>> {
+        let options =
+            PaginatedListOptions { delimiter: Some("/".into()), page_token, ..PaginatedListOptions::default() };
+        let listed = self.pages.list_paginated(Some(&format!("{}{begin}", self.prefix)), options).await;
+        let listed = listed.map_err(|error| unwrapped(Action::Missing, &self.name, &error))?;
+        let names = listed.result.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned));
+        Ok((names.collect(), listed.page_token))
     }
 
     /// Puts an object; with `create`, only where there is none, as far as the store knows how.

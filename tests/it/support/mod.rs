@@ -10,6 +10,7 @@ pub mod nix;
 pub mod port;
 pub mod proxy;
 pub mod reader;
+pub mod rows;
 pub mod s3;
 pub mod storewatch;
 pub mod tls;

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -35,7 +35,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         return Ok(refuse(405, "MethodNotAllowed", head));
     };
     *shared.state().asked.entry(op).or_default() += 1;
-    if name.is_empty() {
+    if name.is_empty() && op != Op::List {
         // Whoever greets the server shows nothing.
         return Ok(refuse(403, "AccessDenied", head));
     }
@@ -106,6 +106,7 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
     Some(match (method.as_str(), names.as_slice()) {
         ("HEAD", []) => Op::Head,
         ("GET", []) => Op::Get,
+        ("GET", _) if query.get("list-type").is_some_and(|kind| kind == "2") => Op::List,
         ("PUT", []) => Op::Put,
         ("DELETE", []) => Op::Delete,
         ("POST", ["uploads"]) => Op::Begin,
@@ -148,7 +149,7 @@ fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'
     let known = |keys: &[super::Key]| keys.iter().any(|key| key.id == id);
     match (known(&state.keys), known(&state.readers)) {
         (true, _) => Ok(()),
-        (false, true) if matches!(op, Op::Head | Op::Get) => Ok(()),
+        (false, true) if matches!(op, Op::Head | Op::Get | Op::List) => Ok(()),
         (false, true) => Err((403, "AccessDenied")),
         (false, false) => Err((403, "InvalidAccessKeyId")),
     }
@@ -172,6 +173,7 @@ fn act(
     let id = query.get("uploadId").map(String::as_str).unwrap_or_default();
     let done = match op {
         Op::Head | Op::Get => return object(state, name, op == Op::Head),
+        Op::List => return listing(state, query),
         Op::Put => state.put(name, content, wants_none(state.dialect, headers)),
         Op::Delete => {
             state.objects.remove(name);
@@ -249,6 +251,32 @@ fn object(state: &State, name: &str, head: bool) -> Response<Body> {
         .header(CONTENT_LENGTH, content.len())
         .body(whole(if head { Bytes::new() } else { content.clone() }))
         .unwrap()
+}
+
+/// A page of names, in which a folder is one.
+fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
+    let field = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let (prefix, after) = (field("prefix"), field("continuation-token"));
+    let entry = |name: &str| match name[prefix.len()..].find('/').filter(|_| field("delimiter") == "/") {
+        Some(slash) => name[..=prefix.len() + slash].to_owned(),
+        None => name.to_owned(),
+    };
+    let names = state.objects.keys().filter(|name| name.starts_with(prefix));
+    let entries: BTreeSet<String> = names.map(|name| entry(name)).filter(|entry| entry.as_str() > after).collect();
+    let page: Vec<&String> = entries.iter().take(state.page.unwrap_or(1000)).collect();
+    let mut text = String::new();
+    for name in &page {
+        text.push_str(&match name.strip_suffix('/') {
+            Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
+            None => format!(
+                "<Contents><Key>{name}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified><Size>1</Size></Contents>"
+            ),
+        });
+    }
+    if let (true, Some(last)) = (page.len() < entries.len(), page.last()) {
+        text.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
+    }
+    with_body(StatusCode::OK, "application/xml", format!("<ListBucketResult>{text}</ListBucketResult>"))
 }
 
 fn website(state: &State, name: &str) -> Response<Body> {

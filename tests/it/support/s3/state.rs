@@ -15,6 +15,7 @@ const LEAST_PART: usize = 5 * 1024 * 1024;
 pub enum Op {
     Head,
     Get,
+    List,
     Put,
     Delete,
     /// An upload in parts, from its beginning to its end.
@@ -59,6 +60,8 @@ pub struct State {
     pub troubled: u64,
     /// Whether it knows no conditional PUT.
     pub overwrites: bool,
+    /// So many names a page of a listing has, if not a thousand.
+    pub page: Option<usize>,
     pub most_in_flight: usize,
     pub in_flight: usize,
     pub begun: u64,
