@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bucket::BucketError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
@@ -78,6 +79,9 @@ pub enum CacheError {
     /// Its server could not be asked, or refused.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Its object store could not be asked, or refused.
+    #[error(transparent)]
+    Bucket(#[from] Arc<BucketError>),
     /// The server is there and the cache isn't.
     #[error("{server} has no cache `{cache}`; `attic cache create {cache}` makes one")]
     NoSuchCache {
@@ -154,10 +158,10 @@ pub enum CacheError {
         source: io::Error,
     },
     /// Something of the cache is not in its format.
-    #[error("{path}: {problem}")]
+    #[error("{file}: {problem}")]
     Malformed {
-        /// The file.
-        path: PathBuf,
+        /// The file, or its address.
+        file: String,
         /// What is wrong with it.
         problem: String,
     },
@@ -200,6 +204,7 @@ impl CacheError {
         match self {
             Self::Http(error) => error.hint(),
             Self::Secret(error) => error.hint(),
+            Self::Bucket(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Some(
                     "the user that the service runs as must be able to read and write there; ask as that user, or as root",
@@ -240,6 +245,7 @@ impl CacheError {
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
             Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
             Self::Http(error) => error.class(),
+            Self::Bucket(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,

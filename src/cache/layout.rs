@@ -26,7 +26,26 @@ pub fn nar_name(nar_hash: &NarHash, suffix: [u8; 5], compression: Compression) -
     format!("{NAR_DIR}/{}-{}.nar{}", nar_hash.to_nix32(), nix32(&suffix), compression.suffix())
 }
 
+/// How a binary cache is laid out, as far as that can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// How archives are packed.
+    pub compression: Compression,
+    /// `Priority` of the `nix-cache-info` that is written where there is none.
+    pub priority: u32,
+    /// `WantMassQuery` likewise.
+    pub want_mass_query: bool,
+}
+
+impl Default for Layout {
+    /// Nix's own priority is that of a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
+    fn default() -> Self {
+        Self { compression: Compression::default(), priority: 50, want_mass_query: true }
+    }
+}
+
 /// An archive as it lies in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNar {
     /// Relative to the cache's root.
     pub url: String,

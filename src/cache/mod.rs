@@ -9,12 +9,17 @@
 //! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
 
 pub mod attic;
+mod binary;
+pub mod bucket;
+mod compression;
 mod error;
 pub mod file;
 pub mod http;
 mod info;
 mod layout;
 mod nar;
+pub mod pack;
+mod run;
 mod trial;
 mod upstream;
 mod url;
@@ -24,14 +29,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::{NarHash, PathInfo, StorePath};
 
+pub use binary::BinaryCache;
+pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
+pub use layout::{Layout, StoredNar};
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::{Upstreams, greet as greet_upstream};
-pub use url::{CacheUrl, Compression, UrlError, parse_upstream};
+pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -67,6 +75,18 @@ pub struct Push {
     /// Comes true, soon, if the path may be shown now: the references that were in the cache still are, and the policy
     /// still wants it there. To be asked for last.
     pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
+    /// What the cache was given before.
+    pub contents: Arc<dyn Contents>,
+}
+
+/// Remembers what a cache was given, so that a backend that shows archives by narinfos needn't send the same content
+/// again for another path. What is remembered may have been removed from the cache since: a backend looks first.
+pub trait Contents: Send + Sync {
+    /// The archive with that hash, if it was given.
+    fn recall(&self, nar_hash: NarHash) -> BoxFuture<'_, Option<StoredNar>>;
+
+    /// Notes that the cache was given it, and that a narinfo names it.
+    fn remember(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()>;
 }
 
 /// Why a path must not be shown after all.

@@ -26,10 +26,27 @@ pub struct CacheConfig {
     /// Where the secret key comes from that signs what is uploaded; `None`: one is generated in the state directory, if
     /// it is a cache that storewatch signs for.
     pub signing_key: Option<Source>,
+    /// Where the keys come from by which an object store knows us; none: from the environment, `~/.aws` or the cloud.
+    pub store_keys: StoreKeyConfig,
     /// How its server is spoken to; all default where there is none.
     pub http: HttpConfig,
     /// Whether it is the one that stands in where the policy names none.
     pub builtin: bool,
+}
+
+/// Where the keys of an object store come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreKeyConfig {
+    /// The id of S3's key.
+    pub access_key_id: Option<Source>,
+    /// S3's key; given together with its id.
+    pub secret_access_key: Option<Source>,
+    /// The token that goes with a temporary key of S3's.
+    pub session_token: Option<Source>,
+    /// The key of a service account of Google's, in JSON.
+    pub service_account_key: Option<Source>,
+    /// The key of a storage account of Azure's.
+    pub account_key: Option<Source>,
 }
 
 /// How the server of a cache is spoken to.

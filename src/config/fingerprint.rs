@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{CacheConfig, HeaderValue, HttpConfig};
+use super::{CacheConfig, HeaderValue, HttpConfig, StoreKeyConfig};
 use crate::secret::Source;
 
 impl CacheConfig {
@@ -16,9 +16,10 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, uploads: _, signing_key, http, builtin: _ } = self;
+        let Self { name, url, uploads: _, signing_key, store_keys, http, builtin: _ } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         said.source("signing_key", signing_key.as_ref());
+        said.store_keys(store_keys);
         said.http(http);
         Sha256::digest(said.0).iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -31,6 +32,15 @@ impl Said {
     fn line(&mut self, key: &str, value: &dyn std::fmt::Debug) {
         // Writing to a string can't fail.
         let _ = writeln!(self.0, "{key} = {value:?}");
+    }
+
+    fn store_keys(&mut self, keys: &StoreKeyConfig) {
+        let StoreKeyConfig { access_key_id, secret_access_key, session_token, service_account_key, account_key } = keys;
+        self.source("access_key_id", access_key_id.as_ref());
+        self.source("secret_access_key", secret_access_key.as_ref());
+        self.source("session_token", session_token.as_ref());
+        self.source("service_account_key", service_account_key.as_ref());
+        self.source("account_key", account_key.as_ref());
     }
 
     fn http(&mut self, http: &HttpConfig) {
@@ -92,6 +102,7 @@ mod tests {
             url: "file:///srv/team".to_owned(),
             uploads: None,
             signing_key: None,
+            store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
             builtin: false,
         };

@@ -52,6 +52,11 @@ pub const CACHE: Keys = Keys {
         ("url", "url = \"file:///var/cache/nix\""),
         ("uploads", "uploads = 4"),
         ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
+        ("access_key_id", "access_key_id = { file = \"/run/secrets/s3-key-id\" }"),
+        ("secret_access_key", "secret_access_key = { file = \"/run/secrets/s3-key\" }"),
+        ("session_token", "session_token = { file = \"/run/secrets/s3-session\" }"),
+        ("service_account_key", "service_account_key = { file = \"/run/secrets/google.json\" }"),
+        ("account_key", "account_key = { file = \"/run/secrets/azure-key\" }"),
         ("token", "token = { file = \"/run/secrets/token\" }"),
         ("headers", "headers = { x-name = \"value\" }"),
         ("ca_file", "ca_file = \"/etc/ssl/cache-ca.pem\""),
@@ -64,7 +69,7 @@ pub const CACHE: Keys = Keys {
     later: &[],
 };
 
-/// Where a secret comes from: `token`, `signing_key`, `client_key`, and a header.
+/// Where a secret comes from: `token`, `signing_key`, `client_key`, the keys of object stores, and a header.
 pub const SOURCE: Keys = Keys {
     known: &[
         ("file", "file = \"/run/secrets/token\""),

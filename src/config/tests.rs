@@ -2,6 +2,7 @@
 
 mod manual;
 mod servers;
+mod stores;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -131,7 +132,7 @@ colour = "blue"
 [caches.team]
 ulr = "file:///srv/team"
 [caches.Public]
-url = "s3://bucket"
+url = "ftp://bucket"
 signing_key = { file = "key" }
 [limits]
 uploads = 65

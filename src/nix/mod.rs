@@ -21,4 +21,4 @@ pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
-pub use store_path::{StoreDir, StorePath, StorePathError};
+pub use store_path::{HASH_PART_LEN, StoreDir, StorePath, StorePathError};

@@ -120,6 +120,21 @@ const MIGRATIONS: &[&str] = &[
     DROP TABLE old_run_skips;
     -- `jobs.found` is 2 from now on where an upstream has the path, not the cache itself.
 ",
+    "
+    -- What caches were given, by the hash of the archive: the same content is not sent again.
+    CREATE TABLE contents (
+        cache       INTEGER NOT NULL REFERENCES caches (id),
+        nar_hash    BLOB NOT NULL,
+        url         TEXT NOT NULL,
+        compression TEXT NOT NULL,
+        file_hash   BLOB NOT NULL,
+        file_size   INTEGER NOT NULL,
+        nar_size    INTEGER NOT NULL,
+        noted       INTEGER NOT NULL,      -- ms since 1970
+        PRIMARY KEY (cache, nar_hash)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX contents_noted ON contents (noted);
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

@@ -36,6 +36,7 @@ impl Queue {
         for (state, kept) in [(JobState::Gone, GONE_KEPT), (JobState::Done, DONE_KEPT)] {
             execute(&tx, "DELETE FROM jobs WHERE state = ?1 AND changed < ?2", params![state as i64, now - kept])?;
         }
+        execute(&tx, "DELETE FROM contents WHERE noted < ?1", [now - DONE_KEPT])?;
         execute(&tx, "DELETE FROM runs WHERE finished < ?1", [now - DONE_KEPT])?;
         execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
         tx.commit().map_err(sqlite("commit what was pruned"))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::backoff;
+use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
 use super::target::{Ends, Pause, Waits};
@@ -14,7 +15,7 @@ use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarS
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
-use crate::queue::{Delivery, Job, Outcome, now};
+use crate::queue::{Delivery, Job, Outcome, QueueHandle, now};
 use crate::report::one_line;
 
 /// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
@@ -34,6 +35,7 @@ pub(super) struct Context {
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
     pub(super) upstreams: Upstreams,
+    pub(super) queue: QueueHandle,
 }
 
 /// What became of a delivery.
@@ -102,9 +104,10 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
         Ok(())
     });
     let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, there));
+    let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
     let pushed = tokio::select! {
         biased;
-        pushed = cache.push(Push { info: info.clone(), nar, arrivals, go_ahead }) => pushed,
+        pushed = cache.push(Push { info: info.clone(), nar, arrivals, go_ahead, contents }) => pushed,
         // A push that is dropped shows nothing. Some caches show a path as soon as its last byte is there, long after the
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),

@@ -14,6 +14,7 @@
 
 mod backoff;
 mod claim;
+mod contents;
 mod deliver;
 mod flight;
 mod note;
@@ -144,6 +145,7 @@ impl Uploader {
             flights: Flights::default(),
             policy: policy_in_force,
             upstreams: Upstreams::none(),
+            queue: queue.clone(),
         };
         Self {
             queue,

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, with the line that says where")]
 
 mod attic;
+mod backend_contract;
 mod backfill;
 mod bad_input;
+mod bucket;
+mod bucket_listing;
 mod collected;
 mod command_line;
 mod contents;

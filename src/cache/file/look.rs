@@ -10,6 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 
 use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
+use crate::cache::binary::agree_on_store;
 use crate::cache::{CacheError, CacheInfo, DirectoryInfo, Trial, layout};
 use crate::nix::StoreDir;
 
@@ -95,15 +96,8 @@ pub(super) fn check_store(dir: &Path, store_dir: &StoreDir) -> Result<bool, Cach
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(source) => return Err(io_error("read", &path)(source)),
     };
-    match layout::store_dir_of(&text) {
-        Some(theirs) if theirs == store_dir.as_str() => Ok(true),
-        Some(theirs) => Err(CacheError::OtherStore {
-            cache: dir.display().to_string(),
-            theirs: theirs.to_owned(),
-            ours: store_dir.as_str().to_owned(),
-        }),
-        None => Err(CacheError::Malformed { path, problem: "it has no line `StoreDir: …`".to_owned() }),
-    }
+    agree_on_store(&text, store_dir, &dir.display().to_string(), &path.display().to_string())?;
+    Ok(true)
 }
 
 /// Whether an archive of that size (bytes), compressed or not, leaves so many per cent of the file system free.

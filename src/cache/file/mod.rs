@@ -18,25 +18,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use zstd::stream::write::Encoder;
 
 use self::commit::Committer;
 use self::look::{check_room, check_store};
 pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
-use super::layout::{self, StoredNar};
-use super::{BoxFuture, Cache, CacheError, Compression, NarReader, Push, Pushed};
-use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath};
+use super::pack::{PackError, pack};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, NarReader, Push, Pushed, layout};
+use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
 const TEMP_DIR: &str = ".tmp";
-
-/// Bytes gathered before they are hashed and written.
-const WRITE_BUFFER: usize = 256 * 1024;
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
@@ -49,16 +44,8 @@ const SYNC_ALONE: u64 = 2 * 1024 * 1024;
 pub struct FileOptions {
     /// The directory; made if it is missing.
     pub dir: PathBuf,
-    /// The logical store directory of this host.
-    pub store_dir: StoreDir,
-    /// How archives are packed.
-    pub compression: Compression,
-    /// `Priority` of a new `nix-cache-info`.
-    pub priority: u32,
-    /// `WantMassQuery` of a new `nix-cache-info`.
-    pub want_mass_query: bool,
-    /// Signs the narinfos.
-    pub key: SecretKey,
+    /// What it has in common with all binary caches.
+    pub binary: BinaryCache,
     /// Tells this host's temporary files from another's: letters, digits and dashes.
     pub instance: String,
     /// Takes nothing while less than so many per cent of the file system are free; 0 for no such limit.
@@ -93,14 +80,13 @@ impl FileCache {
 
     /// Reads `nix-cache-info`, or writes it.
     fn agree_on_store(&self) -> Result<(), CacheError> {
-        let FileOptions { dir, store_dir, want_mass_query, priority, .. } = &self.options;
-        if check_store(dir, store_dir)? {
+        let FileOptions { dir, binary, .. } = &self.options;
+        if check_store(dir, &binary.store_dir)? {
             return Ok(());
         }
         let path = dir.join(layout::CACHE_INFO);
         let (mut temp, mut file) = self.temp_file(path.clone())?;
-        let text = layout::cache_info(store_dir, *want_mass_query, *priority);
-        file.write_all(text.as_bytes()).map_err(io_error("write", &path))?;
+        file.write_all(binary.cache_info().as_bytes()).map_err(io_error("write", &path))?;
         temp.sync()?;
         temp.publish()?;
         temp::sync_dir(dir)
@@ -112,28 +98,24 @@ impl FileCache {
 
     /// Writes archive and narinfo under temporary names. Blocks.
     fn write(&self, info: &PathInfo, nar: NarReader) -> Result<Written, CacheError> {
-        let FileOptions { dir, store_dir, compression, key, .. } = &self.options;
-        let mut suffix = [0; 5];
-        getrandom::fill(&mut suffix).map_err(|error| {
-            io_error("draw a name for", &dir.join(layout::NAR_DIR))(io::Error::other(error.to_string()))
-        })?;
-        let url = layout::nar_name(&info.nar_hash, suffix, *compression);
-        let target = dir.join(&url);
-        let (nar_file, file) = self.temp_file(target.clone())?;
-        let buffer = Vec::with_capacity(WRITE_BUFFER);
-        let hashing = HashingFile { file, hasher: Sha256::new(), written: 0, on_its_way: 0, buffer };
+        let FileOptions { dir, binary, .. } = &self.options;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
-        let (nar_size, hashing) = pack(nar, hashing, *compression, info.nar_size, &folder)?;
-        let (file_hash, file_size) = hashing.finish().map_err(io_error("write an archive in", &folder))?;
+        let url = binary.new_nar_name(info).map_err(io_error("draw a name for an archive in", &folder))?;
+        let (nar_file, file) = self.temp_file(dir.join(&url))?;
+        let out = GrowingFile { file, written: 0, on_its_way: 0 };
+        let packed = pack(nar, binary.layout.compression, info.nar_size, out);
+        let (packed, _) = packed.map_err(|error| match error {
+            PackError::Nar(failure) => failure.into(),
+            PackError::Write(source) => io_error("write an archive in", &folder)(source),
+        })?;
+        let file_size = packed.file_size;
         let nar_synced = file_size >= SYNC_ALONE;
         if nar_synced {
             nar_file.sync()?;
         }
-        let stored = StoredNar { url, compression: *compression, file_hash, file_size, nar_size };
-        let target = dir.join(layout::narinfo_name(&info.path));
-        let (narinfo, mut file) = self.temp_file(target.clone())?;
-        let text = layout::narinfo(store_dir, info, &stored, key);
+        let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
+        let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
         Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
@@ -163,7 +145,7 @@ impl Cache for FileCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, arrivals, go_ahead } = push;
+            let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
             check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
@@ -188,89 +170,34 @@ fn lacks(dir: &Path, path: StorePath) -> Result<Option<StorePath>, CacheError> {
     }
 }
 
-/// Packs an archive into a file; returns the archive's size.
-fn pack(
-    nar: NarReader,
-    mut out: HashingFile,
-    compression: Compression,
-    expected_size: u64,
-    folder: &Path,
-) -> Result<(u64, HashingFile), CacheError> {
-    match compression {
-        Compression::None => {
-            let size =
-                nar.read_blocking(|chunk| out.write_all(chunk).map_err(io_error("write an archive in", folder)))?;
-            Ok((size, out))
-        }
-        Compression::Zstd { level } => {
-            let failed = |error| io_error("write an archive in", folder)(error);
-            let mut encoder = Encoder::new(out, level).map_err(failed)?;
-            if expected_size > 0 {
-                // zstd takes as much memory as this size needs, which for a small archive is much less.
-                encoder.set_pledged_src_size(Some(expected_size)).map_err(failed)?;
-            }
-            let read =
-                nar.read_blocking(|chunk| encoder.write_all(chunk).map_err(io_error("write an archive in", folder)))?;
-            Ok((read, encoder.finish().map_err(io_error("write an archive in", folder))?))
-        }
-    }
-}
-
-/// Hashes what goes into a file.
-struct HashingFile {
+/// A file into which an archive is packed: the system is told to write it out as it grows.
+struct GrowingFile {
     file: File,
-    hasher: Sha256,
     written: u64,
     /// How much of it the system has been told to write out.
     on_its_way: u64,
-    buffer: Vec<u8>,
 }
 
-impl HashingFile {
-    fn flush_buffer(&mut self) -> io::Result<()> {
-        let buffer = std::mem::take(&mut self.buffer);
-        self.put(&buffer)?;
-        self.buffer = buffer;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.written += bytes.len() as u64;
-        self.file.write_all(bytes)?;
-        if self.written - self.on_its_way >= WRITE_OUT {
-            self.write_out();
-        }
-        Ok(())
-    }
-
+impl GrowingFile {
     fn write_out(&mut self) {
         temp::write_out(&self.file, self.on_its_way);
         self.on_its_way = self.written;
     }
-
-    fn finish(mut self) -> io::Result<(NarHash, u64)> {
-        self.flush_buffer()?;
-        self.write_out();
-        Ok((NarHash(self.hasher.finalize().into()), self.written))
-    }
 }
 
-impl Write for HashingFile {
+impl Write for GrowingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.buffer.len() + bytes.len() > WRITE_BUFFER {
-            self.flush_buffer()?;
+        let written = self.file.write(bytes)?;
+        self.written += written as u64;
+        if self.written - self.on_its_way >= WRITE_OUT {
+            self.write_out();
         }
-        if bytes.len() >= WRITE_BUFFER {
-            self.put(bytes)?;
-        } else {
-            self.buffer.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
+        Ok(written)
     }
 
+    /// At its end.
     fn flush(&mut self) -> io::Result<()> {
+        self.write_out();
         Ok(())
     }
 }
@@ -278,15 +205,17 @@ impl Write for HashingFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Layout;
+    use crate::nix::{SecretKey, StoreDir};
 
     fn options(dir: &Path) -> FileOptions {
         FileOptions {
             dir: dir.to_owned(),
-            store_dir: StoreDir::default(),
-            compression: Compression::None,
-            priority: 50,
-            want_mass_query: true,
-            key: SecretKey::generate("test-1").expect("randomness"),
+            binary: BinaryCache {
+                store_dir: StoreDir::default(),
+                layout: Layout::default(),
+                key: SecretKey::generate("test-1").expect("randomness"),
+            },
             instance: "0123".to_owned(),
             reserve_percent: 0,
         }

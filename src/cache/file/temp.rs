@@ -3,29 +3,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cache::CacheError;
-
-/// Tells this run's files from those of earlier ones. A process number doesn't: in a container it is always the same.
-static RUN: LazyLock<String> = LazyLock::new(|| match getrandom::u64() {
-    Ok(drawn) => format!("{drawn:016x}"),
-    Err(_) => std::process::id().to_string(),
-});
-
-/// Counts the files of this process, over all its caches: two of them may lie in one directory.
-static COUNT: AtomicU64 = AtomicU64::new(0);
+use crate::cache::{CacheError, run};
 
 /// A name that no other temporary file has: `INSTANCE.RUN.NUMBER`.
 pub(super) fn new_name(instance: &str) -> String {
-    format!("{instance}.{}.{}", *RUN, COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("{instance}.{}", run::new_name())
 }
 
 /// Whether an earlier run of this instance has left a file of that name.
 pub(super) fn is_left_over(name: &str, instance: &str) -> bool {
     let rest = name.strip_prefix(instance).and_then(|rest| rest.strip_prefix('.'));
-    rest.is_some_and(|rest| !rest.starts_with(RUN.as_str()))
+    rest.is_some_and(|rest| !run::is_own(rest))
 }
 
 /// A file under a temporary name; removed when dropped, unless it has been published.

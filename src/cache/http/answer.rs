@@ -75,7 +75,7 @@ impl Head {
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
-fn pause(text: &str, now: SystemTime) -> Option<Duration> {
+pub(in crate::cache) fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

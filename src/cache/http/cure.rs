@@ -29,7 +29,7 @@ impl HttpError {
 }
 
 /// A status in words.
-pub(super) fn reason(status: u16) -> String {
+pub(in crate::cache) fn reason(status: u16) -> String {
     let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     known.map_or_else(|| status.to_string(), |reason| format!("{status} {reason}"))
 }

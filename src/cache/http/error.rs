@@ -16,7 +16,7 @@ use crate::cache::Class;
 use crate::secret::SecretError;
 
 /// A server that asks for a pause and doesn't say how long is left alone for this time.
-const UNTOLD_PAUSE: Duration = Duration::from_secs(5);
+pub(in crate::cache) const UNTOLD_PAUSE: Duration = Duration::from_secs(5);
 
 /// No pause is shorter or longer, whatever a server asks for. Zero would be no pause at all, and more than an hour is taken
 /// for a mistake, which costs one request.
@@ -35,6 +35,8 @@ pub enum Action {
     Upload,
     /// To learn what an upstream cache has.
     Upstream,
+    /// To get credentials from the machine or the cloud that this runs in.
+    Credentials,
 }
 
 /// Why a server didn't do what it was asked.
@@ -167,7 +169,7 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    pub(super) fn of_transport(action: Action, host: String, source: reqwest::Error) -> Self {
+    pub(in crate::cache) fn of_transport(action: Action, host: String, source: reqwest::Error) -> Self {
         let source = source.without_url();
         match tls_error(&source) {
             Some(source @ rustls::Error::InvalidCertificate(_)) => Self::Untrusted { action, host, source },
@@ -242,7 +244,8 @@ fn class_of(uploading: bool, status: u16, says: &ServerSays, retry_after: Option
     }
 }
 
-fn within(pause: Duration) -> Duration {
+/// A pause that a server asks for, as far as it is believed.
+pub(in crate::cache) fn within(pause: Duration) -> Duration {
     pause.clamp(*TOLD_PAUSES.start(), *TOLD_PAUSES.end())
 }
 
@@ -253,7 +256,7 @@ pub(super) fn host_of(request: &RequestBuilder) -> String {
 }
 
 /// `https://HOST:PORT`, without anything that could be secret.
-pub(super) fn origin(url: &Url) -> String {
+pub(in crate::cache) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
@@ -299,6 +302,7 @@ impl fmt::Display for Action {
             Self::Missing => "ask what is missing",
             Self::Upload => "upload",
             Self::Upstream => "ask what an upstream cache has",
+            Self::Credentials => "ask for credentials",
         })
     }
 }

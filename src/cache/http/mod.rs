@@ -29,10 +29,12 @@ use zeroize::Zeroizing;
 
 use self::answer::Head;
 pub use self::answer::ServerSays;
-pub(super) use self::answer::plain;
+pub(super) use self::answer::{pause, plain};
 pub use self::body::Body;
 pub use self::credentials::{Credentials, Header};
+pub(super) use self::cure::reason;
 pub use self::error::{Action, HttpError};
+pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
 pub use self::jwt::expiry;
 pub use self::own::refuse_own;
@@ -170,7 +172,7 @@ impl Http {
 }
 
 /// An answer, as long as it may be.
-async fn read_whole(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+pub(super) async fn read_whole(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut answer = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         answer.extend_from_slice(&chunk);

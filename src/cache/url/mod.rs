@@ -1,11 +1,18 @@
 //! Cache URLs, as Nix writes them where Nix has one.
 
+mod bucket;
+mod error;
+mod parameters;
 mod web;
 
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
+use self::parameters::Parameters;
+use super::Layout;
+pub use bucket::{Addressing, BucketUrl, Service};
+pub use error::UrlError;
 pub(super) use web::is_loopback;
 pub use web::parse_upstream;
 
@@ -16,12 +23,15 @@ pub enum CacheUrl {
     File {
         /// The directory; absolute.
         dir: PathBuf,
-        /// How NARs are compressed.
-        compression: Compression,
-        /// `Priority` of the `nix-cache-info` that is written where there is none.
-        priority: u32,
-        /// `WantMassQuery` likewise.
-        want_mass_query: bool,
+        /// What its parameters say.
+        layout: Layout,
+    },
+    /// `s3://BUCKET[/FOLDER]`, `gs://…`, `az://…`: a binary cache in a bucket of an object store.
+    Bucket {
+        /// Which bucket, and how its store is spoken to.
+        bucket: BucketUrl,
+        /// What its parameters say.
+        layout: Layout,
     },
     /// `attic+https://HOST[:PORT][/PREFIX]/CACHE`: a cache of an Attic server.
     Attic {
@@ -29,109 +39,6 @@ pub enum CacheUrl {
         endpoint: String,
         /// The cache's name there.
         cache: String,
-    },
-}
-
-/// How a NAR is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// As it is.
-    None,
-    /// Zstandard.
-    Zstd {
-        /// 1 (fast) to 19 (small).
-        level: i32,
-    },
-}
-
-impl Compression {
-    /// What `Compression:` says in a narinfo.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Zstd { .. } => "zstd",
-        }
-    }
-
-    /// What stands behind `.nar` in the file's name.
-    #[must_use]
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::None => "",
-            Self::Zstd { .. } => ".zst",
-        }
-    }
-}
-
-/// zstd's own default, and Nix's.
-const DEFAULT_LEVEL: i32 = 3;
-
-/// Nix's own default for a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
-const DEFAULT_PRIORITY: u32 = 50;
-
-/// Why a URL names no cache.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
-    /// A kind of cache that there is, but not here yet.
-    #[error(
-        "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR` and \
-         `attic+https://HOST/CACHE` are"
-    )]
-    NotYet(String),
-    /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
-    #[error("this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`")]
-    Unknown,
-    /// What should be the address of a server is none.
-    #[error("this is no address of a server ({0}); write `https://HOST`")]
-    NoAddress(url::ParseError),
-    /// A user name or a password: the policy is no place for them, and a URL is shown in many places.
-    #[error(
-        "the URL has a user name or a password in it: take it out, and write where the token is to be had beside it: \
-         `token = {{ file = \"/run/secrets/token\" }}`"
-    )]
-    Credentials,
-    /// `?…` or `#…`: nothing is meant by them, and a token may be among them.
-    #[error(
-        "this URL takes no parameters: leave out what begins with `?` or `#`, and write where the token is to be had \
-         beside it: `token = {{ file = \"/run/secrets/token\" }}`"
-    )]
-    Parameters,
-    /// An Attic server has many caches.
-    #[error("the URL names no cache of the server: write `attic+https://HOST/CACHE`")]
-    NoCacheName,
-    /// Attic would refuse it.
-    #[error(
-        "the last part of the URL is no name of an Attic cache: these have up to 50 letters, digits, `-`, `_` and `+`, \
-         and a letter or digit in front"
-    )]
-    BadCacheName,
-    /// Narinfos are only read from servers.
-    #[error("this is no upstream cache: write `https://HOST`")]
-    NoUpstream,
-    /// An upstream is asked as everybody may ask it.
-    #[error(
-        "an upstream's address has host, port and path only: leave out user name, password, and what begins with `?` or `#`"
-    )]
-    NotPlain,
-    /// The directory isn't absolute, or not text.
-    #[error("a file:// URL must name an absolute directory: `file:///DIR`")]
-    Relative,
-    /// A parameter that isn't known.
-    #[error("unknown parameter `{0}`; known are compression, compression-level, priority and want-mass-query")]
-    UnknownParameter(String),
-    /// A parameter twice.
-    #[error("parameter `{0}` is given twice")]
-    Twice(String),
-    /// A parameter's value can't be used.
-    #[error("`{parameter}={value}`: expected {expected}")]
-    BadValue {
-        /// Its name.
-        parameter: String,
-        /// What was given.
-        value: String,
-        /// What would have been good.
-        expected: &'static str,
     },
 }
 
@@ -145,7 +52,10 @@ impl CacheUrl {
         match scheme {
             "file" => Self::parse_file(rest),
             "attic+https" | "attic+http" => web::parse_attic(&url["attic+".len()..]),
-            "s3" | "gs" | "az" | "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
+            "s3" => bucket::parse_s3(rest),
+            "gs" => bucket::parse_gs(rest),
+            "az" => bucket::parse_az(rest),
+            "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
             _ => Err(UrlError::Unknown),
         }
     }
@@ -156,7 +66,7 @@ impl CacheUrl {
     pub fn normal(&self, as_written: &str) -> String {
         match self {
             Self::Attic { endpoint, cache } => format!("attic+{endpoint}{cache}"),
-            Self::File { .. } => {
+            Self::File { .. } | Self::Bucket { .. } => {
                 let (place, parameters) = match as_written.split_once('?') {
                     Some((place, parameters)) => (place, format!("?{parameters}")),
                     None => (as_written, String::new()),
@@ -174,6 +84,7 @@ impl CacheUrl {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
+            Self::Bucket { bucket, .. } => bucket.scheme(),
             Self::Attic { .. } => "attic",
         }
     }
@@ -183,6 +94,7 @@ impl CacheUrl {
     pub fn host(&self) -> Option<String> {
         match self {
             Self::File { .. } => None,
+            Self::Bucket { bucket, .. } => web::host(&bucket.likely_endpoint()),
             Self::Attic { endpoint, .. } => web::host(endpoint),
         }
     }
@@ -192,6 +104,7 @@ impl CacheUrl {
     pub fn is_within_this_host(&self) -> bool {
         match self {
             Self::File { .. } => true,
+            Self::Bucket { bucket, .. } => bucket.is_within_this_host(),
             Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
         }
     }
@@ -201,82 +114,47 @@ impl CacheUrl {
     pub fn is_readable_on_the_way(&self) -> bool {
         match self {
             Self::File { .. } => false,
+            Self::Bucket { bucket, .. } => bucket.is_readable_on_the_way(),
             Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
     }
 
     fn parse_file(rest: &str) -> Result<Self, UrlError> {
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (path, mut parameters) = Parameters::split(rest)?;
         // As Nix does: `%20` is a space, and `%3F` a question mark that begins no parameters.
         let path = percent_decode_str(path).decode_utf8().map_err(|_| UrlError::Relative)?;
         if !path.starts_with('/') {
             return Err(UrlError::Relative);
         }
-        let (mut kind, mut level, mut priority, mut want_mass_query) = (None, None, None, None);
-        for (parameter, value) in query.split('&').filter(|part| !part.is_empty()).map(split_parameter) {
-            let bad =
-                |expected| UrlError::BadValue { parameter: parameter.to_owned(), value: value.to_owned(), expected };
-            let twice = match parameter {
-                "compression" => match value {
-                    "zstd" | "none" => kind.replace(value).is_some(),
-                    _ => return Err(bad("zstd or none")),
-                },
-                "compression-level" => {
-                    let number = value.parse::<i32>().ok().filter(|level| (1..=19).contains(level));
-                    level.replace(number.ok_or_else(|| bad("a number from 1 to 19"))?).is_some()
-                }
-                "priority" => priority.replace(value.parse().map_err(|_| bad("a number, 0 or more"))?).is_some(),
-                "want-mass-query" => {
-                    let flag = match value {
-                        "true" | "1" => true,
-                        "false" | "0" => false,
-                        _ => return Err(bad("true or false")),
-                    };
-                    want_mass_query.replace(flag).is_some()
-                }
-                _ => return Err(UrlError::UnknownParameter(parameter.to_owned())),
-            };
-            if twice {
-                return Err(UrlError::Twice(parameter.to_owned()));
-            }
-        }
-        let compression = match (kind, level) {
-            (Some("none"), Some(level)) => {
-                return Err(UrlError::BadValue {
-                    parameter: "compression-level".to_owned(),
-                    value: level.to_string(),
-                    expected: "no level with compression=none",
-                });
-            }
-            (Some("none"), None) => Compression::None,
-            (_, level) => Compression::Zstd { level: level.unwrap_or(DEFAULT_LEVEL) },
-        };
-        Ok(Self::File {
-            dir: PathBuf::from(path.as_ref()),
-            compression,
-            priority: priority.unwrap_or(DEFAULT_PRIORITY),
-            want_mass_query: want_mass_query.unwrap_or(true),
-        })
+        let layout = parameters.layout()?;
+        parameters.finish()?;
+        Ok(Self::File { dir: PathBuf::from(path.as_ref()), layout })
     }
-}
-
-fn split_parameter(part: &str) -> (&str, &str) {
-    part.split_once('=').unwrap_or((part, ""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Compression;
 
     #[test]
     fn what_people_know_from_nix_is_understood() {
-        let Ok(CacheUrl::File { dir, compression, priority, want_mass_query }) =
+        let Ok(CacheUrl::File { dir, layout }) =
             CacheUrl::parse("file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false")
         else {
             panic!("a good URL was refused")
         };
         assert_eq!(dir, PathBuf::from("/srv/cache"));
-        assert_eq!((compression, priority, want_mass_query), (Compression::Zstd { level: 7 }, 30, false));
+        let said = Layout { compression: Compression::Zstd { level: 7 }, priority: 30, want_mass_query: false };
+        assert_eq!(layout, said);
+        let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
+            Ok(CacheUrl::File { layout, .. }) => layout.compression,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(compression("compression=xz"), Compression::Xz { level: 6 });
+        assert_eq!(compression("compression-level=0&compression=xz"), Compression::Xz { level: 0 });
+        assert_eq!(compression("compression=none"), Compression::None);
+        assert_eq!(compression(""), Compression::Zstd { level: 3 });
     }
 
     #[test]
@@ -307,15 +185,23 @@ mod tests {
     #[test]
     fn bad_urls_say_what_to_write() {
         let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
-        assert_eq!(message("/srv/cache"), "this is no cache URL; write `file:///DIR` or `attic+https://HOST/CACHE`");
+        assert_eq!(
+            message("/srv/cache"),
+            "this is no cache URL; write `file:///DIR`, `s3://BUCKET` or `attic+https://HOST/CACHE`"
+        );
         assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
         assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
-        assert_eq!(message("file:///c?compression=xz"), "`compression=xz`: expected zstd or none");
+        assert_eq!(message("file:///c?compression=br"), "`compression=br`: expected zstd, xz or none");
+        assert_eq!(message("file:///c?compression-level=20"), "`compression-level=20`: expected a number from 1 to 19");
+        assert_eq!(
+            message("file:///c?compression=xz&compression-level=10"),
+            "`compression-level=10`: expected a number from 0 to 9"
+        );
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
             message("file:///c?secret-key=/k"),
             "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
         );
-        assert!(message("s3://bucket").contains("not supported by this version"));
+        assert!(message("command://x").contains("not supported by this version"));
     }
 }

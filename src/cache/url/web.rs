@@ -44,7 +44,7 @@ pub fn parse_upstream(url: &str) -> Result<String, UrlError> {
 }
 
 /// An http or https address, in which nothing is but host, port and path.
-fn parse(url: &str) -> Result<Url, UrlError> {
+pub(super) fn parse(url: &str) -> Result<Url, UrlError> {
     let address = Url::parse(url).map_err(UrlError::NoAddress)?;
     if !address.username().is_empty() || address.password().is_some() {
         return Err(UrlError::Credentials);

@@ -2,12 +2,12 @@
 
 use toml::Spanned;
 
-use crate::cache::CacheUrl;
+use crate::cache::{CacheUrl, Service};
 use crate::config::problems::Problems;
 use crate::config::raw_cache::{RawCache, RawHeader, RawSource};
 use crate::config::reader::List;
 use crate::config::store::StoreOptions;
-use crate::config::{CacheConfig, CheckUrl, HeaderValue, HttpConfig};
+use crate::config::{CacheConfig, CheckUrl, HeaderValue, HttpConfig, StoreKeyConfig};
 use crate::policy::CacheName;
 use crate::secret::Source;
 
@@ -24,6 +24,23 @@ const SERVER_KEYS: [&str; 8] = [
     "allow_unencrypted",
     "allow_self",
     "server_hostnames",
+];
+
+/// The keys of the object stores, by the scheme of the one that each is for.
+const STORE_KEYS: [(&str, &str, &str); 5] = [
+    ("access_key_id", "s3", "S3"),
+    ("secret_access_key", "s3", "S3"),
+    ("session_token", "s3", "S3"),
+    ("service_account_key", "gs", "Google Cloud Storage"),
+    ("account_key", "az", "Azure"),
+];
+
+/// The keys of caches with a server that an object store has no use for.
+const NOT_OF_STORES: [(&str, &str); 4] = [
+    ("token", "since requests to an object store are signed: name its keys instead"),
+    ("headers", "since requests to an object store are signed as they are"),
+    ("allow_self", "since nothing that is put into a bucket comes back by itself"),
+    ("server_hostnames", "since nothing that is put into a bucket comes back by itself"),
 ];
 
 /// The keys that are about the encrypted connection.
@@ -63,6 +80,14 @@ pub(super) fn cache(
     };
     let signing_key = secret(&raw.signing_key, "signing_key", "a signing key", false, problems);
     let token = secret(&raw.token, "token", "a token", true, problems);
+    let store_key = "a key of an object store";
+    let store_keys = StoreKeyConfig {
+        access_key_id: secret(&raw.access_key_id, "access_key_id", store_key, false, problems),
+        secret_access_key: secret(&raw.secret_access_key, "secret_access_key", store_key, false, problems),
+        session_token: secret(&raw.session_token, "session_token", store_key, false, problems),
+        service_account_key: secret(&raw.service_account_key, "service_account_key", store_key, false, problems),
+        account_key: secret(&raw.account_key, "account_key", store_key, false, problems),
+    };
     let client_key = secret(&raw.client_key, "client_key", "a client key", false, problems);
     let headers = headers(raw, store, problems);
     let mut file = |key, path: &Option<Spanned<String>>| path.as_ref().and_then(|path| absolute(key, path, problems));
@@ -94,7 +119,7 @@ pub(super) fn cache(
             return None;
         }
     };
-    Some(CacheConfig { name: name?, url, uploads, signing_key, http, builtin: false })
+    Some(CacheConfig { name: name?, url, uploads, signing_key, store_keys, http, builtin: false })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
@@ -108,6 +133,12 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
         CacheUrl::File { .. } => {
             SERVER_KEYS.iter().for_each(|key| senseless(key, "since a file:// cache has no server"));
         }
+        CacheUrl::Bucket { bucket, .. } => {
+            NOT_OF_STORES.iter().for_each(|(key, why)| senseless(key, why));
+            if bucket.likely_endpoint().starts_with("http://") {
+                TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
+            }
+        }
         CacheUrl::Attic { endpoint, .. } => {
             senseless("signing_key", "since Attic signs by itself");
             if endpoint.starts_with("http://") {
@@ -115,9 +146,23 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
             }
         }
     }
+    for (key, scheme, store) in STORE_KEYS {
+        if url.kind() != scheme {
+            senseless(key, &format!("since it is for {store}, {scheme}://, alone"));
+        }
+    }
     let header_secret = http.headers.iter().any(|(_, value)| matches!(value, HeaderValue::Secret(_)));
     // By what is given rather than what is good: one mistake mustn't hide another.
-    let secret = if raw.token.is_some() { Some("the token") } else { header_secret.then_some("a secret header") };
+    let google = matches!(url, CacheUrl::Bucket { bucket, .. } if matches!(bucket.service, Service::Gcs { .. }));
+    let secret = if raw.token.is_some() {
+        Some("the token")
+    } else if header_secret {
+        Some("a secret header")
+    } else if raw.session_token.is_some() {
+        Some("the session token")
+    } else {
+        google.then_some("the token that Google gives")
+    };
     if let Some(secret) = secret
         && url.is_readable_on_the_way()
         && !http.allow_unencrypted
@@ -131,7 +176,13 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
 }
 
 fn both_or_none(raw: &RawCache, problems: &mut Problems<'_>) {
-    const PAIR: [(&str, &str); 2] = [("client_certificate", "client_key"), ("client_key", "client_certificate")];
+    const PAIR: [(&str, &str); 5] = [
+        ("client_certificate", "client_key"),
+        ("client_key", "client_certificate"),
+        ("access_key_id", "secret_access_key"),
+        ("secret_access_key", "access_key_id"),
+        ("session_token", "secret_access_key"),
+    ];
     let given = |key: &str| raw.given.iter().find(|(given, _)| *given == key);
     for (one, other) in PAIR {
         if let Some((_, at)) = given(one)

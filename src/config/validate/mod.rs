@@ -19,7 +19,7 @@ use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
-use super::{CacheConfig, Defaults, HttpConfig, Limits, Priority, Upstreams};
+use super::{CacheConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
 
 /// The key of cache.nixos.org, as nixpkgs publishes it.
 const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -301,6 +301,7 @@ impl Defaults {
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             uploads: None,
             signing_key: None,
+            store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
             builtin: true,
         }

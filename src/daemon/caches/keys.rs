@@ -77,7 +77,7 @@ pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) ->
 pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     let signer = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { .. }) => "server.",
-        Ok(CacheUrl::File { .. }) | Err(_) => "",
+        Ok(CacheUrl::File { .. } | CacheUrl::Bucket { .. }) | Err(_) => "",
     };
     state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }

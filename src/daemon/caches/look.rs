@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{attic_options, public_key, reserve_percent};
+use super::{attic_options, public_key, reserve_percent, store_options};
 use crate::cache::attic::{self, AtticCache};
-use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, file};
+use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, file};
 use crate::config::{CacheConfig, NixStore};
 
 /// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
@@ -25,6 +25,12 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
     match CacheUrl::parse(&config.url)? {
         CacheUrl::Attic { endpoint, cache } => {
             Ok(AtticCache::open(attic_options(config, nix, endpoint, cache)).await?.info())
+        }
+        CacheUrl::Bucket { bucket: url, .. } => {
+            let found = bucket::look(&store_options(config, nix, url)).await?;
+            let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
+            let key = in_time(move || public_key(&config, &state_dir, &nix)).await?;
+            Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..found })
         }
         CacheUrl::File { dir, .. } => {
             let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
@@ -42,6 +48,9 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
     let tried = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             Ok(attic::try_out(attic_options(config, nix, endpoint, cache)).await)
+        }
+        Ok(CacheUrl::Bucket { bucket: url, .. }) => {
+            Ok(bucket::try_out(&store_options(config, nix, url), &nix.logical).await)
         }
         Ok(CacheUrl::File { dir, .. }) => {
             let (store_dir, reserve) = (nix.logical.clone(), reserve_percent(config));

@@ -15,14 +15,15 @@ pub use self::keys::public_key;
 use self::keys::{public_key_file, signing_key, write_public};
 pub use self::look::{describe, summary, try_all};
 use crate::cache::attic::{AtticCache, AtticOptions};
+use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
-use crate::cache::{BoxFuture, Cache, CacheError, CacheUrl, Upstreams};
-use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore};
+use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Upstreams};
+use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::nix::PublicKey;
 use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
-use crate::secret::Provider;
+use crate::secret::{Provider, Source};
 use crate::upload::{Open, Orders, Target};
 
 /// The embedded cache takes nothing while less than so many per cent of its file system are free: it was not asked for,
@@ -108,7 +109,7 @@ pub fn tell_what_is_off(config: &Config) {
 /// This host's name, if that makes it the server of the cache: what is in there came from here or would come back.
 #[must_use]
 pub fn own_server(config: &CacheConfig) -> Option<String> {
-    if config.http.allow_self || matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::File { .. }) | Err(_)) {
+    if config.http.allow_self || !matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. })) {
         return None;
     }
     let full = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -139,6 +140,11 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
             let (config, surroundings) = (config.clone(), surroundings.clone());
             Arc::new(move || open_file(config.clone(), surroundings.clone()))
         }
+        Ok(CacheUrl::Bucket { bucket, layout }) => {
+            let options = store_options(config, &surroundings.nix, bucket);
+            let (config, surroundings) = (config.clone(), surroundings.clone());
+            Arc::new(move || open_bucket(options.clone(), layout, config.clone(), surroundings.clone()))
+        }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, &surroundings.nix, endpoint, cache);
             let public = public_key_file(&surroundings.state_dir, config);
@@ -156,16 +162,16 @@ fn open_file(
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let open = move || {
-        let CacheUrl::File { dir, compression, priority, want_mass_query } = CacheUrl::parse(&config.url)? else {
+        let CacheUrl::File { dir, layout } = CacheUrl::parse(&config.url)? else {
             return Err(CacheError::LostThread { action: "open the cache" });
         };
         let cache = FileCache::open(FileOptions {
             dir,
-            store_dir: surroundings.nix.logical.clone(),
-            compression,
-            priority,
-            want_mass_query,
-            key: signing_key(&config, &surroundings)?,
+            binary: BinaryCache {
+                store_dir: surroundings.nix.logical.clone(),
+                layout,
+                key: signing_key(&config, &surroundings)?,
+            },
             instance: surroundings.instance.clone(),
             reserve_percent: reserve_percent(&config),
         })?;
@@ -175,6 +181,46 @@ fn open_file(
         let opened = tokio::task::spawn_blocking(open).await;
         opened.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))
     })
+}
+
+/// Opens a cache in a bucket. What it notes of its uploads lies in the state directory.
+fn open_bucket(
+    options: StoreOptions,
+    layout: Layout,
+    config: CacheConfig,
+    surroundings: CacheSurroundings,
+) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
+    let store_dir = surroundings.nix.logical.clone();
+    Box::pin(async move {
+        let key = tokio::task::spawn_blocking(move || signing_key(&config, &surroundings)).await;
+        let key = key.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
+        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key }, unfinished).await?;
+        Ok(Arc::new(cache) as Arc<dyn Cache>)
+    })
+}
+
+/// A bucket, as the policy and the surroundings have it.
+#[must_use]
+pub fn store_options(config: &CacheConfig, nix: &NixStore, url: BucketUrl) -> StoreOptions {
+    let StoreKeyConfig { access_key_id, secret_access_key, session_token, service_account_key, account_key } =
+        &config.store_keys;
+    let line = |source: &Option<Source>| source.as_ref().map(|source| Provider::new(source.clone(), &nix.real, None));
+    let json = service_account_key.as_ref().map(|source| Provider::of_lines(source.clone(), &nix.real));
+    let understood = CacheUrl::parse(&config.url).ok();
+    StoreOptions {
+        url,
+        http: http_options(&config.http, understood.as_ref(), nix),
+        keys: StoreKeys {
+            access_key_id: line(access_key_id),
+            secret_access_key: line(secret_access_key),
+            session_token: line(session_token),
+            service_account_key: json,
+            account_key: line(account_key),
+        },
+        real_store: nix.real.clone(),
+        allow_unencrypted: config.http.allow_unencrypted,
+    }
 }
 
 /// How much of its file system a cache in a directory leaves free.
@@ -239,6 +285,7 @@ fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> 
 pub fn substituter(url: &str) -> String {
     match CacheUrl::parse(url) {
         Ok(CacheUrl::File { dir, .. }) => format!("file://{}", dir.display()),
+        Ok(CacheUrl::Bucket { bucket, .. }) => bucket.substituter(),
         Ok(CacheUrl::Attic { endpoint, cache }) => format!("{endpoint}{cache}"),
         Err(_) => url.to_owned(),
     }

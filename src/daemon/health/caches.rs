@@ -1,6 +1,7 @@
 //! The caches of the policy, tried out, and the clocks of their servers.
 
 use super::{Finding, Grade};
+use crate::cache::bucket::BucketError;
 use crate::cache::http::HttpError;
 use crate::cache::{CacheError, Trial};
 use crate::config::{CacheConfig, Config, NixStore};
@@ -48,6 +49,9 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
         CacheError::Http(HttpError::Secret { .. }) => {
             Finding::warning(&about, found("not asked for more, without its credentials".to_owned()))
         }
+        CacheError::Bucket(error) if is_hidden(error) => {
+            Finding::warning(&about, found(format!("not asked for more, without its keys: {}", one_line(&**error))))
+        }
         error => Finding::trouble(&about, found(one_line(error))).cured_by(error.hint()),
     };
     trial.troubles.iter().map(trouble).collect()
@@ -56,6 +60,10 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
 /// Whether a secret may be there for the service, though not for who examines: systemd gives it to the service alone.
 pub(super) fn is_the_services_own(error: &SecretError) -> bool {
     matches!(error, SecretError::NoVariable { .. } | SecretError::NoCredentials { .. })
+}
+
+fn is_hidden(error: &BucketError) -> bool {
+    matches!(error, BucketError::Secret(source) if is_the_services_own(source))
 }
 
 fn of_clock(cache: &CacheConfig, ahead: i64) -> Finding {

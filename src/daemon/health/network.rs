@@ -54,7 +54,11 @@ fn plain(address: &str) -> String {
 fn ways(config: &Config, matcher: &Matcher) -> Vec<Finding> {
     let way = |cache: &crate::config::CacheConfig| {
         let url = CacheUrl::parse(&cache.url).ok()?;
-        let CacheUrl::Attic { endpoint, .. } = &url else { return None };
+        let endpoint = match &url {
+            CacheUrl::File { .. } => return None,
+            CacheUrl::Bucket { bucket, .. } => bucket.likely_endpoint(),
+            CacheUrl::Attic { endpoint, .. } => endpoint.clone(),
+        };
         let found = match matcher.intercept(&endpoint.parse().ok()?) {
             Some(proxy) if !url.is_within_this_host() => {
                 format!("{endpoint} is reached by way of {}", plain(&proxy.uri().to_string()))

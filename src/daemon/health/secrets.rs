@@ -27,13 +27,25 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
             let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
             findings.push(of_token(format!("token of {}", cache.name), source, &secret, SystemTime::now()));
         }
-        for (what, source) in named {
+        let keys = &cache.store_keys;
+        let keys = [
+            ("key id", &keys.access_key_id),
+            ("secret key", &keys.secret_access_key),
+            ("session token", &keys.session_token),
+            ("account key", &keys.account_key),
+        ];
+        let keys = keys.into_iter().filter_map(|(what, source)| Some((what.to_owned(), source.as_ref()?)));
+        for (what, source) in named.chain(keys) {
             let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
             findings.push(of_secret(format!("{what} of {}", cache.name), source, &secret));
         }
-        if let Some(source) = &cache.http.client_key {
+        let of_lines = [
+            ("client key", &cache.http.client_key),
+            ("key of the service account", &cache.store_keys.service_account_key),
+        ];
+        for (what, source) in of_lines.into_iter().filter_map(|(what, source)| Some((what, source.as_ref()?))) {
             let secret = Provider::of_lines(source.clone(), &nix.real).get().await;
-            findings.push(of_secret(format!("client key of {}", cache.name), source, &secret));
+            findings.push(of_secret(format!("{what} of {}", cache.name), source, &secret));
         }
         findings.extend(signing_key(cache, state_dir, nix).await);
     }
@@ -46,7 +58,7 @@ async fn signing_key(cache: &CacheConfig, state_dir: &Path, nix: &NixStore) -> O
         let secret = Provider::new(source.clone(), &nix.real, None).get().await;
         return Some(of_key(about, source, &secret));
     }
-    if !matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::File { .. })) {
+    if matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::Attic { .. }) | Err(_)) {
         return None;
     }
     let file = own_key_file(state_dir, cache);

@@ -10,6 +10,8 @@ pub mod nix;
 pub mod port;
 pub mod proxy;
 pub mod reader;
+pub mod rows;
+pub mod s3;
 pub mod storewatch;
 pub mod tls;
 pub mod wait;
@@ -20,6 +22,7 @@ pub use cache::CacheDir;
 pub use nix::{Nix, ScratchStore};
 pub use proxy::{Canned, Fault, FlakyProxy, On};
 pub use reader::Reader;
+pub use s3::{FakeS3, Garage};
 pub use storewatch::{NOBODY, Running, Storewatch};
 pub use wait::eventually;
 

@@ -1,0 +1,53 @@
+//! What all binary caches have in common, on whatever their files lie: which store they are for, how they are laid out,
+//! and whose key signs what is put there.
+
+use std::io;
+
+use super::layout::{self, StoredNar};
+use super::{CacheError, Layout};
+use crate::nix::{PathInfo, SecretKey, StoreDir};
+
+/// A binary cache, apart from where its files lie.
+pub struct BinaryCache {
+    /// The logical store directory of this host.
+    pub store_dir: StoreDir,
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Signs the narinfos.
+    pub key: SecretKey,
+}
+
+impl BinaryCache {
+    /// Draws a name for a path's archive that no other upload has.
+    pub(super) fn new_nar_name(&self, info: &PathInfo) -> io::Result<String> {
+        let mut suffix = [0; 5];
+        getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(layout::nar_name(&info.nar_hash, suffix, self.layout.compression))
+    }
+
+    /// The narinfo of a path, signed.
+    pub(super) fn narinfo(&self, info: &PathInfo, nar: &StoredNar) -> String {
+        layout::narinfo(&self.store_dir, info, nar, &self.key)
+    }
+
+    /// The `nix-cache-info` to be written where there is none.
+    pub(super) fn cache_info(&self) -> String {
+        layout::cache_info(&self.store_dir, self.layout.want_mass_query, self.layout.priority)
+    }
+}
+
+/// Whether a cache's `nix-cache-info` says that it is for this host's store. `cache` is what messages call the cache, and
+/// `file` its `nix-cache-info`.
+pub(super) fn agree_on_store(text: &str, store_dir: &StoreDir, cache: &str, file: &str) -> Result<(), CacheError> {
+    match layout::store_dir_of(text) {
+        Some(theirs) if theirs == store_dir.as_str() => Ok(()),
+        Some(theirs) => Err(CacheError::OtherStore {
+            cache: cache.to_owned(),
+            theirs: super::http::plain(theirs),
+            ours: store_dir.as_str().to_owned(),
+        }),
+        None => {
+            Err(CacheError::Malformed { file: file.to_owned(), problem: "it has no line `StoreDir: …`".to_owned() })
+        }
+    }
+}

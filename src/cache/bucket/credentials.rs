@@ -1,0 +1,214 @@
+//! What requests to S3 are signed with, and where it comes from: the policy; else the profile that the URL names, the
+//! environment, `~/.aws`; else what the cloud gives its machines, which is left to the library.
+//!
+//! Nothing is kept here but for the seconds that a [`Provider`] keeps it, so that new keys are in use without a restart.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use object_store::CredentialProvider;
+use object_store::aws::{AwsCredential, AwsCredentialProvider};
+
+use super::error::{BucketError, Carried};
+use super::profile::{self, Profile};
+use super::store::StoreKeys;
+use crate::cache::{BucketUrl, Service};
+use crate::report::one_line;
+use crate::secret::{Provider, Source};
+
+/// Without one, as Nix and Amazon's own tools have it.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Where keys come from, and the region, which is found on the way.
+pub(super) struct Chain {
+    pub(super) region: String,
+    keys: Keys,
+}
+
+enum Keys {
+    /// Sources that the policy names.
+    Policy { id: Provider, secret: Provider, token: Option<Provider> },
+    /// `AWS_ACCESS_KEY_ID` and its kin.
+    Environment,
+    /// A profile with keys of its own in a file.
+    Profile { file: Provider, name: String, is_config: bool },
+    /// What the cloud gives.
+    Clouds,
+}
+
+impl Chain {
+    /// Looks where the keys for a bucket come from.
+    pub(super) async fn find(url: &BucketUrl, keys: &StoreKeys, real_store: &Path) -> Result<Self, Arc<BucketError>> {
+        let Service::S3 { region, profile, .. } = &url.service else {
+            return Ok(Self { region: DEFAULT_REGION.to_owned(), keys: Keys::Clouds });
+        };
+        let named = profile.clone().or_else(|| variable("AWS_PROFILE"));
+        let files = Files::find(named.as_deref().unwrap_or("default"), real_store);
+        let region = match region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"))
+        {
+            Some(region) => region,
+            None => files.region().await.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        };
+        let keys = match keys {
+            StoreKeys { access_key_id: Some(id), secret_access_key: Some(secret), session_token: token, .. } => {
+                Keys::Policy { id: id.clone(), secret: secret.clone(), token: token.clone() }
+            }
+            _ if profile.is_none() && variable("AWS_ACCESS_KEY_ID").is_some() => Keys::Environment,
+            _ => match files.keys().await {
+                Some(keys) => keys,
+                None => match named {
+                    Some(named) => {
+                        let problem = format!(
+                            "the profile {named} has no keys in {}; write `aws_access_key_id` and \
+                             `aws_secret_access_key` there, or name the keys in the policy",
+                            files.credentials.display()
+                        );
+                        return Err(Arc::new(BucketError::NoCredentials { bucket: url.name(), problem }));
+                    }
+                    None => Keys::Clouds,
+                },
+            },
+        };
+        Ok(Self { region, keys })
+    }
+}
+
+/// The files in which Amazon's tools keep profiles.
+struct Files {
+    name: String,
+    credentials: PathBuf,
+    credentials_provider: Provider,
+    config_provider: Provider,
+}
+
+impl Files {
+    fn find(name: &str, real_store: &Path) -> Self {
+        let home = variable("HOME").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/root"));
+        let file = |name: &str, default: &str| variable(name).map_or_else(|| home.join(default), PathBuf::from);
+        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
+        let config = file("AWS_CONFIG_FILE", ".aws/config");
+        // What only configures may be read by others; keys in there may not, which is found out when they are taken.
+        let config_source = Source::File { path: config, readable_by_others: true };
+        Self {
+            name: name.to_owned(),
+            credentials_provider: Provider::of_lines(Source::file(credentials.clone()), real_store),
+            credentials,
+            config_provider: Provider::of_lines(config_source, real_store),
+        }
+    }
+
+    async fn region(&self) -> Option<String> {
+        let text = self.config_provider.get().await.ok()?;
+        profile::find(text.expose(), &self.name, true).region
+    }
+
+    async fn keys(&self) -> Option<Keys> {
+        let both = [(&self.credentials_provider, false), (&self.config_provider, true)];
+        for (file, is_config) in both {
+            // One that is there and must not be used is told when its keys are asked for.
+            let usable = match file.get().await {
+                Ok(text) => profile::find(text.expose(), &self.name, is_config).has_keys(),
+                Err(error) => {
+                    !is_config
+                        && self.credentials.exists()
+                        && !matches!(error, crate::secret::SecretError::NoText { .. })
+                }
+            };
+            if usable {
+                return Some(Keys::Profile { file: file.clone(), name: self.name.clone(), is_config });
+            }
+        }
+        None
+    }
+}
+
+/// Signs requests to S3.
+pub(super) struct S3Keys {
+    pub(super) chain: Chain,
+    /// The library's own way to get what a cloud gives.
+    pub(super) clouds: AwsCredentialProvider,
+    pub(super) bucket: String,
+    /// Whether a token must not be sent, since everybody on the way could read it.
+    pub(super) readable_on_the_way: bool,
+}
+
+impl std::fmt::Debug for S3Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3Keys({})", self.bucket)
+    }
+}
+
+impl S3Keys {
+    async fn get(&self) -> Result<Arc<AwsCredential>, BucketError> {
+        let secret = |error| BucketError::Secret(error);
+        let credential = match &self.chain.keys {
+            Keys::Policy { id, secret: key, token } => {
+                let token = match token {
+                    Some(token) => Some(token.get().await.map_err(secret)?.expose().to_owned()),
+                    None => None,
+                };
+                AwsCredential {
+                    key_id: id.get().await.map_err(secret)?.expose().to_owned(),
+                    secret_key: key.get().await.map_err(secret)?.expose().to_owned(),
+                    token,
+                }
+            }
+            Keys::Environment => AwsCredential {
+                key_id: variable("AWS_ACCESS_KEY_ID").unwrap_or_default(),
+                secret_key: variable("AWS_SECRET_ACCESS_KEY").ok_or_else(|| {
+                    self.none("AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not: set both".to_owned())
+                })?,
+                token: variable("AWS_SESSION_TOKEN"),
+            },
+            Keys::Profile { file, name, is_config } => {
+                let text = file.get().await.map_err(secret)?;
+                let Profile { key_id, secret_key, token, .. } = profile::find(text.expose(), name, *is_config);
+                let both = key_id.zip(secret_key);
+                let (key_id, secret_key) = both.ok_or_else(|| {
+                    self.none(format!("the profile {name} has no keys any more in {}", file.source()))
+                })?;
+                AwsCredential { key_id, secret_key, token }
+            }
+            Keys::Clouds => match self.clouds.get_credential().await {
+                Ok(credential) => return self.checked(credential),
+                Err(error) => {
+                    let why = super::error::unwrapped(crate::cache::http::Action::Credentials, &self.bucket, &error);
+                    return Err(self.none(format!(
+                        "the policy names none, AWS_ACCESS_KEY_ID is not set, there are no keys in ~/.aws/credentials, and \
+                         this machine's cloud gives none ({}); name them with `access_key_id` and `secret_access_key`",
+                        one_line(&*why)
+                    )));
+                }
+            },
+        };
+        self.checked(Arc::new(credential))
+    }
+
+    fn checked(&self, credential: Arc<AwsCredential>) -> Result<Arc<AwsCredential>, BucketError> {
+        if credential.token.is_some() && self.readable_on_the_way {
+            return Err(BucketError::Unencrypted { bucket: self.bucket.clone() });
+        }
+        Ok(credential)
+    }
+
+    fn none(&self, problem: String) -> BucketError {
+        BucketError::NoCredentials { bucket: self.bucket.clone(), problem }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for S3Keys {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        self.get()
+            .await
+            .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(Carried(Arc::new(error))) })
+    }
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

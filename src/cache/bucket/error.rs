@@ -1,0 +1,275 @@
+//! What an object store says when it refuses, and what that means.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::code::Code;
+use crate::cache::Class;
+use crate::cache::http::{Action, HttpError, UNTOLD_PAUSE, reason, within};
+use crate::secret::SecretError;
+
+/// Why an object store didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// It could not be asked.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// It says no.
+    #[error("{action} at {bucket}: {}{}{}", Reason(*status, code), Says(says), code.cure().unwrap_or_default())]
+    Refused {
+        /// What was asked of it.
+        action: Action,
+        /// The bucket, as `s3://BUCKET`.
+        bucket: String,
+        /// The status.
+        status: u16,
+        /// The store's own name for the error.
+        code: Code,
+        /// What it says beside that.
+        says: String,
+        /// The pause that it asks for.
+        retry_after: Option<Duration>,
+    },
+    /// The bucket lies in another region.
+    #[error("{bucket} is in the region {region}; write `region={region}` into the `url`")]
+    OtherRegion {
+        /// The bucket.
+        bucket: String,
+        /// Where it is.
+        region: String,
+    },
+    /// There is nothing to sign requests with.
+    #[error("there are no credentials for {bucket}: {problem}")]
+    NoCredentials {
+        /// The bucket.
+        bucket: String,
+        /// Where they were looked for, and what to do.
+        problem: String,
+    },
+    /// A secret of the policy can't be had.
+    #[error("its credentials are missing")]
+    Secret(#[source] SecretError),
+    /// A temporary token would cross the network for everybody to read.
+    #[error(
+        "the temporary credentials for {bucket} have a token, which would cross the network unencrypted: write an \
+         `https` endpoint, or, if everybody on the way may have it, `allow_unencrypted = true`"
+    )]
+    Unencrypted {
+        /// The bucket.
+        bucket: String,
+    },
+    /// It answers, but not as such a store does; or the library that speaks to it found something else amiss.
+    #[error("{action} at {bucket}: {problem}")]
+    NotUnderstood {
+        /// What was asked of it.
+        action: Action,
+        /// The bucket.
+        bucket: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl BucketError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(error) => error.hint(),
+            Self::Refused { code: Code::None, status: 401 | 403, .. } => {
+                Some("are the keys right, and may they read and write in that bucket?")
+            }
+            Self::Refused { status: 500..=599, .. } => {
+                Some("the server, or what stands in front of it, is at fault; its log may say more")
+            }
+            Self::Secret(SecretError::Io { .. }) => Some(
+                "write the secret there, readable for its owner only, and ask as the user that the service runs as",
+            ),
+            _ => None,
+        }
+    }
+
+    /// What the failure means.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Http(error) => error.class(),
+            Self::Refused { action, status, code, retry_after, .. } => {
+                class_of(*action == Action::Upload, *status, code, *retry_after)
+            }
+            Self::OtherRegion { .. } | Self::Unencrypted { .. } => Class::CacheWaits,
+            Self::NoCredentials { .. } | Self::Secret(_) => Class::Credentials,
+            Self::NotUnderstood { action: Action::Upload | Action::Missing, .. } => Class::Unavailable,
+            Self::NotUnderstood { .. } => Class::CacheWaits,
+        }
+    }
+
+    /// Whether it may be the answer to those who may not list a bucket, about an object that isn't there.
+    pub(super) fn may_be_missing(&self) -> bool {
+        matches!(self, Self::Refused { status: 403, code: Code::AccessDenied(_) | Code::None, .. })
+    }
+
+    /// Whether the store doesn't know how to put only what isn't there.
+    pub(super) fn is_not_implemented(&self) -> bool {
+        matches!(self, Self::Refused { status: 501, .. } | Self::Refused { code: Code::NotImplemented(_), .. })
+    }
+
+    /// Whether the upload in parts isn't there any more.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether the store certainly didn't do what it was asked.
+    pub(super) fn is_certain(&self) -> bool {
+        matches!(self, Self::Refused { status: 400..=499, .. })
+    }
+}
+
+/// What an answer means: its code first, which stands on different statuses with different stores.
+fn class_of(uploading: bool, status: u16, code: &Code, retry_after: Option<Duration>) -> Class {
+    let pause = || Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) };
+    match code {
+        Code::SlowDown(_) => pause(),
+        Code::Passing(_) => Class::Unavailable,
+        Code::AccessDenied(_) | Code::SignatureDoesNotMatch(_) | Code::InvalidAccessKeyId(_) | Code::Expired(_) => {
+            Class::Credentials
+        }
+        Code::NoSuchBucket(_)
+        | Code::RequestTimeTooSkewed(_)
+        | Code::OtherRegion(_)
+        | Code::NoRoom(_)
+        | Code::NotImplemented(_) => Class::CacheWaits,
+        Code::TooLarge(_) => Class::Permanent,
+        Code::Damaged(_) => Class::Doubtful,
+        Code::Other(_) | Code::None => match status {
+            401 | 403 => Class::Credentials,
+            429 => pause(),
+            503 if retry_after.is_some() => pause(),
+            507 => Class::CacheWaits,
+            408 | 421 | 423 | 425 | 500..=599 => Class::Unavailable,
+            413 if uploading => Class::Permanent,
+            // A proxy that cuts a body makes the store call the request bad.
+            _ if uploading => Class::Doubtful,
+            _ => Class::CacheWaits,
+        },
+    }
+}
+
+/// The status in words, with the store's own name for the error.
+struct Reason<'a>(u16, &'a Code);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1.name() {
+            Some(name) => write!(f, "{} ({})", name, self.0),
+            None => f.write_str(&reason(self.0)),
+        }
+    }
+}
+
+/// What the store says, if it does.
+struct Says<'a>(&'a str);
+
+impl fmt::Display for Says<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
+    }
+}
+
+/// An error on its way through the library that speaks to the store, which wraps it in errors of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Carried(pub(super) Arc<BucketError>);
+
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl std::error::Error for Carried {}
+
+/// Takes the error out of what the library has wrapped it in.
+pub(super) fn unwrapped(action: Action, bucket: &str, error: &object_store::Error) -> Arc<BucketError> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(Carried(carried)) = error.downcast_ref::<Carried>() {
+            return Arc::clone(carried);
+        }
+        cause = error.source();
+    }
+    // Its own words: something that it couldn't read, or a key that can't be used. They may name an address, no secret.
+    let mut innermost: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let problem = crate::cache::http::plain(&innermost.to_string());
+    Arc::new(BucketError::NotUnderstood { action, bucket: bucket.to_owned(), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(action: Action, status: u16, name: &str) -> BucketError {
+        BucketError::Refused {
+            action,
+            bucket: "s3://b".to_owned(),
+            status,
+            code: Code::parse(name),
+            says: "Please reduce your rate".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn codes_decide_on_whatever_status_they_stand() {
+        let pause = Class::Throttled { after: UNTOLD_PAUSE };
+        for status in [400, 403, 500, 503] {
+            for (name, class) in [
+                ("SlowDown", pause),
+                ("RequestTimeout", Class::Unavailable),
+                ("InternalError", Class::Unavailable),
+                ("NoSuchBucket", Class::CacheWaits),
+                ("AccessDenied", Class::Credentials),
+                ("SignatureDoesNotMatch", Class::Credentials),
+                ("InvalidAccessKeyId", Class::Credentials),
+                ("RequestTimeTooSkewed", Class::CacheWaits),
+                ("EntityTooLarge", Class::Permanent),
+                ("BadDigest", Class::Doubtful),
+            ] {
+                assert_eq!(refused(Action::Upload, status, name).class(), class, "{name} on {status}");
+            }
+        }
+        for (action, status, class) in [
+            (Action::Upload, 401, Class::Credentials),
+            (Action::Missing, 403, Class::Credentials),
+            (Action::Upload, 429, pause),
+            (Action::Upload, 503, Class::Unavailable),
+            (Action::Upload, 413, Class::Permanent),
+            (Action::Upload, 400, Class::Doubtful),
+            (Action::Missing, 400, Class::CacheWaits),
+            (Action::Configuration, 404, Class::CacheWaits),
+            (Action::Missing, 502, Class::Unavailable),
+        ] {
+            assert_eq!(refused(action, status, "").class(), class, "{action:?} {status}");
+            assert_eq!(refused(action, status, "Whatever").class(), class, "{action:?} {status}");
+        }
+    }
+
+    #[test]
+    fn messages_say_what_to_do() {
+        assert_eq!(
+            refused(Action::Upload, 403, "AccessDenied").to_string(),
+            "upload at s3://b: AccessDenied (403): Please reduce your rate; the key must be allowed to read, write and \
+             delete objects in that bucket"
+        );
+        assert_eq!(
+            refused(Action::Missing, 502, "").to_string(),
+            "ask what is missing at s3://b: 502 Bad Gateway: Please reduce your rate"
+        );
+        for name in ["NoSuchBucket", "SignatureDoesNotMatch", "InvalidAccessKeyId", "RequestTimeTooSkewed"] {
+            assert!(Code::parse(name).cure().is_some(), "{name}");
+        }
+    }
+}

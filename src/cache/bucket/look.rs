@@ -1,0 +1,105 @@
+//! Looking at a cache in a bucket without opening it, and trying it out, step by step, so that each trouble is found where
+//! it lies.
+
+use object_store::multipart::MultipartStore;
+use reqwest::Url;
+
+use super::error::unwrapped;
+use super::store::{Store, StoreOptions};
+use crate::cache::binary::agree_on_store;
+use crate::cache::http::{Action, Http, HttpError, HttpOptions};
+use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
+use crate::nix::StoreDir;
+
+/// So many greetings: the first opens a connection, and the median of the rest is what a request takes.
+const GREETINGS: usize = 5;
+
+const NOT_THERE_YET: &str = "there is no cache in it yet; the first upload makes it";
+
+/// What there is to say of the cache in a bucket.
+///
+/// # Errors
+/// [`CacheError::Bucket`].
+pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
+    let store = Store::new(options).await?;
+    let text = store.text(&store.object(layout::CACHE_INFO)).await?;
+    let remark = text.is_none().then_some(NOT_THERE_YET);
+    let text = text.unwrap_or_default();
+    Ok(CacheInfo {
+        substituter: options.url.substituter(),
+        store_dir: layout::store_dir_of(&text).map(str::to_owned),
+        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
+        remark,
+        ..CacheInfo::default()
+    })
+}
+
+/// Greets the server, then asks for what needs the permission to read, and begins an upload that it takes back.
+pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
+    let mut trial = Trial::default();
+    if let Err(error) = greet(options, &mut trial).await {
+        // Who doesn't answer needn't be asked more.
+        trial.troubles.push(error.into());
+        return trial;
+    }
+    let store = match Store::new(options).await {
+        Ok(store) => store,
+        Err(error) => {
+            trial.troubles.push(error.into());
+            return trial;
+        }
+    };
+    let info = store.object(layout::CACHE_INFO);
+    match store.text(&info).await {
+        Ok(Some(text)) => {
+            trial.reads = Some(true);
+            let agreed = agree_on_store(&text, store_dir, &store.name, &format!("{}/{info}", store.name));
+            trial.troubles.extend(agreed.err());
+        }
+        Ok(None) => {
+            trial.reads = Some(true);
+            trial.remark = Some(NOT_THERE_YET);
+        }
+        Err(error) => {
+            trial.reads = (error.class() == Class::Credentials).then_some(false);
+            trial.troubles.push(error.into());
+            return trial;
+        }
+    }
+    if store.aborts {
+        let written = begin_and_abort(&store, &*store.multiparts).await;
+        trial.writes = match &written {
+            Ok(()) => Some(true),
+            Err(error) => (error.class() == Class::Credentials).then_some(false),
+        };
+        trial.troubles.extend(written.err());
+    }
+    trial
+}
+
+/// An upload in parts that is begun and taken back: it needs the permission to write and leaves nothing.
+async fn begin_and_abort(store: &Store, multiparts: &dyn MultipartStore) -> Result<(), CacheError> {
+    let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
+    let object = store.object(&format!("{}/trial.{}", layout::NAR_DIR, run::new_name()));
+    let id = multiparts.create_multipart(&object).await.map_err(failed)?;
+    multiparts.abort_multipart(&object, &id).await.map_err(failed)
+}
+
+async fn greet(options: &StoreOptions, trial: &mut Trial) -> Result<(), HttpError> {
+    let endpoint = options.url.likely_endpoint();
+    let url = Url::parse(&endpoint).map_err(|_| HttpError::NotUnderstood {
+        action: Action::Greeting,
+        host: endpoint,
+        problem: "its endpoint is no address".to_owned(),
+    })?;
+    let http = Http::new(&HttpOptions { direct: options.url.is_within_this_host(), ..options.http.clone() }).await?;
+    let mut times = Vec::with_capacity(GREETINGS);
+    for _ in 0..GREETINGS {
+        let greeting = http.greet(url.clone()).await?;
+        times.push(greeting.took);
+        trial.clock_ahead = greeting.clock_ahead;
+    }
+    times.sort_unstable();
+    trial.round_trip = Some(times[GREETINGS / 2]);
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! A binary cache in a bucket of an object store: `s3://BUCKET`, `gs://BUCKET`, `az://CONTAINER`.
+//!
+//! An archive is sent under a name that no other upload has, then the narinfo that names it, and nothing is ever
+//! overwritten but a narinfo by its like. Where the store knows how to put only what isn't there, the first of two hosts
+//! that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are true.
+//! `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
+//!
+//! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
+//! and the uploader draws the conclusion.
+
+mod code;
+mod credentials;
+mod error;
+mod listing;
+mod look;
+mod profile;
+mod send;
+mod store;
+mod unfinished;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use object_store::PutPayload;
+use tokio::task::JoinSet;
+
+pub use self::code::Code;
+pub use self::error::BucketError;
+use self::listing::Listing;
+pub use self::look::{look, try_out};
+use self::store::{Put, Store};
+pub use self::store::{StoreKeys, StoreOptions};
+use self::unfinished::Notes;
+use super::binary::agree_on_store;
+use super::pack::Packing;
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, StoredNar, layout};
+use crate::nix::{PathInfo, StorePath};
+
+/// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
+/// minutes in all. What removes paths from a bucket does it by the day.
+const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
+
+/// So many paths are asked for at once, each by a request of its own.
+const ASKED_AT_ONCE: usize = 32;
+
+/// What narinfos are, as Nix tells stores.
+const NARINFO: &str = "text/x-nix-narinfo";
+
+/// What `nix-cache-info` is.
+const CACHE_INFO: &str = "text/x-nix-cache-info";
+
+/// A binary cache in a bucket.
+pub struct BucketCache {
+    store: Store,
+    binary: BinaryCache,
+    notes: Notes,
+    listing: Listing,
+    /// Whether the store has been found not to know how to put only what isn't there.
+    only_overwrites: AtomicBool,
+}
+
+impl BucketCache {
+    /// Finds out whether the bucket can be read and written, and makes it a cache if it is none. What an earlier run has
+    /// left behind, as the notes in `unfinished` say, is tidied up meanwhile.
+    ///
+    /// Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`CacheError::Bucket`]; [`CacheError::OtherStore`] where the cache belongs to another store directory.
+    pub async fn open(options: StoreOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
+        let store = Store::new(&options).await?;
+        let notes = Notes::open(&unfinished)?;
+        let cache =
+            Self { store, binary, notes, listing: Listing::new(ANSWERS_HOLD), only_overwrites: AtomicBool::new(false) };
+        cache.agree_on_store().await?;
+        tokio::spawn(cache.notes.clone().tidy_up(cache.store.clone()));
+        Ok(cache)
+    }
+
+    /// Reads `nix-cache-info`, or writes it. So wrong credentials are told apart from an empty cache.
+    async fn agree_on_store(&self) -> Result<(), CacheError> {
+        let file = self.store.object(layout::CACHE_INFO);
+        let forbidden = match self.store.text(&file).await {
+            Ok(Some(text)) => {
+                let name = &self.store.name;
+                return agree_on_store(&text, &self.binary.store_dir, name, &format!("{name}/{}", layout::CACHE_INFO));
+            }
+            Ok(None) => None,
+            // Those who may not list are told this of what isn't there.
+            Err(error) if error.may_be_missing() => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        let put = self.put_new(&file, self.binary.cache_info(), CACHE_INFO).await;
+        match (put, forbidden) {
+            // Credentials that may only write are enough.
+            (Ok(Put::New | Put::Exists), _) => Ok(()),
+            (Err(error), Some(forbidden)) if error.class() == Class::Credentials => Err(forbidden.into()),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// Puts a small file where none is; where the store doesn't know how, over what is there.
+    async fn put_new(
+        &self,
+        object: &object_store::path::Path,
+        text: String,
+        kind: &'static str,
+    ) -> Result<Put, Arc<BucketError>> {
+        let payload = PutPayload::from(text);
+        if !self.only_overwrites.load(Ordering::Relaxed) {
+            match self.store.put(object, payload.clone(), kind, true).await {
+                Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
+                put => return put,
+            }
+        }
+        self.store.put(object, payload, kind, false).await
+    }
+
+    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
+        if let Some(known) = contents.recall(info.nar_hash).await
+            && self.store.has(&self.store.object(&known.url)).await?
+        {
+            arrivals.await?;
+            go_ahead.await?;
+            self.publish(&info, &known).await?;
+            return Ok(Pushed { sent: 0, deduplicated: true });
+        }
+        let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
+            action: "draw a name for an archive in",
+            path: PathBuf::from(&*self.store.name),
+            source,
+        })?;
+        let reader = nar.start().await?;
+        let slot = reader.slot();
+        let object = self.store.object(&url);
+        let mut upload = self.notes.begin(&self.store, object.clone()).await?;
+        let packing = Packing::start(reader, self.binary.layout.compression, info.nar_size);
+        let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
+        // Its parts are sent, so that nothing of it is held any more.
+        drop(slot);
+        arrivals.await?;
+        go_ahead.await?;
+        let object = upload.let_go();
+        let stored = packed.stored_at(url);
+        let deduplicated = match self.publish(&info, &stored).await {
+            Ok(Put::New) => {
+                contents.remember(info.nar_hash, &stored).await;
+                false
+            }
+            Ok(Put::Exists) => {
+                // Another host was faster. Should this fail, an archive lies there that nobody names.
+                let _ = self.store.delete(&object).await;
+                true
+            }
+            Err(error) => {
+                if error.is_certain() {
+                    let _ = self.store.delete(&object).await;
+                }
+                return Err(error.into());
+            }
+        };
+        Ok(Pushed { sent: packed.file_size, deduplicated })
+    }
+
+    /// Shows a path, by the narinfo that names its archive.
+    async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
+        let narinfo = self.store.object(&layout::narinfo_name(&info.path));
+        self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
+    }
+}
+
+impl Cache for BucketCache {
+    fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        Box::pin(async move {
+            let mut there = self.listing.known(&self.store, paths).await;
+            let unknown: Vec<usize> = (0..paths.len()).filter(|place| !there[*place]).collect();
+            let (mut asking, mut unknown) = (JoinSet::new(), unknown.into_iter());
+            loop {
+                while asking.len() < ASKED_AT_ONCE
+                    && let Some(place) = unknown.next()
+                {
+                    let store = self.store.clone();
+                    let object = store.object(&layout::narinfo_name(&paths[place]));
+                    asking.spawn(async move { (place, store.has(&object).await) });
+                }
+                match asking.join_next().await {
+                    Some(Ok((place, has))) => there[place] = has?,
+                    Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
+                    None => break,
+                }
+            }
+            Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+        })
+    }
+
+    fn answers_hold(&self) -> Duration {
+        ANSWERS_HOLD
+    }
+
+    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+        Box::pin(async move { self.upload(push).await })
+    }
+}

@@ -1,0 +1,163 @@
+//! Uploads that have begun and are not shown yet: what becomes of them when they fail, are called off, or this process is
+//! killed.
+//!
+//! Each is noted in a file of the state directory before its first byte is sent, and the note goes when all is tidied up:
+//! parts that were sent are aborted, and an archive that no narinfo names is deleted. What an earlier run has noted is
+//! tidied up at the next start.
+//!
+//! A note goes too, and with it every claim to the archive, just before the narinfo is sent: from then on the narinfo may be
+//! there, whatever is heard of it. A crash just there leaves an archive that nobody names, which does no harm but take up
+//! room; deleting one that a narinfo names would.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::path::Path as Object;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tracing::debug;
+
+use super::error::{BucketError, unwrapped};
+use super::store::Store;
+use crate::cache::http::Action;
+use crate::cache::{CacheError, run};
+use crate::report::one_line;
+
+/// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
+pub(super) struct Upload {
+    store: Store,
+    /// A note of it; `None` once it has been let go.
+    note: Option<PathBuf>,
+    object: Object,
+    multipart: Option<String>,
+}
+
+/// The folder of a cache's notes.
+#[derive(Clone)]
+pub(super) struct Notes {
+    folder: PathBuf,
+}
+
+impl Notes {
+    /// Makes the folder if it is missing.
+    pub(super) fn open(folder: &Path) -> Result<Self, CacheError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|source| CacheError::Io { action: "create", path: folder.to_owned(), source })?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// Notes an upload that is about to begin.
+    pub(super) async fn begin(&self, store: &Store, object: Object) -> Result<Upload, CacheError> {
+        let note = self.folder.join(run::new_name());
+        add(note.clone(), format!("{}\n{object}\n", store.name), false).await?;
+        Ok(Upload { store: store.clone(), note: Some(note), object, multipart: None })
+    }
+
+    /// Tidies up what earlier runs have left of that bucket. What can't be tidied up now stays noted.
+    pub(super) async fn tidy_up(self, store: Store) {
+        let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
+            let files = fs::read_dir(&self.folder)?.flatten();
+            let old = files.filter(|file| !file.file_name().to_str().is_some_and(run::is_own));
+            Ok(old.filter_map(|file| Some((file.path(), fs::read_to_string(file.path()).ok()?))).collect())
+        };
+        let Ok(Ok(notes)) = spawn_blocking(left_over).await else { return };
+        for (note, text) in notes {
+            let mut lines = text.lines();
+            let (whose, object, multipart) = (lines.next(), lines.next(), lines.next());
+            // Cut short by a power failure: nothing was sent before it was whole.
+            let Some(object) = object else {
+                let _ = fs::remove_file(note);
+                continue;
+            };
+            if whose == Some(&*store.name) {
+                take_back(store.clone(), Object::from(object), multipart.map(str::to_owned), note).await;
+            }
+        }
+    }
+}
+
+impl Upload {
+    /// The store has given the upload in parts a name: noted, and made durable, before the first part is sent.
+    pub(super) async fn in_parts(&mut self, id: &str) -> Result<(), CacheError> {
+        self.multipart = Some(id.to_owned());
+        match &self.note {
+            Some(note) => add(note.clone(), format!("{id}\n"), true).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The parts are put together: from now on it is an object as any other.
+    pub(super) fn put_together(&mut self) {
+        self.multipart = None;
+    }
+
+    /// The narinfo is about to be sent: from now on the archive stays, whatever becomes of that.
+    pub(super) fn let_go(mut self) -> Object {
+        if let Some(note) = self.note.take() {
+            // Should it stay, the archive would be deleted at the next start: so it must not.
+            if let Err(error) = fs::remove_file(&note) {
+                debug!("remove {}: {error}", note.display());
+                let _ = fs::write(&note, "");
+            }
+        }
+        self.object.clone()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(note) = self.note.take() else { return };
+        // Where there is no runtime any more, the next start does it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(take_back(self.store.clone(), self.object.clone(), self.multipart.take(), note));
+        }
+    }
+}
+
+/// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well.
+async fn take_back(store: Store, object: Object, multipart: Option<String>, note: PathBuf) {
+    let aborted = async {
+        match multipart.filter(|_| store.aborts) {
+            Some(id) => match store.multiparts.abort_multipart(&object, &id).await {
+                Ok(()) => Ok(()),
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => match unwrapped(Action::Upload, &store.name, &error) {
+                    // Aborted already, or put together.
+                    error if error.is_gone() => Ok(()),
+                    error => Err(error),
+                },
+            },
+            None => Ok(()),
+        }
+    };
+    let done: Result<(), Arc<BucketError>> = async {
+        aborted.await?;
+        store.delete(&object).await
+    }
+    .await;
+    match done {
+        Ok(()) => {
+            let _ = fs::remove_file(note);
+        }
+        Err(error) => debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error)),
+    }
+}
+
+/// Adds to a note: the bucket, the object, and the name of the upload in parts, a line each.
+async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
+    let path = file.clone();
+    let written = spawn_blocking(move || {
+        let mut note = OpenOptions::new().create(true).append(true).open(&file)?;
+        note.write_all(text.as_bytes())?;
+        if durable { note.sync_all() } else { Ok(()) }
+    });
+    let written = written.await.map_err(|_| CacheError::LostThread { action: "note an upload" })?;
+    written.map_err(|source| {
+        // Not the file's own name, which is another each time.
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        CacheError::Io { action: "write a file in", path: folder, source }
+    })
+}

@@ -1,0 +1,122 @@
+//! What stands behind the `?` of a cache URL.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+
+use super::UrlError;
+use crate::cache::{Compression, Layout};
+
+/// The parameters of a URL that have not been asked for yet. What is left at the end is unknown.
+pub(super) struct Parameters<'u> {
+    given: Vec<(&'u str, Cow<'u, str>)>,
+    known: Vec<&'static str>,
+}
+
+impl<'u> Parameters<'u> {
+    /// Takes what stands behind `://` apart: what is in front of the `?`, and the parameters behind it.
+    pub(super) fn split(rest: &'u str) -> Result<(&'u str, Self), UrlError> {
+        let (front, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut given: Vec<(&str, Cow<'_, str>)> = Vec::new();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if given.iter().any(|(other, _)| *other == name) {
+                return Err(UrlError::Twice(name.to_owned()));
+            }
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| UrlError::BadValue {
+                parameter: name.to_owned(),
+                value: value.to_owned(),
+                expected: "text, in UTF-8",
+            })?;
+            given.push((name, value));
+        }
+        Ok((front, Self { given, known: Vec::new() }))
+    }
+
+    /// What a parameter says, if it is there.
+    pub(super) fn take(&mut self, name: &'static str) -> Option<Cow<'u, str>> {
+        self.known.push(name);
+        let place = self.given.iter().position(|(given, _)| *given == name)?;
+        Some(self.given.remove(place).1)
+    }
+
+    /// What a parameter says, understood by `read`, which says `None` where it isn't what is `expected`.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, UrlError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        read(&value).map(Some).ok_or_else(|| UrlError::BadValue {
+            parameter: name.to_owned(),
+            value: value.into_owned(),
+            expected,
+        })
+    }
+
+    /// A parameter that is true or false.
+    pub(super) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, UrlError> {
+        self.read(name, "true or false", |value| match value {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// The parameters that all binary caches have, as in Nix.
+    pub(super) fn layout(&mut self) -> Result<Layout, UrlError> {
+        let default = Layout::default();
+        Ok(Layout {
+            compression: self.compression()?,
+            priority: self.read("priority", "a number, 0 or more", number)?.unwrap_or(default.priority),
+            want_mass_query: self.flag("want-mass-query")?.unwrap_or(default.want_mass_query),
+        })
+    }
+
+    fn compression(&mut self) -> Result<Compression, UrlError> {
+        #[derive(Clone, Copy)]
+        enum Kind {
+            Zstd,
+            Xz,
+            None,
+        }
+        let kind = self.read("compression", "zstd, xz or none", |value| match value {
+            "zstd" => Some(Kind::Zstd),
+            "xz" => Some(Kind::Xz),
+            "none" => Some(Kind::None),
+            _ => None,
+        })?;
+        const LEVEL: &str = "compression-level";
+        Ok(match kind.unwrap_or(Kind::Zstd) {
+            Kind::Zstd => {
+                let level =
+                    self.read(LEVEL, "a number from 1 to 19", |text| number(text).filter(|n| (1..=19).contains(n)));
+                Compression::Zstd { level: level?.unwrap_or(Compression::DEFAULT_ZSTD_LEVEL) }
+            }
+            Kind::Xz => {
+                let level = self.read(LEVEL, "a number from 0 to 9", |text| number(text).filter(|n| *n <= 9));
+                Compression::Xz { level: level?.unwrap_or(Compression::DEFAULT_XZ_LEVEL) }
+            }
+            Kind::None => {
+                self.read(LEVEL, "no level with compression=none", |_| None::<()>)?;
+                Compression::None
+            }
+        })
+    }
+
+    /// Says what is left, if anything is.
+    pub(super) fn finish(self) -> Result<(), UrlError> {
+        let Some((name, _)) = self.given.first() else { return Ok(()) };
+        let known = match self.known.split_last() {
+            Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+            _ => self.known.concat(),
+        };
+        Err(UrlError::UnknownParameter { name: (*name).to_owned(), known })
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}

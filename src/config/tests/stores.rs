@@ -1,0 +1,81 @@
+//! Object stores: which keys go with which, and where they come from.
+
+use super::{bad_v1, parse};
+use crate::secret::Source;
+
+#[test]
+fn keys_of_object_stores() {
+    let text = r#"version = 1
+[caches.s3]
+url = "s3://b?endpoint=https://h"
+access_key_id = { env = "ID" }
+secret_access_key = { file = "/run/secrets/key" }
+session_token = { credential = "session" }
+ca_file = "/etc/ca.pem"
+[caches.gs]
+url = "gs://b"
+service_account_key = { file = "/run/secrets/google.json" }
+[caches.az]
+url = "az://c?account=a"
+account_key = { file = "/run/secrets/azure" }
+[caches.lan]
+url = "s3://b2?endpoint=http://h:3900"
+access_key_id = { env = "ID" }
+secret_access_key = { env = "KEY" }
+"#;
+    let config = parse(text).expect("a good policy");
+    let keys = |name: &str| {
+        let cache = config.caches.iter().find(|cache| cache.name.as_str() == name).expect("the cache");
+        cache.store_keys.clone()
+    };
+    assert_eq!(keys("s3").access_key_id, Some(Source::Env { name: "ID".to_owned() }));
+    assert_eq!(keys("s3").secret_access_key, Some(Source::file("/run/secrets/key")));
+    assert_eq!(keys("s3").session_token, Some(Source::Credential { name: "session".to_owned() }));
+    assert_eq!(keys("gs").service_account_key, Some(Source::file("/run/secrets/google.json")));
+    assert_eq!(keys("az").account_key, Some(Source::file("/run/secrets/azure")));
+    // A key only signs; it never crosses the network itself.
+    assert!(keys("lan").secret_access_key.is_some());
+}
+
+#[test]
+fn keys_that_make_no_sense() {
+    bad_v1(
+        r#"[caches.a]
+url = "s3://b"
+access_key_id = { env = "ID" }
+token = { env = "TOKEN" }
+account_key = { env = "KEY" }
+[caches.b]
+url = "file:///srv/b"
+secret_access_key = { env = "KEY" }
+[caches.c]
+url = "s3://c?endpoint=http://h"
+access_key_id = { env = "ID" }
+secret_access_key = { env = "KEY" }
+session_token = { env = "TOKEN" }
+ca_file = "/etc/ca.pem"
+[caches.d]
+url = "gs://d?endpoint=http://h"
+[caches.e]
+url = "s3://e"
+access_key_id = "AKIA"
+secret_access_key = { env = "KEY" }
+"#,
+        &[
+            "4:1: `access_key_id` is of no use without `secret_access_key`: give both or none",
+            "5:1: `token` makes no sense here, since requests to an object store are signed: name its keys instead: leave \
+             it out",
+            "6:1: `account_key` makes no sense here, since it is for Azure, az://, alone: leave it out",
+            "9:1: `secret_access_key` is of no use without `access_key_id`: give both or none",
+            "9:1: `secret_access_key` makes no sense here, since it is for S3, s3://, alone: leave it out",
+            "11:7: the session token would cross the network unencrypted: write `https` instead of `http`, or, if \
+             everybody on the way may have it, `allow_unencrypted = true`",
+            "15:1: `ca_file` makes no sense here, since nothing is encrypted over http: leave it out",
+            "17:7: the token that Google gives would cross the network unencrypted: write `https` instead of `http`, or, \
+             if everybody on the way may have it, `allow_unencrypted = true`",
+            "20:17: `access_key_id` is a string: a secret must not stand in the policy, which others may read; write \
+             where it comes from, `access_key_id = { file = \"/run/secrets/s3-key-id\" }`, and take a new one if this \
+             was one",
+        ],
+    );
+}

@@ -1,0 +1,92 @@
+//! Which contents a cache was given, so that one is not sent again under another path's name.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{CacheId, Queue, QueueError, sqlite};
+use crate::nix::NarHash;
+
+/// An archive that a cache was given, as its narinfo tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Where it lies, relative to the cache's root.
+    pub url: String,
+    /// How it is packed, in the narinfo's word.
+    pub compression: String,
+    /// SHA-256 of the file.
+    pub file_hash: NarHash,
+    /// Size of the file in bytes.
+    pub file_size: u64,
+    /// Size of the archive in bytes.
+    pub nar_size: u64,
+}
+
+impl Queue {
+    /// What a cache was given last of the content with that hash. It may have been removed there since.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn content(&mut self, cache: CacheId, nar_hash: &NarHash) -> Result<Option<Content>, QueueError> {
+        let found = self.db.query_row(
+            "SELECT url, compression, file_hash, file_size, nar_size FROM contents WHERE cache = ?1 AND nar_hash = ?2",
+            params![cache.0, nar_hash.0],
+            |row| {
+                Ok(Content {
+                    url: row.get(0)?,
+                    compression: row.get(1)?,
+                    file_hash: NarHash(row.get(2)?),
+                    file_size: row.get::<_, i64>(3)? as u64,
+                    nar_size: row.get::<_, i64>(4)? as u64,
+                })
+            },
+        );
+        found.optional().map_err(sqlite("look a content up"))
+    }
+
+    /// Notes that a cache was given a content.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_content(
+        &mut self,
+        cache: CacheId,
+        nar_hash: &NarHash,
+        content: &Content,
+        now: i64,
+    ) -> Result<(), QueueError> {
+        let Content { url, compression, file_hash, file_size, nar_size } = content;
+        let noted = self.db.execute(
+            "INSERT OR REPLACE INTO contents (cache, nar_hash, url, compression, file_hash, file_size, nar_size, noted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![cache.0, nar_hash.0, url, compression, file_hash.0, *file_size as i64, *nar_size as i64, now],
+        );
+        noted.map(drop).map_err(sqlite("note a content"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_remembered_for_each_cache() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut queue = Queue::open(dir.path()).expect("opened").queue;
+        let one = queue.cache_id("one", "file:///c").expect("a cache");
+        let two = queue.cache_id("two", "file:///c").expect("a cache");
+        let hash = NarHash([7; 32]);
+        let content = |url: &str| Content {
+            url: url.to_owned(),
+            compression: "zstd".to_owned(),
+            file_hash: NarHash([8; 32]),
+            file_size: 60,
+            nar_size: 120,
+        };
+        assert_eq!(queue.content(one, &hash).expect("asked"), None);
+        queue.note_content(one, &hash, &content("nar/a"), 1).expect("noted");
+        queue.note_content(one, &hash, &content("nar/b"), 2).expect("noted");
+        assert_eq!(queue.content(one, &hash).expect("asked"), Some(content("nar/b")), "the newest counts");
+        assert_eq!(queue.content(two, &hash).expect("asked"), None);
+        queue.prune(1 << 50).expect("pruned");
+        assert_eq!(queue.content(one, &hash).expect("asked"), None);
+    }
+}

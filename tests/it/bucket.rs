@@ -1,0 +1,178 @@
+//! Caches in buckets of object stores, beyond what every backend has to stand: what goes wrong at the store, where keys come
+//! from, memory, and what is sent once.
+
+use crate::backend_contract::{bucket_policy, eventually_done, write_secret};
+use crate::support::s3::{BUCKET, Dialect, Op, Trouble};
+use crate::support::{FakeS3, Nix, Reader, Said, ScratchStore, Storewatch, expr};
+
+/// Google's and Azure's interfaces, as far as a fake of them goes: what is put is what Nix reads back.
+#[test]
+fn google_and_azure_take_and_give_back() {
+    let Some(nix) = Nix::recent() else { return };
+    for dialect in [Dialect::Google, Dialect::Azure] {
+        let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+        fake.state().dialect = dialect;
+        let storewatch = Storewatch::new(&store);
+        let key = storewatch.state_dir().with_file_name("key");
+        let (url, name) = match dialect {
+            Dialect::Azure => {
+                write_secret(&key, "c2VjcmV0");
+                ("az://nix-cache/team?account=nixaccount&endpoint", "account_key")
+            }
+            Dialect::Google | Dialect::S3 => {
+                let text = "{\n\"private_key\": \"x\", \"private_key_id\": \"y\", \"client_email\": \"z\",\n\"disable_oauth\": true\n}";
+                write_secret(&key, text);
+                ("gs://nix-cache/team?endpoint", "service_account_key")
+            }
+        };
+        storewatch.policy(&format!(
+            "version = 1\n[caches.team]\nurl = \"{url}=http://127.0.0.1:{}\"\n{name} = {{ file = \"{}\" }}\n",
+            fake.port(),
+            key.display()
+        ));
+        let mut running = storewatch.start();
+        let mut paths = store.build(&expr::sized(12_000_000)).unwrap();
+        paths.extend(store.build(&expr::chain(3)).unwrap());
+        eventually_done(&mut running, &storewatch, 4);
+        running.stop();
+        let website = format!("{}/team", fake.website());
+        Reader::empty(&store).copy_from(&website, &storewatch.public_key("team"), &paths).unwrap();
+        let ping = storewatch.cmd(&["cache", "ping"]).ok();
+        assert!(ping.contains("lets us read"), "{ping}");
+        let state = fake.state();
+        assert!(state.asked[&Op::Part] >= 3 && state.multiparts.is_empty(), "{dialect:?}: {:?}", state.asked);
+    }
+}
+
+/// Makes a test of each trouble that S3 makes: it happens, ends, and everything arrives, in a sound cache.
+macro_rules! each_trouble {
+    ($($name:ident: $ops:expr, $trouble:expr;)+) => {$(
+        #[test]
+        fn $name() {
+            it_arrives_after(&$ops, $trouble);
+        }
+    )+};
+}
+
+each_trouble! {
+    slow_down: [Op::Put], Trouble::Code(503, "SlowDown");
+    slow_down_on_400: [Op::Part], Trouble::Code(400, "SlowDown");
+    slow_down_at_a_question: [Op::Head], Trouble::Code(503, "");
+    an_internal_error: [Op::Put, Op::Begin], Trouble::Code(500, "InternalError");
+    an_internal_error_when_parts_are_put_together: [Op::Complete], Trouble::Code(200, "InternalError");
+    a_request_time_out: [Op::Put, Op::Part], Trouble::Code(400, "RequestTimeout");
+    a_clock_that_is_wrong: [Op::Put, Op::Begin], Trouble::Code(403, "RequestTimeTooSkewed");
+    no_bucket_yet: [Op::Get, Op::Put], Trouble::Code(404, "NoSuchBucket");
+    a_cut: [Op::Put, Op::Part], Trouble::Cut;
+    a_stall: [Op::Put, Op::Part], Trouble::Stall;
+}
+
+fn it_arrives_after(ops: &[Op], trouble: Trouble) {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    fake.fail(ops, trouble);
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let mut running = storewatch.start();
+    let mut paths = store.build(&expr::sized(6_000_000)).unwrap();
+    paths.extend(store.build(&expr::many(2)).unwrap());
+    running.eventually("the trouble", || fake.troubled() > 0);
+    assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
+    fake.pass();
+    eventually_done(&mut running, &storewatch, 3);
+    running.eventually("the rest to be taken back", || fake.state().multiparts.is_empty());
+    running.stop();
+    fake.assert_sound();
+    assert_eq!(fake.state().store_paths(), paths.into_iter().collect());
+}
+
+/// Where keys may come from beside the policy, and what is said where there are none.
+#[test]
+fn keys_come_from_the_environment_and_from_profiles() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let url = |more: &str| format!("s3://{BUCKET}?endpoint=http://127.0.0.1:{}{more}", fake.port());
+    let push = |more: &str, change: &dyn Fn(&Storewatch<'_>, &mut std::process::Command)| {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", url(more)));
+        let paths = store.build(&expr::many(1)).unwrap();
+        let mut command = storewatch.command();
+        command.arg("push").args(&paths);
+        change(&storewatch, &mut command);
+        assert_eq!(Said::by(&mut command).code, Some(0));
+        assert!(fake.state().store_paths().contains(&paths[0]));
+    };
+    let key = fake.key().clone();
+    push("", &|_, command| {
+        command.env("AWS_ACCESS_KEY_ID", &key.id).env("AWS_SECRET_ACCESS_KEY", &key.secret);
+    });
+    let profile =
+        |name: &str| format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret);
+    push("", &|storewatch, _| {
+        std::fs::create_dir(storewatch.state_dir().with_file_name("home").join(".aws")).unwrap();
+        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), &profile("default"));
+    });
+    push("&profile=nix", &|storewatch, command| {
+        let file = storewatch.state_dir().with_file_name("credentials");
+        write_secret(&file, &profile("nix"));
+        // The URL says which profile it is, whatever else there is.
+        command.env("AWS_SHARED_CREDENTIALS_FILE", file).env("AWS_ACCESS_KEY_ID", "AKNOBODY");
+    });
+
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", url("")));
+    let said = storewatch.cmd(&["cache", "ping"]);
+    assert_eq!(said.code, Some(1));
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(all.contains("there are no credentials for s3://nix-cache") && all.contains("`access_key_id`"), "{all}");
+}
+
+/// Four uploads at once of what doesn't compress, when the store takes nothing: what is held then is all that ever is.
+#[test]
+fn four_large_uploads_stay_within_128_mib() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    fake.fail(&[Op::Part], Trouble::Stall);
+    let mut running = storewatch.start();
+    (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
+    running.eventually("two parts of each on their way", || fake.state().in_flight == 8);
+    fake.pass();
+    eventually_done(&mut running, &storewatch, 4);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()).unwrap();
+    let peak: u64 = peak.parse().unwrap();
+    assert!((1..=128 * 1024).contains(&peak), "{peak} KiB were resident");
+    println!("{peak} KiB were resident at most");
+    running.stop();
+    fake.assert_sound();
+}
+
+/// Two paths of one content are two narinfos and one archive, unless that has gone meanwhile.
+#[test]
+fn the_same_content_is_sent_once_as_long_as_it_is_there() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let mut running = storewatch.start();
+    let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+    let archives = || fake.state().objects.keys().filter(|name| name.starts_with("nar/")).cloned().collect::<Vec<_>>();
+    let mut paths = vec![build("one")];
+    eventually_done(&mut running, &storewatch, 1);
+    paths.push(build("two"));
+    eventually_done(&mut running, &storewatch, 2);
+    assert_eq!(archives().len(), 1);
+    let archive = archives().remove(0);
+    assert!(running.log().contains("its content was there already"), "{}", running.log());
+    Reader::empty(&store).copy_from(&fake.website(), &storewatch.public_key("team"), &paths).unwrap();
+
+    fake.state().objects.remove(&archive);
+    let third = build("three");
+    eventually_done(&mut running, &storewatch, 3);
+    assert_eq!(archives().len(), 1);
+    assert_ne!(archives()[0], archive, "it was sent again, under another name");
+    Reader::empty(&store).copy_from(&fake.website(), &storewatch.public_key("team"), &[third]).unwrap();
+    running.stop();
+}

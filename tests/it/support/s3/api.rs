@@ -1,0 +1,297 @@
+//! What the fake S3 answers.
+
+use super::super::http::{Body, answer as with_body, whole};
+use super::BUCKET;
+use super::fake::Shared;
+use super::state::{Dialect, Op, State, Trouble};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_NONE_MATCH};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Answers one request. An error ends the connection without an answer.
+pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
+    let (parts, body) = request.into_parts();
+    // Google's interface has the slashes of a name encoded.
+    let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8()?;
+    let path = path.trim_start_matches('/').to_owned();
+    if let Some(name) = path.strip_prefix("web/") {
+        return Ok(website(&shared.state(), name));
+    }
+    let query: BTreeMap<String, String> =
+        url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    let (bucket, name) = path.split_once('/').unwrap_or((&path, ""));
+    let head = parts.method == Method::HEAD;
+    let dialect = shared.state().dialect;
+    let Some(op) = op(dialect, &parts.method, &query) else {
+        shared.state().violation(format!("{} {path}?{query:?} is nothing that is needed", parts.method));
+        return Ok(refuse(405, "MethodNotAllowed", head));
+    };
+    *shared.state().asked.entry(op).or_default() += 1;
+    if name.is_empty() && op != Op::List {
+        // Whoever greets the server shows nothing.
+        return Ok(refuse(403, "AccessDenied", head));
+    }
+    if let Err((status, code)) = let_in(&mut shared.state(), &parts.headers, op) {
+        return Ok(refuse(status, code, head));
+    }
+    if bucket != BUCKET {
+        return Ok(refuse(404, "NoSuchBucket", head));
+    }
+    let trouble = shared.trouble.borrow().clone().filter(|(ops, _)| ops.contains(&op)).map(|(_, trouble)| trouble);
+    let _flying = Flying::start(&shared, op);
+    let content = match trouble {
+        None => body.collect().await?.to_bytes(),
+        Some(Trouble::Code(status, code)) => {
+            let _ = body.collect().await;
+            shared.state().troubled += 1;
+            return Ok(refuse(status, code, head));
+        }
+        Some(Trouble::Cut) => {
+            let mut body = body;
+            let _ = body.frame().await;
+            shared.state().troubled += 1;
+            return Err("cut".into());
+        }
+        Some(Trouble::Stall) => {
+            let mut trouble = shared.trouble.subscribe();
+            shared.state().troubled += 1;
+            let _ = trouble.changed().await;
+            body.collect().await?.to_bytes()
+        }
+    };
+    check_length(&mut shared.state(), &parts.headers, op, &content);
+    Ok(act(&mut shared.state(), op, name, &query, &parts.headers, content))
+}
+
+/// An upload under way: how many there are at once is noted.
+struct Flying(Option<Arc<Shared>>);
+
+impl Flying {
+    fn start(shared: &Arc<Shared>, op: Op) -> Self {
+        if op != Op::Part {
+            return Self(None);
+        }
+        let mut state = shared.state();
+        state.in_flight += 1;
+        state.most_in_flight = state.most_in_flight.max(state.in_flight);
+        Self(Some(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Flying {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.state().in_flight -= 1;
+        }
+    }
+}
+
+fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Option<Op> {
+    let names: Vec<&str> = query.keys().map(String::as_str).collect();
+    if dialect == Dialect::Azure && method == Method::PUT && !names.is_empty() {
+        return match query.get("comp").map(String::as_str) {
+            Some("block") => Some(Op::Part),
+            Some("blocklist") => Some(Op::Complete),
+            _ => None,
+        };
+    }
+    Some(match (method.as_str(), names.as_slice()) {
+        ("HEAD", []) => Op::Head,
+        ("GET", []) => Op::Get,
+        ("GET", _) if query.get("list-type").is_some_and(|kind| kind == "2") => Op::List,
+        ("PUT", []) => Op::Put,
+        ("DELETE", []) => Op::Delete,
+        ("POST", ["uploads"]) => Op::Begin,
+        ("PUT", ["partNumber", "uploadId"]) => Op::Part,
+        ("POST", ["uploadId"]) => Op::Complete,
+        ("DELETE", ["uploadId"]) => Op::Abort,
+        _ => return None,
+    })
+}
+
+/// Whether there is a signature, and by whose key.
+fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'static str)> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signed = text(AUTHORIZATION.as_str());
+    let as_others = match state.dialect {
+        Dialect::S3 => None,
+        // A key that says `disable_oauth` shows nothing: there is nobody here who would give a token for it.
+        Dialect::Google => Some(""),
+        Dialect::Azure => Some("SharedKey nixaccount:"),
+    };
+    if let Some(expected) = as_others {
+        if !signed.starts_with(expected) {
+            state.violation(format!("{op:?} has no {expected}: {signed:?}"));
+        }
+        return Ok(());
+    }
+    let credential = signed.strip_prefix("AWS4-HMAC-SHA256 Credential=");
+    let Some((id, rest)) = credential.and_then(|rest| rest.split_once('/')) else {
+        state.violation(format!("{op:?} was not signed: {signed:?}"));
+        return Err((403, "AccessDenied"));
+    };
+    for needed in ["/s3/aws4_request", "SignedHeaders=", "host", "Signature="] {
+        if !rest.contains(needed) {
+            state.violation(format!("the signature of {op:?} lacks {needed}: {signed}"));
+        }
+    }
+    if text("x-amz-date").is_empty() || text("x-amz-content-sha256").is_empty() {
+        state.violation(format!("{op:?} has no date or no hash of its content"));
+    }
+    let known = |keys: &[super::Key]| keys.iter().any(|key| key.id == id);
+    match (known(&state.keys), known(&state.readers)) {
+        (true, _) => Ok(()),
+        (false, true) if matches!(op, Op::Head | Op::Get | Op::List) => Ok(()),
+        (false, true) => Err((403, "AccessDenied")),
+        (false, false) => Err((403, "InvalidAccessKeyId")),
+    }
+}
+
+fn check_length(state: &mut State, headers: &HeaderMap, op: Op, content: &Bytes) {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if matches!(op, Op::Put | Op::Part) && length != Some(content.len()) {
+        state.violation(format!("{op:?} says that it has {length:?} bytes and has {}", content.len()));
+    }
+}
+
+fn act(
+    state: &mut State,
+    op: Op,
+    name: &str,
+    query: &BTreeMap<String, String>,
+    headers: &HeaderMap,
+    content: Bytes,
+) -> Response<Body> {
+    let id = query.get("uploadId").map(String::as_str).unwrap_or_default();
+    let done = match op {
+        Op::Head | Op::Get => return object(state, name, op == Op::Head),
+        Op::List => return listing(state, query),
+        Op::Put => state.put(name, content, wants_none(state.dialect, headers)),
+        Op::Delete => {
+            state.objects.remove(name);
+            return empty(204);
+        }
+        Op::Begin => {
+            let id = state.begin(name);
+            let text = format!(
+                "<InitiateMultipartUploadResult><Bucket>{BUCKET}</Bucket><Key>{name}</Key><UploadId>{id}</UploadId>\
+                 </InitiateMultipartUploadResult>"
+            );
+            return with_body(StatusCode::OK, "application/xml", text);
+        }
+        Op::Part if state.dialect == Dialect::Azure => {
+            let parts = &mut state.multiparts.entry(name.to_owned()).or_insert((name.to_owned(), BTreeMap::new())).1;
+            parts.insert(block(&query["blockid"]), content);
+            Ok(())
+        }
+        Op::Complete if state.dialect == Dialect::Azure => {
+            let text = String::from_utf8_lossy(&content).into_owned();
+            let blocks = text.split("<Uncommitted>").skip(1).filter_map(|rest| rest.split('<').next());
+            let blocks: Vec<u32> = blocks.map(block).collect();
+            state.complete(name, &blocks)
+        }
+        Op::Part => match (state.multiparts.get_mut(id), query["partNumber"].parse()) {
+            (Some((of, parts)), Ok(number)) if of == name => {
+                parts.insert(number, content);
+                Ok(())
+            }
+            _ => Err((404, "NoSuchUpload")),
+        },
+        Op::Complete => {
+            let text = String::from_utf8_lossy(&content).into_owned();
+            let numbers = text.split("<PartNumber>").skip(1).filter_map(|rest| rest.split('<').next()?.parse().ok());
+            let numbers: Vec<u32> = numbers.collect();
+            if let Ok(()) = state.complete(id, &numbers) {
+                let text = format!(
+                    "<CompleteMultipartUploadResult><Location>x</Location><Bucket>{BUCKET}</Bucket><Key>{name}</Key>\
+                     <ETag>\"whole\"</ETag></CompleteMultipartUploadResult>"
+                );
+                return with_body(StatusCode::OK, "application/xml", text);
+            }
+            Err((400, "InvalidPart"))
+        }
+        Op::Abort => match state.multiparts.remove(id) {
+            Some(_) => return empty(204),
+            None => Err((404, "NoSuchUpload")),
+        },
+    };
+    match done {
+        Ok(()) => Response::builder().header("etag", "\"part\"").body(whole("")).unwrap(),
+        Err((status, code)) => refuse(status, code, false),
+    }
+}
+
+/// A number for a block, whose name is a random one in hexadecimal.
+fn block(id: &str) -> u32 {
+    let name = String::from_utf8(BASE64.decode(id).unwrap()).unwrap();
+    u32::from_str_radix(&name[name.len() - 8..], 16).unwrap()
+}
+
+/// Whether an object is to be put only where there is none.
+fn wants_none(dialect: Dialect, headers: &HeaderMap) -> bool {
+    match dialect {
+        Dialect::S3 | Dialect::Azure => headers.get(IF_NONE_MATCH).is_some_and(|value| value == "*"),
+        Dialect::Google => headers.get("x-goog-if-generation-match").is_some_and(|value| value == "0"),
+    }
+}
+
+fn object(state: &State, name: &str, head: bool) -> Response<Body> {
+    let Some(content) = state.objects.get(name) else { return refuse(404, "NoSuchKey", head) };
+    Response::builder()
+        .header("etag", "\"whole\"")
+        .header("last-modified", "Tue, 24 Nov 2026 10:00:00 GMT")
+        .header(CONTENT_LENGTH, content.len())
+        .body(whole(if head { Bytes::new() } else { content.clone() }))
+        .unwrap()
+}
+
+/// A page of names, in which a folder is one.
+fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
+    let field = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let (prefix, after) = (field("prefix"), field("continuation-token"));
+    let entry = |name: &str| match name[prefix.len()..].find('/').filter(|_| field("delimiter") == "/") {
+        Some(slash) => name[..=prefix.len() + slash].to_owned(),
+        None => name.to_owned(),
+    };
+    let names = state.objects.keys().filter(|name| name.starts_with(prefix));
+    let entries: BTreeSet<String> = names.map(|name| entry(name)).filter(|entry| entry.as_str() > after).collect();
+    let page: Vec<&String> = entries.iter().take(state.page.unwrap_or(1000)).collect();
+    let mut text = String::new();
+    for name in &page {
+        text.push_str(&match name.strip_suffix('/') {
+            Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
+            None => format!(
+                "<Contents><Key>{name}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified><Size>1</Size></Contents>"
+            ),
+        });
+    }
+    if let (true, Some(last)) = (page.len() < entries.len(), page.last()) {
+        text.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
+    }
+    with_body(StatusCode::OK, "application/xml", format!("<ListBucketResult>{text}</ListBucketResult>"))
+}
+
+fn website(state: &State, name: &str) -> Response<Body> {
+    match state.objects.get(name) {
+        Some(content) => with_body(StatusCode::OK, "application/octet-stream", content.clone()),
+        None => with_body(StatusCode::NOT_FOUND, "text/plain", "no"),
+    }
+}
+
+fn empty(status: u16) -> Response<Body> {
+    Response::builder().status(status).body(whole("")).unwrap()
+}
+
+fn refuse(status: u16, code: &str, head: bool) -> Response<Body> {
+    let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>the fake says so</Message></Error>");
+    let text = if head { String::new() } else { text };
+    with_body(StatusCode::from_u16(status).unwrap(), "application/xml", text)
+}

@@ -1,0 +1,142 @@
+//! A real Garage of one node, on the loopback, with folders of its own.
+
+use super::super::nix::left_out;
+use super::super::port::Port;
+use super::super::{Said, eventually};
+use super::{BUCKET, Key, hex};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// A Garage. What it has stays when it is stopped.
+#[derive(Debug)]
+pub struct Garage {
+    program: PathBuf,
+    folder: TempDir,
+    s3: Port,
+    web: Port,
+    _rpc: Port,
+    key: Key,
+    running: Option<Child>,
+}
+
+/// What it says of the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    pub objects: u64,
+    /// Uploads in parts that were neither completed nor aborted.
+    pub unfinished: u64,
+}
+
+impl Garage {
+    /// The program that `GARAGE` names. Says so where there is none.
+    pub fn start() -> Option<Self> {
+        let program = std::env::var_os("GARAGE").filter(|program| Path::new(program).exists());
+        if program.is_none() {
+            left_out("no GARAGE, which names the program; `tests/setup/garage` builds it. A fake stands in");
+        }
+        program.map(Self::of)
+    }
+
+    fn of(program: OsString) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Key { id: format!("GK{}", hex(12)), secret: hex(32) };
+        let (s3, web, rpc) = (Port::hold(), Port::hold(), Port::hold());
+        let own = folder.path().display();
+        let config = format!(
+            "metadata_dir = \"{own}/meta\"\ndata_dir = \"{own}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = 1\n\
+             rpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\nrpc_secret = \"{}\"\n\
+             [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"127.0.0.1:{}\"\n\
+             [s3_web]\nbind_addr = \"127.0.0.1:{}\"\nroot_domain = \".web.localhost\"\n",
+            hex(32),
+            s3.number(),
+            web.number(),
+            rpc = rpc.number(),
+        );
+        std::fs::write(folder.path().join("garage.toml"), config).unwrap();
+        let mut garage = Self { program: program.into(), folder, s3, web, _rpc: rpc, key, running: None };
+        garage.go_on();
+        garage.admin(&["bucket", "website", "--allow", BUCKET]);
+        garage
+    }
+
+    pub fn port(&self) -> u16 {
+        self.s3.number()
+    }
+
+    /// A key that may do everything in the bucket.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// A key that may only read.
+    pub fn reader_key(&self) -> Key {
+        let said = self.admin(&["key", "create", "reader"]);
+        let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        let key = Key { id: field("Key ID:"), secret: field("Secret key:") };
+        self.admin(&["bucket", "allow", "--read", BUCKET, "--key", &key.id]);
+        key
+    }
+
+    /// Lets a key write, too.
+    pub fn allow_to_write(&self, key: &Key) {
+        self.admin(&["bucket", "allow", "--read", "--write", BUCKET, "--key", &key.id]);
+    }
+
+    /// What Nix reads the bucket by. curl takes all names below `localhost` for this host.
+    pub fn website(&self) -> String {
+        format!("http://{BUCKET}.web.localhost:{}", self.web.number())
+    }
+
+    pub fn contents(&self) -> Contents {
+        let said = self.admin(&["bucket", "info", BUCKET]);
+        let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let number = |name: &str| field(name).map_or(0, |text| text.parse().unwrap());
+        Contents {
+            objects: number("Objects:"),
+            unfinished: number("Unfinished uploads:").max(number("Unfinished multipart uploads:")),
+        }
+    }
+
+    /// Ends it as a power loss does.
+    pub fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.kill().unwrap();
+            running.wait().unwrap();
+        }
+    }
+
+    pub fn go_on(&mut self) {
+        let log = self.folder.path().join("log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = self.command(&["server", "--single-node", "--default-bucket"]);
+        command.env("GARAGE_DEFAULT_ACCESS_KEY", &self.key.id).env("GARAGE_DEFAULT_SECRET_KEY", &self.key.secret);
+        command.env("GARAGE_DEFAULT_BUCKET", BUCKET).env("RUST_LOG", "garage=info");
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let mut running = command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", self.program.display()));
+        eventually("Garage's bucket", || {
+            let ended = running.try_wait().unwrap();
+            assert!(ended.is_none(), "Garage ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            Said::by(&mut self.command(&["bucket", "info", BUCKET])).code == Some(0)
+        });
+        self.running = Some(running);
+    }
+
+    fn admin(&self, arguments: &[&str]) -> String {
+        Said::by(&mut self.command(arguments)).ok()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(self.folder.path().join("garage.toml")).args(arguments);
+        command
+    }
+}
+
+impl Drop for Garage {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,156 @@
+//! What the fake S3 has, and what it holds against who uses it.
+
+use super::super::cache::Narinfo;
+use super::super::nix::base_name;
+use super::Key;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Least size of a part but the last, in bytes.
+const LEAST_PART: usize = 5 * 1024 * 1024;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    Head,
+    Get,
+    List,
+    Put,
+    Delete,
+    /// An upload in parts, from its beginning to its end.
+    Begin,
+    Part,
+    Complete,
+    Abort,
+}
+
+/// What the fake does instead of what it is asked.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// Answers with this status and this code.
+    Code(u16, &'static str),
+    /// Ends the connection in the middle of the body.
+    Cut,
+    /// Takes nothing any more, until the trouble is over.
+    Stall,
+}
+
+/// Whose interface the fake speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    #[default]
+    S3,
+    Google,
+    Azure,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub dialect: Dialect,
+    pub objects: BTreeMap<String, Bytes>,
+    /// By their names: the object's name, and the parts by their numbers.
+    pub multiparts: BTreeMap<String, (String, BTreeMap<u32, Bytes>)>,
+    pub violations: Vec<String>,
+    /// How often each was asked for.
+    pub asked: BTreeMap<Op, u64>,
+    /// Whom it lets in; the second may only read.
+    pub keys: Vec<Key>,
+    pub readers: Vec<Key>,
+    pub troubled: u64,
+    /// Whether it knows no conditional PUT.
+    pub overwrites: bool,
+    /// So many names a page of a listing has, if not a thousand.
+    pub page: Option<usize>,
+    pub most_in_flight: usize,
+    pub in_flight: usize,
+    pub begun: u64,
+}
+
+impl State {
+    pub fn violation(&mut self, what: String) {
+        self.violations.push(what);
+    }
+
+    /// Puts an object, if it may be put.
+    pub fn put(&mut self, name: &str, content: Bytes, create: bool) -> Result<(), (u16, &'static str)> {
+        if create && self.overwrites {
+            return Err((501, "NotImplemented"));
+        }
+        if create && self.objects.contains_key(name) {
+            return Err(match self.dialect {
+                Dialect::Azure => (409, "BlobAlreadyExists"),
+                Dialect::S3 | Dialect::Google => (412, "PreconditionFailed"),
+            });
+        }
+        if name.ends_with(".narinfo") {
+            self.check_narinfo(name, &content);
+            if !create && !self.overwrites {
+                self.violation(format!("{name} was put without a condition"));
+            }
+        } else if self.objects.contains_key(name) {
+            self.violation(format!("{name} was overwritten"));
+        }
+        self.objects.insert(name.to_owned(), content);
+        Ok(())
+    }
+
+    /// A narinfo comes last, and tells the truth.
+    fn check_narinfo(&mut self, name: &str, content: &Bytes) {
+        let text = String::from_utf8_lossy(content).into_owned();
+        let Some(narinfo) = Narinfo::parse(&text) else { return self.violation(format!("{name} is no narinfo")) };
+        if !name.ends_with(&format!("{}.narinfo", &base_name(&narinfo.store_path)[..32])) {
+            self.violation(format!("{name} is that of {}", narinfo.store_path));
+        }
+        let folder = name.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+        for reference in &narinfo.references {
+            let theirs = format!("{folder}{}.narinfo", &reference[..32]);
+            if theirs != name && !self.objects.contains_key(&theirs) {
+                self.violation(format!("{name} came before its reference {reference}"));
+            }
+        }
+        let Some(nar) = self.objects.get(&format!("{folder}{}", narinfo.url)) else {
+            return self.violation(format!("{name} came before its archive"));
+        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let hash = storewatch::nix::NarHash(Sha256::digest(nar).into()).to_string();
+        if field("FileHash:") != hash || field("FileSize:") != nar.len().to_string() {
+            self.violation(format!("{name} lies about its archive"));
+        }
+    }
+
+    pub fn begin(&mut self, name: &str) -> String {
+        self.begun += 1;
+        let id = format!("upload-{}", self.begun);
+        self.multiparts.insert(id.clone(), (name.to_owned(), BTreeMap::new()));
+        id
+    }
+
+    /// Puts the parts together that the request names.
+    pub fn complete(&mut self, id: &str, named: &[u32]) -> Result<(), (u16, &'static str)> {
+        let Some((name, parts)) = self.multiparts.remove(id) else { return Err((404, "NoSuchUpload")) };
+        if named.is_empty() || named.iter().any(|number| !parts.contains_key(number)) {
+            return Err((400, "InvalidPart"));
+        }
+        let parts: Vec<Bytes> = named.iter().map(|number| parts[number].clone()).collect();
+        let (last, others) = parts.split_last().unwrap();
+        if others.iter().any(|part| part.len() < LEAST_PART) {
+            return Err((400, "EntityTooSmall"));
+        }
+        if others.iter().any(|part| part.len() != others[0].len() || part.len() < last.len()) {
+            self.violation(format!("the parts of {name} differ in size"));
+        }
+        self.put(&name, parts.concat().into(), false)
+    }
+
+    /// Store paths that are shown.
+    pub fn store_paths(&self) -> BTreeSet<String> {
+        self.narinfos().into_iter().map(|narinfo| narinfo.store_path).collect()
+    }
+
+    /// All that is shown.
+    pub fn narinfos(&self) -> Vec<Narinfo> {
+        let narinfos = self.objects.iter().filter(|(name, _)| name.ends_with(".narinfo"));
+        narinfos.map(|(_, text)| Narinfo::parse(&String::from_utf8_lossy(text)).unwrap()).collect()
+    }
+}
