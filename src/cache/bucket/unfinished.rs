@@ -14,10 +14,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::path::Path as Object;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::error::{BucketError, unwrapped};
@@ -25,6 +27,10 @@ use super::store::Store;
 use crate::cache::http::Action;
 use crate::cache::{CacheError, run};
 use crate::report::one_line;
+
+/// How long to wait before what could not be taken back is tried again.
+const PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
 
 /// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
 pub(super) struct Upload {
@@ -73,7 +79,7 @@ impl Notes {
                 continue;
             };
             if whose == Some(&*store.name) {
-                take_back(store.clone(), Object::from(object), multipart.map(str::to_owned), note).await;
+                tokio::spawn(take_back(store.clone(), Object::from(object), multipart.map(str::to_owned), note));
             }
         }
     }
@@ -117,11 +123,23 @@ impl Drop for Upload {
     }
 }
 
-/// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well.
+/// Takes an upload back, and tries again for a while where its store can't be reached: what made the upload fail may
+/// last. What is still there then waits for the next start.
 async fn take_back(store: Store, object: Object, multipart: Option<String>, note: PathBuf) {
+    for pause in PAUSES {
+        if take_back_once(&store, &object, multipart.clone(), &note).await {
+            return;
+        }
+        sleep(pause).await;
+    }
+    take_back_once(&store, &object, multipart, &note).await;
+}
+
+/// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well, which it returns.
+async fn take_back_once(store: &Store, object: &Object, multipart: Option<String>, note: &Path) -> bool {
     let aborted = async {
         match multipart.filter(|_| store.aborts) {
-            Some(id) => match store.multiparts.abort_multipart(&object, &id).await {
+            Some(id) => match store.multiparts.abort_multipart(object, &id).await {
                 Ok(()) => Ok(()),
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(error) => match unwrapped(Action::Upload, &store.name, &error) {
@@ -135,14 +153,18 @@ async fn take_back(store: Store, object: Object, multipart: Option<String>, note
     };
     let done: Result<(), Arc<BucketError>> = async {
         aborted.await?;
-        store.delete(&object).await
+        store.delete(object).await
     }
     .await;
     match done {
         Ok(()) => {
             let _ = fs::remove_file(note);
+            true
         }
-        Err(error) => debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error)),
+        Err(error) => {
+            debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error));
+            false
+        }
     }
 }
 
