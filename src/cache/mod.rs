@@ -11,6 +11,7 @@
 pub mod attic;
 mod binary;
 pub mod bucket;
+pub mod command;
 mod compression;
 mod error;
 pub mod file;
@@ -48,6 +49,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Cache: Send + Sync {
     /// Which of these paths the cache lacks, in the order given.
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>>;
+
+    /// Whether [`Cache::missing`] tells what the cache has. Where it doesn't, and so says that everything is missing, what
+    /// it was given counts as there.
+    fn knows_what_it_has(&self) -> bool {
+        true
+    }
 
     /// How long it may be believed that a path is there: zero where asking costs next to nothing.
     fn answers_hold(&self) -> Duration {

@@ -65,6 +65,11 @@ pub const CACHE: Keys = Keys {
         ("allow_unencrypted", "allow_unencrypted = true"),
         ("allow_self", "allow_self = true"),
         ("server_hostnames", "server_hostnames = [\"cache-server\"]"),
+        ("args", "args = [\"--to\", \"team\"]"),
+        ("gives", "gives = \"nar\""),
+        ("answers_missing", "answers_missing = true"),
+        ("timeout", "timeout = \"2h\""),
+        ("pass_environment", "pass_environment = [\"CACHIX_AUTH_TOKEN\"]"),
     ],
     later: &[],
 };

@@ -8,6 +8,7 @@ mod bad_input;
 mod bucket;
 mod bucket_listing;
 mod collected;
+mod command;
 mod command_line;
 mod contents;
 mod crash;

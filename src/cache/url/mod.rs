@@ -40,6 +40,11 @@ pub enum CacheUrl {
         /// The cache's name there.
         cache: String,
     },
+    /// `command:///PROGRAM`: a program that brings paths wherever it likes.
+    Command {
+        /// The program; absolute.
+        program: PathBuf,
+    },
 }
 
 impl CacheUrl {
@@ -55,7 +60,8 @@ impl CacheUrl {
             "s3" => bucket::parse_s3(rest),
             "gs" => bucket::parse_gs(rest),
             "az" => bucket::parse_az(rest),
-            "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
+            "command" => Self::parse_command(rest),
+            "https" | "http" => Err(UrlError::NotYet(scheme.to_owned())),
             _ => Err(UrlError::Unknown),
         }
     }
@@ -67,6 +73,7 @@ impl CacheUrl {
             Self::File { .. } => "file",
             Self::Bucket { bucket, .. } => bucket.scheme(),
             Self::Attic { .. } => "attic",
+            Self::Command { .. } => "command",
         }
     }
 
@@ -74,7 +81,7 @@ impl CacheUrl {
     #[must_use]
     pub fn host(&self) -> Option<String> {
         match self {
-            Self::File { .. } => None,
+            Self::File { .. } | Self::Command { .. } => None,
             Self::Bucket { bucket, .. } => web::host(&bucket.likely_endpoint()),
             Self::Attic { endpoint, .. } => web::host(endpoint),
         }
@@ -84,7 +91,7 @@ impl CacheUrl {
     #[must_use]
     pub fn is_within_this_host(&self) -> bool {
         match self {
-            Self::File { .. } => true,
+            Self::File { .. } | Self::Command { .. } => true,
             Self::Bucket { bucket, .. } => bucket.is_within_this_host(),
             Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
         }
@@ -94,7 +101,7 @@ impl CacheUrl {
     #[must_use]
     pub fn is_readable_on_the_way(&self) -> bool {
         match self {
-            Self::File { .. } => false,
+            Self::File { .. } | Self::Command { .. } => false,
             Self::Bucket { bucket, .. } => bucket.is_readable_on_the_way(),
             Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
@@ -110,6 +117,18 @@ impl CacheUrl {
         let layout = parameters.layout()?;
         parameters.finish()?;
         Ok(Self::File { dir: PathBuf::from(path.as_ref()), layout })
+    }
+
+    /// No parameters: what a program is to do is said by its arguments, beside the URL.
+    fn parse_command(rest: &str) -> Result<Self, UrlError> {
+        if rest.contains(['?', '#']) {
+            return Err(UrlError::CommandParameters);
+        }
+        let path = percent_decode_str(rest).decode_utf8().map_err(|_| UrlError::RelativeProgram)?;
+        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+            return Err(UrlError::RelativeProgram);
+        }
+        Ok(Self::Command { program: PathBuf::from(path.as_ref()) })
     }
 }
 
@@ -164,6 +183,18 @@ mod tests {
             message("file:///c?secret-key=/k"),
             "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
         );
-        assert!(message("command://x").contains("not supported by this version"));
+        assert!(message("https://x").contains("not supported by this version"));
+        assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");
+        assert_eq!(
+            message("command:///usr/bin/cachix?to=team"),
+            "this URL takes no parameters: leave out what begins with `?` or `#`, and write the program's arguments beside \
+             it: `args = [\"--to\", \"team\"]`"
+        );
+    }
+
+    #[test]
+    fn a_program_may_have_any_name() {
+        let program = PathBuf::from("/opt/a b/push");
+        assert_eq!(CacheUrl::parse("command:///opt/a%20b/push"), Ok(CacheUrl::Command { program }));
     }
 }

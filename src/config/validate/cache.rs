@@ -11,6 +11,7 @@ use crate::config::{CacheConfig, CheckUrl, HeaderValue, HttpConfig, StoreKeyConf
 use crate::policy::CacheName;
 use crate::secret::Source;
 
+use super::command::{self, command};
 use super::source::{Secret, source};
 use super::{absolute, not_empty, uploads};
 
@@ -108,6 +109,7 @@ pub(super) fn cache(
     if let Some(names) = &raw.server_hostnames {
         http.server_hostnames = hostnames(names, problems);
     }
+    let command = command(raw, problems);
     if let Some(text) = &raw.url {
         match check_url(text.get_ref()) {
             Ok(url) => fits(raw, &url, text, &http, problems),
@@ -121,6 +123,7 @@ pub(super) fn cache(
         signing_key,
         store_keys,
         http,
+        command,
         builtin: false,
     })
 }
@@ -148,6 +151,13 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
                 TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
             }
         }
+        CacheUrl::Command { .. } => {
+            senseless("signing_key", "since the program signs by itself, if it signs");
+            SERVER_KEYS.iter().for_each(|key| senseless(key, "since the program speaks to its server by itself"));
+        }
+    }
+    if !matches!(url, CacheUrl::Command { .. }) {
+        command::KEYS.iter().for_each(|key| senseless(key, "since it is for programs, command://, alone"));
     }
     for (key, scheme, store) in STORE_KEYS {
         if url.kind() != scheme {

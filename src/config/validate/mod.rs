@@ -1,6 +1,7 @@
 //! From what stands in the file to what the program believes.
 
 mod cache;
+mod command;
 mod source;
 
 use std::ops::RangeInclusive;
@@ -19,7 +20,7 @@ use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
-use super::{CacheConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
+use super::{CacheConfig, CommandConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
 
 /// The key of cache.nixos.org, as nixpkgs publishes it.
 const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -308,6 +309,7 @@ impl Defaults {
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
+            command: CommandConfig::default(),
             builtin: true,
         }
     }
