@@ -4,7 +4,7 @@
 use std::io;
 
 use super::layout::{self, StoredNar};
-use super::{CacheError, Layout};
+use super::{CacheError, Layout, Listed, NarReader};
 use crate::nix::{PathInfo, SecretKey, StoreDir};
 
 /// A binary cache, apart from where its files lie.
@@ -23,6 +23,15 @@ impl BinaryCache {
         let mut suffix = [0; 5];
         getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(layout::nar_name(&info.nar_hash, suffix, self.layout.compression))
+    }
+
+    /// The reader, and what it is to write down, if the cache wants that.
+    pub(super) fn listed(&self, reader: NarReader) -> (NarReader, Option<Listed>) {
+        if !self.layout.write_nar_listing {
+            return (reader, None);
+        }
+        let (reader, listed) = reader.listed();
+        (reader, Some(listed))
     }
 
     /// The narinfo of a path, signed.

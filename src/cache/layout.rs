@@ -17,6 +17,12 @@ pub fn narinfo_name(path: &StorePath) -> String {
     format!("{}.narinfo", path.hash_part())
 }
 
+/// Where the list of a path's files lies.
+#[must_use]
+pub fn listing_name(path: &StorePath) -> String {
+    format!("{}.ls", path.hash_part())
+}
+
 /// A name for an archive that no other upload has: `nar/NARHASH-SUFFIX.nar.zst`.
 ///
 /// It is known before the first byte, so that nothing needs to be spooled; and no file is ever overwritten, so that the
@@ -35,12 +41,14 @@ pub struct Layout {
     pub priority: u32,
     /// `WantMassQuery` likewise.
     pub want_mass_query: bool,
+    /// Whether a list of its files is put beside each path, as Nix does with the parameter of that name.
+    pub write_nar_listing: bool,
 }
 
 impl Default for Layout {
     /// Nix's own priority is that of a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
     fn default() -> Self {
-        Self { compression: Compression::default(), priority: 50, want_mass_query: true }
+        Self { compression: Compression::default(), priority: 50, want_mass_query: true, write_nar_listing: false }
     }
 }
 

@@ -37,7 +37,7 @@ pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use layout::{Layout, StoredNar};
-pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::Upstreams;
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};

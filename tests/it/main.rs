@@ -5,6 +5,7 @@ mod attic;
 mod backend_contract;
 mod backfill;
 mod bad_input;
+mod beside;
 mod bucket;
 mod bucket_listing;
 mod collected;

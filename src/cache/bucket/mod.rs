@@ -36,7 +36,7 @@ pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
 use super::binary::agree_on_store;
 use super::pack::Packing;
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, StoredNar, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
@@ -51,6 +51,9 @@ const NARINFO: &str = "text/x-nix-narinfo";
 
 /// What `nix-cache-info` is.
 const CACHE_INFO: &str = "text/x-nix-cache-info";
+
+/// What listings are.
+const LISTING: &str = "application/json";
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -124,8 +127,10 @@ impl BucketCache {
         if let Some(known) = contents.recall(info.nar_hash).await
             && self.store.has(&self.store.object(&known.url)).await?
         {
+            let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
             arrivals.await?;
             go_ahead.await?;
+            self.put_listing(&info, listing).await?;
             self.publish(&info, &known).await?;
             return Ok(Pushed { sent: 0, deduplicated: true });
         }
@@ -135,6 +140,7 @@ impl BucketCache {
             source,
         })?;
         let reader = nar.start().await?;
+        let (reader, listed) = self.binary.listed(reader);
         let slot = reader.slot();
         let object = self.store.object(&url);
         let mut upload = self.notes.begin(&self.store, object.clone()).await?;
@@ -144,6 +150,7 @@ impl BucketCache {
         drop(slot);
         arrivals.await?;
         go_ahead.await?;
+        self.put_listing(&info, listed.and_then(Listed::take)).await?;
         let object = upload.let_go();
         let stored = packed.stored_at(url);
         let deduplicated = match self.publish(&info, &stored).await {
@@ -166,11 +173,25 @@ impl BucketCache {
         Ok(Pushed { sent: packed.file_size, deduplicated })
     }
 
+    /// Puts the list of a path's files there, if there is one, over any that is there: it can only be the same.
+    async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
+        let Some(json) = listing else { return Ok(()) };
+        let object = self.store.object(&layout::listing_name(&info.path));
+        self.store.put(&object, PutPayload::from(json), LISTING, false).await.map(drop)
+    }
+
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
         self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
     }
+}
+
+/// The list of the files of an archive that needn't be sent.
+async fn list(nar: NarStream) -> Result<Option<Vec<u8>>, CacheError> {
+    let (mut reader, listed) = nar.start().await?.listed();
+    while reader.next().await?.is_some() {}
+    Ok(listed.take())
 }
 
 impl Cache for BucketCache {

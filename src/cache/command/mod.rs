@@ -5,7 +5,7 @@
 //! is begun, and an archive's last chunk is handed over only when its hash is right; a program that reads the files by
 //! itself is run only after storewatch has read and hashed them.
 //!
-//! The program gets an environment of its own ([`environment`]), without the secrets that the service has. It is killed,
+//! The program gets an environment of its own (`environment` says which), without the secrets that the service has. It is killed,
 //! with all that it has started, when its upload is called off.
 //!
 //! Deliberately absent: a way to ask it for one path at a time. What it was given successfully counts as there, unless it

@@ -21,13 +21,13 @@ use std::thread;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use self::commit::Committer;
+use self::commit::{Committer, Files};
 use self::look::{check_room, check_store};
 pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, NarReader, Push, Pushed, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
@@ -104,6 +104,7 @@ impl FileCache {
         let url = binary.new_nar_name(info).map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0 };
+        let (nar, listed) = binary.listed(nar);
         let packed = pack(nar, binary.layout.compression, info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
@@ -114,18 +115,25 @@ impl FileCache {
         if nar_synced {
             nar_file.sync()?;
         }
+        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
         let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
         let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
-        Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
+        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, file_size })
+    }
+
+    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
+        let dir = &self.options.dir;
+        let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
+        file.write_all(json).map_err(io_error("write a listing in", dir))?;
+        temp::write_out(&file, 0);
+        Ok(listing)
     }
 }
 
 struct Written {
-    nar: TempFile,
-    nar_synced: bool,
-    narinfo: TempFile,
+    files: Files,
     file_size: u64,
 }
 
@@ -153,7 +161,7 @@ impl Cache for FileCache {
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
-            self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
+            self.committer.publish(written.files).await?;
             Ok(Pushed { sent: written.file_size, deduplicated: false })
         })
     }

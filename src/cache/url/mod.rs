@@ -139,13 +139,14 @@ mod tests {
 
     #[test]
     fn what_people_know_from_nix_is_understood() {
-        let Ok(CacheUrl::File { dir, layout }) =
-            CacheUrl::parse("file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false")
-        else {
+        let Ok(CacheUrl::File { dir, layout }) = CacheUrl::parse(
+            "file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false&write-nar-listing=true",
+        ) else {
             panic!("a good URL was refused")
         };
         assert_eq!(dir, PathBuf::from("/srv/cache"));
-        let said = Layout { compression: Compression::Zstd { level: 7 }, priority: 30, want_mass_query: false };
+        let compression = Compression::Zstd { level: 7 };
+        let said = Layout { compression, priority: 30, want_mass_query: false, write_nar_listing: true };
         assert_eq!(layout, said);
         let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
             Ok(CacheUrl::File { layout, .. }) => layout.compression,
@@ -181,7 +182,8 @@ mod tests {
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
             message("file:///c?secret-key=/k"),
-            "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
+            "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query \
+             and write-nar-listing"
         );
         assert!(message("https://x").contains("not supported by this version"));
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");
