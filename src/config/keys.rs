@@ -40,6 +40,7 @@ pub const STORE: Keys = Keys {
     known: &[
         ("dir", "dir = \"/nix/store\""),
         ("state_dir", "state_dir = \"/nix/var/nix\""),
+        ("log_dir", "log_dir = \"/nix/var/log/nix\""),
         ("real_dir", "real_dir = \"/mnt/nix/store\""),
         ("remote", "remote = \"daemon\""),
     ],

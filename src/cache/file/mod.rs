@@ -13,13 +13,14 @@ mod sweep;
 mod temp;
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tracing::debug;
 
 use self::commit::{Committer, Files};
 use self::look::{check_room, check_store};
@@ -35,6 +36,9 @@ const TEMP_DIR: &str = ".tmp";
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
+
+/// Bytes of a log that are read at once.
+const LOG_CHUNK: usize = 64 * 1024;
 
 /// Archives from this size on (bytes, packed) are synced by the thread that wrote them, so that small ones needn't wait
 /// for them in a group: a disk writes it in some 10 ms.
@@ -123,6 +127,34 @@ impl FileCache {
         Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, file_size })
     }
 
+    /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
+    fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        let FileOptions { dir, binary, instance, .. } = &self.options;
+        let target = dir.join(layout::log_name(derivation));
+        if target.exists() {
+            return Ok(());
+        }
+        let Some(mut log) = binary.build_log(derivation) else { return Ok(()) };
+        let folder = dir.join(layout::LOG_DIR);
+        DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
+        let temp = dir.join(TEMP_DIR).join(temp::new_log_name(instance));
+        let (mut temp, mut file) = TempFile::create(temp, target)?;
+        let mut chunk = vec![0; LOG_CHUNK];
+        loop {
+            match log.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => file.write_all(&chunk[..read]).map_err(io_error("write a log in", &folder))?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    debug!("read the log of {derivation}: {error}");
+                    return Ok(());
+                }
+            }
+        }
+        temp.sync()?;
+        temp.publish()
+    }
+
     fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
@@ -157,10 +189,16 @@ impl Cache for FileCache {
             check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
+            let derivation = self.options.binary.logged(&info).cloned();
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
+            if let Some(derivation) = derivation {
+                let cache = Arc::clone(&self);
+                let put = spawn_blocking(move || cache.put_log(&derivation)).await;
+                put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
+            }
             self.committer.publish(written.files).await?;
             Ok(Pushed { sent: written.file_size, deduplicated: false })
         })
@@ -223,6 +261,7 @@ mod tests {
                 store_dir: StoreDir::default(),
                 layout: Layout::default(),
                 key: SecretKey::generate("test-1").expect("randomness"),
+                log_dir: PathBuf::new(),
             },
             instance: "0123".to_owned(),
             reserve_percent: 0,

@@ -146,7 +146,13 @@ mod tests {
         };
         assert_eq!(dir, PathBuf::from("/srv/cache"));
         let compression = Compression::Zstd { level: 7 };
-        let said = Layout { compression, priority: 30, want_mass_query: false, write_nar_listing: true };
+        let said = Layout {
+            compression,
+            priority: 30,
+            want_mass_query: false,
+            write_nar_listing: true,
+            write_build_logs: false,
+        };
         assert_eq!(layout, said);
         let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
             Ok(CacheUrl::File { layout, .. }) => layout.compression,
@@ -182,8 +188,8 @@ mod tests {
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
             message("file:///c?secret-key=/k"),
-            "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query \
-             and write-nar-listing"
+            "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
+             write-build-logs and write-nar-listing"
         );
         assert!(message("https://x").contains("not supported by this version"));
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");

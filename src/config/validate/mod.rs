@@ -94,6 +94,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
     let mut path = |key, value: &Option<Spanned<String>>| value.as_ref().and_then(|path| absolute(key, path, problems));
     let dir = path("dir", &raw.dir).map(|dir| StoreDir::new(&dir.to_string_lossy()));
     let (state_dir, real_dir) = (path("state_dir", &raw.state_dir), path("real_dir", &raw.real_dir));
+    let log_dir = path("log_dir", &raw.log_dir);
     let remote = raw.remote.as_ref().and_then(|text| match Remote::parse(text.get_ref()) {
         Ok(remote) => Some(remote),
         Err(err) => {
@@ -105,6 +106,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
         for (key, parameter, twice) in [
             ("dir", "store", dir.is_some() && given.store.is_some()),
             ("real_dir", "real", real_dir.is_some() && given.real.is_some()),
+            ("log_dir", "log", log_dir.is_some() && given.log.is_some()),
             ("state_dir", "state", state_dir.is_some() && given.state.is_some()),
         ] {
             if twice {
@@ -112,7 +114,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
             }
         }
     }
-    StoreOptions { dir, state_dir, real_dir, remote }
+    StoreOptions { dir, state_dir, log_dir, real_dir, remote }
 }
 
 fn upstream_keys(raw: Option<&List>, problems: &mut Problems<'_>) -> Vec<PublicKey> {

@@ -148,6 +148,7 @@ fn open_file(
                 store_dir: surroundings.nix.logical.clone(),
                 layout,
                 key: signing_key(&config, &surroundings)?,
+                log_dir: surroundings.nix.log.clone(),
             },
             instance: surroundings.instance.clone(),
             reserve_percent: reserve_percent(&config),
@@ -168,11 +169,11 @@ fn open_bucket(
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
-    let store_dir = surroundings.nix.logical.clone();
+    let (store_dir, log_dir) = (surroundings.nix.logical.clone(), surroundings.nix.log.clone());
     Box::pin(async move {
         let key = tokio::task::spawn_blocking(move || signing_key(&config, &surroundings)).await;
         let key = key.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
-        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key }, unfinished).await?;
+        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key, log_dir }, unfinished).await?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     })
 }
