@@ -126,10 +126,10 @@ impl BucketCache {
     async fn put_new(
         &self,
         object: &object_store::path::Path,
-        text: String,
+        content: impl Into<PutPayload>,
         kind: &'static str,
     ) -> Result<Put, Arc<BucketError>> {
-        let payload = PutPayload::from(text);
+        let payload = content.into();
         if !self.only_overwrites.load(Ordering::Relaxed) {
             match self.store.put(object, payload.clone(), kind, true).await {
                 Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
@@ -207,6 +207,10 @@ impl BucketCache {
             return Ok(());
         }
         let _alone = self.log_in_memory.lock().await;
+        // Another output of the same build may have brought it meanwhile.
+        if self.store.has(&object).await? {
+            return Ok(());
+        }
         let (binary, derivation) = (Arc::clone(&self.binary), derivation.clone());
         let read = spawn_blocking(move || {
             let mut text = Vec::new();
@@ -220,7 +224,7 @@ impl BucketCache {
         });
         let read = read.await.map_err(|_| CacheError::LostThread { action: "read a log" })?;
         let Some(text) = read else { return Ok(()) };
-        self.store.put(&object, PutPayload::from(text), LOG, false).await?;
+        self.put_new(&object, text, LOG).await?;
         Ok(())
     }
 
