@@ -8,14 +8,15 @@ rustPlatform.buildRustPackage {
   pname = manifest.package.name;
   inherit (manifest.package) version;
 
-  # What cargo reads, so that an edited document does not mean a new build. The policy's document is among it: a test
-  # parses its examples.
+  # What cargo reads, so that an edited document does not mean a new build. Two documents are among it: tests
+  # parse their examples.
   src = lib.fileset.toSource {
     root = ../.;
     fileset = lib.fileset.unions [
       ../Cargo.toml
       ../Cargo.lock
       ../benches
+      ../docs/commands.md
       ../docs/policy.md
       ../src
       ../tests/it

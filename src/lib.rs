@@ -11,7 +11,7 @@
 //!       │ claim: references first, fresh before backfill
 //!    upload   closure → missing? → NAR stream → verify → caches
 //!       │
-//!    cache    an Attic server's cache, or a signed binary cache directory
+//!    cache    an Attic server's cache, a signed binary cache, or a program
 //!       │ outcome
 //!    queue    done | retry at | failed | gone
 //! ```
@@ -31,6 +31,7 @@
 //! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order;
 //!   examines the host that it runs on.
 //! - [`cli`]: the commands that people type, with their help, hints and exit codes.
+//! - [`program`]: programs of others that are run, and of which nothing is left.
 //! - [`report`]: an error with all its causes as one line of text.
 
 pub mod cache;
@@ -40,6 +41,7 @@ pub mod daemon;
 pub mod limit;
 pub mod nix;
 pub mod policy;
+pub mod program;
 pub mod queue;
 pub mod report;
 pub mod secret;

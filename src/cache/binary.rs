@@ -1,11 +1,14 @@
 //! What all binary caches have in common, on whatever their files lie: which store they are for, how they are laid out,
 //! and whose key signs what is put there.
 
-use std::io;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use tracing::debug;
 
 use super::layout::{self, StoredNar};
-use super::{CacheError, Layout};
-use crate::nix::{PathInfo, SecretKey, StoreDir};
+use super::{CacheError, Layout, Listed, NarReader};
+use crate::nix::{PathInfo, SecretKey, StoreDir, StorePath, open_build_log};
 
 /// A binary cache, apart from where its files lie.
 pub struct BinaryCache {
@@ -15,6 +18,8 @@ pub struct BinaryCache {
     pub layout: Layout,
     /// Signs the narinfos.
     pub key: SecretKey,
+    /// Nix's folder of logs on this host.
+    pub log_dir: PathBuf,
 }
 
 impl BinaryCache {
@@ -23,6 +28,29 @@ impl BinaryCache {
         let mut suffix = [0; 5];
         getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(layout::nar_name(&info.nar_hash, suffix, self.layout.compression))
+    }
+
+    /// The reader, and what it is to write down, if the cache wants that.
+    pub(super) fn listed(&self, reader: NarReader) -> (NarReader, Option<Listed>) {
+        if !self.layout.write_nar_listing {
+            return (reader, None);
+        }
+        let (reader, listed) = reader.listed();
+        (reader, Some(listed))
+    }
+
+    /// The derivation whose log goes with a path, if the cache wants that.
+    pub(super) fn logged<'i>(&self, info: &'i PathInfo) -> Option<&'i StorePath> {
+        info.deriver.as_ref().filter(|_| self.layout.write_build_logs)
+    }
+
+    /// The log of that derivation's build, where this host has it. That it can't be read is no reason not to upload what was
+    /// built. Blocks.
+    pub(super) fn build_log(&self, derivation: &StorePath) -> Option<Box<dyn Read + Send>> {
+        open_build_log(&self.log_dir, derivation).unwrap_or_else(|error| {
+            debug!("open the log of {derivation}: {error}");
+            None
+        })
     }
 
     /// The narinfo of a path, signed.

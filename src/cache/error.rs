@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bucket::BucketError;
+use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
@@ -82,6 +83,9 @@ pub enum CacheError {
     /// Its object store could not be asked, or refused.
     #[error(transparent)]
     Bucket(#[from] Arc<BucketError>),
+    /// The program that is the cache didn't take it.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The server is there and the cache isn't.
     #[error("{server} has no cache `{cache}`; `attic cache create {cache}` makes one")]
     NoSuchCache {
@@ -205,6 +209,7 @@ impl CacheError {
             Self::Http(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::Bucket(error) => error.hint(),
+            Self::Command(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Some(
                     "the user that the service runs as must be able to read and write there; ask as that user, or as root",
@@ -246,6 +251,7 @@ impl CacheError {
             Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
             Self::Http(error) => error.class(),
             Self::Bucket(error) => error.class(),
+            Self::Command(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,

@@ -7,8 +7,8 @@ use serde::Serialize;
 /// What there is to say of a cache. Where a server tells nothing, there is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CacheInfo {
-    /// Its URL, as Nix takes it for a substituter.
-    pub substituter: String,
+    /// Its URL, as Nix takes it for a substituter, if Nix can read from it.
+    pub substituter: Option<String>,
     /// The key that verifies its narinfos, as Nix takes it in `trusted-public-keys`.
     pub public_key: Option<String>,
     /// Where the API of its server is.

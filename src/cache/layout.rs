@@ -17,6 +17,21 @@ pub fn narinfo_name(path: &StorePath) -> String {
     format!("{}.narinfo", path.hash_part())
 }
 
+/// Where the list of a path's files lies.
+#[must_use]
+pub fn listing_name(path: &StorePath) -> String {
+    format!("{}.ls", path.hash_part())
+}
+
+/// Directory of the logs of builds.
+pub const LOG_DIR: &str = "log";
+
+/// Where the log of a derivation's build lies, not compressed: `nix log` looks for it there.
+#[must_use]
+pub fn log_name(derivation: &StorePath) -> String {
+    format!("{LOG_DIR}/{}", derivation.base_name())
+}
+
 /// A name for an archive that no other upload has: `nar/NARHASH-SUFFIX.nar.zst`.
 ///
 /// It is known before the first byte, so that nothing needs to be spooled; and no file is ever overwritten, so that the
@@ -35,12 +50,22 @@ pub struct Layout {
     pub priority: u32,
     /// `WantMassQuery` likewise.
     pub want_mass_query: bool,
+    /// Whether a list of its files is put beside each path, as Nix does with the parameter of that name.
+    pub write_nar_listing: bool,
+    /// Whether the log of a path's build is put there, too.
+    pub write_build_logs: bool,
 }
 
 impl Default for Layout {
     /// Nix's own priority is that of a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
     fn default() -> Self {
-        Self { compression: Compression::default(), priority: 50, want_mass_query: true }
+        Self {
+            compression: Compression::default(),
+            priority: 50,
+            want_mass_query: true,
+            write_nar_listing: false,
+            write_build_logs: false,
+        }
     }
 }
 

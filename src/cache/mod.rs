@@ -11,6 +11,7 @@
 pub mod attic;
 mod binary;
 pub mod bucket;
+pub mod command;
 mod compression;
 mod error;
 pub mod file;
@@ -36,7 +37,7 @@ pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use layout::{Layout, StoredNar};
-pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::{Upstreams, greet as greet_upstream};
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
@@ -48,6 +49,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Cache: Send + Sync {
     /// Which of these paths the cache lacks, in the order given.
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>>;
+
+    /// Whether [`Cache::missing`] tells what the cache has. Where it doesn't, and so says that everything is missing, what
+    /// it was given counts as there.
+    fn knows_what_it_has(&self) -> bool {
+        true
+    }
 
     /// How long it may be believed that a path is there: zero where asking costs next to nothing.
     fn answers_hold(&self) -> Duration {

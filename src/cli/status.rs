@@ -42,8 +42,8 @@ struct Status {
 struct CacheStatus {
     #[serde(flatten)]
     counts: CacheCounts,
-    /// What Nix takes as a substituter.
-    substituter: String,
+    /// What Nix takes as a substituter; null where only a program knows where its paths are.
+    substituter: Option<String>,
     /// What Nix takes as a trusted public key; null where this user can't know it, or where there is none yet.
     public_key: Option<String>,
     /// The policy no longer names it: its jobs wait until it does, or until they are dropped. Null without a good policy.
@@ -194,7 +194,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         if counts.held + counts.failed > 0 {
             writeln!(out, "  `storewatch queue list --cache {}` says why some are held or have failed", counts.name)?;
         }
-        if *orphaned == Some(false) {
+        if *orphaned == Some(false)
+            && let Some(substituter) = substituter
+        {
             writeln!(out, "  extra-substituters        = {substituter}")?;
         }
         if let Some(key) = public_key {

@@ -4,12 +4,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cache::command::Gives;
 use crate::policy::CacheName;
 use crate::secret::Source;
 
 /// How long an upstream's answer is believed, where the policy doesn't say. Caches collect garbage, but seldom; in an
 /// hour few of the paths that one lacked come to be there.
 const DEFAULT_REMEMBER: Duration = Duration::from_secs(60 * 60);
+
+/// How long a program may take for one path, where the policy doesn't say: a large one over a slow line.
+const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Names that hosts have which serve caches.
 const DEFAULT_SERVER_HOSTNAMES: [&str; 3] = ["atticd", "cache-server", "cache-build-server"];
@@ -30,6 +34,8 @@ pub struct CacheConfig {
     pub store_keys: StoreKeyConfig,
     /// How its server is spoken to; all default where there is none.
     pub http: HttpConfig,
+    /// How its program is run; all default where it is none.
+    pub command: CommandConfig,
     /// Whether it is the one that stands in where the policy names none.
     pub builtin: bool,
 }
@@ -47,6 +53,33 @@ pub struct StoreKeyConfig {
     pub service_account_key: Option<Source>,
     /// The key of a storage account of Azure's.
     pub account_key: Option<Source>,
+}
+
+/// How a program that is a cache is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandConfig {
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What it is given of a path.
+    pub gives: Gives,
+    /// Whether it is asked what is missing.
+    pub answers_missing: bool,
+    /// It is killed when it takes longer for one path.
+    pub timeout: Duration,
+    /// Variables of the service's environment that it gets beside the usual ones.
+    pub pass_environment: Vec<String>,
+}
+
+impl Default for CommandConfig {
+    fn default() -> Self {
+        Self {
+            args: Vec::new(),
+            gives: Gives::default(),
+            answers_missing: false,
+            timeout: DEFAULT_COMMAND_TIMEOUT,
+            pass_environment: Vec::new(),
+        }
+    }
 }
 
 /// How the server of a cache is spoken to.

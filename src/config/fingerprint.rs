@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{CacheConfig, HeaderValue, HttpConfig, StoreKeyConfig};
+use super::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig};
 use crate::secret::Source;
 
 impl CacheConfig {
@@ -16,11 +16,12 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, uploads: _, signing_key, store_keys, http, builtin: _ } = self;
+        let Self { name, url, uploads: _, signing_key, store_keys, http, command, builtin: _ } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         said.source("signing_key", signing_key.as_ref());
         said.store_keys(store_keys);
         said.http(http);
+        said.command(command);
         Sha256::digest(said.0).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -71,6 +72,21 @@ impl Said {
         }
     }
 
+    fn command(&mut self, command: &CommandConfig) {
+        let CommandConfig { args, gives, answers_missing, timeout, pass_environment } = command;
+        let default = CommandConfig::default();
+        let mut other = |key, is_default: bool, value: &dyn std::fmt::Debug| {
+            if !is_default {
+                self.line(key, value);
+            }
+        };
+        other("args", *args == default.args, args);
+        other("gives", *gives == default.gives, gives);
+        other("answers_missing", *answers_missing == default.answers_missing, answers_missing);
+        other("timeout", *timeout == default.timeout, timeout);
+        other("pass_environment", *pass_environment == default.pass_environment, pass_environment);
+    }
+
     fn source(&mut self, key: &str, source: Option<&Source>) {
         match source {
             None => {}
@@ -104,6 +120,7 @@ mod tests {
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
+            command: CommandConfig::default(),
             builtin: false,
         };
         let http = |http| CacheConfig { http, ..cache.clone() };
@@ -125,6 +142,10 @@ mod tests {
             http(HttpConfig { ca_file: Some("/ca".into()), ..HttpConfig::default() }),
             http(HttpConfig { allow_self: true, ..HttpConfig::default() }),
             http(HttpConfig { server_hostnames: Vec::new(), ..HttpConfig::default() }),
+            CacheConfig {
+                command: CommandConfig { args: vec!["team".to_owned()], ..CommandConfig::default() },
+                ..cache.clone()
+            },
         ];
         let mut seen = vec![cache.fingerprint()];
         for other in others {

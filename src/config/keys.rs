@@ -40,6 +40,7 @@ pub const STORE: Keys = Keys {
     known: &[
         ("dir", "dir = \"/nix/store\""),
         ("state_dir", "state_dir = \"/nix/var/nix\""),
+        ("log_dir", "log_dir = \"/nix/var/log/nix\""),
         ("real_dir", "real_dir = \"/mnt/nix/store\""),
         ("remote", "remote = \"daemon\""),
     ],
@@ -65,6 +66,11 @@ pub const CACHE: Keys = Keys {
         ("allow_unencrypted", "allow_unencrypted = true"),
         ("allow_self", "allow_self = true"),
         ("server_hostnames", "server_hostnames = [\"cache-server\"]"),
+        ("args", "args = [\"--to\", \"team\"]"),
+        ("gives", "gives = \"nar\""),
+        ("answers_missing", "answers_missing = true"),
+        ("timeout", "timeout = \"2h\""),
+        ("pass_environment", "pass_environment = [\"CACHIX_AUTH_TOKEN\"]"),
     ],
     later: &[],
 };

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use crate::policy::Policy;
 
-pub use cache::{CacheConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
+pub use cache::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
 pub use duration::{BadDuration, parse_duration};
 pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_STATE_DIR, Surroundings};
 pub use problems::{ConfigError, Problem};

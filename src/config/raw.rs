@@ -28,6 +28,7 @@ pub(super) struct RawPolicy {
 pub(super) struct RawStore {
     pub(super) dir: Option<Spanned<String>>,
     pub(super) state_dir: Option<Spanned<String>>,
+    pub(super) log_dir: Option<Spanned<String>>,
     pub(super) real_dir: Option<Spanned<String>>,
     pub(super) remote: Option<Spanned<String>>,
 }
@@ -115,6 +116,7 @@ impl RawStore {
         Self {
             dir: table.string("dir", problems),
             state_dir: table.string("state_dir", problems),
+            log_dir: table.string("log_dir", problems),
             real_dir: table.string("real_dir", problems),
             remote: table.string("remote", problems),
         }

@@ -27,6 +27,11 @@ pub(super) struct RawCache {
     pub(super) allow_unencrypted: Option<Spanned<bool>>,
     pub(super) allow_self: Option<Spanned<bool>>,
     pub(super) server_hostnames: Option<List>,
+    pub(super) args: Option<List>,
+    pub(super) gives: Option<Spanned<String>>,
+    pub(super) answers_missing: Option<Spanned<bool>>,
+    pub(super) timeout: Option<Spanned<String>>,
+    pub(super) pass_environment: Option<List>,
     /// The keys that are there, good or bad, and their places.
     pub(super) given: Vec<(&'static str, Range<usize>)>,
 }
@@ -80,6 +85,11 @@ impl RawCache {
             allow_unencrypted: table.boolean("allow_unencrypted", problems),
             allow_self: table.boolean("allow_self", problems),
             server_hostnames: table.list("server_hostnames", problems),
+            args: table.list("args", problems),
+            gives: table.string("gives", problems),
+            answers_missing: table.boolean("answers_missing", problems),
+            timeout: table.string("timeout", problems),
+            pass_environment: table.list("pass_environment", problems),
             given: table.given(),
         }
     }

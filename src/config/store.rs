@@ -12,6 +12,7 @@ use crate::nix::StoreDir;
 
 const DEFAULT_STORE_DIR: &str = "/nix/store";
 const DEFAULT_STATE_DIR: &str = "/nix/var/nix";
+const DEFAULT_LOG_DIR: &str = "/nix/var/log/nix";
 
 /// A Nix store on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct NixStore {
     pub real: PathBuf,
     /// Nix's state: `/nix/var/nix`.
     pub state: PathBuf,
+    /// Nix's logs of builds: `/nix/var/log/nix`.
+    pub log: PathBuf,
     /// The Nix daemon's socket; nothing says that it is there.
     pub socket: PathBuf,
 }
@@ -33,6 +36,8 @@ pub struct StoreOptions {
     pub dir: Option<StoreDir>,
     /// Nix's state directory.
     pub state_dir: Option<PathBuf>,
+    /// Nix's folder of logs.
+    pub log_dir: Option<PathBuf>,
     /// Where the files really are.
     pub real_dir: Option<PathBuf>,
     /// A store URL.
@@ -52,6 +57,8 @@ pub struct Remote {
     pub real: Option<PathBuf>,
     /// Nix's state directory (`state=`).
     pub state: Option<PathBuf>,
+    /// Nix's folder of logs (`log=`).
+    pub log: Option<PathBuf>,
 }
 
 /// A store URL that storewatch can't work with.
@@ -86,7 +93,8 @@ pub enum StoreError {
 }
 
 impl NixStore {
-    /// Resolves the store from `NIX_REMOTE`, `NIX_STORE_DIR`, `NIX_STATE_DIR` and `NIX_DAEMON_SOCKET_PATH` over what the
+    /// Resolves the store from `NIX_REMOTE`, `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR` and
+    /// `NIX_DAEMON_SOCKET_PATH` over what the
     /// policy says. A variable that is empty counts as not set.
     ///
     /// # Errors
@@ -126,11 +134,18 @@ impl NixStore {
             .or(policys.state.clone())
             .or(below(&policys.root, "nix/var/nix"))
             .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+        let log = (from_env.log)
+            .or(below(&from_env.root, "nix/var/log/nix"))
+            .or(path("NIX_LOG_DIR")?.map(PathBuf::from))
+            .or(options.log_dir.clone())
+            .or(policys.log.clone())
+            .or(below(&policys.root, "nix/var/log/nix"))
+            .unwrap_or_else(|| DEFAULT_LOG_DIR.into());
         let socket = (from_env.socket)
             .or(path("NIX_DAEMON_SOCKET_PATH")?.map(PathBuf::from))
             .or(policys.socket.clone())
             .unwrap_or_else(|| state.join("daemon-socket/socket"));
-        Ok(Self { logical, real, state, socket })
+        Ok(Self { logical, real, state, log, socket })
     }
 
     /// Nix's database.
@@ -163,6 +178,7 @@ impl Remote {
                 "root" if value.is_empty() => remote.root = None,
                 "root" => remote.root = Some(absolute("`root=`", value)?),
                 "real" => remote.real = Some(absolute("`real=`", value)?),
+                "log" => remote.log = Some(absolute("`log=`", value)?),
                 "state" => remote.state = Some(absolute("`state=`", value)?),
                 "store" => remote.store = Some(StoreDir::new(&absolute("`store=`", value)?.to_string_lossy())),
                 _ => {}
@@ -182,10 +198,33 @@ fn absolute(what: &'static str, text: &str) -> Result<PathBuf, BadRemote> {
 mod tests {
     use super::*;
 
-    fn resolve(options: &StoreOptions, env: &[(&str, &str)]) -> Result<NixStore, StoreError> {
+    fn resolve_all(options: &StoreOptions, env: &[(&str, &str)]) -> Result<NixStore, StoreError> {
         NixStore::resolve(options, |name| {
             env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
+    }
+
+    /// Without the logs, which have a test of their own.
+    fn resolve(options: &StoreOptions, env: &[(&str, &str)]) -> Result<NixStore, StoreError> {
+        resolve_all(options, env).map(|store| NixStore { log: PathBuf::new(), ..store })
+    }
+
+    #[test]
+    fn where_the_logs_are() {
+        let policys = |log_dir: Option<&str>, remote: &str| StoreOptions {
+            log_dir: log_dir.map(PathBuf::from),
+            ..policys(remote)
+        };
+        for (options, env, expected) in [
+            (policys(None, ""), vec![], "/nix/var/log/nix"),
+            (policys(None, "/p"), vec![], "/p/nix/var/log/nix"),
+            (policys(None, "local?root=/p&log=/l"), vec![], "/l"),
+            (policys(Some("/o"), "local?root=/p"), vec![], "/o"),
+            (policys(Some("/o"), ""), vec![("NIX_LOG_DIR", "/e")], "/e"),
+            (policys(None, ""), vec![("NIX_LOG_DIR", "/e"), ("NIX_REMOTE", "/p")], "/p/nix/var/log/nix"),
+        ] {
+            assert_eq!(resolve_all(&options, &env).map(|store| store.log), Ok(expected.into()), "{options:?} {env:?}");
+        }
     }
 
     fn policys(remote: &str) -> StoreOptions {
@@ -194,7 +233,8 @@ mod tests {
 
     /// Logical, real, state and socket of what is expected.
     fn store(logical: &str, real: &str, state: &str, socket: &str) -> Result<NixStore, StoreError> {
-        Ok(NixStore { logical: StoreDir::new(logical), real: real.into(), state: state.into(), socket: socket.into() })
+        let (real, state, socket) = (real.into(), state.into(), socket.into());
+        Ok(NixStore { logical: StoreDir::new(logical), real, state, log: PathBuf::new(), socket })
     }
 
     #[test]
@@ -227,6 +267,7 @@ mod tests {
         let options = StoreOptions {
             dir: Some(StoreDir::new("/policy/store")),
             state_dir: Some("/policy/state".into()),
+            log_dir: None,
             real_dir: Some("/policy/real".into()),
             remote: None,
         };

@@ -1,5 +1,6 @@
 //! What people read when a policy is wrong, word for word, and what a good one comes to.
 
+mod commands;
 mod manual;
 mod servers;
 mod stores;

@@ -217,7 +217,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let mut clocks = Clocks::now();
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
     for cache in &settings.config().caches {
-        let substituter = caches::substituter(&cache.url);
+        let Some(substituter) = caches::substituter(&cache.url) else { continue };
         info!(cache = %cache.name, "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key");
     }
     // When the policy file is to be looked at again, since it was just being written.

@@ -2,6 +2,7 @@
 //!
 //! Nothing in this room knows of policies, queues or caches.
 
+mod build_log;
 mod daemon;
 mod database;
 mod derivation;
@@ -13,6 +14,7 @@ mod signature;
 pub mod store_listing;
 mod store_path;
 
+pub use build_log::open_build_log;
 pub use daemon::{Daemon, DaemonError};
 pub use database::{
     Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,

@@ -19,6 +19,7 @@
 
 mod admit;
 mod contents;
+mod delivered;
 mod handle;
 mod job;
 mod links;

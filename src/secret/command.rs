@@ -11,14 +11,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::error::{NoText, SecretError};
 use super::text::LONGEST;
+use crate::program::Running;
 
 /// What the command writes to its standard output: at most [`LONGEST`] bytes.
 pub(super) async fn output(argv: &[String], within: Duration) -> Result<Zeroizing<Vec<u8>>, SecretError> {
@@ -28,15 +28,15 @@ pub(super) async fn output(argv: &[String], within: Duration) -> Result<Zeroizin
     };
     let mut command = Command::new(program);
     command.args(argv.iter().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut running = Running(command.process_group(0).kill_on_drop(true).spawn().map_err(failed("start"))?);
-    let stdout = running.0.stdout.take();
+    let mut running = Running::start(&mut command).map_err(failed("start"))?;
+    let stdout = running.stdout();
     let ended = timeout(within, async {
         let output = bounded(stdout).await.map_err(failed("read the output of"))?;
         if output.len() > LONGEST {
             let from = format!("the command {program}");
             return Err(SecretError::NoText { from, problem: NoText::TooLong });
         }
-        let status = running.0.wait().await.map_err(failed("wait for"))?;
+        let status = running.wait().await.map_err(failed("wait for"))?;
         Ok((output, status))
     });
     let Ok(ended) = ended.await else {
@@ -47,20 +47,6 @@ pub(super) async fn output(argv: &[String], within: Duration) -> Result<Zeroizin
         return Err(SecretError::Failed { program: program.to_owned(), status: status.to_string() });
     }
     Ok(output)
-}
-
-/// A command that may still run; dropped, it and all that it has started are killed.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // As long as it has a number it hasn't been waited for, so nobody else can have that number.
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // What is gone already needs no killing.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
 }
 
 /// Reads to the end, or one byte further than a secret can be. What is left unread has no reader then, and the command

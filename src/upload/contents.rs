@@ -1,16 +1,31 @@
-//! The queue's memory of what a cache was given, as backends see it.
+//! The queue's memory of what a cache was given.
+
+use std::collections::HashSet;
 
 use tracing::debug;
 
 use crate::cache::{BoxFuture, Compression, Contents, StoredNar};
-use crate::nix::NarHash;
+use crate::nix::{NarHash, StorePath};
 use crate::queue::{CacheId, Content, QueueHandle, now};
 use crate::report::one_line;
 
 /// What the queue remembers of one cache. That it can't be asked is no reason not to upload.
+#[derive(Clone)]
 pub(super) struct Remembered {
     pub(super) queue: QueueHandle,
     pub(super) cache: CacheId,
+}
+
+impl Remembered {
+    /// Which of these paths the cache has been given, as far as the queue knows.
+    pub(super) async fn given(&self, paths: &[StorePath]) -> HashSet<StorePath> {
+        let (cache, paths) = (self.cache, paths.to_vec());
+        let found = self.queue.call(move |queue| queue.delivered(cache, &paths)).await;
+        found.map(HashSet::from_iter).unwrap_or_else(|error| {
+            debug!("{}", one_line(&error));
+            HashSet::new()
+        })
+    }
 }
 
 impl Contents for Remembered {

@@ -294,7 +294,7 @@ impl Uploader {
         let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         match result {
             Ok(opened) => {
-                if state.opened(opened) {
+                if state.opened(opened, &self.queue) {
                     note_taking(&self.queue, cache, state).await?;
                 }
                 Ok(())

@@ -6,6 +6,8 @@
 //!
 //! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too.
 //! That it is missing is never believed twice: it may be there by now.
+//!
+//! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::contents::Remembered;
 use crate::cache::{Cache, CacheError};
 use crate::nix::StorePath;
 
@@ -26,6 +29,7 @@ const REMEMBERED: usize = 20_000;
 #[derive(Clone)]
 pub(super) struct Presence {
     cache: Arc<dyn Cache>,
+    memory: Option<Remembered>,
     state: Arc<Mutex<State>>,
 }
 
@@ -51,8 +55,9 @@ pub(super) enum Unanswered {
 }
 
 impl Presence {
-    pub(super) fn new(cache: Arc<dyn Cache>) -> Self {
-        Self { cache, state: Arc::default() }
+    /// `memory` is what stands in where the cache can't say what it has.
+    pub(super) fn new(cache: Arc<dyn Cache>, memory: Option<Remembered>) -> Self {
+        Self { memory: memory.filter(|_| !cache.knows_what_it_has()), cache, state: Arc::default() }
     }
 
     pub(super) fn cache(&self) -> &Arc<dyn Cache> {
@@ -116,7 +121,7 @@ impl Presence {
             };
             let all: HashSet<&StorePath> = questions.iter().flat_map(|question| &question.paths).collect();
             let all: Vec<StorePath> = all.into_iter().cloned().collect();
-            match self.cache.missing(&all).await {
+            match self.ask(&all).await {
                 Ok(missing) => {
                     let missing: Arc<HashSet<_>> = Arc::new(missing.into_iter().collect());
                     let now = Instant::now();
@@ -141,6 +146,15 @@ impl Presence {
                 }
             }
         }
+    }
+
+    async fn ask(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, CacheError> {
+        let mut missing = self.cache.missing(paths).await?;
+        if let Some(memory) = &self.memory {
+            let given = memory.given(&missing).await;
+            missing.retain(|path| !given.contains(path));
+        }
+        Ok(missing)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -208,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_asked_while_a_question_is_under_way_goes_out_together() {
         let cache = Slow::new(Duration::ZERO, false);
-        let presence = Presence::new(cache.clone());
+        let presence = Presence::new(cache.clone(), None);
         let mut asking = tokio::task::JoinSet::new();
         for number in 0..100 {
             let presence = presence.clone();
@@ -231,7 +245,7 @@ mod tests {
     async fn what_is_there_is_believed_for_a_while_and_what_is_missing_is_not() {
         let cache = Slow::new(Duration::from_secs(60), false);
         cache.let_through.add_permits(1_000);
-        let presence = Presence::new(cache.clone());
+        let presence = Presence::new(cache.clone(), None);
         let asked = [path("there"), path("lacking")];
         let asked_so_far = || cache.asked.lock().expect("no panic").clone();
         for _ in 0..2 {
@@ -249,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn one_failure_is_told_by_one() {
         let cache = Slow::new(Duration::ZERO, true);
-        let presence = Presence::new(cache.clone());
+        let presence = Presence::new(cache.clone(), None);
         let mut asking = tokio::task::JoinSet::new();
         for number in 0..50 {
             let presence = presence.clone();

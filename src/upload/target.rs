@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::contents::Remembered;
 use super::presence::Presence;
 use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
-use crate::queue::CacheId;
+use crate::queue::{CacheId, QueueHandle};
 
 /// Opens a cache; asked again and again until it succeeds.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
@@ -230,8 +231,9 @@ impl State {
     }
 
     /// It is open. Returns whether it therefore takes paths again, which is news.
-    pub(super) fn opened(&mut self, cache: Arc<dyn Cache>) -> bool {
-        self.stage = Stage::Open(Presence::new(cache));
+    pub(super) fn opened(&mut self, cache: Arc<dyn Cache>, queue: &QueueHandle) -> bool {
+        let memory = Remembered { queue: queue.clone(), cache: self.target.id };
+        self.stage = Stage::Open(Presence::new(cache, Some(memory)));
         self.shown(Ends::Opened)
     }
 

@@ -135,7 +135,7 @@ impl AtticCache {
             self.configuration.clone();
         let untold = "the token may only push, so the server says nothing of the cache";
         CacheInfo {
-            substituter: substituter_endpoint.unwrap_or_else(|| format!("{}{}", self.api, self.cache)),
+            substituter: substituter_endpoint.or_else(|| Some(format!("{}{}", self.api, self.cache))),
             public_key,
             api: api_endpoint.or_else(|| Some(self.api.to_string())),
             is_public,

@@ -19,13 +19,16 @@ mod store;
 mod unfinished;
 mod wire;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::PutPayload;
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::debug;
 
 pub use self::code::Code;
 pub use self::error::BucketError;
@@ -36,7 +39,7 @@ pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
 use super::binary::agree_on_store;
 use super::pack::Packing;
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Push, Pushed, StoredNar, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
@@ -52,10 +55,21 @@ const NARINFO: &str = "text/x-nix-narinfo";
 /// What `nix-cache-info` is.
 const CACHE_INFO: &str = "text/x-nix-cache-info";
 
+/// What logs are, as Nix tells stores.
+const LOG: &str = "text/plain; charset=utf-8";
+
+/// Longest log that is sent, in bytes: it is held in memory.
+const LONGEST_LOG: u64 = 16 * 1024 * 1024;
+
+/// What listings are.
+const LISTING: &str = "application/json";
+
 /// A binary cache in a bucket.
 pub struct BucketCache {
     store: Store,
-    binary: BinaryCache,
+    binary: Arc<BinaryCache>,
+    /// Held by who has a log in memory.
+    log_in_memory: Mutex<()>,
     notes: Notes,
     listing: Listing,
     /// Whether the store has been found not to know how to put only what isn't there.
@@ -73,8 +87,14 @@ impl BucketCache {
     pub async fn open(options: StoreOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
         let store = Store::new(&options).await?;
         let notes = Notes::open(&unfinished)?;
-        let cache =
-            Self { store, binary, notes, listing: Listing::new(ANSWERS_HOLD), only_overwrites: AtomicBool::new(false) };
+        let cache = Self {
+            store,
+            binary: Arc::new(binary),
+            log_in_memory: Mutex::default(),
+            notes,
+            listing: Listing::new(ANSWERS_HOLD),
+            only_overwrites: AtomicBool::new(false),
+        };
         cache.agree_on_store().await?;
         tokio::spawn(cache.notes.clone().tidy_up(cache.store.clone()));
         Ok(cache)
@@ -106,10 +126,10 @@ impl BucketCache {
     async fn put_new(
         &self,
         object: &object_store::path::Path,
-        text: String,
+        content: impl Into<PutPayload>,
         kind: &'static str,
     ) -> Result<Put, Arc<BucketError>> {
-        let payload = PutPayload::from(text);
+        let payload = content.into();
         if !self.only_overwrites.load(Ordering::Relaxed) {
             match self.store.put(object, payload.clone(), kind, true).await {
                 Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
@@ -124,8 +144,11 @@ impl BucketCache {
         if let Some(known) = contents.recall(info.nar_hash).await
             && self.store.has(&self.store.object(&known.url)).await?
         {
+            let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
             arrivals.await?;
             go_ahead.await?;
+            self.put_listing(&info, listing).await?;
+            self.put_log(&info).await?;
             self.publish(&info, &known).await?;
             return Ok(Pushed { sent: 0, deduplicated: true });
         }
@@ -135,6 +158,7 @@ impl BucketCache {
             source,
         })?;
         let reader = nar.start().await?;
+        let (reader, listed) = self.binary.listed(reader);
         let slot = reader.slot();
         let object = self.store.object(&url);
         let mut upload = self.notes.begin(&self.store, object.clone()).await?;
@@ -144,6 +168,8 @@ impl BucketCache {
         drop(slot);
         arrivals.await?;
         go_ahead.await?;
+        self.put_listing(&info, listed.and_then(Listed::take)).await?;
+        self.put_log(&info).await?;
         let object = upload.let_go();
         let stored = packed.stored_at(url);
         let deduplicated = match self.publish(&info, &stored).await {
@@ -166,11 +192,54 @@ impl BucketCache {
         Ok(Pushed { sent: packed.file_size, deduplicated })
     }
 
+    /// Puts the list of a path's files there, if there is one, over any that is there: it can only be the same.
+    async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
+        let Some(json) = listing else { return Ok(()) };
+        let object = self.store.object(&layout::listing_name(&info.path));
+        self.store.put(&object, PutPayload::from(json), LISTING, false).await.map(drop)
+    }
+
+    /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
+    async fn put_log(&self, info: &PathInfo) -> Result<(), CacheError> {
+        let Some(derivation) = self.binary.logged(info) else { return Ok(()) };
+        let object = self.store.object(&layout::log_name(derivation));
+        if self.store.has(&object).await? {
+            return Ok(());
+        }
+        let _alone = self.log_in_memory.lock().await;
+        // Another output of the same build may have brought it meanwhile.
+        if self.store.has(&object).await? {
+            return Ok(());
+        }
+        let (binary, derivation) = (Arc::clone(&self.binary), derivation.clone());
+        let read = spawn_blocking(move || {
+            let mut text = Vec::new();
+            let log = binary.build_log(&derivation)?;
+            match log.take(LONGEST_LOG + 1).read_to_end(&mut text) {
+                Ok(read) if read as u64 > LONGEST_LOG => debug!("the log of {derivation} is too long for a bucket"),
+                Ok(_) => return Some(text),
+                Err(error) => debug!("read the log of {derivation}: {error}"),
+            }
+            None
+        });
+        let read = read.await.map_err(|_| CacheError::LostThread { action: "read a log" })?;
+        let Some(text) = read else { return Ok(()) };
+        self.put_new(&object, text, LOG).await?;
+        Ok(())
+    }
+
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
         self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
     }
+}
+
+/// The list of the files of an archive that needn't be sent.
+async fn list(nar: NarStream) -> Result<Option<Vec<u8>>, CacheError> {
+    let (mut reader, listed) = nar.start().await?.listed();
+    while reader.next().await?.is_some() {}
+    Ok(listed.take())
 }
 
 impl Cache for BucketCache {

@@ -21,13 +21,20 @@ const WAITING: usize = 256;
 /// Threads that sync a group's files. A journalling file system commits once for all that wait at the same time.
 const SYNCERS: usize = 4;
 
-/// A path whose files are written, and whose references are published.
-pub(super) struct Ready {
+/// The files of a path, written under temporary names.
+pub(super) struct Files {
     pub(super) nar: TempFile,
     /// Whether the archive's content has been synced already.
     pub(super) nar_synced: bool,
+    /// The list of its files, where the cache has that.
+    pub(super) listing: Option<TempFile>,
     pub(super) narinfo: TempFile,
-    pub(super) done: oneshot::Sender<Result<(), CacheError>>,
+}
+
+/// A path whose files are written, and whose references are published.
+struct Ready {
+    files: Files,
+    done: oneshot::Sender<Result<(), CacheError>>,
 }
 
 /// Takes paths that are ready and publishes them in groups.
@@ -52,39 +59,43 @@ impl Committer {
     }
 
     /// Publishes one path; returns when it is durable.
-    pub(super) async fn publish(&self, nar: TempFile, nar_synced: bool, narinfo: TempFile) -> Result<(), CacheError> {
+    pub(super) async fn publish(&self, files: Files) -> Result<(), CacheError> {
         let (done, published) = oneshot::channel();
         let stopped = || CacheError::LostThread { action: "publish a path" };
-        self.inbox.send(Ready { nar, nar_synced, narinfo, done }).await.map_err(|_| stopped())?;
+        self.inbox.send(Ready { files, done }).await.map_err(|_| stopped())?;
         published.await.map_err(|_| stopped())?
     }
 }
 
 fn commit(cache_dir: &Path, members: Vec<Ready>) {
     let members = sync_contents(members);
-    let members = publish(members, |ready| &mut ready.nar, &cache_dir.join(layout::NAR_DIR));
-    for ready in publish(members, |ready| &mut ready.narinfo, cache_dir) {
+    let mut members = publish(members, |files| &mut files.nar, &cache_dir.join(layout::NAR_DIR));
+    for ready in &mut members {
+        // Nix does without one, so that one that can't be published is no reason not to publish the path.
+        let _ = ready.files.listing.as_mut().map(TempFile::publish);
+    }
+    for ready in publish(members, |files| &mut files.narinfo, cache_dir) {
         // Nobody waiting any more is fine.
         let _ = ready.done.send(Ok(()));
     }
 }
 
 /// Renames one file of each member into a directory and syncs that. One that can't be renamed fails alone.
-fn publish(members: Vec<Ready>, file: fn(&mut Ready) -> &mut TempFile, dir: &Path) -> Vec<Ready> {
+fn publish(members: Vec<Ready>, file: fn(&mut Files) -> &mut TempFile, dir: &Path) -> Vec<Ready> {
     let mut published = Vec::with_capacity(members.len());
     for mut ready in members {
-        match file(&mut ready).publish() {
+        match file(&mut ready.files).publish() {
             Ok(()) => published.push(ready),
             Err(error) => {
-                ready.nar.withdraw();
+                ready.files.nar.withdraw();
                 let _ = ready.done.send(Err(error));
             }
         }
     }
     let Err(source) = File::open(dir).and_then(|dir| dir.sync_all()) else { return published };
     for mut ready in published {
-        if !ready.narinfo.is_published() {
-            ready.nar.withdraw();
+        if !ready.files.narinfo.is_published() {
+            ready.files.nar.withdraw();
         }
         // An error can't be copied, but every push has to hear of it.
         let source = io::Error::new(source.kind(), source.to_string());
@@ -100,8 +111,10 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
     let sync_slice = |slice: &mut [Option<Ready>]| {
         for member in slice {
             let Some(ready) = member else { continue };
-            let nar = if ready.nar_synced { Ok(()) } else { ready.nar.sync() };
-            if let Err(error) = nar.and_then(|()| ready.narinfo.sync())
+            let Files { nar, nar_synced, listing, narinfo } = &ready.files;
+            let synced = if *nar_synced { Ok(()) } else { nar.sync() };
+            let synced = synced.and_then(|()| listing.as_ref().map_or(Ok(()), TempFile::sync));
+            if let Err(error) = synced.and_then(|()| narinfo.sync())
                 && let Some(failed) = member.take()
             {
                 let _ = failed.done.send(Err(error));

@@ -33,7 +33,7 @@ pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
         Err(source) => return Err(io_error("read", &file)(source)),
     };
     Ok(CacheInfo {
-        substituter: format!("file://{}", dir.display()),
+        substituter: Some(format!("file://{}", dir.display())),
         store_dir: layout::store_dir_of(&text).map(str::to_owned),
         priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         directory: Some(DirectoryInfo {

@@ -13,21 +13,22 @@ mod sweep;
 mod temp;
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tracing::debug;
 
-use self::commit::Committer;
+use self::commit::{Committer, Files};
 use self::look::{check_room, check_store};
 pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, NarReader, Push, Pushed, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
@@ -35,6 +36,9 @@ const TEMP_DIR: &str = ".tmp";
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
+
+/// Bytes of a log that are read at once.
+const LOG_CHUNK: usize = 64 * 1024;
 
 /// Archives from this size on (bytes, packed) are synced by the thread that wrote them, so that small ones needn't wait
 /// for them in a group: a disk writes it in some 10 ms.
@@ -104,6 +108,7 @@ impl FileCache {
         let url = binary.new_nar_name(info).map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0 };
+        let (nar, listed) = binary.listed(nar);
         let packed = pack(nar, binary.layout.compression, info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
@@ -114,18 +119,53 @@ impl FileCache {
         if nar_synced {
             nar_file.sync()?;
         }
+        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
         let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
         let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
-        Ok(Written { nar: nar_file, nar_synced, narinfo, file_size })
+        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, file_size })
+    }
+
+    /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
+    fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        let FileOptions { dir, binary, instance, .. } = &self.options;
+        let target = dir.join(layout::log_name(derivation));
+        if target.exists() {
+            return Ok(());
+        }
+        let Some(mut log) = binary.build_log(derivation) else { return Ok(()) };
+        let folder = dir.join(layout::LOG_DIR);
+        DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
+        let temp = dir.join(TEMP_DIR).join(temp::new_log_name(instance));
+        let (mut temp, mut file) = TempFile::create(temp, target)?;
+        let mut chunk = vec![0; LOG_CHUNK];
+        loop {
+            match log.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => file.write_all(&chunk[..read]).map_err(io_error("write a log in", &folder))?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    debug!("read the log of {derivation}: {error}");
+                    return Ok(());
+                }
+            }
+        }
+        temp.sync()?;
+        temp.publish()
+    }
+
+    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
+        let dir = &self.options.dir;
+        let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
+        file.write_all(json).map_err(io_error("write a listing in", dir))?;
+        temp::write_out(&file, 0);
+        Ok(listing)
     }
 }
 
 struct Written {
-    nar: TempFile,
-    nar_synced: bool,
-    narinfo: TempFile,
+    files: Files,
     file_size: u64,
 }
 
@@ -149,11 +189,17 @@ impl Cache for FileCache {
             check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
+            let derivation = self.options.binary.logged(&info).cloned();
             let written = spawn_blocking(move || cache.write(&info, nar)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
-            self.committer.publish(written.nar, written.nar_synced, written.narinfo).await?;
+            if let Some(derivation) = derivation {
+                let cache = Arc::clone(&self);
+                let put = spawn_blocking(move || cache.put_log(&derivation)).await;
+                put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
+            }
+            self.committer.publish(written.files).await?;
             Ok(Pushed { sent: written.file_size, deduplicated: false })
         })
     }
@@ -215,6 +261,7 @@ mod tests {
                 store_dir: StoreDir::default(),
                 layout: Layout::default(),
                 key: SecretKey::generate("test-1").expect("randomness"),
+                log_dir: PathBuf::new(),
             },
             instance: "0123".to_owned(),
             reserve_percent: 0,

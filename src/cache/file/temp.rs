@@ -11,6 +11,19 @@ pub(super) fn new_name(instance: &str) -> String {
     format!("{instance}.{}", run::new_name())
 }
 
+/// What stands behind the name of a log's temporary file.
+const LOG: &str = ".log";
+
+/// A name for a log, which is not ours: what it says means nothing to who sweeps.
+pub(super) fn new_log_name(instance: &str) -> String {
+    format!("{}{LOG}", new_name(instance))
+}
+
+/// Whether a temporary file of that name is a log.
+pub(super) fn is_log(name: &Path) -> bool {
+    name.to_string_lossy().ends_with(LOG)
+}
+
 /// Whether an earlier run of this instance has left a file of that name.
 pub(super) fn is_left_over(name: &str, instance: &str) -> bool {
     let rest = name.strip_prefix(instance).and_then(|rest| rest.strip_prefix('.'));

@@ -5,13 +5,14 @@
 //!
 //! Where several caches want a path at the same time, `pass` reads it once for all of them.
 
+mod listed;
 mod pass;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -19,9 +20,10 @@ use tokio::task::spawn_blocking;
 
 use super::NarFailure;
 use crate::limit::{Lane, Slot, Slots};
-use crate::nix::nar::{NarError, NarOptions, encode_hashed};
+use crate::nix::nar::{Listing, NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
 
+pub use listed::Listed;
 use pass::Start;
 pub use pass::{Pass, Punctuality, Seat};
 
@@ -106,7 +108,8 @@ impl NarStream {
         let archive = match seat {
             Some(seat) => match seat.start(archive).await? {
                 Start::Together { chunks, behind } => {
-                    return Ok(NarReader { source: Source::Large(chunks), total: 0, behind: Some(behind), slot });
+                    let source = Source::Large(chunks);
+                    return Ok(NarReader { source, total: 0, behind: Some(behind), listing: None, slot });
                 }
                 Start::Alone(archive) => archive,
             },
@@ -119,7 +122,7 @@ impl NarStream {
             spawn_blocking(move || archive.read_into(|item| sender.blocking_send(item).is_ok()));
             Source::Large(chunks)
         };
-        Ok(NarReader { source, total: 0, behind: None, slot })
+        Ok(NarReader { source, total: 0, behind: None, listing: None, slot })
     }
 }
 
@@ -183,6 +186,8 @@ pub struct NarReader {
     total: u64,
     /// Raised when a pass went on without this reader, which was too slow for the others.
     behind: Option<Arc<AtomicBool>>,
+    /// What is in the archive, where somebody wants to know.
+    listing: Option<Arc<Mutex<Listing>>>,
     slot: Slot,
 }
 
@@ -222,7 +227,7 @@ impl NarReader {
                 }
             };
             let Some(chunk) = next else { return Ok(self.total) };
-            self.total += chunk.len() as u64;
+            self.note(&chunk);
             take(&chunk)?;
         }
     }
@@ -245,7 +250,9 @@ impl NarReader {
                 self.judge(received)?
             }
         };
-        self.total += next.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if let Some(chunk) = &next {
+            self.note(chunk);
+        }
         Ok(next)
     }
 

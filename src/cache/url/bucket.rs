@@ -318,8 +318,8 @@ mod tests {
         assert_eq!(message("s3://b?scheme=ftp"), "`scheme=ftp`: expected https or http");
         assert_eq!(
             message("gs://b?region=x"),
-            "unknown parameter `region`; known are endpoint, compression, compression-level, priority and \
-             want-mass-query"
+            "unknown parameter `region`; known are endpoint, compression, compression-level, priority, \
+             want-mass-query, write-build-logs and write-nar-listing"
         );
     }
 }

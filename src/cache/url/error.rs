@@ -6,7 +6,7 @@ pub enum UrlError {
     /// A kind of cache that there is, but not here yet.
     #[error(
         "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR`, `s3://BUCKET`, \
-         `gs://BUCKET`, `az://CONTAINER` and `attic+https://HOST/CACHE` are"
+         `gs://BUCKET`, `az://CONTAINER`, `attic+https://HOST/CACHE` and `command:///PROGRAM` are"
     )]
     NotYet(String),
     /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
@@ -64,6 +64,15 @@ pub enum UrlError {
     /// The directory isn't absolute, or not text.
     #[error("a file:// URL must name an absolute directory: `file:///DIR`")]
     Relative,
+    /// The program isn't absolute, or not text.
+    #[error("a command:// URL names a program from the `/` on: `command:///PROGRAM`")]
+    RelativeProgram,
+    /// Arguments have a key of their own.
+    #[error(
+        "this URL takes no parameters: leave out what begins with `?` or `#`, and write the program's arguments beside it: \
+         `args = [\"--to\", \"team\"]`"
+    )]
+    CommandParameters,
     /// A parameter that isn't known.
     #[error("unknown parameter `{name}`; known are {known}")]
     UnknownParameter {

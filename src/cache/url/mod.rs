@@ -40,6 +40,11 @@ pub enum CacheUrl {
         /// The cache's name there.
         cache: String,
     },
+    /// `command:///PROGRAM`: a program that brings paths wherever it likes.
+    Command {
+        /// The program; absolute.
+        program: PathBuf,
+    },
 }
 
 impl CacheUrl {
@@ -55,7 +60,8 @@ impl CacheUrl {
             "s3" => bucket::parse_s3(rest),
             "gs" => bucket::parse_gs(rest),
             "az" => bucket::parse_az(rest),
-            "https" | "http" | "command" => Err(UrlError::NotYet(scheme.to_owned())),
+            "command" => Self::parse_command(rest),
+            "https" | "http" => Err(UrlError::NotYet(scheme.to_owned())),
             _ => Err(UrlError::Unknown),
         }
     }
@@ -66,6 +72,7 @@ impl CacheUrl {
     pub fn normal(&self, as_written: &str) -> String {
         match self {
             Self::Attic { endpoint, cache } => format!("attic+{endpoint}{cache}"),
+            Self::Command { .. } => as_written.to_owned(),
             Self::File { .. } | Self::Bucket { .. } => {
                 let (place, parameters) = match as_written.split_once('?') {
                     Some((place, parameters)) => (place, format!("?{parameters}")),
@@ -86,6 +93,7 @@ impl CacheUrl {
             Self::File { .. } => "file",
             Self::Bucket { bucket, .. } => bucket.scheme(),
             Self::Attic { .. } => "attic",
+            Self::Command { .. } => "command",
         }
     }
 
@@ -93,7 +101,7 @@ impl CacheUrl {
     #[must_use]
     pub fn host(&self) -> Option<String> {
         match self {
-            Self::File { .. } => None,
+            Self::File { .. } | Self::Command { .. } => None,
             Self::Bucket { bucket, .. } => web::host(&bucket.likely_endpoint()),
             Self::Attic { endpoint, .. } => web::host(endpoint),
         }
@@ -103,7 +111,7 @@ impl CacheUrl {
     #[must_use]
     pub fn is_within_this_host(&self) -> bool {
         match self {
-            Self::File { .. } => true,
+            Self::File { .. } | Self::Command { .. } => true,
             Self::Bucket { bucket, .. } => bucket.is_within_this_host(),
             Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
         }
@@ -113,7 +121,7 @@ impl CacheUrl {
     #[must_use]
     pub fn is_readable_on_the_way(&self) -> bool {
         match self {
-            Self::File { .. } => false,
+            Self::File { .. } | Self::Command { .. } => false,
             Self::Bucket { bucket, .. } => bucket.is_readable_on_the_way(),
             Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
@@ -130,6 +138,18 @@ impl CacheUrl {
         parameters.finish()?;
         Ok(Self::File { dir: PathBuf::from(path.as_ref()), layout })
     }
+
+    /// No parameters: what a program is to do is said by its arguments, beside the URL.
+    fn parse_command(rest: &str) -> Result<Self, UrlError> {
+        if rest.contains(['?', '#']) {
+            return Err(UrlError::CommandParameters);
+        }
+        let path = percent_decode_str(rest).decode_utf8().map_err(|_| UrlError::RelativeProgram)?;
+        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+            return Err(UrlError::RelativeProgram);
+        }
+        Ok(Self::Command { program: PathBuf::from(path.as_ref()) })
+    }
 }
 
 #[cfg(test)]
@@ -139,13 +159,20 @@ mod tests {
 
     #[test]
     fn what_people_know_from_nix_is_understood() {
-        let Ok(CacheUrl::File { dir, layout }) =
-            CacheUrl::parse("file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false")
-        else {
+        let Ok(CacheUrl::File { dir, layout }) = CacheUrl::parse(
+            "file:///srv/cache?compression=zstd&compression-level=7&priority=30&want-mass-query=false&write-nar-listing=true",
+        ) else {
             panic!("a good URL was refused")
         };
         assert_eq!(dir, PathBuf::from("/srv/cache"));
-        let said = Layout { compression: Compression::Zstd { level: 7 }, priority: 30, want_mass_query: false };
+        let compression = Compression::Zstd { level: 7 };
+        let said = Layout {
+            compression,
+            priority: 30,
+            want_mass_query: false,
+            write_nar_listing: true,
+            write_build_logs: false,
+        };
         assert_eq!(layout, said);
         let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
             Ok(CacheUrl::File { layout, .. }) => layout.compression,
@@ -200,8 +227,21 @@ mod tests {
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
             message("file:///c?secret-key=/k"),
-            "unknown parameter `secret-key`; known are compression, compression-level, priority and want-mass-query"
+            "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
+             write-build-logs and write-nar-listing"
         );
-        assert!(message("command://x").contains("not supported by this version"));
+        assert!(message("https://x").contains("not supported by this version"));
+        assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");
+        assert_eq!(
+            message("command:///usr/bin/cachix?to=team"),
+            "this URL takes no parameters: leave out what begins with `?` or `#`, and write the program's arguments beside \
+             it: `args = [\"--to\", \"team\"]`"
+        );
+    }
+
+    #[test]
+    fn a_program_may_have_any_name() {
+        let program = PathBuf::from("/opt/a b/push");
+        assert_eq!(CacheUrl::parse("command:///opt/a%20b/push"), Ok(CacheUrl::Command { program }));
     }
 }

@@ -72,6 +72,8 @@ impl<'u> Parameters<'u> {
             compression: self.compression()?,
             priority: self.read("priority", "a number, 0 or more", number)?.unwrap_or(default.priority),
             want_mass_query: self.flag("want-mass-query")?.unwrap_or(default.want_mass_query),
+            write_build_logs: self.flag("write-build-logs")?.unwrap_or(default.write_build_logs),
+            write_nar_listing: self.flag("write-nar-listing")?.unwrap_or(default.write_nar_listing),
         })
     }
 

@@ -53,7 +53,9 @@ fn write(out: &mut impl Write, Described { name, kind, url, info }: &Described<'
     if let Some(remark) = info.remark {
         line("note", remark.to_owned())?;
     }
-    line("substituter", substituter.clone())?;
+    if let Some(substituter) = substituter {
+        line("substituter", substituter.clone())?;
+    }
     if let Some(api) = api {
         line("API", api.clone())?;
     }
@@ -80,6 +82,7 @@ fn write(out: &mut impl Write, Described { name, kind, url, info }: &Described<'
     if let Some(retention) = info.retention {
         line("keeps unread", kept(retention))?;
     }
+    let Some(substituter) = substituter else { return Ok(()) };
     match public_key {
         Some(key) => writeln!(out, "\nextra-substituters = {substituter}\nextra-trusted-public-keys = {key}"),
         None => writeln!(out, "\nextra-substituters = {substituter}\n# its public key is not known here yet"),

@@ -26,6 +26,15 @@ fn toml_blocks(markdown: &str) -> Vec<String> {
 }
 
 #[test]
+fn examples_of_commands_are_right() {
+    let blocks = toml_blocks(include_str!("../../../docs/commands.md"));
+    assert!(blocks.len() >= 4);
+    for block in &blocks {
+        good(block);
+    }
+}
+
+#[test]
 fn the_manual_is_right() {
     let manual = include_str!("../../../docs/policy.md");
     let blocks = toml_blocks(manual);

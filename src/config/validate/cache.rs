@@ -11,6 +11,7 @@ use crate::config::{CacheConfig, CheckUrl, HeaderValue, HttpConfig, StoreKeyConf
 use crate::policy::CacheName;
 use crate::secret::Source;
 
+use super::command::{self, command};
 use super::source::{Secret, source};
 use super::{absolute, not_empty, uploads};
 
@@ -108,6 +109,7 @@ pub(super) fn cache(
     if let Some(names) = &raw.server_hostnames {
         http.server_hostnames = hostnames(names, problems);
     }
+    let command = command(raw, problems);
     let text = raw.url.as_ref()?;
     let url = match check_url(text.get_ref()) {
         Ok(url) => {
@@ -119,7 +121,7 @@ pub(super) fn cache(
             return None;
         }
     };
-    Some(CacheConfig { name: name?, url, uploads, signing_key, store_keys, http, builtin: false })
+    Some(CacheConfig { name: name?, url, uploads, signing_key, store_keys, http, command, builtin: false })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
@@ -145,6 +147,13 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
                 TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
             }
         }
+        CacheUrl::Command { .. } => {
+            senseless("signing_key", "since the program signs by itself, if it signs");
+            SERVER_KEYS.iter().for_each(|key| senseless(key, "since the program speaks to its server by itself"));
+        }
+    }
+    if !matches!(url, CacheUrl::Command { .. }) {
+        command::KEYS.iter().for_each(|key| senseless(key, "since it is for programs, command://, alone"));
     }
     for (key, scheme, store) in STORE_KEYS {
         if url.kind() != scheme {

@@ -1,6 +1,7 @@
 //! From what stands in the file to what the program believes.
 
 mod cache;
+mod command;
 mod source;
 
 use std::ops::RangeInclusive;
@@ -19,7 +20,7 @@ use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
-use super::{CacheConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
+use super::{CacheConfig, CommandConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
 
 /// The key of cache.nixos.org, as nixpkgs publishes it.
 const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -93,6 +94,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
     let mut path = |key, value: &Option<Spanned<String>>| value.as_ref().and_then(|path| absolute(key, path, problems));
     let dir = path("dir", &raw.dir).map(|dir| StoreDir::new(&dir.to_string_lossy()));
     let (state_dir, real_dir) = (path("state_dir", &raw.state_dir), path("real_dir", &raw.real_dir));
+    let log_dir = path("log_dir", &raw.log_dir);
     let remote = raw.remote.as_ref().and_then(|text| match Remote::parse(text.get_ref()) {
         Ok(remote) => Some(remote),
         Err(err) => {
@@ -104,6 +106,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
         for (key, parameter, twice) in [
             ("dir", "store", dir.is_some() && given.store.is_some()),
             ("real_dir", "real", real_dir.is_some() && given.real.is_some()),
+            ("log_dir", "log", log_dir.is_some() && given.log.is_some()),
             ("state_dir", "state", state_dir.is_some() && given.state.is_some()),
         ] {
             if twice {
@@ -111,7 +114,7 @@ fn store(raw: &RawStore, problems: &mut Problems<'_>) -> StoreOptions {
             }
         }
     }
-    StoreOptions { dir, state_dir, real_dir, remote }
+    StoreOptions { dir, state_dir, log_dir, real_dir, remote }
 }
 
 fn upstream_keys(raw: Option<&List>, problems: &mut Problems<'_>) -> Vec<PublicKey> {
@@ -303,6 +306,7 @@ impl Defaults {
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
+            command: CommandConfig::default(),
             builtin: true,
         }
     }

@@ -77,7 +77,7 @@ pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) ->
 pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     let signer = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { .. }) => "server.",
-        Ok(CacheUrl::File { .. } | CacheUrl::Bucket { .. }) | Err(_) => "",
+        Ok(CacheUrl::File { .. } | CacheUrl::Bucket { .. } | CacheUrl::Command { .. }) | Err(_) => "",
     };
     state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }
@@ -92,6 +92,10 @@ fn key_name() -> String {
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.
 #[must_use]
 pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<PublicKey> {
+    if matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Command { .. })) {
+        // Whoever signs there, it isn't storewatch.
+        return None;
+    }
     let given = config.signing_key.as_ref().and_then(|source| secret::read_here(source, &nix.real)?.ok());
     if let Some(key) = given {
         return Some(SecretKey::parse(key.expose()).ok()?.public());

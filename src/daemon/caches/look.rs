@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{attic_options, public_key, reserve_percent, store_options};
+use super::{attic_options, command_options, public_key, reserve_percent, store_options};
 use crate::cache::attic::{self, AtticCache};
-use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, file};
+use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, command, file};
 use crate::config::{CacheConfig, NixStore};
 
 /// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
@@ -32,6 +32,7 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
             let key = in_time(move || public_key(&config, &state_dir, &nix)).await?;
             Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..found })
         }
+        CacheUrl::Command { .. } => Ok(CacheInfo { remark: Some(PROGRAM), ..CacheInfo::default() }),
         CacheUrl::File { dir, .. } => {
             let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
             let look = move || {
@@ -43,6 +44,9 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
     }
 }
 
+/// What is known of a cache where only a program knows the rest.
+const PROGRAM: &str = "a program takes its paths; where it puts them, it alone knows";
+
 /// Finds out whether a cache can be reached and takes what is uploaded.
 async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
     let tried = match CacheUrl::parse(&config.url) {
@@ -52,6 +56,7 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
         Ok(CacheUrl::Bucket { bucket: url, .. }) => {
             Ok(bucket::try_out(&store_options(config, nix, url), &nix.logical).await)
         }
+        Ok(CacheUrl::Command { program }) => Ok(command::try_out(&command_options(config, nix, program)).await),
         Ok(CacheUrl::File { dir, .. }) => {
             let (store_dir, reserve) = (nix.logical.clone(), reserve_percent(config));
             in_time(move || file::try_out(&dir, &store_dir, reserve)).await

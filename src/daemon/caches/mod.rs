@@ -16,10 +16,11 @@ use self::keys::{public_key_file, signing_key, write_public};
 pub use self::look::{describe, summary, try_all};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
+use crate::cache::command::{CommandCache, CommandOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Upstreams};
-use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
+use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::nix::PublicKey;
 use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
@@ -150,6 +151,10 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
             let public = public_key_file(&surroundings.state_dir, config);
             Arc::new(move || open_attic(options.clone(), public.clone()))
         }
+        Ok(CacheUrl::Command { program }) => {
+            let options = command_options(config, &surroundings.nix, program);
+            Arc::new(move || open_command(options.clone()))
+        }
         Err(error) => Arc::new(move || {
             let error = error.clone();
             Box::pin(async move { Err(error.into()) })
@@ -171,6 +176,7 @@ fn open_file(
                 store_dir: surroundings.nix.logical.clone(),
                 layout,
                 key: signing_key(&config, &surroundings)?,
+                log_dir: surroundings.nix.log.clone(),
             },
             instance: surroundings.instance.clone(),
             reserve_percent: reserve_percent(&config),
@@ -191,11 +197,11 @@ fn open_bucket(
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
-    let store_dir = surroundings.nix.logical.clone();
+    let (store_dir, log_dir) = (surroundings.nix.logical.clone(), surroundings.nix.log.clone());
     Box::pin(async move {
         let key = tokio::task::spawn_blocking(move || signing_key(&config, &surroundings)).await;
         let key = key.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
-        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key }, unfinished).await?;
+        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key, log_dir }, unfinished).await?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     })
 }
@@ -258,6 +264,27 @@ fn open_attic(options: AtticOptions, public: PathBuf) -> BoxFuture<'static, Resu
     })
 }
 
+/// A program as a cache, as the policy has it.
+#[must_use]
+pub fn command_options(config: &CacheConfig, nix: &NixStore, program: PathBuf) -> CommandOptions {
+    let CommandConfig { args, gives, answers_missing, timeout, pass_environment } = config.command.clone();
+    CommandOptions {
+        name: config.name.to_string(),
+        program,
+        args,
+        gives,
+        answers_missing,
+        timeout,
+        pass_environment,
+        store_dir: nix.logical.clone(),
+        real_store: nix.real.clone(),
+    }
+}
+
+fn open_command(options: CommandOptions) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    Box::pin(async move { Ok(Arc::new(CommandCache::open(options).await?) as Arc<dyn Cache>) })
+}
+
 fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> HttpOptions {
     let host = url.and_then(CacheUrl::host);
     let host = host.as_deref();
@@ -280,13 +307,14 @@ fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> 
     }
 }
 
-/// What Nix takes as a substituter to read from a cache.
+/// What Nix takes as a substituter to read from a cache; nothing where only a program knows where paths end up.
 #[must_use]
-pub fn substituter(url: &str) -> String {
+pub fn substituter(url: &str) -> Option<String> {
     match CacheUrl::parse(url) {
-        Ok(CacheUrl::File { dir, .. }) => format!("file://{}", dir.display()),
-        Ok(CacheUrl::Bucket { bucket, .. }) => bucket.substituter(),
-        Ok(CacheUrl::Attic { endpoint, cache }) => format!("{endpoint}{cache}"),
-        Err(_) => url.to_owned(),
+        Ok(CacheUrl::File { dir, .. }) => Some(format!("file://{}", dir.display())),
+        Ok(CacheUrl::Bucket { bucket, .. }) => Some(bucket.substituter()),
+        Ok(CacheUrl::Attic { endpoint, cache }) => Some(format!("{endpoint}{cache}")),
+        Ok(CacheUrl::Command { .. }) => None,
+        Err(_) => Some(url.to_owned()),
     }
 }

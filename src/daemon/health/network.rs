@@ -55,7 +55,7 @@ fn ways(config: &Config, matcher: &Matcher) -> Vec<Finding> {
     let way = |cache: &crate::config::CacheConfig| {
         let url = CacheUrl::parse(&cache.url).ok()?;
         let endpoint = match &url {
-            CacheUrl::File { .. } => return None,
+            CacheUrl::File { .. } | CacheUrl::Command { .. } => return None,
             CacheUrl::Bucket { bucket, .. } => bucket.likely_endpoint(),
             CacheUrl::Attic { endpoint, .. } => endpoint.clone(),
         };

@@ -58,7 +58,7 @@ async fn signing_key(cache: &CacheConfig, state_dir: &Path, nix: &NixStore) -> O
         let secret = Provider::new(source.clone(), &nix.real, None).get().await;
         return Some(of_key(about, source, &secret));
     }
-    if matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::Attic { .. }) | Err(_)) {
+    if matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::Attic { .. } | CacheUrl::Command { .. }) | Err(_)) {
         return None;
     }
     let file = own_key_file(state_dir, cache);

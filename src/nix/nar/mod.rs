@@ -22,11 +22,13 @@
 //!   altered in place), so whoever uploads compares the hash with the database's (invariant 3).
 //! - The depth of a tree costs memory, but no stack and no more than a fixed number of file descriptors.
 //!
-//! Deliberately absent: reading NARs. Caches take them as they are, and Nix unpacks them.
+//! Deliberately absent: unpacking NARs. Caches take them as they are, and Nix unpacks them; a [`Listing`] says what is in
+//! one.
 
 mod chunks;
 mod encode;
 mod hashed;
+mod listing;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use std::path::{Path, PathBuf};
 pub use chunks::CHUNK;
 pub use encode::encode;
 pub use hashed::encode_hashed;
+pub use listing::Listing;
 
 /// How names are to be read. The default is Nix's own for this platform.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -59,7 +59,8 @@ impl<'a> Reader<'a> {
         nar_hashes(self.original, paths.iter().map(|path| self.real_path(path)))
     }
 
-    fn url(&self) -> String {
+    /// The store, as Nix names it.
+    pub fn url(&self) -> String {
         let (logical, own) = (self.original.store_dir(), self.folder.path().display());
         format!("local?store={}&real={own}/store&state={own}/var", logical.display())
     }

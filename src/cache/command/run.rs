@@ -1,0 +1,134 @@
+//! One run of a program, from its first line to its end.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, Command};
+use tokio::time::timeout;
+
+use super::environment::environment;
+use super::{CommandError, CommandOptions};
+use crate::cache::{BoxFuture, CacheError, NarFailure, NarReader};
+use crate::program::{Running, Tail};
+
+/// What is read of a program's standard output at most (bytes): some thousand paths that are missing.
+const LONGEST_OUTPUT: usize = 1024 * 1024;
+
+/// When a program has ended, what it has written is read for so long. Its pipes end with it, unless something that it left
+/// running in the background still holds them.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How a program has ended.
+pub(super) struct Ended {
+    pub(super) program: PathBuf,
+    pub(super) status: ExitStatus,
+    pub(super) output: Vec<u8>,
+    pub(super) said: Tail,
+}
+
+/// A program at work. Its fields are dropped in this order: it is killed before its standard input ends, so that it never
+/// takes a part of an archive for the whole.
+struct AtWork<'r> {
+    running: Running,
+    feeding: BoxFuture<'r, Result<(), NarFailure>>,
+}
+
+/// Runs the program, gives it the line and the archive, and waits for its end.
+///
+/// Dropped, or where the archive fails, the program is killed, and never sees the archive's last chunk.
+///
+/// # Errors
+/// [`CacheError::Nar`]; [`CacheError::Command`].
+pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<NarReader>) -> Result<Ended, CacheError> {
+    let CommandOptions { program, args, timeout: within, .. } = options;
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(environment(options)).current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |action| {
+        let program = program.clone();
+        move |source| CommandError::Io { action, program, source }
+    };
+    let mut running = Running::start(&mut command).map_err(failed("start"))?;
+    let (stdin, stdout, stderr) = (running.stdin(), running.stdout(), running.stderr());
+    let (mut output, mut said) = (Vec::new(), Tail::default());
+    let mut at_work = AtWork { running, feeding: Box::pin(feed(stdin, line, nar)) };
+    let mut hearing = Box::pin(async {
+        let explained = async {
+            // It only explains.
+            let _ = said.read(stderr).await;
+            Ok(())
+        };
+        tokio::try_join!(bounded(&mut output, stdout), explained).map(drop)
+    });
+    let ended = timeout(*within, async {
+        let (mut fed, mut heard) = (false, false);
+        let status = loop {
+            tokio::select! {
+                feeding = &mut at_work.feeding, if !fed => {
+                    feeding?;
+                    fed = true;
+                }
+                hearing = &mut hearing, if !heard => {
+                    hearing.map_err(|unheard| match unheard {
+                        Unheard::TooMuch => CommandError::TooMuch { program: program.clone(), most: LONGEST_OUTPUT },
+                        Unheard::Io(source) => failed("read the output of")(source),
+                    })?;
+                    heard = true;
+                }
+                status = at_work.running.wait() => break status.map_err(failed("wait for"))?,
+            }
+        };
+        if !heard {
+            // Over the time, what was read counts.
+            let _ = timeout(LINGER, &mut hearing).await;
+        }
+        Ok::<_, CacheError>(status)
+    });
+    let ended = ended.await;
+    drop(at_work);
+    drop(hearing);
+    match ended {
+        Ok(status) => Ok(Ended { program: program.clone(), status: status?, output, said }),
+        Err(_) => Err(CommandError::TimedOut { program: program.clone(), timeout: *within }.into()),
+    }
+}
+
+/// Writes the line, then the archive. A program that reads no more needs no more: that is no failure, and how it ends
+/// says whether it has taken the path.
+async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) -> Result<(), NarFailure> {
+    let Some(mut stdin) = stdin else { return Ok(()) };
+    if stdin.write_all(&line).await.is_err() {
+        return Ok(());
+    }
+    let Some(mut nar) = nar else { return Ok(()) };
+    while let Some(chunk) = nar.next().await? {
+        if stdin.write_all(&chunk).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Why a program's output was not read to its end.
+enum Unheard {
+    TooMuch,
+    Io(io::Error),
+}
+
+/// Reads to the end.
+async fn bounded(output: &mut Vec<u8>, pipe: Option<impl AsyncRead + Unpin>) -> Result<(), Unheard> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut chunk = [0; 4096];
+    loop {
+        match pipe.read(&mut chunk).await.map_err(Unheard::Io)? {
+            0 => return Ok(()),
+            read => output.extend_from_slice(&chunk[..read]),
+        }
+        if output.len() > LONGEST_OUTPUT {
+            return Err(Unheard::TooMuch);
+        }
+    }
+}
