@@ -59,7 +59,7 @@ fn site<'a>(store: &'a ScratchStore, attic: &AtticServer) -> (Storewatch<'a>, St
     let file = storewatch.policy_path().with_file_name("token");
     support::write_secret(&file, &token);
     storewatch.policy(&format!(
-        "version = 1\n[limits]\npriority = \"normal\"\n[caches.team]\nurl = \"{}\"\ntoken = {{ file = \"{}\" }}\n",
+        "version = 1\n[caches.team]\nurl = \"{}\"\ntoken = {{ file = \"{}\" }}\n",
         attic.url("team"),
         file.display()
     ));

@@ -61,7 +61,9 @@ fn main() {
         None,
         Some(("<= 24 MiB", rss <= 24 << 20)),
     );
-    println!("{:>62} {} at its peak, {} threads left", "", mib(memory(running.pid(), "VmHWM")), last.len());
+    let (own, files, peak) =
+        (memory(running.pid(), "RssAnon"), memory(running.pid(), "RssFile"), memory(running.pid(), "VmHWM"));
+    println!("{:>62} {} its own, {} of its program; {} at its peak", "", mib(own), mib(files), mib(peak));
     running.terminate();
     running.wait_exit();
 }

@@ -10,6 +10,7 @@ use super::bucket::BucketError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
 use crate::nix::NarHash;
+use crate::report::one_line;
 use crate::secret::SecretError;
 
 /// Why an archive could not be read to its end, or is not what Nix registered.
@@ -203,6 +204,7 @@ impl CacheError {
         match self {
             Self::Http(error) => error.hint(),
             Self::Bucket(error) => error.hint(),
+            Self::Secret(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Some(
                     "the user that the service runs as must be able to read and write there; ask as that user, or as root",
@@ -216,6 +218,19 @@ impl CacheError {
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
         }
+    }
+
+    /// Whether the cache takes nothing from this host since this host is its own server, as is meant to be.
+    #[must_use]
+    pub fn is_own_server(&self) -> bool {
+        matches!(self, Self::OwnServer { .. })
+    }
+
+    /// What went wrong, in one line, with what a person may do about it.
+    #[must_use]
+    pub fn with_cure(&self) -> String {
+        let what = one_line(self);
+        self.hint().map_or(what.clone(), |cure| format!("{what}; {cure}"))
     }
 
     /// What the failure means.

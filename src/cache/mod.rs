@@ -38,7 +38,7 @@ pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use layout::{Layout, StoredNar};
 pub use nar::{CallOff, Gate, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
-pub use upstream::Upstreams;
+pub use upstream::{Upstreams, greet as greet_upstream};
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
 
 /// A future that a backend returns; boxed, so that backends of all kinds stand side by side.

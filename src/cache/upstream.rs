@@ -11,9 +11,9 @@ use reqwest::Url;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::http::{Action, Http, HttpError, HttpOptions};
+use super::http::{Action, Greeting, Http, HttpError, HttpOptions};
 use super::{CacheError, layout};
 use crate::nix::StorePath;
 use crate::report::one_line;
@@ -119,6 +119,23 @@ impl Upstreams {
     }
 }
 
+/// Whether an upstream answers, and how quickly.
+///
+/// # Errors
+/// [`HttpError`].
+pub async fn greet(url: &str) -> Result<Greeting, HttpError> {
+    let no_address = |_| HttpError::NotUnderstood {
+        action: Action::Greeting,
+        host: url.to_owned(),
+        problem: "its address can't be used".to_owned(),
+    };
+    let url = Url::parse(url).and_then(|url| url.join(layout::CACHE_INFO)).map_err(no_address)?;
+    let http = Http::new(&HttpOptions::default()).await?;
+    // The first opens a connection; what a request takes is seen by the second.
+    http.greet(url.clone()).await?;
+    http.greet(url).await
+}
+
 impl Shared {
     /// Whether one of the upstreams has the path; the first that has it ends the search.
     async fn ask(&self, http: &Http, path: &StorePath) -> Result<bool, HttpError> {
@@ -146,14 +163,20 @@ impl Upstream {
         }
         match http.ask(Action::Upstream, http.client().get(url)).await {
             // A server may answer anything to any question, and then has nothing.
-            Ok(answer) => Ok(layout::is_narinfo_of(&String::from_utf8_lossy(&answer), path)),
+            Ok(answer) => {
+                self.answered();
+                Ok(layout::is_narinfo_of(&String::from_utf8_lossy(&answer), path))
+            }
             // Object stores that don't list say 403 for what isn't there.
-            Err(HttpError::Status { status: 403 | 404 | 410, .. }) => Ok(false),
+            Err(HttpError::Status { status: 403 | 404 | 410, .. }) => {
+                self.answered();
+                Ok(false)
+            }
             Err(error) => {
                 let mut away = self.lock();
                 let why = one_line(&error);
                 if away.as_ref().is_none_or(|(_, known)| *known != why) {
-                    warn!("an upstream cache can't be asked: {why}");
+                    warn!("an upstream cache can't be asked; what it may have is uploaded after three tries: {why}");
                 }
                 *away = Some((Instant::now(), why));
                 Err(error)
@@ -161,7 +184,32 @@ impl Upstream {
         }
     }
 
+    /// It can be asked, which is news if it could not before. An answer to what was asked before it went away is none.
+    fn answered(&self) {
+        if self.lock().take_if(|(since, _)| since.elapsed() >= AWAY).is_some() {
+            info!("the upstream cache {} can be asked again", self.url);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_is_back_when_it_answers_what_was_asked_after_it_went_away() {
+        let upstream = Upstream {
+            url: Url::parse("https://cache.example.com/").expect("a URL"),
+            away: Mutex::new(Some((Instant::now(), "connection refused".to_owned()))),
+        };
+        upstream.answered();
+        assert!(upstream.lock().is_some(), "that was asked before");
+        tokio::time::advance(AWAY).await;
+        upstream.answered();
+        assert!(upstream.lock().is_none(), "so that it is told again when it goes away again");
     }
 }

@@ -1,5 +1,6 @@
 //! `storewatch backfill`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,15 +18,17 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;
 use crate::daemon::backfill::{self, Request};
-use crate::daemon::caches::own_server;
+use crate::daemon::caches::{off_by_name, own_server};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Routes};
+use crate::queue::{CacheId, PassedOver, Routes};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
-/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the queue is left to
-/// that; alone, it is worked off here. Exit code 3 says that some paths failed or are held back.
+/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside
+/// a running service the queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for,
+/// whatever the reason; Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths
+/// failed or are held back, 4 that some are left.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.
@@ -43,6 +46,10 @@ pub(super) struct Args {
     /// Only say what would be uploaded.
     #[arg(long)]
     dry_run: bool,
+    /// End after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with the
+    /// reason.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "dry_run")]
+    timeout: Option<Duration>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -54,7 +61,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if args.dry_run {
         return dry_run(&setup, &request, &runtime);
     }
-    carry_out(setup, request, runtime)
+    carry_out(setup, request, args.timeout, runtime)
 }
 
 async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
@@ -82,8 +89,8 @@ pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheN
     };
     if let Some((name, host)) = names.iter().find_map(|name| Some((name, off(name)?))) {
         return Err(CliError::Usage(format!(
-            "`{name}` is off on this host, {host}, which is the cache's own server by `server_hostnames`; `allow_self = true` \
-             lets it upload to itself"
+            "`{name}` is {}; `allow_self = true` lets it upload to itself",
+            off_by_name(&host)
         )));
     }
     let named = names.iter().map(|name| {
@@ -102,7 +109,7 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
     let routes = Routes { policy: Arc::clone(&policy), caches: Arc::new(ids) };
     let mut out = io::stdout().lock();
     let mut written = Ok(());
-    let (mut count, mut size, mut skipped) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
+    let (mut count, mut size, mut passed_over) = (0, 0, BTreeMap::<PassedOver, u64>::new());
     runtime.block_on(backfill::dry_run(&setup.nix, request, &routes, |batch| {
         for wanted in &batch.wanted {
             let names: Vec<&str> = wanted
@@ -116,14 +123,17 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
         }
         count += batch.wanted.len() as u64;
         size += batch.nar_size;
-        for (rule, paths) in &batch.skipped {
-            *skipped.entry(rule.clone()).or_default() += paths;
+        for (why, paths) in &batch.passed_over {
+            *passed_over.entry(why.clone()).or_default() += paths;
         }
     }))?;
     let written = written.and_then(|()| {
         let (paths, size) = (counted(count, "path"), bytes(size));
         writeln!(out, "would upload {paths} of {size} where missing, with all that is needed")?;
-        skipped.iter().try_for_each(|(rule, paths)| writeln!(out, "would skip {paths} by {rule}"))
+        passed_over.iter().try_for_each(|(PassedOver { rule, denied }, paths)| {
+            let passed_over = if *denied { "would not let out" } else { "would skip" };
+            writeln!(out, "{passed_over} {paths} by {rule}")
+        })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;
     Ok(ExitCode::SUCCESS)

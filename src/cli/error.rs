@@ -17,8 +17,12 @@ const FAILED: u8 = 1;
 /// The command line or the policy file has to be changed first.
 const WRONG_INPUT: u8 = 2;
 
-/// Some paths are held back or have failed, or a backfill was interrupted.
+/// Some paths are held back, denied, or have failed: a person has to look at them.
 pub const NOT_ALL_DELIVERED: u8 = 3;
+
+/// A backfill or a push was ended, by its time-out or by a signal, before it was through: what is left stays queued, and it
+/// is enough to wait or to ask again.
+pub const NOT_THROUGH: u8 = 4;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,9 @@ pub enum CliError {
     /// The policy file is bad.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The policy file is bad, and something else was asked for.
+    #[error(transparent)]
+    BadPolicy(ConfigError),
     /// Neither an option nor the environment says where the state directory is.
     #[error("it isn't known where the state directory is")]
     NoStateDir,
@@ -56,7 +63,7 @@ pub enum CliError {
         /// Its name in the policy.
         name: String,
         /// Why not.
-        source: CacheError,
+        source: Box<CacheError>,
     },
     /// An argument can't be used.
     #[error("{0}")]
@@ -86,6 +93,11 @@ impl CliError {
         }
         match self {
             Self::Config(problems @ ConfigError::Problems(_)) => eprintln!("{problems}"),
+            Self::BadPolicy(problems @ ConfigError::Problems(_)) => {
+                eprintln!(
+                    "{problems}\nstorewatch: the policy is bad: mend it first; a running service keeps to the one before"
+                );
+            }
             error => eprintln!("storewatch: {}", one_line(error)),
         }
         if let Some(hint) = self.hint() {
@@ -96,14 +108,16 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => WRONG_INPUT,
+            Self::Config(_) | Self::BadPolicy(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => {
+                WRONG_INPUT
+            }
             _ => FAILED,
         }
     }
 
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Config(error) => error.hint(),
+            Self::Config(error) | Self::BadPolicy(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Cache { source, .. } => source.hint(),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),

@@ -33,14 +33,17 @@ struct Cli {
     command: Command,
 }
 
+/// Under this the help of every command has what every command knows.
+const GLOBAL: &str = "Global options";
+
 /// What every command knows.
 #[derive(Args, Debug)]
 struct Global {
     /// The policy file [default: /etc/storewatch/policy.toml as root, $XDG_CONFIG_HOME/storewatch/policy.toml otherwise]
-    #[arg(long, global = true, value_name = "FILE", env = "STOREWATCH_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "STOREWATCH_CONFIG", hide_env_values = true, help_heading = GLOBAL)]
     config: Option<PathBuf>,
     /// Where the queue and generated keys are [default: /var/lib/storewatch as root, $XDG_STATE_HOME/storewatch otherwise]
-    #[arg(long, global = true, value_name = "DIR", env = "STOREWATCH_STATE_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "STOREWATCH_STATE_DIR", hide_env_values = true, help_heading = GLOBAL)]
     state_dir: Option<PathBuf>,
 }
 

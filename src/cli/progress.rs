@@ -1,27 +1,34 @@
 //! Carrying out what was asked for, a backfill or a push, and showing how far it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Runtime;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
 use super::CliError;
-use super::error::NOT_ALL_DELIVERED;
+use super::error::{NOT_ALL_DELIVERED, NOT_THROUGH};
 use super::run::{LAST_THREADS, start_log};
 use super::setup::Setup;
 use super::status::bytes;
 use super::words::counted;
-use crate::daemon::backfill::{self, Finished, Parts, Progress, Request};
-use crate::queue::{RunSummary, Undelivered};
+use crate::daemon::backfill::{self, End, Finished, Parts, Progress, Request};
+use crate::queue::{Left, PassedOver, RunSummary, Undelivered};
 
 /// How often a line of progress is printed where no terminal is.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Does what was asked for, shows how far it is and what came of it, and says so by the exit code.
-pub(super) fn carry_out(setup: Setup, request: Request, runtime: Runtime) -> Result<ExitCode, CliError> {
+/// Does what was asked for, for so long at most, shows how far it is and what came of it, and says so by the exit code.
+pub(super) fn carry_out(
+    setup: Setup,
+    request: Request,
+    timeout: Option<Duration>,
+    runtime: Runtime,
+) -> Result<ExitCode, CliError> {
     if !io::stderr().is_terminal() {
         // Progress and summary say what there is to say, short of trouble.
         start_log(LevelFilter::WARN);
@@ -29,36 +36,48 @@ pub(super) fn carry_out(setup: Setup, request: Request, runtime: Runtime) -> Res
     let Setup { state_dir, settings, nix } = setup;
     let config = settings.config().clone();
     let by_hand = request.by_hand;
-    let mut display = Display::new();
-    let parts = Parts { state_dir, config, nix, request };
+    let mut display = Display::new(timeout.is_some());
+    let parts = Parts { state_dir, config, nix, request, timeout };
     let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)));
     display.end();
     runtime.shutdown_timeout(LAST_THREADS);
     let finished = finished?;
     summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
-    let RunSummary { failed, held, skipped, .. } = &finished.summary;
+    Ok(ExitCode::from(exit_code(&finished, by_hand)))
+}
+
+/// What has failed for good counts for more than what is only left: that needs somebody.
+fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
+    let RunSummary { failed, held, passed_over, .. } = &finished.summary;
     // What somebody named and the policy keeps back is no success.
-    let refused = by_hand && !skipped.is_empty();
-    let all = !finished.interrupted && failed + held == 0 && !refused;
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_DELIVERED) })
+    let refused = by_hand && !passed_over.is_empty();
+    match finished.end {
+        _ if failed + held > 0 || refused => NOT_ALL_DELIVERED,
+        End::Interrupted | End::TimedOut => NOT_THROUGH,
+        End::Through => 0,
+    }
 }
 
 /// A bar on a terminal, lines elsewhere.
 struct Display {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
-    /// Which caches take nothing, as it was told last.
-    waiting: Vec<(String, String)>,
+    /// Which caches take nothing, and why, as it was told last.
+    waiting: BTreeMap<String, String>,
+    /// How it can be ended is told once, unless it will end by itself.
+    is_end_known: bool,
+    /// Whether another process works the queue off, whose log isn't this one's.
+    is_beside: bool,
 }
 
 impl Display {
-    fn new() -> Self {
+    fn new(ends_by_itself: bool) -> Self {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
         let bar = io::stderr().is_terminal().then(|| ProgressBar::new(0));
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style);
         }
-        Self { bar, last_line: None, waiting: Vec::new() }
+        Self { bar, last_line: None, waiting: BTreeMap::new(), is_end_known: ends_by_itself, is_beside: false }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -69,34 +88,38 @@ impl Display {
                 }
                 if let Some(beside) = beside {
                     self.line(&format!("{beside} works the queue off"));
+                    self.is_beside = true;
                 }
             }
-            Progress::TookOver => self.line("the service has ended; going on in its place"),
-            Progress::At { row, to_row, summary, waiting } => self.at(row, to_row, &summary, &waiting),
+            Progress::TookOver => {
+                self.line("the service has ended; going on in its place");
+                self.is_beside = false;
+            }
+            Progress::At { row, to_row, summary, left } => self.at(row, to_row, &summary, &left),
+            Progress::Ending { within } => self.line(&format!(
+                "ending: what is under way is finished, for {} s at most; a second signal ends it at once",
+                within.as_secs()
+            )),
         }
     }
 
-    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, waiting: &[(String, String)]) {
-        let RunSummary { uploaded, already_there, failed, held, open, bytes_sent, .. } = summary;
-        let ended = uploaded + already_there + failed + held + summary.gone;
+    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left]) {
+        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, bytes_sent, .. } = summary;
+        let there = already_there + at_upstream;
+        let ended = uploaded + there + failed + held + summary.gone;
         let sent = bytes(*bytes_sent);
-        let message =
-            format!("{uploaded} uploaded ({sent}), {already_there} already there, {failed} failed, {held} held");
+        let message = format!("{uploaded} uploaded ({sent}), {there} already there, {failed} failed, {held} held");
+        self.tell_what_waits(left);
         match &self.bar {
             Some(bar) => {
                 bar.set_length(ended + open);
                 bar.set_position(ended);
                 let scanning =
                     if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
-                let waiting: String =
-                    waiting.iter().map(|(cache, why)| format!("\n{cache} takes nothing for now: {why}")).collect();
+                let waiting: String = left.iter().filter_map(waits_for).map(|waits| format!("\n{waits}")).collect();
                 bar.set_message(message + &scanning + &waiting);
             }
             None => {
-                if self.waiting != waiting {
-                    waiting.iter().for_each(|(cache, why)| eprintln!("{cache} takes nothing for now: {why}"));
-                    self.waiting = waiting.to_vec();
-                }
                 let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
                 // The first look only starts the clock: a short backfill needs no lines.
                 if due && self.last_line.replace(Instant::now()).is_some() {
@@ -104,6 +127,22 @@ impl Display {
                 }
             }
         }
+    }
+
+    /// Says it again whenever it is another reason. On a terminal it stands below the bar all the time.
+    fn tell_what_waits(&mut self, left: &[Left]) {
+        let told_elsewhere = self.bar.is_some() || (!self.is_beside && tracing::enabled!(Level::WARN));
+        let waiting = what_waits(left);
+        if !told_elsewhere {
+            news(&self.waiting, &waiting).iter().for_each(|line| eprintln!("{line}"));
+        }
+        if !waiting.is_empty() && !std::mem::replace(&mut self.is_end_known, true) {
+            self.line(
+                "it is tried again until it succeeds; Ctrl-C ends this, and so does `--timeout` by itself: what is left \
+                 stays queued",
+            );
+        }
+        self.waiting = waiting;
     }
 
     fn line(&self, text: &str) {
@@ -120,27 +159,148 @@ impl Display {
     }
 }
 
-fn summarise(finished: &Finished) -> io::Result<()> {
-    let Finished { summary, interrupted, undelivered } = finished;
-    let mut out = io::stdout().lock();
-    if *interrupted {
-        let paths = counted(summary.open, "path");
-        writeln!(out, "interrupted with {paths} to go; the same command goes on from here")?;
+/// The caches that take nothing for now, each with the reason.
+fn what_waits(left: &[Left]) -> BTreeMap<String, String> {
+    left.iter()
+        .filter(|left| !left.is_off)
+        .filter_map(|left| Some((left.cache.clone(), left.takes_nothing.clone()?)))
+        .collect()
+}
+
+/// What has changed since it was told last.
+fn news(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    let waits = now.iter().filter(|(cache, why)| before.get(*cache) != Some(why));
+    let waits = waits.map(|(cache, why)| format!("{cache} takes nothing for now: {why}"));
+    let takes = before.keys().filter(|cache| !now.contains_key(*cache));
+    waits.chain(takes.map(|cache| format!("{cache} takes paths again, or has all of them"))).collect()
+}
+
+/// What the paths for a cache wait for, if there is anything to say of it.
+fn waits_for(left: &Left) -> Option<String> {
+    let Left { cache, takes_nothing, is_off, last_failure, .. } = left;
+    match (takes_nothing, last_failure) {
+        (Some(why), _) if *is_off => Some(format!("{cache}, which is off on this host: {why}")),
+        (Some(why), _) => Some(format!("{cache}, which takes nothing for now: {why}")),
+        (None, Some(why)) => Some(format!("{cache}, to be tried again: {why}")),
+        (None, None) => None,
     }
-    writeln!(out, "uploaded       {} ({})", summary.uploaded, bytes(summary.bytes_sent))?;
-    writeln!(out, "already there  {}", summary.already_there)?;
-    for (rule, count) in &summary.skipped {
-        writeln!(out, "skipped        {count} by {rule}")?;
+}
+
+fn summarise(finished: &Finished) -> io::Result<()> {
+    write_summary(&mut io::stdout().lock(), finished)
+}
+
+fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
+    let Finished { summary, end, undelivered, left } = finished;
+    let ended = match end {
+        End::Through => None,
+        End::Interrupted => Some("interrupted"),
+        End::TimedOut => Some("the time is over"),
+    };
+    if let Some(ended) = ended {
+        let paths = counted(summary.open, "path");
+        writeln!(
+            out,
+            "{ended} with {paths} to go; what is left stays queued, and the same command goes on from here, as `storewatch run` does"
+        )?;
+    }
+    let mut line = |what: &str, text: String| writeln!(out, "{what:16} {text}");
+    line("uploaded", format!("{} ({})", summary.uploaded, bytes(summary.bytes_sent)))?;
+    line("already there", summary.already_there.to_string())?;
+    if summary.at_upstream > 0 {
+        line("upstream has it", summary.at_upstream.to_string())?;
+    }
+    for (PassedOver { rule, denied }, count) in &summary.passed_over {
+        line(if *denied { "denied" } else { "skipped" }, format!("{count} by {rule}"))?;
     }
     if summary.gone > 0 {
-        writeln!(out, "collected      {} before being uploaded", summary.gone)?;
+        line("collected", format!("{} before being uploaded", summary.gone))?;
     }
     for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
         if count > 0 {
-            writeln!(out, "{what:14} {count}")?;
+            line(what, count.to_string())?;
         }
     }
     undelivered
         .iter()
-        .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))
+        .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))?;
+    left.iter().try_for_each(|left| {
+        let whose = waits_for(left).unwrap_or_else(|| left.cache.clone());
+        writeln!(out, "{:16} {} for {whose}", "still queued", left.paths)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(cache: &str, takes_nothing: Option<&str>, last_failure: Option<&str>) -> Left {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        Left {
+            cache: cache.to_owned(),
+            paths: 2,
+            takes_nothing: text(takes_nothing),
+            is_off: false,
+            last_failure: text(last_failure),
+        }
+    }
+
+    #[test]
+    fn what_waits_is_told_again_when_the_reason_is_another() {
+        let off = Left { is_off: true, ..left("own", Some("it is this host itself"), None) };
+        assert!(what_waits(&[off]).is_empty(), "nobody waits for that");
+        let told = |before: &[Left], now: &[Left]| news(&what_waits(before), &what_waits(now));
+        let (away, no_token) = (left("team", Some("away"), None), left("team", Some("no token"), None));
+        let both = [away.clone(), left("archive", None, Some("disk error"))];
+        assert_eq!(told(&[], &both), ["team takes nothing for now: away"]);
+        assert_eq!(told(&both, &both), Vec::<String>::new());
+        assert_eq!(told(&both, std::slice::from_ref(&no_token)), ["team takes nothing for now: no token"]);
+        assert_eq!(told(&[no_token], &[]), ["team takes paths again, or has all of them"]);
+    }
+
+    #[test]
+    fn what_is_left_is_summed_up_with_its_reason_and_has_its_own_exit_code() {
+        let passed_over = || {
+            let by = |rule: &str, denied| PassedOver { rule: rule.to_owned(), denied };
+            vec![(by("rule 2", false), 5), (by("rule 1", true), 1)]
+        };
+        let finished = |end, failed, left: &[Left]| Finished {
+            summary: RunSummary {
+                open: 6,
+                failed,
+                at_upstream: 3,
+                passed_over: passed_over(),
+                ..RunSummary::default()
+            },
+            end,
+            undelivered: Vec::new(),
+            left: left.to_vec(),
+        };
+        let all = [
+            left("archive", None, None),
+            left("local", None, Some("disk error")),
+            left("team", Some("no token"), Some("401")),
+        ];
+        let timed_out = finished(End::TimedOut, 0, &all);
+        let mut out = Vec::new();
+        write_summary(&mut out, &timed_out).expect("written");
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            "the time is over with 6 paths to go; what is left stays queued, and the same command goes on from here, as \
+             `storewatch run` does\n\
+             uploaded         0 (0 B)\n\
+             already there    0\n\
+             upstream has it  3\n\
+             skipped          5 by rule 2\n\
+             denied           1 by rule 1\n\
+             still queued     2 for archive\n\
+             still queued     2 for local, to be tried again: disk error\n\
+             still queued     2 for team, which takes nothing for now: no token\n"
+        );
+        assert_eq!(exit_code(&timed_out, false), NOT_THROUGH);
+        assert_eq!(exit_code(&timed_out, true), NOT_ALL_DELIVERED, "what was named is denied");
+        assert_eq!(exit_code(&finished(End::Interrupted, 0, &all), false), NOT_THROUGH);
+        assert_eq!(exit_code(&finished(End::TimedOut, 1, &all), false), NOT_ALL_DELIVERED, "that needs somebody");
+        assert_eq!(exit_code(&finished(End::Through, 0, &[]), false), 0);
+    }
 }

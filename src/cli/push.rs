@@ -2,18 +2,22 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::backfill::{named_caches, named_paths};
 use super::progress::carry_out;
 use super::run::runtime;
 use super::setup::Setup;
 use super::{CliError, Global};
+use crate::config::parse_duration;
 use crate::daemon::backfill::Request;
 
 /// Upload these paths now, with what they need, and say what became of them.
 ///
 /// They go before a backfill, and whether or not a rule skips them; what a rule denies stays here. Beside a running
-/// service that does the work; alone, it is done here. Exit code 3 says that some paths failed, are held back or denied.
+/// service that does the work; alone, it is done here. A cache that takes nothing is waited for, whatever the reason;
+/// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed, are held back or
+/// denied, 4 that some are left.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Store paths, or links to them, or their base names.
@@ -23,6 +27,10 @@ pub(super) struct Args {
     /// goes to all caches, or to these.
     #[arg(long, value_name = "CACHE")]
     to: Vec<String>,
+    /// End after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with the
+    /// reason.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -37,5 +45,5 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         by_hand: true,
         policy: setup.settings.fingerprint(),
     };
-    carry_out(setup, request, runtime)
+    carry_out(setup, request, args.timeout, runtime)
 }

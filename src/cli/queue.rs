@@ -8,6 +8,7 @@ use clap::Subcommand;
 use super::setup::client_state_dir;
 use super::words::counted;
 use super::{CliError, Global};
+use crate::cache::CacheUrl;
 use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, now};
 
 /// Look at the queue, try jobs again, or drop them; also while the service runs.
@@ -67,7 +68,13 @@ impl Which {
         // `/nix/store/…-hello/` means `…-hello`.
         let path = self.path.as_deref().map(|path| path.trim_end_matches('/'));
         let path = path.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned());
-        JobFilter { state: self.state, cache: self.cache.clone(), path, run: None, limit }
+        JobFilter { state: self.state, cache: self.cache(), path, run: None, limit }
+    }
+
+    /// A cache's name, or its URL as the queue has it.
+    fn cache(&self) -> Option<String> {
+        let written = self.cache.as_ref()?;
+        Some(CacheUrl::parse(written).map_or_else(|_| written.clone(), |url| url.normal(written)))
     }
 
     /// Refuses a path that is empty, by which all would be meant, and the name of a cache that the queue doesn't know.
@@ -75,9 +82,9 @@ impl Which {
         if self.path.as_deref().is_some_and(|path| path.trim_end_matches('/').is_empty()) {
             return Err(CliError::Usage("the path is empty; leave it out where all jobs are meant".to_owned()));
         }
-        let Some(name) = &self.cache else { return Ok(()) };
+        let Some(name) = self.cache() else { return Ok(()) };
         let caches = queue.counts()?;
-        if caches.iter().any(|cache| cache.name == *name || cache.url == *name) {
+        if caches.iter().any(|cache| cache.name == name || cache.url == name) {
             return Ok(());
         }
         let mut known: Vec<String> = caches.into_iter().map(|cache| cache.name).collect();
@@ -109,6 +116,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             jobs.truncate(limit.unwrap_or(usize::MAX));
             if *json {
                 serde_json::to_writer_pretty(&mut out, &jobs).map_err(io::Error::from).and_then(|()| writeln!(out))
+            } else if jobs.is_empty() {
+                writeln!(out, "{}", if which.is_everything() { "the queue is empty" } else { "there is no such job" })
             } else {
                 jobs.iter().try_for_each(|job| write_job(&mut out, job))
             }
@@ -150,8 +159,9 @@ fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
     if job.not_before > now() {
         write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
     }
-    match &job.reason {
-        Some(reason) => writeln!(out, "  {reason}"),
-        None => writeln!(out),
+    match (&job.reason, &job.cache_waits) {
+        (_, Some(why)) => writeln!(out, "  its cache takes nothing: {why}"),
+        (Some(reason), None) => writeln!(out, "  {reason}"),
+        (None, None) => writeln!(out),
     }
 }

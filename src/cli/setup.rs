@@ -105,7 +105,7 @@ fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
     let file = surroundings(global).policy_file().map(absolute);
     let path = file.as_ref().map(|file| file.path.clone());
     let load = move || Config::load(file.as_ref(), &defaults, &check_url);
-    Ok(Settings::read(path, Box::new(load))?)
+    Settings::read(path, Box::new(load)).map_err(CliError::BadPolicy)
 }
 
 /// Whoever changes the folder later still means the same file.

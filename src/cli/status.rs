@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::setup::{View, nix_store};
+use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
@@ -27,6 +28,8 @@ pub(super) struct Args {
 struct Status {
     /// Who works the queue off, if anybody does.
     working: Option<String>,
+    /// Why this user can't know who does.
+    working_unknown: Option<String>,
     state_dir: String,
     policy_file: Option<String>,
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
@@ -45,7 +48,9 @@ struct CacheStatus {
     public_key: Option<String>,
     /// The policy no longer names it: its jobs wait until it does, or until they are dropped. Null without a good policy.
     orphaned: Option<bool>,
-    /// This host's name, where that makes it the cache's own server: nothing goes there then.
+    /// Why it is off on this host, in words: nothing goes there then.
+    why_off: Option<String>,
+    /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
 }
 
@@ -64,8 +69,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             used.map(|counts| CacheStatus::without_policy(counts, None)).collect()
         }
     };
+    let (working, working_unknown) = match StateLock::holder(&state_dir) {
+        Ok(working) => (working, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let status = Status {
-        working: StateLock::holder(&state_dir),
+        working,
+        working_unknown,
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
@@ -79,10 +89,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         write_text(&mut out, &status)
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
-    config.map(|_| ExitCode::SUCCESS).map_err(CliError::from)
+    config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
 }
 
-fn problems(error: &ConfigError) -> Vec<String> {
+/// All that is wrong with a policy file, one line each.
+pub(super) fn problems(error: &ConfigError) -> Vec<String> {
     match error {
         ConfigError::Problems(problems) => problems.iter().map(ToString::to_string).collect(),
         error => vec![one_line(error)],
@@ -96,6 +107,7 @@ impl CacheStatus {
             substituter: caches::substituter(&counts.url),
             public_key: None,
             orphaned,
+            why_off: None,
             off_since_it_is: None,
             counts,
         }
@@ -114,6 +126,7 @@ fn cache_states(
         let known = counts.iter().position(|known| known.name == cache.name.as_str() && known.url == cache.url);
         let counts = known.map_or_else(|| nothing_yet(cache), |index| counts.swap_remove(index));
         states.push(CacheStatus {
+            why_off: caches::why_off(cache, Some(&counts)),
             counts,
             substituter: caches::substituter(&cache.url),
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
@@ -131,21 +144,28 @@ fn nothing_yet(cache: &CacheConfig) -> CacheCounts {
 }
 
 fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    match &status.working {
-        Some(working) => writeln!(out, "at work: {working}")?,
-        None => writeln!(out, "nobody works the queue off; start `storewatch run`")?,
+    match (&status.working, &status.working_unknown) {
+        (Some(working), _) => writeln!(out, "at work: {working}")?,
+        (None, Some(why)) => writeln!(out, "at work: can't be known to this user: {why}")?,
+        (None, None) => writeln!(out, "nobody works the queue off; start `storewatch run`")?,
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
-    let bad = if status.policy_problems.is_empty() { "" } else { " (it can't be used: what it says isn't shown)" };
+    let bad = match status.policy_problems.len() as u64 {
+        0 => String::new(),
+        count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
+    };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
-    for CacheStatus { counts, substituter, public_key, orphaned, off_since_it_is } in &status.caches {
+    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
-        if let Some(host) = off_since_it_is {
+        if let Some(why) = why_off {
+            write!(out, "  {why}")?;
+            // By its name it is known from the beginning, and nothing is queued.
+            let left = off_since_it_is.is_some();
             writeln!(
                 out,
-                "  off on this host, {host}, which is the cache's own server by `server_hostnames`; what becomes valid \
-                 meanwhile is left to `storewatch backfill`"
+                "{}",
+                if left { "; what becomes valid meanwhile is left to `storewatch backfill`" } else { "" }
             )?;
         }
         if *orphaned == Some(true) {
@@ -157,7 +177,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(why), Some(since)) = (&counts.waiting_why, counts.waiting_since) {
+        if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
             writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
         }
         writeln!(

@@ -19,7 +19,7 @@ const DEFAULT_SERVER_HOSTNAMES: [&str; 3] = ["atticd", "cache-server", "cache-bu
 pub struct CacheConfig {
     /// Its name.
     pub name: CacheName,
-    /// Where it is; checked by the cache layer's own rules, and so without user name, password or token.
+    /// Where it is, in its normal form; checked by the cache layer's own rules, and so without user name, password or token.
     pub url: String,
     /// Uploads at once, where they are other than `[limits]` says, 1 to 64.
     pub uploads: Option<usize>,

@@ -71,10 +71,10 @@ pub struct Config {
 }
 
 /// How much of the host storewatch takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Uploads at once for each cache, 1 to 64.
-    pub uploads: usize,
+    /// Uploads at once for each cache, 1 to 64, where a number is given.
+    pub uploads: Option<usize>,
     /// Priority of the daemon.
     pub priority: Priority,
 }
@@ -94,13 +94,6 @@ pub enum Priority {
 pub struct Defaults {
     /// storewatch's state directory, absolute: the cache that stands in lies below it.
     pub state_dir: PathBuf,
-}
-
-impl Default for Limits {
-    /// Four uploads: enough to keep two cores and a line busy while each waits for a disk or a server in turn.
-    fn default() -> Self {
-        Self { uploads: 4, priority: Priority::Low }
-    }
 }
 
 impl Config {

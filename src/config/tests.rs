@@ -103,7 +103,7 @@ fn a_whole_policy() {
     let names: Vec<_> = config.caches.iter().map(|cache| cache.name.as_str()).collect();
     assert_eq!(names, ["team", "archive", "attic"], "in the order of the file");
     assert_eq!(config.caches[0].signing_key, Some(Source::file("/etc/key")));
-    assert_eq!(config.limits, Limits { uploads: 64, priority: Priority::Normal });
+    assert_eq!(config.limits, Limits { uploads: Some(64), priority: Priority::Normal });
     assert_eq!(config.store.dir, Some(StoreDir::new("/l")));
     assert_eq!(config.policy.own_rules(), 2);
     assert!(config.warnings.is_empty());

@@ -156,10 +156,10 @@ impl Working {
         let _ = self.commands.send(command).await;
     }
 
-    /// Hands back what is not through in time, and ends the uploader.
-    pub(crate) async fn drain(self) -> Result<(), ServiceError> {
-        self.tell(Command::Drain(DRAIN)).await;
-        match tokio::time::timeout(DRAIN + PATIENCE, self.uploader).await {
+    /// Hands back what is not through within this time, and ends the uploader.
+    pub(crate) async fn drain(self, within: Duration) -> Result<(), ServiceError> {
+        self.tell(Command::Drain(within)).await;
+        match tokio::time::timeout(within + PATIENCE, self.uploader).await {
             Ok(Ok(ended)) => Ok(ended?),
             Ok(Err(_)) => Err(ServiceError::Panicked { part: "the uploader" }),
             Err(_) => {
@@ -269,7 +269,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     };
     watcher.abort();
     info!("ending: what is under way is finished or handed back");
-    let drained = working.drain().await;
+    let drained = working.drain(DRAIN).await;
     ended.and(drained)
 }
 

@@ -1,7 +1,7 @@
 //! The state directory's lock: whoever holds it works the queue off.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,12 +82,19 @@ impl StateLock {
     }
 
     /// Who holds the lock, if anybody does: `storewatch run, process 4711`.
-    #[must_use]
-    pub fn holder(state_dir: &Path) -> Option<String> {
-        let mut file = File::open(state_dir.join(Self::FILE_NAME)).ok()?;
+    ///
+    /// # Errors
+    /// Where this user can't know it.
+    pub fn holder(state_dir: &Path) -> std::io::Result<Option<String>> {
+        let mut file = match File::open(state_dir.join(Self::FILE_NAME)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
         match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Some(read_holder(&mut file)),
-            _ => None,
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 }

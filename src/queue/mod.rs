@@ -44,10 +44,10 @@ pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Run, RunId, RunScope, RunSummary, Undelivered};
+pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use settle::Outcome;
-pub use view::{CacheCounts, JobFilter, JobView};
+pub use view::{CacheCounts, JobFilter, JobView, Standing};
 
 /// Why the queue can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CacheId, Queue, QueueError, Wanted};
-use crate::nix::PathInfo;
+use super::{CacheId, PassedOver, Queue, QueueError, Wanted};
+use crate::nix::{PathInfo, StoreDir};
 use crate::policy::{CacheName, Decision, Policy};
 
 /// A policy together with the numbers that its caches have in the queue.
@@ -59,5 +59,15 @@ impl Routes {
         let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
         let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
         (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
+    }
+
+    /// Why a path goes nowhere by these routes: denied where all of them are closed to it, and by which rule.
+    #[must_use]
+    pub fn why_not(&self, info: &PathInfo, decision: &Decision, store_dir: &StoreDir) -> PassedOver {
+        let denied = !self.caches.is_empty() && self.caches.keys().all(|name| decision.denies(name));
+        let closed = self.caches.keys().next().filter(|_| denied);
+        // For a single cache it may be another rule than the one that decided for the rest.
+        let rule = closed.and_then(|name| self.policy.rule_for(info, store_dir, name).ok());
+        PassedOver { rule: rule.as_ref().unwrap_or(decision.rule()).to_string(), denied }
     }
 }

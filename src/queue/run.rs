@@ -54,6 +54,30 @@ pub struct Undelivered {
     pub reason: String,
 }
 
+/// What of a backfill is still to be done for one cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Name of the cache.
+    pub cache: String,
+    /// How many paths.
+    pub paths: u64,
+    /// Why the cache takes nothing at all for now.
+    pub takes_nothing: Option<String>,
+    /// Whether that is so since this host is the cache's own server: then these paths are not waited for.
+    pub is_off: bool,
+    /// Why the path that was tried most often could not be uploaded yet.
+    pub last_failure: Option<String>,
+}
+
+/// Why a backfill passed a path over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PassedOver {
+    /// By which rule.
+    pub rule: String,
+    /// Whether the rule denies it, rather than only skip it or send it elsewhere.
+    pub denied: bool,
+}
+
 /// What has come of a backfill so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RunSummary {
@@ -63,15 +87,17 @@ pub struct RunSummary {
     pub bytes_sent: u64,
     /// The cache had them already.
     pub already_there: u64,
+    /// An upstream has them.
+    pub at_upstream: u64,
     /// Not uploaded on their own account, by which rule.
-    pub skipped: Vec<(String, u64)>,
+    pub passed_over: Vec<(PassedOver, u64)>,
     /// Failed for good.
     pub failed: u64,
     /// Held, since a reference can't be delivered.
     pub held: u64,
     /// Garbage-collected meanwhile.
     pub gone: u64,
-    /// Not done yet.
+    /// Not done yet, at caches that aren't off.
     pub open: u64,
 }
 
@@ -120,15 +146,15 @@ impl Queue {
         run: RunId,
         row: i64,
         admission: &Admission<'_>,
-        skipped: &[(String, u64)],
+        passed_over: &[(PassedOver, u64)],
     ) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin a batch"))?;
         write_jobs(&tx, admission)?;
-        for (rule, count) in skipped {
+        for (PassedOver { rule, denied }, count) in passed_over {
             tx.execute(
-                "INSERT INTO run_skips (run, rule, count) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (run, rule) DO UPDATE SET count = count + excluded.count",
-                params![run.0, rule, *count as i64],
+                "INSERT INTO run_skips (run, rule, denied, count) VALUES (?1, ?2, ?4, ?3)
+                 ON CONFLICT (run, rule, denied) DO UPDATE SET count = count + excluded.count",
+                params![run.0, rule, *count as i64, denied],
             )
             .map_err(sqlite("note skipped paths"))?;
         }
@@ -158,15 +184,46 @@ impl Queue {
             .map_err(sqlite("read a backfill's progress"))
     }
 
-    /// Whether any job of a backfill is still to be done. Unlike the summary this doesn't look at those that are done.
+    /// Whether any job of a backfill is still to be done, at a cache that isn't off. Unlike the summary this doesn't look at those that are done.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn run_is_open(&self, run: RunId) -> Result<bool, QueueError> {
         self.db
-            .prepare_cached("SELECT 1 FROM jobs INDEXED BY jobs_open WHERE state IN (0, 1) AND state <> 2 AND run = ?1")
+            .prepare_cached(
+                "SELECT 1 FROM jobs INDEXED BY jobs_open
+                 WHERE state IN (0, 1) AND state <> 2 AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)",
+            )
             .and_then(|mut statement| statement.exists([run.0]))
             .map_err(sqlite("look whether a backfill is through"))
+    }
+
+    /// What of a backfill is still to be done, cache by cache, and what it waits for.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn left(&self, run: RunId) -> Result<Vec<Left>, QueueError> {
+        let mut statement = self
+            .db
+            // Beside `max` the other columns are of the row that has it.
+            .prepare_cached(
+                "SELECT c.name, count(*), c.waiting_why, j.reason, c.off, max(j.attempts)
+                 FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
+                 WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
+            )
+            .map_err(sqlite("list what is left of a backfill"))?;
+        statement
+            .query_map([run.0], |row| {
+                Ok(Left {
+                    cache: row.get(0)?,
+                    paths: row.get::<_, i64>(1)? as u64,
+                    takes_nothing: row.get(2)?,
+                    last_failure: row.get(3)?,
+                    is_off: row.get(4)?,
+                })
+            })
+            .and_then(Iterator::collect)
+            .map_err(sqlite("list what is left of a backfill"))
     }
 
     /// The jobs of a backfill that have failed or are held.
@@ -197,8 +254,9 @@ impl Queue {
             .prepare_cached(
                 "SELECT coalesce(sum(state = 2 AND NOT found), 0),
                         coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(state = 2 AND found), 0), coalesce(sum(state = 4), 0),
-                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1)), 0)
+                        coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
+                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
+                        coalesce(sum(state = 2 AND found = 2), 0)
                  FROM jobs WHERE run = ?1",
             )
             .and_then(|mut statement| {
@@ -211,17 +269,22 @@ impl Queue {
                         held: row.get::<_, i64>(4)? as u64,
                         gone: row.get::<_, i64>(5)? as u64,
                         open: row.get::<_, i64>(6)? as u64,
-                        skipped: Vec::new(),
+                        at_upstream: row.get::<_, i64>(7)? as u64,
+                        passed_over: Vec::new(),
                     })
                 })
             })
             .map_err(sqlite("sum a backfill up"))?;
         let mut statement = self
             .db
-            .prepare_cached("SELECT rule, count FROM run_skips WHERE run = ?1 ORDER BY count DESC, rule")
+            .prepare_cached(
+                "SELECT rule, denied, count FROM run_skips WHERE run = ?1 ORDER BY denied, count DESC, rule",
+            )
             .map_err(sqlite("sum skipped paths up"))?;
-        summary.skipped = statement
-            .query_map([run.0], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))
+        summary.passed_over = statement
+            .query_map([run.0], |row| {
+                Ok((PassedOver { rule: row.get(0)?, denied: row.get(1)? }, row.get::<_, i64>(2)? as u64))
+            })
             .and_then(Iterator::collect)
             .map_err(sqlite("sum skipped paths up"))?;
         Ok(summary)

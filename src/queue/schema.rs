@@ -105,6 +105,22 @@ const MIGRATIONS: &[&str] = &[
     UPDATE jobs SET found = 1 WHERE state = 2 AND uploaded IS NULL;
 ",
     "
+    -- 1: that it takes nothing is meant to be so: this host is its own server. Nobody waits for its jobs.
+    ALTER TABLE caches ADD COLUMN off INTEGER NOT NULL DEFAULT 0;
+    -- What a backfill passed over, told apart by whether that was denied.
+    ALTER TABLE run_skips RENAME TO old_run_skips;
+    CREATE TABLE run_skips (
+        run    INTEGER NOT NULL,
+        rule   TEXT NOT NULL,
+        denied INTEGER NOT NULL,
+        count  INTEGER NOT NULL,
+        PRIMARY KEY (run, rule, denied)
+    ) WITHOUT ROWID, STRICT;
+    INSERT INTO run_skips SELECT run, rule, 0, count FROM old_run_skips;
+    DROP TABLE old_run_skips;
+    -- `jobs.found` is 2 from now on where an upstream has the path, not the cache itself.
+",
+    "
     -- What caches were given, by the hash of the archive: the same content is not sent again.
     CREATE TABLE contents (
         cache       INTEGER NOT NULL REFERENCES caches (id),

@@ -72,9 +72,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
                     params![job.id, *sent as i64],
                 )?,
                 // Perhaps since it was sent before: that stays as it is.
-                Delivery::AlreadyThere | Delivery::AtUpstream => {
-                    execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?
-                }
+                Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,
+                Delivery::AtUpstream => execute(tx, "UPDATE jobs SET found = 2 WHERE id = ?1", [job.id])?,
             }
             unblock(tx, job.id, now)
         }

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod laws;
+mod left;
 mod reconfigured;
 
 use super::*;

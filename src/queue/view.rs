@@ -31,9 +31,23 @@ pub struct CacheCounts {
     pub waiting_since: Option<i64>,
     /// Why it takes nothing.
     pub waiting_why: Option<String>,
+    /// Whether that is meant to be so, since this host is its own server.
+    #[serde(skip)]
+    pub is_off: bool,
     /// The cache's number.
     #[serde(skip)]
     pub id: CacheId,
+}
+
+/// Whether a cache as a whole takes paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing<'a> {
+    /// It does.
+    Takes,
+    /// Not for now, and why. Whoever asked for a path waits.
+    Waits(&'a str),
+    /// Not on this host, and why. Nobody waits.
+    Off(&'a str),
 }
 
 impl CacheCounts {
@@ -52,6 +66,7 @@ impl CacheCounts {
             bytes_sent: 0,
             waiting_since: None,
             waiting_why: None,
+            is_off: false,
             id: CacheId(0),
         }
     }
@@ -95,8 +110,10 @@ pub struct JobView {
     pub not_before: i64,
     /// How many references' jobs it waits for.
     pub waits_for: u32,
-    /// Why it is held or has failed.
+    /// Why it is held, has failed, or is tried again.
     pub reason: Option<String>,
+    /// Why its cache as a whole takes nothing, where that is what a pending job waits for.
+    pub cache_waits: Option<String>,
     /// Milliseconds since 1970 of the last change.
     pub changed: i64,
 }
@@ -113,7 +130,7 @@ impl Queue {
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
-                        coalesce(sum(j.uploaded), 0)
+                        coalesce(sum(j.uploaded), 0), c.off
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -133,41 +150,32 @@ impl Queue {
                     failed: count(row, 9)?,
                     gone: count(row, 10)?,
                     bytes_sent: count(row, 11)?,
+                    is_off: row.get(12)?,
                 })
             })
             .and_then(Iterator::collect)
             .map_err(sqlite("count jobs"))
     }
 
-    /// Notes that a cache as a whole takes nothing, and why; or that it does again.
+    /// Notes whether a cache as a whole takes paths, and why not.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn note_cache_waits(&mut self, cache: CacheId, why: Option<&str>, now: i64) -> Result<(), QueueError> {
+    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<(), QueueError> {
+        let (why, off) = match standing {
+            Standing::Takes => (None, false),
+            Standing::Waits(why) => (Some(why), false),
+            Standing::Off(why) => (Some(why), true),
+        };
         self.db
             .execute(
-                "UPDATE caches SET waiting_why = ?2,
+                "UPDATE caches SET waiting_why = ?2, off = ?4,
                      waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
                  WHERE id = ?1",
-                params![cache.0, why, now],
+                params![cache.0, why, now, off],
             )
             .map_err(sqlite("note a cache's state"))?;
         Ok(())
-    }
-
-    /// The caches that as a whole take nothing: name and why.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn waiting_caches(&self) -> Result<Vec<(String, String)>, QueueError> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT name, waiting_why FROM caches WHERE waiting_why IS NOT NULL ORDER BY name")
-            .map_err(sqlite("list waiting caches"))?;
-        statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .and_then(Iterator::collect)
-            .map_err(sqlite("list waiting caches"))
     }
 
     /// Jobs, the newest change first.
@@ -178,7 +186,8 @@ impl Queue {
         let mut statement = self
             .db
             .prepare_cached(
-                "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed
+                "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
+                        CASE WHEN j.state = 0 THEN c.waiting_why END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
@@ -202,6 +211,7 @@ impl Queue {
                     waits_for: row.get(6)?,
                     reason: row.get(7)?,
                     changed: row.get(8)?,
+                    cache_waits: row.get(9)?,
                 })
             })
             .and_then(Iterator::collect)

@@ -1,6 +1,7 @@
 //! Why there is no secret. None of these messages has a part of one in it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,16 @@ pub enum SecretError {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// This user may not read the file, which says nothing of the service's.
+    #[error("{path} can't be read by uid {uid}, as which this was asked{owned}")]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+        /// `; …`, whose it is, where that can be seen.
+        owned: String,
+    },
     /// The variable isn't set.
     #[error("the environment variable {name} is not set; a service gets it by `EnvironmentFile=`")]
     NoVariable {
@@ -91,14 +102,15 @@ pub enum SecretError {
         source: Arc<io::Error>,
     },
     /// The command says that it failed, so what it has written is not taken for a secret.
-    #[error("{program} failed ({status}){said}")]
+    #[error(
+        "{program} failed ({status}); what it said may have the secret in it and is not kept: run it by hand, as the \
+         service's user, to see that"
+    )]
     Failed {
         /// The program alone.
         program: String,
         /// Its exit status.
         status: String,
-        /// `: …`, the end of what it wrote to its standard error; or why that isn't shown.
-        said: String,
     },
     /// The command took too long.
     #[error("{program} did not end within {} s and was killed; see why, or give it more `timeout`", timeout.as_secs())]
@@ -135,6 +147,32 @@ pub enum SecretError {
     },
 }
 
+impl SecretError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("write the secret there, readable for the service's user only")
+            }
+            Self::Denied { .. } => Some(
+                "if that is not the user that the service runs as, ask as that one; if it is, the file has to belong to \
+                 it, with mode 0600, and the folders above must let it in",
+            ),
+            Self::Empty { .. } => Some("what should write it has not done so, or writes elsewhere"),
+            Self::NoText { .. } => Some("is it the right one? A secret is text, and a token one line of it"),
+            Self::Command { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => {
+                    Some("name the program by its absolute path: a service's PATH is another than a shell's")
+                }
+                io::ErrorKind::PermissionDenied => Some("the service's user must be allowed to run it"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// What makes a text no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoText {
@@ -147,6 +185,20 @@ pub enum NoText {
     /// Several lines, or control characters, which no header could carry.
     #[error("has more than one line, or control characters in it")]
     Control,
+}
+
+/// As [`io_error`], for what is only read: whether that is allowed depends on who asks.
+pub(super) fn read_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {
+    let path = path.to_owned();
+    move |source| {
+        if source.kind() != io::ErrorKind::PermissionDenied {
+            return io_error(action, &path)(source);
+        }
+        let owned = std::fs::metadata(&path).map_or(String::new(), |file| {
+            format!("; it belongs to uid {} and gid {}, with mode {:04o}", file.uid(), file.gid(), file.mode() & 0o7777)
+        });
+        SecretError::Denied { path, uid: rustix::process::geteuid().as_raw(), owned }
+    }
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::error::{NoText, SecretError, io_error};
+use super::error::{NoText, SecretError, io_error, read_error};
 use super::text::{Form, LONGEST, Secret};
 
 /// The permission bits that let others read or change a file.
@@ -72,7 +72,7 @@ fn open(path: &Path) -> Result<(PathBuf, File), SecretError> {
     // A pipe must not hold us up until somebody writes into it.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open_resolved = || {
-        let resolved = fs::canonicalize(path).map_err(io_error("resolve", path))?;
+        let resolved = fs::canonicalize(path).map_err(read_error("resolve", path))?;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&resolved);
         Ok((resolved, file))
     };
@@ -81,9 +81,9 @@ fn open(path: &Path) -> Result<(PathBuf, File), SecretError> {
         // A link was swapped in between and what it led to is gone, as sops-nix does: then it leads elsewhere now.
         (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
             let (resolved, file) = open_resolved()?;
-            Ok((resolved, file.map_err(io_error("open", path))?))
+            Ok((resolved, file.map_err(read_error("open", path))?))
         }
-        (_, Err(error)) => Err(io_error("open", path)(error)),
+        (_, Err(error)) => Err(read_error("open", path)(error)),
     }
 }
 

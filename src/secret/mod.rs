@@ -5,7 +5,7 @@
 //!
 //! Invariant kept here: **nothing leaks.** A secret comes from a file that only its owner can read, or from what the
 //! system or a command hands over; never from the Nix store, which everybody can read. It is held in memory that is
-//! wiped, has no `Debug` that shows it, and no error repeats it, nor a command's words among which it stands.
+//! wiped, has no `Debug` that shows it, and no error repeats it, nor what a command says beside it.
 //!
 //! Deliberately absent: what a secret is for. Whether a server takes a token is the server's to say.
 

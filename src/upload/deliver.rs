@@ -48,6 +48,8 @@ pub struct Landed {
 pub(super) enum Verdict {
     /// Nothing.
     Nothing,
+    /// Nothing: it is an upstream's trouble, which is told once and not for each path.
+    ToldElsewhere,
     /// It did not serve a request: once may be chance, several times in a row are not.
     Faltered(String),
     /// It takes nothing for now.
@@ -83,7 +85,7 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
     let references = match find_references(&context, &policy, &name, &presence, job, &info).await {
         Ok(References::Deliverable(references)) => references,
-        Ok(References::Settled(outcome)) => return outcome.into(),
+        Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
@@ -181,7 +183,7 @@ enum References {
     /// All are in the cache, at an upstream, or under way.
     Deliverable(Deliverable),
     /// The job ends here, for now.
-    Settled(Outcome),
+    Settled(Landed),
 }
 
 /// References that nothing stands in the way of.
@@ -213,28 +215,31 @@ async fn find_references(
     }
     let missing = presence.missing(&asked).await?;
     if !missing.contains(&job.path) {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere)));
+        return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
     let upstream = match context.upstreams.have(&missing).await {
         Ok(upstream) => upstream,
         // One that stays away is done without: what it would deliver is then uploaded here.
         Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
-        Err(error) => return Ok(References::Settled(retry(job, format!("an upstream cache: {}", one_line(&error))))),
+        Err(error) => {
+            let outcome = retry(job, format!("an upstream cache: {}", one_line(&error)));
+            return Ok(References::Settled(Landed { outcome, cache: Verdict::ToldElsewhere }));
+        }
     };
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
     if signed || upstream.contains(&job.path) {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream)));
+        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
     }
     deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
     let mut to_come_first = Vec::new();
     for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
         match find(context, policy, name, keys, &reference).await {
             Whereabouts::Upstream => {}
-            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason })),
+            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason }.into())),
             // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
-            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned)),
-            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason))),
+            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned.into())),
+            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason).into())),
             Whereabouts::Here => match context.flights.arrival(job.cache, &reference) {
                 Some(arrival) => deliverable.under_way.push(arrival),
                 None => to_come_first.push(reference),
@@ -244,7 +249,7 @@ async fn find_references(
     if to_come_first.is_empty() {
         Ok(References::Deliverable(deliverable))
     } else {
-        Ok(References::Settled(Outcome::WaitsFor(to_come_first)))
+        Ok(References::Settled(Outcome::WaitsFor(to_come_first).into()))
     }
 }
 
@@ -296,12 +301,12 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     let reason = one_line(error);
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-        outcome: Outcome::Retry { not_before: now(), reason: reason.clone() },
-        cache: Verdict::Waits(Waits { why: reason, pause, ends }),
+        outcome: Outcome::Retry { not_before: now(), reason },
+        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
-        Class::Unavailable => Landed { outcome: retry(job, reason.clone()), cache: Verdict::Faltered(reason) },
+        Class::Unavailable => Landed { outcome: retry(job, reason), cache: Verdict::Faltered(error.with_cure()) },
         Class::Doubtful if job.attempts < DOUBTFUL_TRIES => retry(job, reason).into(),
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished => {

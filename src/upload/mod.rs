@@ -40,7 +40,7 @@ pub use self::target::{Open, Target};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -254,7 +254,7 @@ impl Uploader {
             let (id, known) = (target.id, before.remove(&target.id));
             if known.is_none() {
                 // What an earlier process noted may be mended; if not, it is noted again.
-                self.queue.call(move |queue| queue.note_cache_waits(id, None, now())).await?;
+                self.queue.call(move |queue| queue.note_cache(id, Standing::Takes, now())).await?;
             }
             self.caches.insert(id, State::serve(target, known));
         }
@@ -364,8 +364,9 @@ impl Uploader {
             let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 state.ended(job.id);
+                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
                 let waits = match cache {
-                    Verdict::Nothing => None,
+                    Verdict::Nothing | Verdict::ToldElsewhere => None,
                     Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
                     Verdict::Waits(waits) => Some(waits),
                 };
@@ -381,7 +382,7 @@ impl Uploader {
                     note_taking(&self.queue, job.cache, state).await?;
                 }
                 // What is wrong with the cache is told once, not for each path.
-                let outcome = if waits.is_some() { &Outcome::Returned } else { &outcome };
+                let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
                 tell(&job, outcome, state.name().as_str());
             }
             outcomes.push((job, outcome));

@@ -3,7 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::target::{State, Waits};
-use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
 
 /// Notes that a cache takes nothing.
 pub(super) async fn note_waiting(
@@ -16,9 +16,17 @@ pub(super) async fn note_waiting(
     if !state.wait(waits, getrandom::u64().unwrap_or(0)) {
         return Ok(());
     }
-    warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {}", waits.why);
-    let why = waits.why.clone();
-    queue.call(move |queue| queue.note_cache_waits(id, Some(&why), now())).await
+    let (why, is_off) = (waits.why.clone(), waits.is_off);
+    if is_off {
+        info!(cache = %state.name(), "off on this host: {why}");
+    } else {
+        warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {why}");
+    }
+    let note = move |queue: &mut Queue| {
+        let standing = if is_off { Standing::Off(&why) } else { Standing::Waits(&why) };
+        queue.note_cache(id, standing, now())
+    };
+    queue.call(note).await
 }
 
 /// Notes that a cache takes paths.
@@ -26,7 +34,7 @@ pub(super) async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State)
     info!(cache = %state.name(), "the cache takes paths again");
     queue
         .call(move |queue| {
-            queue.note_cache_waits(id, None, now())?;
+            queue.note_cache(id, Standing::Takes, now())?;
             queue.begin_anew(id).map(|_| ())
         })
         .await

@@ -17,7 +17,6 @@ use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
 use crate::queue::CacheId;
-use crate::report::one_line;
 
 /// Opens a cache; asked again and again until it succeeds.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
@@ -65,6 +64,8 @@ pub(super) struct Waits {
     pub(super) why: String,
     pub(super) pause: Pause,
     pub(super) ends: Ends,
+    /// That is meant to be so, on this host.
+    pub(super) is_off: bool,
 }
 
 /// What shows that a cache takes paths again.
@@ -86,12 +87,17 @@ impl Waits {
             Class::Throttled { after } => Pause::Told(after),
             _ => Pause::Growing,
         };
-        Self { why: one_line(error), pause, ends: Ends::Opened }
+        Self { why: error.with_cure(), pause, ends: Ends::Opened, is_off: error.is_own_server() }
     }
 
     /// What it means that several requests in a row were not served.
     pub(super) fn out_of_reach(why: &str) -> Self {
-        Self { why: format!("several requests in a row failed: {why}"), pause: Pause::Growing, ends: Ends::Answered }
+        Self {
+            why: format!("several requests in a row failed: {why}"),
+            pause: Pause::Growing,
+            ends: Ends::Answered,
+            is_off: false,
+        }
     }
 }
 
@@ -309,7 +315,7 @@ mod tests {
     }
 
     fn growing(why: &str) -> Waits {
-        Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took }
+        Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, is_off: false }
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,6 +62,28 @@ each_nix! {
 }
 
 #[test]
+fn what_a_backfill_passes_over_says_whether_it_was_denied() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (team, public) = (storewatch.cache_at("team"), storewatch.cache_at("public"));
+    storewatch.policy(&policy_for_two(&team, &public));
+    let path = store.build(&expr::script("cuda-part", "echo x > $out")).unwrap().remove(0);
+    let said = storewatch.cmd(&["push", "--to", "public", &path]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.stdout.contains("\ndenied           1 by rule 2\n"), "{said:?}");
+    let said = storewatch.cmd(&["backfill", "--to", "public"]).ok();
+    assert!(
+        said.contains("\nskipped          1 by built-in rule \"derivation\"\ndenied           1 by rule 2"),
+        "{said}"
+    );
+    let said = storewatch.cmd(&["backfill", "--dry-run", "--to", "public"]).ok();
+    assert!(said.contains("would not let out 1 by rule 2\n"), "{said}");
+    storewatch.cmd(&["push", &path]).ok();
+    assert!(team.has(&path) && !public.has(&path));
+}
+
+#[test]
 fn a_path_denied_while_it_waits_stays_here() {
     let Some(nix) = Nix::v2_8() else { return };
     let store = ScratchStore::new(&nix);

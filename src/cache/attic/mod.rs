@@ -172,8 +172,8 @@ impl AtticCache {
         let body = serde_json::to_vec(&request).map_err(|_| not_understood("the question can't be put"))?;
         let request = self.http.client().post(url).header(CONTENT_TYPE, "application/json").body(body);
         let answer = self.http.ask(Action::Missing, request).await?;
-        let MissingAnswer { missing_paths } =
-            serde_json::from_slice(&answer).map_err(|_| not_understood("the answer is no list of missing paths"))?;
+        let MissingAnswer { missing_paths } = serde_json::from_slice(&answer)
+            .map_err(|_| not_understood("the answer is no list of missing paths; is it an Attic server?"))?;
         let mut missing = Vec::with_capacity(missing_paths.len());
         let mut asked: std::collections::HashMap<_, _> = paths.iter().map(|path| (path.hash_part(), path)).collect();
         for hash in &missing_paths {

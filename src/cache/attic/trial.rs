@@ -3,7 +3,7 @@
 use reqwest::Url;
 
 use super::{AtticCache, AtticOptions, join, parse_endpoint};
-use crate::cache::http::{Http, HttpError};
+use crate::cache::http::{Http, HttpError, refuse_own};
 use crate::cache::{Cache, CacheError, Class, Trial};
 use crate::nix::StorePath;
 
@@ -16,6 +16,11 @@ const MADE_UP: &str = "00000000000000000000000000000000-storewatch-asks";
 /// Greets the server, then asks what needs the permission to read, and what needs the one to push.
 pub async fn try_out(options: AtticOptions) -> Trial {
     let mut trial = Trial::default();
+    if let Err(own) = refuse_own_server(&options).await {
+        // What stands there is asked nothing, as an upload would ask nothing.
+        trial.troubles.push(own);
+        return trial;
+    }
     if let Err(error) = greet(&options, &mut trial).await {
         // Who doesn't answer needn't be asked more.
         trial.troubles.push(error.into());
@@ -36,6 +41,13 @@ pub async fn try_out(options: AtticOptions) -> Trial {
         }
     }
     trial
+}
+
+async fn refuse_own_server(options: &AtticOptions) -> Result<(), CacheError> {
+    if options.allow_self {
+        return Ok(());
+    }
+    refuse_own(&parse_endpoint(&options.endpoint, &options.endpoint)?).await
 }
 
 async fn greet(options: &AtticOptions, trial: &mut Trial) -> Result<(), HttpError> {

@@ -1,13 +1,14 @@
 //! What a server is shown: a token, and headers for what stands in front of it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::HttpError;
+use super::answer::Head;
+use super::{Action, HttpError, ServerSays, cure, expiry};
 use crate::secret::{Fingerprint, Provider, Secret, SecretError};
 
 /// After so long a server that has refused these credentials is asked again: it may have been told to take them.
@@ -123,6 +124,23 @@ impl Credentials {
         for (provider, secret) in self.providers().zip(&shown.secrets) {
             provider.refresh(secret).await;
         }
+    }
+
+    /// What of all that a server may have refused, in words, at the end of a message.
+    pub(super) fn refused_words(&self, shown: &Shown, action: Action, head: &Head, says: &ServerSays) -> String {
+        let token = self.token.as_ref().map(|provider| provider.source().to_string());
+        // The token is the first.
+        let own_word = shown.secrets.first().filter(|_| token.is_some()).and_then(|token| expiry(token.expose()));
+        let header = |(name, value): &(HeaderName, Header)| match value {
+            Header::Plain(_) => format!("`{name}`"),
+            Header::Secret(provider) => format!("`{name}` from {}", provider.source()),
+        };
+        let words = cure::Shown {
+            token,
+            expired: own_word.filter(|at| *at < SystemTime::now()),
+            headers: self.headers.iter().map(header).collect(),
+        };
+        words.refused(action, head.status.as_u16(), says)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Refused>> {

@@ -1,9 +1,11 @@
 //! What people can do about a server's errors: in the message itself where that is short and certain, otherwise as a hint.
 
+use std::time::SystemTime;
+
+use httpdate::fmt_http_date;
 use reqwest::StatusCode;
 
-use super::{Action, HttpError};
-use crate::secret::SecretError;
+use super::{Action, HttpError, ServerSays};
 
 impl HttpError {
     /// What a person may do about it, where the error itself doesn't say.
@@ -17,9 +19,7 @@ impl HttpError {
             Self::Status { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
-            Self::Secret { source: SecretError::Io { .. } } => Some(
-                "write the secret there, readable for its owner only, and ask as the user that the service runs as",
-            ),
+            Self::Secret { source } => source.hint(),
             Self::File { .. } | Self::Unusable { .. } => {
                 Some("mend the file, or name another in the policy (or in NIX_SSL_CERT_FILE)")
             }
@@ -35,7 +35,7 @@ pub(in crate::cache) fn reason(status: u16) -> String {
 }
 
 /// What people can do about a status.
-pub(super) fn cure(action: Action, status: u16, host: &str) -> String {
+pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -> String {
     match (action, status) {
         (Action::Upload, 413) => format!(
             "; the server or a proxy in front of {host} refuses bodies of this size: raise its limit \
@@ -45,10 +45,96 @@ pub(super) fn cure(action: Action, status: u16, host: &str) -> String {
         (Action::Upload, 408 | 504 | 524) => format!(
             "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
         ),
-        (_, 401) => "; the token is missing, wrong or expired, or there is no such cache".to_owned(),
-        (_, 403) => "; the token does not allow this, or is wrong or expired".to_owned(),
+        (_, 401 | 403) => String::new(),
         (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
-        (Action::Configuration, 404) => "; is it an Attic server?".to_owned(),
+        (_, 408 | 429 | 500..) => String::new(),
+        // Attic names its errors.
+        (Action::Configuration | Action::Missing | Action::Upload, _) if says.error.is_none() => {
+            "; is it an Attic server?".to_owned()
+        }
         _ => String::new(),
+    }
+}
+
+/// What a server was shown, in words.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    /// Where the token came from.
+    pub(super) token: Option<String>,
+    /// When the token expired, as far as it says so itself.
+    pub(super) expired: Option<SystemTime>,
+    /// The headers, and where the secret ones came from.
+    pub(super) headers: Vec<String>,
+}
+
+impl Shown {
+    /// What of it was refused, as the end of a message. Who names its errors is the cache's server itself and speaks of the
+    /// token; it may be something in front of it otherwise, which the headers are for.
+    pub(super) fn refused(&self, action: Action, status: u16, says: &ServerSays) -> String {
+        let expired = self.token.as_ref().zip(self.expired);
+        match (status, &self.token) {
+            (401 | 403, _) if let Some((token, at)) = expired => {
+                format!("; the token from {token} expired on {}: write a new one there", fmt_http_date(at))
+            }
+            (401, Some(token)) if says.error.is_some() => {
+                format!("; the token from {token} is wrong or expired, or there is no such cache")
+            }
+            (401, None) if says.error.is_some() => {
+                "; the policy gives no `token` for it, and the cache is private or isn't there".to_owned()
+            }
+            (403, Some(token)) if says.error.is_some() => {
+                format!("; the token from {token} does not allow this, or is wrong or expired")
+            }
+            (403, None) if says.error.is_some() => "; the policy gives no `token` for it".to_owned(),
+            (403, _) if action == Action::Upload => String::new(),
+            (401 | 403, _) if action != Action::Upstream => match self.all().as_slice() {
+                [] => "; it wants credentials, and the policy gives it none: neither `token`, nor `headers` for what \
+                       stands in front of it"
+                    .to_owned(),
+                all => format!("; the server, or what stands in front of it, refuses {}", all.join(" or ")),
+            },
+            _ => String::new(),
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        let token = self.token.iter().map(|from| format!("the token from {from}"));
+        token.chain(self.headers.iter().map(|header| format!("the header {header}"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_named_with_where_it_comes_from() {
+        let itself = ServerSays { error: Some("Unauthorized".to_owned()), ..ServerSays::default() };
+        let (token, headers) = (Some("/run/token".to_owned()), vec!["`x-id` from /run/id".to_owned()]);
+        let nothing = Shown::default();
+        let both = Shown { token, headers, expired: None };
+        let expired =
+            Shown { expired: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)), ..both.clone() };
+        let asked = |shown: &Shown, status, says: &ServerSays| shown.refused(Action::Missing, status, says);
+        assert_eq!(
+            asked(&both, 401, &itself),
+            "; the token from /run/token is wrong or expired, or there is no such cache"
+        );
+        assert_eq!(
+            asked(&both, 403, &ServerSays::default()),
+            "; the server, or what stands in front of it, refuses the token from /run/token or the header `x-id` from \
+             /run/id"
+        );
+        assert_eq!(
+            asked(&expired, 401, &itself),
+            "; the token from /run/token expired on Tue, 14 Nov 2023 22:13:20 GMT: write a new one there"
+        );
+        assert!(asked(&nothing, 401, &itself).contains("the policy gives no `token`"));
+        assert!(asked(&nothing, 401, &ServerSays::default()).contains("the policy gives it none"));
+        assert_eq!(asked(&both, 500, &itself), "");
+        assert_eq!(both.refused(Action::Upload, 403, &ServerSays::default()), "", "one path may be disliked");
+        assert_eq!(nothing.refused(Action::Upstream, 401, &ServerSays::default()), "", "it is asked as anybody may");
     }
 }

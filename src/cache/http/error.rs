@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Url};
-use rustls::AlertDescription;
+use rustls::{AlertDescription, InvalidMessage};
 
 use super::answer::{Head, ServerSays};
 use super::cure::{cure, reason};
@@ -64,6 +64,17 @@ pub enum HttpError {
         /// What is wrong with the certificate.
         source: rustls::Error,
     },
+    /// What answers there doesn't encrypt.
+    #[error(
+        "{action} at {host}: this port does not speak https, but http, it seems; give the port that does, or write \
+         `attic+http://…` (with a token only where the server is on this host, or with `allow_unencrypted = true`)"
+    )]
+    NotEncrypted {
+        /// What it was for.
+        action: Action,
+        /// Whose server.
+        host: String,
+    },
     /// The server wants to know who speaks.
     #[error(
         "{action} at {host}: it asks for a client certificate, and takes none or another; give `client_certificate` and \
@@ -86,7 +97,7 @@ pub enum HttpError {
         after: Duration,
     },
     /// The server says no.
-    #[error("{action} at {host}: {}{says}{}", reason(*status), cure(*action, *status, host))]
+    #[error("{action} at {host}: {}{says}{}{refused}", reason(*status), cure(*action, *status, says, host))]
     Status {
         /// What it was for.
         action: Action,
@@ -98,6 +109,8 @@ pub enum HttpError {
         says: ServerSays,
         /// The pause that it asks for.
         retry_after: Option<Duration>,
+        /// `; …`, what it was shown and refuses, if that is why.
+        refused: String,
     },
     /// The server sends us elsewhere, where nothing is sent: it might take what is meant for this server alone.
     #[error(
@@ -160,6 +173,10 @@ impl HttpError {
         let source = source.without_url();
         match tls_error(&source) {
             Some(source @ rustls::Error::InvalidCertificate(_)) => Self::Untrusted { action, host, source },
+            // Where the first byte of a record should be stands another, such as the H of `HTTP/1.1`.
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                Self::NotEncrypted { action, host }
+            }
             Some(rustls::Error::AlertReceived(alert)) if wants_certificate(alert) => Self::Uncertified { action, host },
             _ => Self::Transport { action, host, source },
         }
@@ -170,7 +187,15 @@ impl HttpError {
         if status.is_redirection() {
             return Self::Redirected { action, host, to: location.unwrap_or_else(|| "nowhere".to_owned()) };
         }
-        Self::Status { action, host, status: status.as_u16(), says, retry_after }
+        Self::Status { action, host, status: status.as_u16(), says, retry_after, refused: String::new() }
+    }
+
+    /// Says what was shown and refused.
+    pub(super) fn refusing(mut self, what: String) -> Self {
+        if let Self::Status { refused, .. } = &mut self {
+            *refused = what;
+        }
+        self
     }
 
     /// What the failure means.
@@ -181,6 +206,7 @@ impl HttpError {
             Self::NotUnderstood { action: Action::Configuration, .. } => Class::CacheWaits,
             Self::NotUnderstood { .. } => Class::Unavailable,
             Self::Untrusted { .. }
+            | Self::NotEncrypted { .. }
             | Self::Uncertified { .. }
             | Self::Redirected { .. }
             | Self::File { .. }
@@ -287,7 +313,14 @@ mod tests {
 
     fn status(action: Action, status: u16, answer: &str, retry_after: Option<Duration>) -> HttpError {
         let says = ServerSays::read(answer.as_bytes(), |text| text.replace("s3cret", "[secret]"));
-        HttpError::Status { action, host: "https://cache.example.com".to_owned(), status, says, retry_after }
+        HttpError::Status {
+            action,
+            host: "https://cache.example.com".to_owned(),
+            status,
+            says,
+            retry_after,
+            refused: String::new(),
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod credentials;
 mod cure;
 mod error;
 mod greet;
+mod jwt;
 mod own;
 
 use std::io;
@@ -35,6 +36,7 @@ pub(super) use self::cure::reason;
 pub use self::error::{Action, HttpError};
 pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
+pub use self::jwt::expiry;
 pub use self::own::refuse_own;
 use crate::secret::{Provider, SecretError};
 
@@ -160,7 +162,8 @@ impl Http {
             return Ok(answer);
         }
         let says = ServerSays::read(&answer, |text| shown.blacken(text));
-        let error = HttpError::of_status(action, host, head, says);
+        let refused = self.credentials.refused_words(&shown, action, &head, &says);
+        let error = HttpError::of_status(action, host, head, says).refusing(refused);
         if error.is_about_credentials() {
             self.credentials.refused(&shown, error.to_string()).await;
         }

@@ -60,6 +60,25 @@ impl CacheUrl {
         }
     }
 
+    /// The URL in the one form in which caches are told apart, where `as_written` means this: the same cache is one cache,
+    /// whether or not there is a slash at its end, or the server's name has capital letters.
+    #[must_use]
+    pub fn normal(&self, as_written: &str) -> String {
+        match self {
+            Self::Attic { endpoint, cache } => format!("attic+{endpoint}{cache}"),
+            Self::File { .. } | Self::Bucket { .. } => {
+                let (place, parameters) = match as_written.split_once('?') {
+                    Some((place, parameters)) => (place, format!("?{parameters}")),
+                    None => (as_written, String::new()),
+                };
+                let trimmed = place.trim_end_matches('/');
+                // Nothing but slashes is the root.
+                let place = if trimmed == "file:" { "file:///" } else { trimmed };
+                format!("{place}{}", if parameters == "?" { "" } else { &parameters })
+            }
+        }
+    }
+
     /// What kind of cache it is, in a word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -136,6 +155,26 @@ mod tests {
         assert_eq!(compression("compression-level=0&compression=xz"), Compression::Xz { level: 0 });
         assert_eq!(compression("compression=none"), Compression::None);
         assert_eq!(compression(""), Compression::Zstd { level: 3 });
+    }
+
+    #[test]
+    fn one_cache_has_one_url() {
+        for (written, normal) in [
+            ("attic+https://h/team", "attic+https://h/team"),
+            ("attic+https://h/team/", "attic+https://h/team"),
+            ("attic+https://H:443//team", "attic+https://h/team"),
+            ("attic+https://h:8443/attic/team//", "attic+https://h:8443/attic/team"),
+            ("file:///srv/cache", "file:///srv/cache"),
+            ("file:///srv/cache/", "file:///srv/cache"),
+            ("file:///srv/cache/?", "file:///srv/cache"),
+            ("file:///srv/a%20b/?compression=none", "file:///srv/a%20b?compression=none"),
+            ("file:///", "file:///"),
+            ("s3://bucket/team/?region=eu", "s3://bucket/team?region=eu"),
+        ] {
+            let understood = CacheUrl::parse(written).expect("a good URL");
+            assert_eq!(understood.normal(written), normal);
+            assert_eq!(CacheUrl::parse(normal).expect("a good URL").normal(normal), normal);
+        }
     }
 
     #[test]

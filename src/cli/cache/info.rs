@@ -18,7 +18,7 @@ pub(super) struct Args {
     name: String,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache info --json` prints.
@@ -38,7 +38,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let described = runtime.block_on(caches::describe(cache, &setup.state_dir, &setup.nix));
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
-    let info = described.map_err(|source| CliError::Cache { name: cache.name.to_string(), source })?;
+    let info =
+        described.map_err(|source| CliError::Cache { name: cache.name.to_string(), source: Box::new(source) })?;
     let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
     let described = Described { name: cache.name.as_str(), kind, url: &cache.url, info };
     print(args.json, &described, |out| write(out, &described))?;

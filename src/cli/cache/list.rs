@@ -13,11 +13,14 @@ use crate::daemon::caches;
 use crate::queue::{CacheCounts, Queue, QueueError};
 
 /// List the caches of the policy, and whether they take paths; no cache is asked.
+///
+/// Whether a cache's server has an address of this host's, and the cache is therefore off, is what `run`, `push` or
+/// `backfill` found last; `cache ping` finds it out.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache list --json` prints of one cache.
@@ -26,7 +29,9 @@ struct Listed {
     kind: &'static str,
     /// `on`, `off` or `waiting`.
     state: &'static str,
-    /// This host's name, which makes it the cache's own server.
+    /// Why it is off on this host, in words.
+    why_off: Option<String>,
+    /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
     #[serde(flatten)]
     counts: CacheCounts,
@@ -48,23 +53,21 @@ impl Listed {
     fn new(cache: &CacheConfig, counts: &[CacheCounts]) -> Self {
         let known = counts.iter().find(|known| known.name == cache.name.as_str() && known.url == cache.url);
         let counts = known.cloned().unwrap_or_else(|| CacheCounts::none(cache.name.as_str(), &cache.url));
-        let off_since_it_is = caches::own_server(cache);
-        let state = match (&off_since_it_is, &counts.waiting_why) {
+        let why_off = caches::why_off(cache, Some(&counts));
+        let state = match (&why_off, &counts.waiting_why) {
             (Some(_), _) => "off",
             (None, Some(_)) => "waiting",
             (None, None) => "on",
         };
         let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
-        Self { kind, state, off_since_it_is, counts }
+        Self { kind, state, why_off, off_since_it_is: caches::own_server(cache), counts }
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self { kind, state, off_since_it_is, counts } = self;
+        let Self { kind, state, why_off, counts, .. } = self;
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
-        match (off_since_it_is, &counts.waiting_why, counts.waiting_since) {
-            (Some(host), ..) => {
-                writeln!(out, "  off on this host, {host}, which is the cache's own server by `server_hostnames`")?;
-            }
+        match (why_off, &counts.waiting_why, counts.waiting_since) {
+            (Some(why), ..) => writeln!(out, "  {why}")?,
             (None, Some(why), Some(since)) => writeln!(out, "  takes nothing for {} now: {why}", passed(since))?,
             _ => writeln!(out, "  {state}")?,
         }

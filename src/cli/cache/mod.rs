@@ -12,6 +12,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::setup::{View, nix_store};
+use super::status::problems;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, NixStore};
 
@@ -30,11 +31,21 @@ enum Command {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    match &args.command {
-        Command::List(args) => list::run(global, args),
-        Command::Info(args) => info::run(global, args),
-        Command::Ping(args) => ping::run(global, args),
+    let (done, json) = match &args.command {
+        Command::List(args) => (list::run(global, args), args.json),
+        Command::Info(args) => (info::run(global, args), args.json),
+        Command::Ping(args) => (ping::run(global, args), args.json),
+    };
+    if let (Err(CliError::BadPolicy(error)), true) = (&done, json) {
+        print(true, &BadPolicy { policy_problems: problems(error) }, |_| Ok(()))?;
     }
+    done
+}
+
+/// What is printed as JSON where there are no caches to speak of, as in `status --json`.
+#[derive(Serialize)]
+struct BadPolicy {
+    policy_problems: Vec<String>,
 }
 
 /// Where things are and what the policy says, for those who only look.
@@ -47,7 +58,7 @@ struct Setup {
 impl Setup {
     fn read(global: &Global) -> Result<Self, CliError> {
         let View { state_dir, config, .. } = View::find(global)?;
-        let config = config?;
+        let config = config.map_err(CliError::BadPolicy)?;
         let nix = nix_store(&config)?;
         Ok(Self { state_dir, config, nix })
     }

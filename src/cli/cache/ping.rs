@@ -15,7 +15,8 @@ use crate::report::one_line;
 /// Find out whether caches can be reached and take what is uploaded. Nothing is uploaded.
 ///
 /// A server is asked for a path that nobody has, which needs the permission to push; into a directory a small file is
-/// written and removed. The exit code is 0 when all is well, and 1 otherwise.
+/// written and removed. A cache that is off on this host is left out, unless it is off by the host's name only and is
+/// named here. The exit code is 0 when all is well, and 1 otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The caches' names in the policy; all that are on if none is given.
@@ -23,7 +24,7 @@ pub(super) struct Args {
     names: Vec<String>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What `cache ping --json` prints of one cache.
@@ -33,7 +34,7 @@ struct Pinged<'a> {
     url: &'a str,
     /// `ok`, `trouble` or `off`.
     state: &'static str,
-    /// This host's name, which makes it the cache's own server: it was not asked then.
+    /// This host's name, where that makes it the cache's own server: it was not asked then.
     off_since_it_is: Option<String>,
     round_trip_ms: Option<f64>,
     clock_ahead_seconds: Option<i64>,
@@ -66,7 +67,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     runtime.shutdown_background();
     let pinged = named.iter().map(|cache| match is_off(cache) {
         Some(host) => Pinged::off(cache, host),
-        None => Pinged::new(cache, &trials.next().unwrap_or_else(Trial::lost)),
+        None => Pinged::tried(cache, &trials.next().unwrap_or_else(Trial::lost)),
     });
     let pinged: Vec<Pinged<'_>> = pinged.collect();
     print(args.json, &pinged, |out| pinged.iter().try_for_each(|pinged| pinged.write(out)))?;
@@ -75,8 +76,18 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
 
 impl<'a> Pinged<'a> {
     fn off(cache: &'a CacheConfig, host: String) -> Self {
-        let summary = format!("off on this host, {host}, which is the cache's own server by `server_hostnames`");
+        let summary = caches::off_by_name(&host);
         Self { state: "off", off_since_it_is: Some(host), summary, ..Self::new(cache, &Trial::default()) }
+    }
+
+    fn tried(cache: &'a CacheConfig, trial: &Trial) -> Self {
+        match trial.troubles.as_slice() {
+            [own] if own.is_own_server() => {
+                let summary = format!("off on this host: {own}");
+                Self { state: "off", summary, ..Self::new(cache, &Trial::default()) }
+            }
+            _ => Self::new(cache, trial),
+        }
     }
 
     fn new(cache: &'a CacheConfig, trial: &Trial) -> Self {

@@ -1,16 +1,18 @@
 //! `storewatch policy explain`: an explanation as text and as JSON.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::{Value, json};
 
 use crate::nix::{PathInfo, StoreDir};
-use crate::policy::{Built, ByteSize, Explanation, Kind, Policy, Step};
+use crate::policy::{Built, ByteSize, CacheName, Explanation, Kind, Policy, Step};
 
 use super::PolicyCommandError;
 use super::hold::{Hold, Holds, MOST_PATHS};
 
-/// Explains what the policy says of each path, and what would hold it back; the references must be loaded.
+/// Explains what the policy says of each path, what would hold it back, and which caches are off on this host, with the
+/// reason; the references must be loaded.
 ///
 /// # Errors
 /// [`PolicyCommandError::NeedsReferences`], or [`PolicyCommandError::Output`].
@@ -18,6 +20,7 @@ pub(super) fn explain(
     policy: &Policy,
     store_dir: &StoreDir,
     paths: impl IntoIterator<Item = (PathInfo, Holds)>,
+    off: &BTreeMap<CacheName, String>,
     as_json: bool,
     out: &mut dyn Write,
 ) -> Result<(), PolicyCommandError> {
@@ -25,12 +28,12 @@ pub(super) fn explain(
     for (at, (info, holds)) in paths.into_iter().enumerate() {
         let why = policy.explain(&info, store_dir)?;
         if as_json {
-            answers.push(json(&why, &info, &holds, store_dir));
+            answers.push(json(&why, &info, &holds, off, store_dir));
         } else {
             if at > 0 {
                 writeln!(out)?;
             }
-            text(&why, &info, &holds, store_dir, out)?;
+            text(&why, &info, &holds, off, store_dir, out)?;
         }
     }
     if as_json {
@@ -43,6 +46,7 @@ fn text(
     why: &Explanation,
     info: &PathInfo,
     holds: &Holds,
+    off: &BTreeMap<CacheName, String>,
     store_dir: &StoreDir,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
@@ -71,6 +75,9 @@ fn text(
     let width = why.verdicts.iter().map(|verdict| verdict.cache.as_str().len()).max().unwrap_or(0);
     for verdict in &why.verdicts {
         writeln!(out, "  {:width$}  {:6}  {}", verdict.cache, verdict.action, verdict.rule)?;
+        if let Some(why) = off.get(&verdict.cache) {
+            writeln!(out, "    {why}")?;
+        }
         for Hold { denied, rule, through, .. } in holds.found.iter().filter(|hold| hold.cache == verdict.cache) {
             let through = through.as_ref().map_or_else(String::new, |through| format!(" (through {through})"));
             writeln!(
@@ -95,7 +102,13 @@ fn facts(info: &PathInfo) -> String {
     format!("{kind}, built {built}{deriver}, {size}{addressed}, {signed}")
 }
 
-fn json(why: &Explanation, info: &PathInfo, holds: &Holds, store_dir: &StoreDir) -> Value {
+fn json(
+    why: &Explanation,
+    info: &PathInfo,
+    holds: &Holds,
+    off: &BTreeMap<CacheName, String>,
+    store_dir: &StoreDir,
+) -> Value {
     let step = |step: &Step| match step {
         Step::Failed { rule, condition, wanted, seen } => json!({
             "rule": rule.to_string(), "matches": false,
@@ -116,7 +129,8 @@ fn json(why: &Explanation, info: &PathInfo, holds: &Holds, store_dir: &StoreDir)
                 })
             });
             let (action, rule) = (verdict.action.to_string(), verdict.rule.to_string());
-            let value = json!({ "action": action, "rule": rule, "held_by": held_by });
+            let why_off = off.get(&verdict.cache);
+            let value = json!({ "action": action, "rule": rule, "held_by": held_by, "why_off": why_off });
             (verdict.cache.to_string(), value)
         })
         .collect();
@@ -160,8 +174,9 @@ mod tests {
     "#;
 
     fn explained(policy: &str, info: PathInfo, as_json: bool) -> String {
+        let off = BTreeMap::from([(CacheName::new("team").expect("a name"), "off on this host: why".to_owned())]);
         let mut out = Vec::new();
-        explain(&config(policy).policy, &StoreDir::default(), [(info, Holds::default())], as_json, &mut out)
+        explain(&config(policy).policy, &StoreDir::default(), [(info, Holds::default())], &off, as_json, &mut out)
             .expect("explained");
         String::from_utf8(out).expect("UTF-8").replace(&"0".repeat(32), "HASH")
     }
@@ -179,6 +194,7 @@ mod tests {
   rule 3 matches: upload to public
   3 more rules are not asked
   team    skip    rule 3
+    off on this host: why
   public  deny    rule 2
 "#
         );
@@ -213,8 +229,8 @@ mod tests {
                 "action": "deny",
                 "rule": "rule 1 \"licensed\"",
                 "caches": {
-                    "team": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null },
-                    "public": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null },
+                    "team": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null, "why_off": "off on this host: why" },
+                    "public": { "action": "deny", "rule": "rule 1 \"licensed\"", "held_by": null, "why_off": null },
                 },
                 "closure_searched": true,
                 "rules": [

@@ -1,7 +1,8 @@
 //! Where the policies, the paths and the terminal of `storewatch policy` come from.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use crate::cli::setup::{self, Setup, check_url};
 use crate::cli::{CliError, Global};
 use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
 use crate::daemon::ServiceError;
+use crate::daemon::caches::why_off;
 use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StorePath};
-use crate::policy::NeedsReferences;
+use crate::policy::{CacheName, NeedsReferences};
+use crate::queue::Queue;
+use crate::report::one_line;
 
 /// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
 /// without write-ahead log.
@@ -51,7 +55,25 @@ fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(
         }
         Ok::<_, CliError>(asked)
     })?;
-    Ok(super::explain::explain(policy, &nix.logical, asked, args.json, out)?)
+    let off = off_here(setup.config(), &setup.state_dir);
+    Ok(super::explain::explain(policy, &nix.logical, asked, &off, args.json, out)?)
+}
+
+/// Which caches are off on this host, and why.
+fn off_here(config: &Config, state_dir: &Path) -> BTreeMap<CacheName, String> {
+    let counts = match Queue::open_to_look(state_dir).and_then(|queue| queue.counts()) {
+        Ok(counts) => counts,
+        // The rules can be explained without it.
+        Err(error) => {
+            tracing::debug!("{}", one_line(&error));
+            Vec::new()
+        }
+    };
+    let off = config.caches.iter().filter_map(|cache| {
+        let noted = counts.iter().find(|noted| noted.name == cache.name.as_str() && noted.url == cache.url);
+        Some((cache.name.clone(), why_off(cache, noted)?))
+    });
+    off.collect()
 }
 
 fn diff(global: &Global, args: DiffArgs, out: &mut dyn Write) -> Result<(), CliError> {

@@ -289,3 +289,11 @@ fn a_cache_may_have_its_own_number_of_uploads() {
     bad_team("uploads = 65\n", &["4:11: `uploads` must be between 1 and 64"]);
     bad_team("uploads = 0\n", &["4:11: `uploads` must be between 1 and 64"]);
 }
+
+#[test]
+fn a_slash_at_the_end_makes_no_other_cache() {
+    let url = |url: &str| good(&format!("version = 1\n[caches.a]\nurl = \"{url}\"")).caches.remove(0).url;
+    assert_eq!(url("attic+https://h/team/"), url("attic+https://h/team"));
+    assert_eq!(url("file:///c/?compression=none"), url("file:///c?compression=none"));
+    assert_ne!(url("file:///c?compression=none"), url("file:///c"));
+}

@@ -108,21 +108,18 @@ pub(super) fn cache(
     if let Some(names) = &raw.server_hostnames {
         http.server_hostnames = hostnames(names, problems);
     }
-    if let Some(text) = &raw.url {
-        match check_url(text.get_ref()) {
-            Ok(url) => fits(raw, &url, text, &http, problems),
-            Err(message) => problems.add(text.span(), message),
+    let text = raw.url.as_ref()?;
+    let url = match check_url(text.get_ref()) {
+        Ok(url) => {
+            fits(raw, &url, text, &http, problems);
+            url.normal(text.get_ref())
         }
-    }
-    Some(CacheConfig {
-        name: name?,
-        url: raw.url.clone()?.into_inner(),
-        uploads,
-        signing_key,
-        store_keys,
-        http,
-        builtin: false,
-    })
+        Err(message) => {
+            problems.add(text.span(), message);
+            return None;
+        }
+    };
+    Some(CacheConfig { name: name?, url, uploads, signing_key, store_keys, http, builtin: false })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.

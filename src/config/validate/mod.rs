@@ -161,14 +161,9 @@ fn public_key(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Pub
 }
 
 fn limits(raw: &RawPolicy, problems: &mut Problems<'_>) -> Limits {
-    let mut limits = Limits::default();
-    if let Some(number) = raw.uploads.as_ref().and_then(|number| uploads(number, problems)) {
-        limits.uploads = number;
-    }
-    if let Some(priority) = &raw.priority {
-        limits.priority = word("priority", priority, &PRIORITIES, problems).unwrap_or_default();
-    }
-    limits
+    let uploads = raw.uploads.as_ref().and_then(|number| uploads(number, problems));
+    let priority = raw.priority.as_ref().and_then(|priority| word("priority", priority, &PRIORITIES, problems));
+    Limits { uploads, priority: priority.unwrap_or_default() }
 }
 
 fn uploads(number: &Spanned<i64>, problems: &mut Problems<'_>) -> Option<usize> {

@@ -16,13 +16,14 @@ use tokio::sync::Notify;
 pub use self::scan::Batch;
 use self::scan::Scan;
 use super::signals::Signal;
-use super::{ServiceError, Working, caches, open_queue};
+use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{
-    Admission, Ended, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, Undelivered, now,
+    Admission, Ended, Left, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, Undelivered,
+    now,
 };
 
 /// Who holds the lock as a backfill, and as a push; a service that starts meanwhile waits for it.
@@ -77,6 +78,8 @@ pub struct Parts {
     pub nix: NixStore,
     /// What is asked for.
     pub request: Request,
+    /// For how long at most; then what is left stays queued.
+    pub timeout: Option<Duration>,
 }
 
 /// What happens on the way.
@@ -99,9 +102,25 @@ pub enum Progress {
         to_row: i64,
         /// What has come of it so far.
         summary: RunSummary,
-        /// Caches that take nothing for now: name and why.
-        waiting: Vec<(String, String)>,
+        /// What is still to be done, cache by cache.
+        left: Vec<Left>,
     },
+    /// A signal ends it: what is under way here is finished, for so long at most.
+    Ending {
+        /// For how long.
+        within: Duration,
+    },
+}
+
+/// Why a backfill came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There is nothing more to do.
+    Through,
+    /// A signal ended it. Asked for again, it goes on.
+    Interrupted,
+    /// Its time was over. Asked for again, it goes on.
+    TimedOut,
 }
 
 /// How a backfill ended.
@@ -109,18 +128,21 @@ pub enum Progress {
 pub struct Finished {
     /// What came of it.
     pub summary: RunSummary,
-    /// Whether it was interrupted: asked for again, it goes on.
-    pub interrupted: bool,
+    /// Why it came to its end.
+    pub end: End,
     /// Jobs that failed or are held.
     pub undelivered: Vec<Undelivered>,
+    /// What stays queued, cache by cache.
+    pub left: Vec<Left>,
 }
 
-/// Runs a backfill to its end or until a signal.
+/// Runs a backfill to its end, until a signal, or until its time is over.
 ///
 /// # Errors
 /// [`ServiceError`].
 pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finished, ServiceError> {
-    let Parts { state_dir, config, nix, request } = parts;
+    let Parts { state_dir, config, nix, request, timeout } = parts;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut signals =
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let role = ROLES[usize::from(request.by_hand)];
@@ -133,27 +155,32 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.by_hand, site.bell()));
     let mut scanned = false;
     let mut next_sum = Instant::now();
-    let interrupted = loop {
+    let end = loop {
         tokio::select! {
             ended = &mut scanning, if !scanned => {
                 ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
                 scanned = true;
             }
-            signal = signals.recv() => if signal != Some(Signal::Reload) { break true },
+            signal = signals.recv() => if signal != Some(Signal::Reload) { break End::Interrupted },
             () = tokio::time::sleep(END_LOOK) => {}
         }
         let (id, began) = (run.id, Instant::now());
         let through = scanned && !site.queue.call(move |queue| queue.run_is_open(id)).await?;
-        if !through && began < next_sum {
+        // What was named is queued first, however short the time, so that nobody has to ask for it again.
+        let is_over = deadline.is_some_and(|deadline| deadline <= began) && (scanned || request.paths.is_empty());
+        if !through && !is_over && began < next_sum {
             continue;
         }
-        let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.waiting_caches()?));
-        let (row, summary, waiting) = site.queue.call(seen).await?;
+        let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.left(id)?));
+        let (row, summary, left) = site.queue.call(seen).await?;
         next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
         let open = summary.open;
-        tell(Progress::At { row, to_row: run.to_row, summary, waiting });
+        tell(Progress::At { row, to_row: run.to_row, summary, left });
         if scanned && open == 0 {
-            break false;
+            break End::Through;
+        }
+        if is_over {
+            break End::TimedOut;
         }
         if site.take_over(&state_dir, &nix, &config, role).await? {
             tell(Progress::TookOver);
@@ -162,14 +189,21 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     scanning.abort();
     let id = run.id;
     let queue = site.queue.clone();
-    site.leave().await?;
+    // Whose time is over waits for nothing more.
+    let within = if end == End::TimedOut { Duration::ZERO } else { DRAIN };
+    if end == End::Interrupted && site.working.is_some() {
+        tell(Progress::Ending { within });
+    }
+    site.leave(within).await?;
     queue
         .call(move |queue| {
-            if !interrupted {
+            let summary = queue.run_summary(id)?;
+            // What was under way may have been the last.
+            let end = if scanned && summary.open == 0 { End::Through } else { end };
+            if end == End::Through {
                 queue.finish_run(id, now())?;
             }
-            let undelivered = queue.undelivered(id)?;
-            Ok(Finished { summary: queue.run_summary(id)?, interrupted, undelivered })
+            Ok(Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? })
         })
         .await
         .map_err(Into::into)
@@ -227,11 +261,11 @@ impl Site {
         }
     }
 
-    async fn leave(self) -> Result<(), ServiceError> {
+    async fn leave(self, within: Duration) -> Result<(), ServiceError> {
         match self.working {
             Some((working, lock)) => {
                 lock.keep_until_exit();
-                working.drain().await
+                working.drain(within).await
             }
             None => Ok(()),
         }
@@ -263,7 +297,7 @@ async fn admit(
                     wanted: &batch.wanted,
                     now: now(),
                 };
-                queue.advance_run(run.id, batch.reached, &admission, &batch.skipped)
+                queue.advance_run(run.id, batch.reached, &admission, &batch.passed_over)
             })
             .await?;
         if let Some(bell) = &bell {

@@ -10,7 +10,7 @@ use super::{Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
 use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StoreDir, StoreFacts, StorePath, store_listing};
-use crate::queue::{Routes, Wanted, now};
+use crate::queue::{PassedOver, Routes, Wanted, now};
 use crate::report::one_line;
 
 /// Rows of a batch: worth its transaction, and soon through.
@@ -26,8 +26,8 @@ pub struct Batch {
     pub wanted: Vec<Wanted>,
     /// Bytes of all that, as archives.
     pub nar_size: u64,
-    /// What isn't: how many paths by which rule.
-    pub skipped: Vec<(String, u64)>,
+    /// What isn't: how many paths, and why.
+    pub passed_over: Vec<(PassedOver, u64)>,
     /// How far the scan is with them.
     pub reached: i64,
 }
@@ -110,7 +110,7 @@ impl Scan {
             by_hand,
             routes,
             batch: Batch::default(),
-            skipped: BTreeMap::new(),
+            passed_over: BTreeMap::new(),
         };
         let (source, batch) = match source {
             Source::Rows(rows) => {
@@ -170,7 +170,7 @@ struct Decider {
     by_hand: bool,
     routes: Routes,
     batch: Batch,
-    skipped: BTreeMap<String, u64>,
+    passed_over: BTreeMap<PassedOver, u64>,
 }
 
 impl Decider {
@@ -193,13 +193,16 @@ impl Decider {
                 self.batch.nar_size += info.nar_size;
                 self.batch.wanted.push(wanted);
             }
-            None => *self.skipped.entry(decision.rule().to_string()).or_default() += 1,
+            None => {
+                let why = self.routes.why_not(info, &decision, &self.store_dir);
+                *self.passed_over.entry(why).or_default() += 1;
+            }
         }
         Ok(())
     }
 
     fn into_batch(self, reached: i64) -> Batch {
-        Batch { reached, skipped: self.skipped.into_iter().collect(), ..self.batch }
+        Batch { reached, passed_over: self.passed_over.into_iter().collect(), ..self.batch }
     }
 }
 

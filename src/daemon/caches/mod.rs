@@ -5,6 +5,7 @@ mod look;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use tracing::{debug, info};
@@ -20,7 +21,7 @@ use crate::cache::http::{Credentials, Header, HttpOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Upstreams};
 use crate::config::{self, CacheConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::nix::PublicKey;
-use crate::queue::{Queue, QueueError, Routes, now};
+use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
 use crate::upload::{Open, Orders, Target};
@@ -63,7 +64,7 @@ pub fn orders(
         Some(Target {
             id,
             name: cache.name.clone(),
-            uploads: cache.uploads.unwrap_or(config.limits.uploads),
+            uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
             open: opener(cache, surroundings),
         })
     };
@@ -73,6 +74,18 @@ pub fn orders(
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
+}
+
+/// Uploads at once to a cache for which the policy gives no number.
+///
+/// Four keep a line busy while each waits for a server in turn. Into a directory none waits, but all are packed: more than
+/// there are processors would only be in each other's way.
+fn usual_uploads(url: &str) -> usize {
+    let usual = 4;
+    match CacheUrl::parse(url) {
+        Ok(CacheUrl::File { .. }) => available_parallelism().map_or(usual, |processors| processors.get().min(usual)),
+        _ => usual,
+    }
 }
 
 /// The routes to the caches of a configuration, without those that are off on this host.
@@ -88,7 +101,7 @@ pub fn routes(queue: &mut Queue, config: &Config) -> Result<Routes, QueueError> 
 pub fn tell_what_is_off(config: &Config) {
     for cache in &config.caches {
         if let Some(host) = own_server(cache) {
-            info!(cache = %cache.name, "off on this host, {host}, which is the cache's own server by `server_hostnames`");
+            info!(cache = %cache.name, "{}", off_by_name(&host));
         }
     }
 }
@@ -103,6 +116,21 @@ pub fn own_server(config: &CacheConfig) -> Option<String> {
     let short = full.split('.').next().unwrap_or(&full);
     let is_server = |name: &String| [full.as_str(), short].iter().any(|own| name.eq_ignore_ascii_case(own));
     config.http.server_hostnames.iter().any(is_server).then_some(full)
+}
+
+/// That a cache is off on the host of this name.
+#[must_use]
+pub fn off_by_name(host: &str) -> String {
+    format!("off on this host, {host}, which is the cache's own server by `server_hostnames`")
+}
+
+/// Why a cache is off on this host, if it is: by this host's name, or by what was last noted in the queue, where it was
+/// found out which address the cache's server has.
+#[must_use]
+pub fn why_off(config: &CacheConfig, noted: Option<&CacheCounts>) -> Option<String> {
+    let noted = noted.filter(|noted| noted.is_off && !config.http.allow_self);
+    let by_address = || Some(format!("off on this host: {}", noted?.waiting_why.as_deref()?));
+    own_server(config).map(|host| off_by_name(&host)).or_else(by_address)
 }
 
 /// What opens a cache, as often as need be.

@@ -5,7 +5,7 @@ use crate::cache::bucket::BucketError;
 use crate::cache::http::HttpError;
 use crate::cache::{CacheError, Trial};
 use crate::config::{CacheConfig, Config, NixStore};
-use crate::daemon::caches::{own_server, summary, try_all};
+use crate::daemon::caches::{off_by_name, own_server, summary, try_all};
 use crate::report::one_line;
 use crate::secret::SecretError;
 
@@ -16,8 +16,14 @@ const APART: u64 = 60;
 const FAR_APART: u64 = 5 * 60;
 
 pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
-    let (off, on): (Vec<_>, Vec<_>) = config.caches.iter().partition(|cache| own_server(cache).is_some());
-    let mut findings: Vec<Finding> = off.into_iter().map(of_own_server).collect();
+    let mut findings = Vec::new();
+    let mut on = Vec::new();
+    for cache in &config.caches {
+        match own_server(cache) {
+            Some(host) => findings.push(of_own_server(cache, &host)),
+            None => on.push(cache),
+        }
+    }
     let trials = try_all(&on, nix).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial));
@@ -27,9 +33,8 @@ pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
     findings
 }
 
-fn of_own_server(cache: &CacheConfig) -> Finding {
-    let found = "off on this host, which is the cache's own server by `server_hostnames`";
-    Finding::ok(format!("cache {}", cache.name), found)
+fn of_own_server(cache: &CacheConfig, host: &str) -> Finding {
+    Finding::ok(format!("cache {}", cache.name), off_by_name(host))
 }
 
 fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
@@ -39,8 +44,10 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
         return vec![Finding::ok(about, found(summary(trial)))];
     }
     let trouble = |error: &CacheError| match error {
-        CacheError::Http(HttpError::Secret { source }) if is_the_services_own(source) => {
-            Finding::warning(&about, found(format!("not asked for more, without its credentials: {source}")))
+        own if own.is_own_server() => Finding::ok(&about, format!("off on this host: {own}")),
+        // Told where the secrets are examined.
+        CacheError::Http(HttpError::Secret { .. }) => {
+            Finding::warning(&about, found("not asked for more, without its credentials".to_owned()))
         }
         CacheError::Bucket(error) if is_hidden(error) => {
             Finding::warning(&about, found(format!("not asked for more, without its keys: {}", one_line(&**error))))

@@ -14,6 +14,7 @@ mod nix;
 mod policy;
 mod secrets;
 mod state;
+mod upstreams;
 
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,7 @@ pub async fn examine(host: &Host<'_>) -> Vec<Finding> {
         (Some(config), Ok(nix)) => {
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
             findings.extend(caches::examine(config, nix).await);
+            findings.extend(upstreams::examine(config).await);
         }
         _ => {
             let unknown = "not examined: without a good policy it isn't known which there are";

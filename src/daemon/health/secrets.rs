@@ -1,10 +1,14 @@
 //! The secrets that the policy names: whether each can be had from where it should come. What it is shows nowhere.
 
 use std::path::Path;
+use std::time::SystemTime;
+
+use httpdate::fmt_http_date;
 
 use super::Finding;
 use super::caches::is_the_services_own;
 use crate::cache::CacheUrl;
+use crate::cache::http::expiry;
 use crate::config::{CacheConfig, Config, HeaderValue, NixStore};
 use crate::daemon::caches::own_key_file;
 use crate::nix::SecretKey;
@@ -19,7 +23,10 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
             HeaderValue::Secret(source) => Some((format!("header {name}"), source)),
             HeaderValue::Plain(_) => None,
         });
-        let token = cache.http.token.iter().map(|source| ("token".to_owned(), source));
+        if let Some(source) = &cache.http.token {
+            let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
+            findings.push(of_token(format!("token of {}", cache.name), source, &secret, SystemTime::now()));
+        }
         let keys = &cache.store_keys;
         let keys = [
             ("key id", &keys.access_key_id),
@@ -28,7 +35,7 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
             ("account key", &keys.account_key),
         ];
         let keys = keys.into_iter().filter_map(|(what, source)| Some((what.to_owned(), source.as_ref()?)));
-        for (what, source) in token.chain(named).chain(keys) {
+        for (what, source) in named.chain(keys) {
             let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
             findings.push(of_secret(format!("{what} of {}", cache.name), source, &secret));
         }
@@ -71,13 +78,50 @@ fn of_key(about: String, source: &Source, secret: &Result<Secret, SecretError>) 
     }
 }
 
+/// A token says until when it holds. Whether it does is the server's to say, who is asked, so this is no trouble yet.
+fn of_token(about: String, source: &Source, secret: &Result<Secret, SecretError>, now: SystemTime) -> Finding {
+    let Some(at) = secret.as_ref().ok().and_then(|token| expiry(token.expose())) else {
+        return of_secret(about, source, secret);
+    };
+    let date = fmt_http_date(at);
+    if at > now {
+        return Finding::ok(about, format!("it is to be had from {source}, and holds until {date}"));
+    }
+    Finding::warning(about, format!("the one from {source} expired on {date}"))
+        .cured_by("write a new one there, as `atticadm make-token` makes it: it is in use within seconds")
+}
+
 fn of_secret(about: String, source: &Source, secret: &Result<Secret, SecretError>) -> Finding {
     match secret {
         Ok(_) => Finding::ok(about, format!("it is to be had from {source}")),
         Err(error) if is_the_services_own(error) => Finding::warning(about, one_line(error))
             .cured_by("this is of no account where only the service gets it, as systemd gives it"),
-        Err(error @ SecretError::Io { .. }) => Finding::trouble(about, one_line(error))
-            .cured_by("write it there, readable for its owner only, and ask as the user that the service runs as"),
-        Err(error) => Finding::trouble(about, one_line(error)),
+        Err(error) => Finding::trouble(about, one_line(error)).cured_by(error.hint()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Grade;
+    use super::*;
+
+    #[test]
+    fn a_token_says_until_when_it_holds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("token");
+        // {"exp":1700000000}
+        secret::write_new(&file, "e30.eyJleHAiOjE3MDAwMDAwMDB9.c2ln").expect("written");
+        let token = secret::read(&file, Path::new("/nix/store"));
+        for (seconds, grade, words) in [
+            (1_699_999_999, Grade::Ok, "holds until Tue, 14 Nov 2023 22:13:20 GMT"),
+            (1_700_000_001, Grade::Warning, "expired on Tue, 14 Nov 2023 22:13:20 GMT"),
+        ] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let finding = of_token("token of team".to_owned(), &Source::file(&file), &token, now);
+            assert!(finding.grade == grade && finding.found.ends_with(words), "{finding:?}");
+            assert!(!format!("{finding:?}").contains("eyJleHAi"));
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::queue::{Queue, QueueError, StateLock};
 use crate::report::one_line;
 
 const DIRECTORY: &str = "state directory";
+const LOCK: &str = "lock";
 const QUEUE: &str = "queue";
 
 pub(super) fn examine(state_dir: &Path) -> Vec<Finding> {
@@ -40,11 +41,14 @@ fn write_and_remove(dir: &Path) -> io::Result<()> {
 }
 
 fn worker(dir: &Path) -> Finding {
-    let found = match StateLock::holder(dir) {
-        Some(holder) => format!("{holder} works the queue off"),
-        None => "nobody works the queue off now; `storewatch run` does".to_owned(),
-    };
-    Finding::ok("lock", found)
+    match StateLock::holder(dir) {
+        Ok(Some(holder)) => Finding::ok(LOCK, format!("{holder} works the queue off")),
+        Ok(None) => Finding::ok(LOCK, "nobody works the queue off now; `storewatch run` does"),
+        Err(error) => {
+            let found = format!("whether somebody works the queue off can't be known to this user: {error}");
+            Finding::warning(LOCK, found).cured_by("ask as the user that the service runs as")
+        }
+    }
 }
 
 fn queue(dir: &Path) -> Finding {

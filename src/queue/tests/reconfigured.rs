@@ -72,7 +72,8 @@ fn a_queue_of_the_first_version_is_taken_over() {
         .db
         .execute_batch(
             "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
-             ALTER TABLE jobs DROP COLUMN found; DROP TABLE contents; PRAGMA user_version = 1;",
+             ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
+             PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
     let mut bench = bench.reopen();

@@ -227,26 +227,22 @@ async fn a_command_runs_once_in_its_lifetime_whoever_asks() {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_says_why_and_shows_no_secret() {
+async fn what_a_command_says_when_it_fails_is_not_shown() {
     let host = Host::new();
     let failure = async |script| host.provider(host.script(script, LONG)).get().await.expect_err("a failure");
-    let error = failure("echo >> $0/runs; echo 'permission\n\x1bdenied' >&2; exit 3").await;
-    assert_eq!(error.to_string(), "/bin/sh failed (exit status: 3): permission denied");
-    let withheld =
-        "/bin/sh failed (exit status: 1); what it said is not shown, since there is some of its output in it";
+    let expected = "/bin/sh failed (exit status: 3); what it said may have the secret in it and is not kept: run it by \
+                    hand, as the service's user, to see that";
     for script in [
-        "echo s3cret-token; echo got s3cret-token but >&2; exit 1",
-        "set -x; echo s3cret-token; exit 1",
-        "printf 's3cret-token and more'; printf 's3cret-t' >&2; exit 1",
-        "echo abc; echo abc >&2; exit 1",
+        "echo >> $0/runs; exit 3",
+        "echo s3cret-token >&2; exit 3",
+        "echo s3cret-token; echo got s3cret-token but >&2; exit 3",
+        "set -x; echo s3cret-token; exit 3",
+        "i=0; while [ $i -lt 3000 ]; do echo s3cret $i >&2; i=$((i+1)); done; exit 3",
     ] {
         let error = failure(script).await;
-        assert_eq!(error.to_string(), withheld, "{script}");
+        assert_eq!(error.to_string(), expected, "{script}");
         assert!(!shown(&error).contains("s3cret"));
     }
-    // Only the end of a long complaint.
-    let error = failure("i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i+1)); done; exit 1").await.to_string();
-    assert!(error.ends_with("line 2999") && error.chars().count() < 400, "{error}");
     // A failure isn't kept as long as an answer is.
     let provider = host.provider(host.script("echo >> $0/runs; exit 1", LONG));
     let before = host.runs();

@@ -154,7 +154,8 @@ fn what_an_upstream_cache_has_is_not_uploaded_and_counts_as_delivered() {
     let keys = format!("[upstreams]\ncaches = [\"{}\"]\n", upstream.substituter("public"));
     let team = Team::with_keys(&store, &attic.url("team"), &keys);
     team.replace_token(&attic.token(&Grant::all(&["team"])));
-    team.storewatch.cmd(&["backfill"]).ok();
+    let said = team.storewatch.cmd(&["backfill"]).ok();
+    assert!(said.contains("\nalready there    0\nupstream has it  1\n"), "{said}");
     assert_eq!(attic.published("team"), &closure[1..]);
 
     // Gone for good, it stops nothing: what it would deliver is then uploaded, too.
@@ -162,8 +163,21 @@ fn what_an_upstream_cache_has_is_not_uploaded_and_counts_as_delivered() {
     attic.create("other", Visibility::Private, &store);
     let other = Team::with_keys(&store, &attic.url("other"), &keys);
     other.replace_token(&attic.token(&Grant::all(&["other"])));
+    let mut running = other.storewatch.start();
     other.storewatch.cmd(&["backfill"]).ok();
     assert!(attic.has_all("other", &closure));
+    // Told once, however many paths there are.
+    let log = running.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("an upstream cache can't be asked"), "{warnings:?}");
+    running.eventually("the queue's end", || other.storewatch.jobs_left().is_empty());
+    running.stop();
+    let examined = other.storewatch.cmd(&["doctor"]).ok();
+    let told = format!("warning  upstream {}: ", upstream.substituter("public").trim_end_matches('/').to_owned() + "/");
+    assert!(examined.contains(&told) && examined.contains("onnection refused"), "{examined}");
+    upstream.go_on();
+    let examined = other.storewatch.cmd(&["doctor"]).ok();
+    assert!(examined.contains(&told.replace("warning ", "ok      ")) && examined.contains("answers in "), "{examined}");
 }
 
 #[test]

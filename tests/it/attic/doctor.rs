@@ -167,11 +167,11 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
     }
     proxy.pass();
     team.replace_token(&attic.token(&Grant::pull(&["team"])));
-    Examined::of(&team.storewatch).assert("cache team", "trouble", "the token does not allow this");
+    Examined::of(&team.storewatch).assert("cache team", "trouble", "does not allow this");
     team.replace_token("a-wrong-token");
     let examined = Examined::of(&team.storewatch);
     examined.assert("token of team", "ok", team.token_file.to_str().unwrap());
-    examined.assert("cache team", "trouble", "the token is missing, wrong or expired");
+    examined.assert("cache team", "trouble", "is wrong or expired");
     assert!(!examined.text.contains("a-wrong-token"), "{}", examined.text);
 
     fs::set_permissions(&team.token_file, Permissions::from_mode(0o640)).unwrap();
@@ -181,7 +181,11 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
         "can be read by others (mode 0640); run `chmod 600",
     );
     fs::remove_file(&team.token_file).unwrap();
-    Examined::of(&team.storewatch).assert("token of team", "trouble", "write it there, readable for its owner only");
+    Examined::of(&team.storewatch).assert(
+        "token of team",
+        "trouble",
+        "write the secret there, readable for the service's user only",
+    );
     let in_store = store.store_dir().join("token");
     write_secret(&in_store, &token);
     for (source, grade, words) in [
@@ -189,12 +193,16 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
         ("{ env = \"TEST_TOKEN\" }".to_owned(), "warning", "only the service gets it"),
         ("{ credential = \"token\" }".to_owned(), "warning", "LoadCredential=token"),
         ("{ command = [\"false\"] }".to_owned(), "trouble", "false failed"),
+        ("{ command = [\"storewatch-has-no-such\"] }".to_owned(), "trouble", "name the program by its absolute path"),
+        ("{ command = [\"true\"] }".to_owned(), "trouble", "what should write it has not done so"),
+        ("{ command = [\"printf\", \"\\\\377\"] }".to_owned(), "trouble", "is it the right one?"),
     ] {
         let url = proxy.url("team");
         team.storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}\"\ntoken = {source}\n"));
         let examined = Examined::of(&team.storewatch);
         examined.assert("token of team", grade, words);
-        assert_eq!(examined.finding("cache team").0, grade, "{}", examined.text);
+        // What is wrong with the token is told once.
+        examined.assert("cache team", "warning", "without its credentials");
         assert!(!examined.text.contains(&token), "{}", examined.text);
     }
 }
@@ -279,6 +287,21 @@ fn who_may_not_read_the_database_is_told_what_that_means() {
     beside.assert("Nix database", "warning", "the Nix daemon is asked instead, every five seconds");
     beside.assert("Nix daemon", "ok", "with protocol 1.");
     drop(daemon);
+    let lock = storewatch.state_dir().join("lock");
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, Permissions::from_mode(0o600)).unwrap();
+    let token_file = storewatch.policy_path().with_file_name("token");
+    write_secret(&token_file, "a-token");
+    storewatch.policy(&format!("version = 1\n{}", in_policy("team", "attic+https://cache.invalid/team", &token_file)));
+    let as_another = as_nobody();
+    as_another.assert("lock", "warning", "can't be known to this user");
+    as_another.assert(
+        "token of team",
+        "trouble",
+        "can't be read by uid 65534, as which this was asked; it belongs to uid 0",
+    );
+    as_another.assert("token of team", "trouble", "the file has to belong to it, with mode 0600");
+    storewatch.policy("version = 1\n");
     fs::set_permissions(storewatch.state_dir(), Permissions::from_mode(0o500)).unwrap();
     let locked_out = as_nobody();
     locked_out.assert("state directory", "trouble", "ask as that user, or give another with --state-dir");

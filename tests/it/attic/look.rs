@@ -10,7 +10,31 @@ use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+/// A token of the form that Attic's have, which says that it held until November 2023.
+const EXPIRED: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ0ZXN0IiwiZXhwIjoxNzAwMDAwMDAwfQ.c2lnbmF0dXJl";
+
 each_attic! {
+    fn a_port_that_does_not_speak_https_is_called_that(attic: AtticServer) {
+        let Some(nix) = Nix::recent() else { return };
+        let store = ScratchStore::new(&nix);
+        attic.create("team", Visibility::Private, &store);
+        let url = format!("attic+https://127.0.0.1:{}/team", attic.port());
+        let team = Team::new(&store, &url, &attic.token(&Grant::all(&["team"])));
+        let (said, _) = ping(&team.storewatch, &[]);
+        assert!(said.code == Some(1) && said.stdout.contains("this port does not speak https, but http"), "{said:?}");
+        assert!(!said.stdout.contains("certificate") && !said.stdout.contains("cure: "), "{said:?}");
+    }
+
+    fn a_cache_whose_token_is_not_given_says_so(attic: AtticServer) {
+        let Some(nix) = Nix::recent() else { return };
+        let store = ScratchStore::new(&nix);
+        attic.create("team", Visibility::Private, &store);
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", attic.url("team")));
+        let (said, _) = ping(&storewatch, &[]);
+        assert!(said.code == Some(1) && said.stdout.contains("the policy gives no `token` for it"), "{said:?}");
+    }
+
     fn a_token_shows_what_it_may(attic: AtticServer) {
         let Some(nix) = Nix::recent() else { return };
         let store = ScratchStore::new(&nix);
@@ -19,13 +43,16 @@ each_attic! {
         for (token, code, reads, writes, told) in [
             (attic.token(&Grant::all(&["team"])), 0, Some(true), Some(true), "lets us read and push"),
             (attic.token(&Grant::push(&["team"])), 0, Some(false), Some(true), "push but not read, which is enough"),
-            (attic.token(&Grant::pull(&["team"])), 1, Some(true), Some(false), "the token does not allow this"),
-            ("a-wrong-token".to_owned(), 1, Some(false), Some(false), "the token is missing, wrong or expired"),
+            (attic.token(&Grant::pull(&["team"])), 1, Some(true), Some(false), "does not allow this"),
+            ("a-wrong-token".to_owned(), 1, Some(false), Some(false), "is wrong or expired"),
+            (EXPIRED.to_owned(), 1, Some(false), Some(false), "expired on Tue, 14 Nov 2023 22:13:20 GMT: write a new one"),
         ] {
             team.replace_token(&token);
             let (said, json) = ping(&team.storewatch, &[]);
             assert_eq!((said.code, json[0]["reads"].as_bool(), json[0]["writes"].as_bool()), (Some(code), reads, writes));
             assert!(said.stdout.contains(told) && !said.stdout.contains(&token), "{}", said.stdout);
+            let file = format!("the token from {}", team.token_file.display());
+            assert!(code == 0 || said.stdout.contains(&file), "{}", said.stdout);
             assert!(json[0]["round_trip_ms"].as_f64() > Some(0.0), "{json}");
             assert!(json[0]["clock_ahead_seconds"].as_i64().unwrap().abs() <= 60, "{json}");
         }
@@ -178,7 +205,14 @@ fn several_caches_of_several_kinds_are_listed_and_tried() {
     for command in [&["cache", "list"][..], &["cache", "ping"], &["cache", "info", "team"]] {
         let said = storewatch.cmd(command);
         assert!(said.code == Some(2) && said.stderr.contains("policy.toml:2:1:"), "{said:?}");
+        assert!(said.stderr.contains("the policy is bad: mend it first"), "{said:?}");
+        let said = storewatch.cmd(&[command, &["--json"]].concat());
+        let json: Value = serde_json::from_str(&said.stdout).unwrap();
+        let problem = json["policy_problems"][0].as_str().unwrap();
+        assert!(said.code == Some(2) && problem.contains("policy.toml:2:1: unknown key `rulez`"), "{said:?}");
     }
+    let said = storewatch.cmd(&["status"]);
+    assert!(said.code == Some(2) && said.stdout.contains("policy.toml is bad (1 problem): "), "{said:?}");
 }
 
 #[test]
@@ -190,10 +224,10 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
     let team = Team::new(&store, &attic.url("team"), "a-wrong-token");
     let mut running = team.storewatch.start();
     store.build(&expr::many(2)).unwrap();
-    team.eventually_waits_because(&mut running, "the token is missing, wrong or expired");
+    team.eventually_waits_because(&mut running, "is wrong or expired");
     running.eventually("both jobs", || team.storewatch.jobs_left().len() == 2);
     let text = team.storewatch.cmd(&["cache", "list"]).ok();
-    for told in ["\n  takes nothing for ", "the token is missing, wrong or expired", "0 done (0 B), 2 to do\n"] {
+    for told in ["\n  takes nothing for ", "is wrong or expired", "0 done (0 B), 2 to do\n"] {
         assert!(text.contains(told) && !text.contains("a-wrong-token"), "{told} in {text}");
     }
     let json = team.storewatch.cmd(&["cache", "list", "--json"]).json();
@@ -201,6 +235,14 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
         (&json[0]["state"], &json[0]["kind"], &json[0]["pending"].is_u64()),
         (&"waiting".into(), &"attic".into(), &true)
     );
+    // So that nobody has to look elsewhere for what a job waits for.
+    let text = team.storewatch.cmd(&["queue", "list"]).ok();
+    assert_eq!(text.matches("its cache takes nothing: ").count(), 2, "{text}");
+    team.replace_token(&attic.token(&Grant::all(&["team"])));
+    running.eventually("the queue's end", || team.storewatch.jobs_left().is_empty());
+    assert_eq!(team.storewatch.cmd(&["queue", "list"]).ok(), "the queue is empty\n");
+    assert_eq!(team.storewatch.cmd(&["queue", "list", "--state", "failed"]).ok(), "there is no such job\n");
+    assert_eq!(team.storewatch.cmd(&["queue", "list", "--json"]).ok(), "[]\n");
     running.stop();
 }
 

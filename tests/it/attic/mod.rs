@@ -9,7 +9,9 @@ mod input;
 mod look;
 mod memory;
 mod outage;
+mod own;
 mod secrets;
+mod timeout;
 mod tls;
 
 use crate::support::{AtticServer, Running, ScratchStore, Storewatch, write_secret};
