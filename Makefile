@@ -23,6 +23,7 @@ demo:           ## the whole way on a scratch store, in under a minute
 
 bench:          ## the figures of docs/benchmarks.md, on this machine
 	@tests/setup/all
+	@tests/setup/rclone
 	$(tools) && cargo bench
 
 check-macos:    ## type-checks for macOS, with FSEvents and with kqueue

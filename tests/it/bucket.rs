@@ -2,8 +2,8 @@
 //! from, memory, and what is sent once.
 
 use crate::backend_contract::{bucket_policy, eventually_done, write_secret};
-use crate::support::s3::{BUCKET, Dialect, Op, Trouble};
-use crate::support::{FakeS3, Nix, Reader, Said, ScratchStore, Storewatch, expr};
+use crate::support::s3::{BUCKET, Cluster, Dialect, Op, Trouble};
+use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr};
 
 /// Google's and Azure's interfaces, as far as a fake of them goes: what is put is what Nix reads back.
 #[test]
@@ -175,4 +175,30 @@ fn the_same_content_is_sent_once_as_long_as_it_is_there() {
     assert_ne!(archives()[0], archive, "it was sent again, under another name");
     Reader::empty(&store).copy_from(&fake.website(), &storewatch.public_key("team"), &[third]).unwrap();
     running.stop();
+}
+
+/// A cluster of three goes on with two, and so does an upload that is in its middle then.
+#[test]
+fn a_node_of_a_cluster_goes_down_in_mid_upload() {
+    let (Some(nix), Some(mut cluster)) = (Nix::recent(), Cluster::start()) else { return };
+    let (store, proxy) = (ScratchStore::new(&nix), FlakyProxy::before(cluster.port()));
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, proxy.port(), cluster.key()));
+    proxy.fail(On::Every, Fault::StallAfter(1_000_000));
+    let mut running = storewatch.start();
+    let mut paths = store.build(&expr::sized(20_000_000)).unwrap();
+    let notes = storewatch.state_dir().join("unfinished/team");
+    running.eventually("a part that is under way", || {
+        let notes = std::fs::read_dir(&notes).into_iter().flatten().flatten();
+        let begun = |text: String| text.lines().count() == 3;
+        proxy.faults() > 0 && notes.filter_map(|note| std::fs::read_to_string(note.path()).ok()).any(begun)
+    });
+    assert_eq!(storewatch.jobs("done"), Vec::<serde_json::Value>::new());
+    cluster.stop_one();
+    proxy.pass();
+    paths.extend(store.build(&expr::chain(3)).unwrap());
+    eventually_done(&mut running, &storewatch, 4);
+    assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
+    running.stop();
+    Reader::empty(&store).copy_from(&cluster.website(), &storewatch.public_key("team"), &paths).unwrap();
 }

@@ -30,31 +30,46 @@ pub struct Contents {
     pub unfinished: u64,
 }
 
+/// The program that `GARAGE` names. Says so where there is none.
+pub(super) fn program() -> Option<OsString> {
+    let program = std::env::var_os("GARAGE").filter(|program| Path::new(program).exists());
+    if program.is_none() {
+        left_out("no GARAGE, which names the program; `tests/setup/garage` builds it. A fake stands in");
+    }
+    program
+}
+
+/// The configuration of a node whose files are in that folder and which listens for other nodes, for S3 and for readers.
+/// Each object lies on so many nodes, which know each other by the secret.
+pub(super) fn config(folder: &Path, [rpc, s3, web]: [&Port; 3], copies: usize, secret: &str) -> String {
+    let own = folder.display();
+    format!(
+        "metadata_dir = \"{own}/meta\"\ndata_dir = \"{own}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = {copies}\n\
+         rpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\nrpc_secret = \"{secret}\"\n\
+         [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"127.0.0.1:{}\"\n\
+         [s3_web]\nbind_addr = \"127.0.0.1:{}\"\nroot_domain = \".web.localhost\"\n",
+        s3.number(),
+        web.number(),
+        rpc = rpc.number(),
+    )
+}
+
+/// What a line says that begins so.
+pub(super) fn field(said: &str, name: &str) -> String {
+    said.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} {said}")).trim().to_owned()
+}
+
 impl Garage {
-    /// The program that `GARAGE` names. Says so where there is none.
+    /// `None` where there is no program.
     pub fn start() -> Option<Self> {
-        let program = std::env::var_os("GARAGE").filter(|program| Path::new(program).exists());
-        if program.is_none() {
-            left_out("no GARAGE, which names the program; `tests/setup/garage` builds it. A fake stands in");
-        }
-        program.map(Self::of)
+        program().map(Self::of)
     }
 
     fn of(program: OsString) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = Key { id: format!("GK{}", hex(12)), secret: hex(32) };
         let (s3, web, rpc) = (Port::hold(), Port::hold(), Port::hold());
-        let own = folder.path().display();
-        let config = format!(
-            "metadata_dir = \"{own}/meta\"\ndata_dir = \"{own}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = 1\n\
-             rpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\nrpc_secret = \"{}\"\n\
-             [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"127.0.0.1:{}\"\n\
-             [s3_web]\nbind_addr = \"127.0.0.1:{}\"\nroot_domain = \".web.localhost\"\n",
-            hex(32),
-            s3.number(),
-            web.number(),
-            rpc = rpc.number(),
-        );
+        let config = config(folder.path(), [&rpc, &s3, &web], 1, &hex(32));
         std::fs::write(folder.path().join("garage.toml"), config).unwrap();
         let mut garage = Self { program: program.into(), folder, s3, web, _rpc: rpc, key, running: None };
         garage.go_on();
@@ -74,8 +89,7 @@ impl Garage {
     /// A key that may only read.
     pub fn reader_key(&self) -> Key {
         let said = self.admin(&["key", "create", "reader"]);
-        let field = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-        let key = Key { id: field("Key ID:"), secret: field("Secret key:") };
+        let key = Key { id: field(&said, "Key ID:"), secret: field(&said, "Secret key:") };
         self.admin(&["bucket", "allow", "--read", BUCKET, "--key", &key.id]);
         key
     }

@@ -1,10 +1,12 @@
 //! Object stores: a strict fake of S3 with conditional PUT, and Garage, a real one without.
 
 mod api;
+mod cluster;
 mod fake;
 mod garage;
 mod state;
 
+pub use cluster::Cluster;
 pub use fake::FakeS3;
 pub use garage::Garage;
 pub use state::{Dialect, Op, Trouble};

@@ -1,0 +1,258 @@
+//! A real Garage on this machine: a backfill of what is there already, a closure against `nix copy` into a directory that
+//! `rclone` then copies into the bucket, and one path of 1 GiB against `zstd -3` piped into it.
+//!
+//! Everything runs on the same processors, Garage too. The store paths hold this machine's own files, as in `closure`.
+
+#![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
+
+mod common;
+#[path = "common/filled.rs"]
+mod filled;
+#[allow(dead_code, unused_imports, unused_macros, reason = "the tests use all of it")]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Random, Usage, machine::Machine, measured, mib, row, seconds, size};
+use filled::{Content, fill};
+use object_store::aws::AmazonS3Builder;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
+use object_store::{ClientOptions, ObjectStoreExt};
+use support::nix::skipped;
+use support::s3::{BUCKET, Key};
+use support::{Garage, Nix, ScratchStore, Storewatch, write_secret};
+
+/// Uploads at once, on both sides.
+const AT_ONCE: usize = 4;
+
+/// Narinfos that are put at once to begin with.
+const PUT_AT_ONCE: usize = 32;
+
+const THERE_WITHIN: Duration = Duration::from_secs(60);
+const MEMORY: u64 = 128 << 20;
+
+fn main() {
+    // Without arguments all of it, otherwise what is named.
+    let named: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let Some(nix) = Nix::recent() else { return };
+    for name in ["there", "closure", "large"] {
+        if named.is_empty() || named.iter().any(|named| named == name) {
+            let Some(garage) = Garage::start() else { return };
+            match name {
+                "there" => there(&nix, &garage),
+                "closure" => closure(&nix, &garage),
+                _ => large(&nix, &garage),
+            }
+        }
+    }
+}
+
+/// A backfill of paths that are all in the bucket.
+fn there(nix: &Nix, garage: &Garage) {
+    let paths = size(100_000, 2_000);
+    let store = ScratchStore::new(nix);
+    let names = store.register_bare(paths);
+    let began = Instant::now();
+    put_narinfos(garage, &names);
+    common::headline(&format!(
+        "bucket: a backfill of {paths} paths that are there ({} to put them)",
+        seconds(began.elapsed())
+    ));
+    let usage = backfill(&store, garage, &format!("{paths}"), "already there");
+    let goal = (usage.wall <= THERE_WITHIN, usage.peak <= MEMORY);
+    row("backfill of what is there", &seconds(usage.wall), "60 s", None, Some(("<= 60 s", goal.0)));
+    println!("{:>62} {} of CPU", "", seconds(usage.cpu));
+    row("backfill of what is there: peak resident", &mib(usage.peak), "128 MiB", None, Some(("<= 128 MiB", goal.1)));
+}
+
+/// 2,000 small and 20 large paths.
+fn closure(nix: &Nix, garage: &Garage) {
+    let (small, large) = (size(2_000, 100), size(20, 1));
+    let store = ScratchStore::new(nix);
+    fill(&store, Content::Machine, small, large);
+    let bytes = common::total(&store.store_dir()).0;
+    common::headline(&format!("bucket: {small} small and {large} large paths of {}", mib(bytes)));
+    rustix::fs::sync();
+    let ours = backfill(&store, garage, &format!("{}", small + large), "uploaded");
+    row(
+        "closure into Garage: peak resident",
+        &mib(ours.peak),
+        "128 MiB",
+        None,
+        Some(("<= 128 MiB", ours.peak <= MEMORY)),
+    );
+    let Some(rclone) = rclone() else { return };
+    rustix::fs::sync();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}?compression=zstd&parallel-compression=true", folder.path().display());
+    let copy = measured(store.command("nix").args(["copy", "--all", "--to", &url]));
+    let transfers = AT_ONCE.to_string();
+    let sent = measured(
+        remote(&rclone, garage)
+            .args(["copy", "--transfers", &transfers])
+            .arg(folder.path())
+            .arg(format!("garage:{BUCKET}/theirs")),
+    );
+    let theirs = copy.wall + sent.wall;
+    let ratio = theirs.as_secs_f64() / ours.wall.as_secs_f64();
+    let against = format!("nix copy, rclone: {}", seconds(theirs));
+    row("closure into Garage", &seconds(ours.wall), &against, Some(ratio), Some((">= 2.00", ratio >= 2.0)));
+    println!("{:>62} {} of CPU; nix copy {}, rclone {}", "", seconds(ours.cpu), seconds(copy.wall), seconds(sent.wall));
+}
+
+/// One path of 1 GiB.
+fn large(nix: &Nix, garage: &Garage) {
+    let bytes = size(1 << 30, 64 << 20) as u64;
+    let Some(rclone) = rclone() else { return };
+    let store = ScratchStore::new(nix);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large");
+    one_file(&file, bytes);
+    let path = store.add(&file);
+    common::headline(&format!("bucket: one path of {}", mib(bytes)));
+    let storewatch = policy(&store, garage);
+    rustix::fs::sync();
+    let ours = measured(storewatch.command().env_remove("STOREWATCH_LOG").args(["push", &path]));
+    rustix::fs::sync();
+    let pipe = "zstd -3 -q -c \"$0\" | \"$1\" rcat \"$2\"";
+    let mut piped = remote(Path::new("bash"), garage);
+    piped.args(["-o", "pipefail", "-c", pipe]).arg(&file).arg(&rclone).arg(format!("garage:{BUCKET}/piped"));
+    let theirs = measured(&mut piped);
+    let ratio = theirs.wall.as_secs_f64() / ours.wall.as_secs_f64();
+    let against = format!("zstd -3 | rclone rcat: {}", seconds(theirs.wall));
+    row("1 GiB into Garage", &seconds(ours.wall), &against, Some(ratio), Some((">= 0.80", ratio >= 0.8)));
+    println!("{:>62} {} of CPU, {} resident", "", seconds(ours.cpu), mib(ours.peak));
+}
+
+/// A file of this machine's files, one behind the other.
+fn one_file(file: &Path, bytes: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    Machine::look().copy_some(bytes, folder.path(), &mut Random(0x9e37_79b9_7f4a_7c15)).unwrap();
+    let mut into = fs::File::create(file).unwrap();
+    let mut folders = vec![folder.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort_unstable();
+        for entry in entries {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                std::io::copy(&mut fs::File::open(entry).unwrap(), &mut into).unwrap();
+            }
+        }
+    }
+}
+
+fn policy<'a>(store: &'a ScratchStore, garage: &Garage) -> Storewatch<'a> {
+    let storewatch = Storewatch::new(store);
+    let folder = storewatch.state_dir().with_file_name("keys");
+    fs::create_dir_all(&folder).unwrap();
+    let Key { id, secret } = garage.key();
+    write_secret(&folder.join("id"), id);
+    write_secret(&folder.join("secret"), secret);
+    storewatch.policy(&format!(
+        "version = 1\n[limits]\npriority = \"normal\"\n[caches.bench]\nuploads = {AT_ONCE}\n\
+         url = \"s3://{BUCKET}?endpoint=http://127.0.0.1:{}&region=garage\"\n\
+         access_key_id = {{ file = \"{folder}/id\" }}\nsecret_access_key = {{ file = \"{folder}/secret\" }}\n",
+        garage.port(),
+        folder = folder.display()
+    ));
+    storewatch
+}
+
+/// A backfill by a storewatch that has never run before; so many paths have come to that end.
+fn backfill(store: &ScratchStore, garage: &Garage, expected: &str, end: &str) -> Usage {
+    let storewatch = policy(store, garage);
+    let usage = measured(storewatch.command().env_remove("STOREWATCH_LOG").arg("backfill"));
+    let done = storewatch.cache_status("bench")["done"].to_string();
+    assert_eq!(done, expected, "backfill left something out that should be {end}");
+    usage
+}
+
+/// rclone, which `tests/setup/rclone` provides.
+fn rclone() -> Option<PathBuf> {
+    let program = std::env::var_os("RCLONE").map(PathBuf::from).filter(|program| program.exists());
+    if program.is_none() {
+        skipped("no RCLONE, which names the program; `tests/setup/rclone` provides it");
+    }
+    program
+}
+
+/// A command that finds the bucket's server under the name `garage`.
+fn remote(program: &Path, garage: &Garage) -> Command {
+    let mut command = Command::new(program);
+    for (name, value) in [
+        ("TYPE", "s3"),
+        ("PROVIDER", "Other"),
+        ("REGION", "garage"),
+        ("ACCESS_KEY_ID", &garage.key().id),
+        ("SECRET_ACCESS_KEY", &garage.key().secret),
+        ("ENDPOINT", &format!("http://127.0.0.1:{}", garage.port())),
+    ] {
+        command.env(format!("RCLONE_CONFIG_GARAGE_{name}"), value);
+    }
+    // Of this host's own settings for S3 none counts; rclone does not start with that one.
+    command.env("RCLONE_CONFIG", "/dev/null").env_remove("AWS_CA_BUNDLE");
+    command
+}
+
+/// Puts a narinfo of each path into the bucket. Nobody reads what is in it.
+fn put_narinfos(garage: &Garage, names: &[String]) {
+    // The client is built without a provider of its own.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = AmazonS3Builder::new()
+        .with_http_connector(Plain(reqwest::Client::builder().no_proxy().build().unwrap()))
+        .with_endpoint(format!("http://127.0.0.1:{}", garage.port()))
+        .with_allow_http(true)
+        .with_bucket_name(BUCKET)
+        .with_region("garage")
+        .with_access_key_id(&garage.key().id)
+        .with_secret_access_key(&garage.key().secret)
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut putting = tokio::task::JoinSet::new();
+        for name in names {
+            if putting.len() == PUT_AT_ONCE {
+                putting.join_next().await.unwrap().unwrap();
+            }
+            let (store, object) = (store.clone(), format!("{}.narinfo", &name[..32]));
+            putting.spawn(async move { drop(store.put(&object.into(), "StorePath: there\n".into()).await.unwrap()) });
+        }
+        putting.join_all().await;
+    });
+}
+
+/// The library's way to a server, without anything of storewatch's.
+#[derive(Clone, Debug)]
+struct Plain(reqwest::Client);
+
+impl HttpConnector for Plain {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for Plain {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        use http_body_util::BodyExt;
+        let failed = |error: reqwest::Error| HttpError::new(HttpErrorKind::Unknown, error);
+        let (parts, body) = request.into_parts();
+        let content = body.collect().await?.to_bytes();
+        let mut request = self.0.request(parts.method, parts.uri.to_string()).body(content).build().map_err(failed)?;
+        *request.headers_mut() = parts.headers;
+        let answer = self.0.execute(request).await.map_err(failed)?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let mut bare = http::Response::new(HttpResponseBody::from(answer.bytes().await.map_err(failed)?));
+        (*bare.status_mut(), *bare.headers_mut()) = (status, headers);
+        Ok(bare)
+    }
+}
