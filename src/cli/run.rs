@@ -27,7 +27,9 @@ pub(super) const LAST_THREADS: Duration = Duration::from_secs(5);
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     start_log(LevelFilter::INFO);
     let Setup { state_dir, settings, nix } = Setup::read(global)?;
-    daemon::set_priority(settings.config().limits.priority);
+    let priority = settings.config().limits.priority;
+    daemon::set_priority(priority);
+    daemon::leave_a_processor(priority);
     let runtime = runtime()?;
     let ended = runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }));
     runtime.shutdown_timeout(LAST_THREADS);

@@ -11,6 +11,7 @@
 pub mod backfill;
 pub mod caches;
 pub mod health;
+mod priority;
 mod settings;
 pub mod signals;
 
@@ -24,10 +25,11 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, orders};
+pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::Settings;
 use self::signals::Signal;
-use crate::config::{Config, NixStore, Priority};
+use crate::config::{Config, NixStore};
 use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
@@ -57,9 +59,6 @@ const SUSPENDED: Duration = Duration::from_secs(10);
 
 /// How often the lock is asked for while another holds it for a while.
 const LOCK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Niceness at low priority: below everything that people wait for. The kernel derives the I/O priority from it.
-const LOW_PRIORITY: i32 = 10;
 
 /// What the service is made of.
 pub struct Parts {
@@ -167,19 +166,6 @@ impl Working {
                 Ok(())
             }
         }
-    }
-}
-
-/// Lowers this process's CPU priority, and with it its I/O priority.
-pub fn set_priority(priority: Priority) {
-    let nice = match priority {
-        Priority::Low => LOW_PRIORITY,
-        Priority::Normal => return,
-    };
-    let lowered = rustix::process::getpriority_process(None)
-        .and_then(|now| if now >= nice { Ok(()) } else { rustix::process::setpriority_process(None, nice) });
-    if let Err(errno) = lowered {
-        warn!("the priority can't be lowered: {errno}");
     }
 }
 

@@ -105,8 +105,8 @@ enum Source {
 /// What the watcher waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Something has changed beside the database.
-    Woken,
+    /// Something has changed in the folder of that place, beside the database.
+    Woken(usize),
     /// It is time to look.
     Due,
 }
@@ -132,7 +132,7 @@ impl Watcher {
     /// Waits until there is a reason to look. Cancel-safe.
     pub async fn next_event(&mut self) -> Event {
         tokio::select! {
-            _ = self.parts.wake.changed() => Event::Woken,
+            folder = self.parts.wake.changed() => Event::Woken(folder),
             () = sleep_until(self.next_look) => Event::Due,
         }
     }
@@ -154,7 +154,10 @@ impl Watcher {
         let looked = self.look().await;
         self.next_look = next_beat(self.parts.began, self.parts.interval, Instant::now());
         match looked {
-            Ok(()) => {
+            Ok(found) => {
+                if let Event::Woken(folder) = event {
+                    self.parts.wake.found(folder, found);
+                }
                 self.has_looked = true;
                 if self.told.take().is_some() {
                     info!("the Nix store can be read again");
@@ -180,31 +183,35 @@ impl Watcher {
         }
     }
 
-    async fn look(&mut self) -> Result<(), WatchError> {
+    /// Returns how many paths were found.
+    async fn look(&mut self) -> Result<usize, WatchError> {
         if let Source::None = self.source {
             self.source = find_source(&self.parts).await?;
         }
         match std::mem::replace(&mut self.source, Source::None) {
             Source::Database(scan) => {
-                let scan = self.read_on(*scan).await?;
+                let (scan, found) = self.read_on(*scan).await?;
                 self.source = Source::Database(Box::new(scan));
+                Ok(found)
             }
             Source::Listing(mut listing) => {
                 let routes = self.parts.routes.borrow().clone();
-                if listing.look(&self.parts.queue, &routes).await? > 0 {
+                let opened = listing.look(&self.parts.queue, &routes).await?;
+                if opened > 0 {
                     self.parts.bell.notify_one();
                 }
                 self.source = Source::Listing(listing);
+                Ok(usize::try_from(opened).unwrap_or(usize::MAX))
             }
-            Source::None => {}
+            Source::None => Ok(0),
         }
-        Ok(())
     }
 
-    /// Reads and admits batches until the database has nothing new.
-    async fn read_on(&mut self, mut scan: Scan) -> Result<Scan, WatchError> {
+    /// Reads and admits batches until the database has nothing new; returns how many rows it had.
+    async fn read_on(&mut self, mut scan: Scan) -> Result<(Scan, usize), WatchError> {
+        let mut found = 0;
         if scan.is_at_rest() {
-            return Ok(scan);
+            return Ok((scan, found));
         }
         loop {
             let routes = self.parts.routes.borrow().clone();
@@ -215,11 +222,13 @@ impl Watcher {
             // It can only fail by a panic; then the next look begins anew from the cursor.
             let Ok((read, step)) = read.await else {
                 error!("reading the Nix database ended by a defect of storewatch");
-                return Scan::open(self.parts.db_path.clone(), self.parts.store_dir.clone(), &self.parts.queue).await;
+                let scan =
+                    Scan::open(self.parts.db_path.clone(), self.parts.store_dir.clone(), &self.parts.queue).await?;
+                return Ok((scan, found));
             };
             scan = read;
             match step? {
-                Step::UpToDate => return Ok(scan),
+                Step::UpToDate => return Ok((scan, found)),
                 Step::Another(why) => {
                     warn!("{why}; it is read from its beginning, what was uploaded before is not uploaded again");
                     scan.start_over(&self.parts.queue).await?;
@@ -232,6 +241,7 @@ impl Watcher {
                         );
                     }
                     let rows = batch.rows;
+                    found += rows;
                     let opened = scan.admit(&self.parts.queue, *batch).await?;
                     debug!(rows, opened, "read new rows");
                     if opened > 0 {

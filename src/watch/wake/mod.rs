@@ -3,8 +3,8 @@
 //! An event is never a fact. It may be lost (a full queue, a store on NFS), late (macOS coalesces) or mean nothing, so
 //! whoever waits here also has a timer, and looks for itself (invariant 1). What this room promises instead:
 //!
-//! - the first event wakes at once, a flood wakes every `pace::SPACING`, and the last event of a flood is
-//!   followed by one more wake-up that comes after it by as much (why: see `pace`);
+//! - the first event wakes at once, a flood wakes every `pace::SPACING`, or more seldom where many paths are found each time,
+//!   and the last event of a flood is followed by one more wake-up that comes after it by as much (why: see `pace`);
 //! - idle, nothing wakes;
 //! - nothing grows: what is known of a folder is a few bits;
 //! - the futures are cancel-safe;
@@ -157,6 +157,11 @@ impl Wake {
                 },
             }
         }
+    }
+
+    /// Says how many paths were found at the last wake-up for that folder: the more, the longer until the next one.
+    pub fn found(&mut self, folder: usize, paths: usize) {
+        self.pace.found(folder, paths);
     }
 
     /// Watches what isn't watched and should be: for the caller's timer. Costs one `stat` a folder where all is well.

@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 /// which is to be readable from the cache in 30 ms.
 pub(super) const SPACING: Duration = Duration::from_millis(20);
 
+/// A wake-up by which so many paths were found, or more, is followed by as many spacings of quiet: what comes in a flood is
+/// taken up in larger pieces, each of which costs transactions and syncs that the builds would have to share the disk with.
+/// So 100 ms pass at most until the next piece, a delay that nobody notices of a path among many.
+const MOST_SPACINGS: u32 = 5;
+
 /// What is known of all folders.
 pub(super) struct Pace {
     folders: Vec<State>,
@@ -35,7 +40,7 @@ struct State {
 pub(super) enum Next {
     /// Wake for that folder.
     Now(usize),
-    /// Ask again at that time; until then no event changes the answer by more than [`SPACING`].
+    /// Ask again at that time; until then no event changes the answer by more than some [`SPACING`]s.
     At(Instant),
     /// Wait for an event, however long.
     Idle,
@@ -49,6 +54,14 @@ impl Pace {
     /// Something happened in that folder.
     pub(super) fn event(&mut self, folder: usize) {
         self.folders[folder].due = true;
+    }
+
+    /// So many paths were found at the last wake-up for that folder.
+    pub(super) fn found(&mut self, folder: usize, paths: usize) {
+        let spacings = u32::try_from(paths).unwrap_or(u32::MAX).clamp(1, MOST_SPACINGS);
+        if let Some(not_before) = &mut self.folders[folder].not_before {
+            *not_before += SPACING * (spacings - 1);
+        }
     }
 
     /// Decides, and takes note that the caller was woken where it is to wake.
@@ -110,6 +123,25 @@ mod tests {
             }
         }
         assert_eq!(wakes, [0, 20, 40, 60, 80, 100, 120]);
+    }
+
+    #[test]
+    fn a_flood_of_paths_is_taken_up_in_larger_pieces() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1);
+        let mut wakes = Vec::new();
+        for ms in 0..=400 {
+            let now = start + Duration::from_millis(ms);
+            if ms < 201 {
+                pace.event(0);
+            }
+            while let Next::Now(0) = pace.next(now) {
+                wakes.push(ms);
+                // A path every 10 ms; the first wake-up finds the first one.
+                pace.found(0, if ms < 201 { wakes.len() } else { 0 });
+            }
+        }
+        assert_eq!(wakes, [0, 20, 60, 120, 200, 300], "one path, two, three, four, and the echo");
     }
 
     #[test]

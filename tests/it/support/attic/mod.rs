@@ -111,7 +111,7 @@ impl AtticServer {
 
     /// Says so where there is none.
     pub fn real() -> Option<Self> {
-        let program = std::env::var_os("ATTICD");
+        let program = std::env::var_os("ATTICD").filter(|program| !program.is_empty());
         if program.is_none() {
             left_out("no ATTICD, which names a real server; the fake stands in");
         }
