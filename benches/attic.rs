@@ -120,7 +120,7 @@ fn latency(nix: &Nix) {
 }
 
 fn many_small_and_a_large_one(nix: &Nix) {
-    let (small, large, rounds) = (size(1_000, 100), size(1 << 30, 64 << 20) as u64, size(3, 1));
+    let (small, large, rounds) = (size(1_000, 100), size(1 << 30, 64 << 20) as u64, size(9, 1));
     let store = ScratchStore::new(nix);
     let sources = store.root().join("sources");
     fs::create_dir(&sources).unwrap();

@@ -45,6 +45,11 @@ use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, Sta
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
 
+/// What has landed is written down together with what lands within this time, as long as more is under way: small paths
+/// land some milliseconds apart, and each transaction costs as much as some of them. A crash in between only means that
+/// those paths are found in their caches again.
+const SETTLED_TOGETHER: Duration = Duration::from_millis(20);
+
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -100,6 +105,9 @@ pub struct Uploader {
     tasks: JoinSet<Landed>,
     /// Which job each task has, should it not end by itself.
     claimed: HashMap<task::Id, Job>,
+    /// What has come to an end and isn't written down yet, and when it is to be.
+    landed: Vec<TaskEnd>,
+    settle_at: Option<Instant>,
     next_due: Option<i64>,
     next_release: Instant,
     drain_until: Option<Instant>,
@@ -158,6 +166,8 @@ impl Uploader {
             attempts: 0,
             tasks: JoinSet::new(),
             claimed: HashMap::new(),
+            landed: Vec::new(),
+            settle_at: None,
             next_due: None,
             next_release: Instant::now() + HELD_FOR,
             drain_until: None,
@@ -182,24 +192,35 @@ impl Uploader {
 
     /// Waits for something to do. Cancel-safe.
     pub async fn next_event(&mut self) -> Event {
-        if self.drain_until.is_some() && self.tasks.is_empty() {
-            return Event::Drained;
-        }
-        let wake = self.drain_until.unwrap_or_else(|| self.next_look());
-        tokio::select! {
-            // Asked in this order, so that what has ended makes room before more is claimed.
-            biased;
-            Some(command) = self.commands.recv() => Event::Told(command),
-            Some(first) = self.tasks.join_next_with_id() => {
-                let mut landed = vec![first];
-                while let Some(next) = self.tasks.try_join_next_with_id() {
-                    landed.push(next);
+        loop {
+            if self.tasks.is_empty() || self.settle_at.is_some_and(|time| time <= Instant::now()) {
+                self.settle_at = None;
+                if !self.landed.is_empty() {
+                    return Event::Landed(std::mem::take(&mut self.landed));
                 }
-                Event::Landed(landed)
+                if self.drain_until.is_some() && self.tasks.is_empty() {
+                    return Event::Drained;
+                }
             }
-            Some(Ok(opening)) = self.openings.join_next(), if self.drain_until.is_none() => Event::Opened(opening),
-            () = self.bell.notified(), if self.drain_until.is_none() => Event::Look,
-            () = sleep_until(wake) => if self.drain_until.is_some() { Event::DrainOver } else { Event::Look },
+            let wake = self.drain_until.unwrap_or_else(|| self.next_look());
+            let settle = self.settle_at.unwrap_or(wake);
+            tokio::select! {
+                // Asked in this order, so that what has ended makes room before more is claimed.
+                biased;
+                Some(command) = self.commands.recv() => return Event::Told(command),
+                Some(end) = self.tasks.join_next_with_id() => {
+                    self.landed.push(end);
+                    self.settle_at.get_or_insert_with(|| Instant::now() + SETTLED_TOGETHER);
+                }
+                Some(Ok(opening)) = self.openings.join_next(), if self.drain_until.is_none() => {
+                    return Event::Opened(opening);
+                }
+                () = self.bell.notified(), if self.drain_until.is_none() => return Event::Look,
+                () = sleep_until(settle), if self.settle_at.is_some() => {}
+                () = sleep_until(wake) => {
+                    return if self.drain_until.is_some() { Event::DrainOver } else { Event::Look };
+                }
+            }
         }
     }
 

@@ -28,7 +28,7 @@ pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, CallOff, Listed, NarReader, Push, Pushed, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
@@ -101,13 +101,13 @@ impl FileCache {
     }
 
     /// Writes archive and narinfo under temporary names. Blocks.
-    fn write(&self, info: &PathInfo, nar: NarReader) -> Result<Written, CacheError> {
+    fn write(&self, info: &PathInfo, nar: NarReader, dropped: CallOff) -> Result<Written, CacheError> {
         let FileOptions { dir, binary, .. } = &self.options;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
         let url = binary.new_nar_name(info).map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0 };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, dropped };
         let (nar, listed) = binary.listed(nar);
         let packed = pack(nar, binary.layout.compression, info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
@@ -190,7 +190,10 @@ impl Cache for FileCache {
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let derivation = self.options.binary.logged(&info).cloned();
-            let written = spawn_blocking(move || cache.write(&info, nar)).await;
+            // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its end.
+            let dropped = CallOff::default();
+            let _ends_the_thread = dropped.when_dropped();
+            let written = spawn_blocking(move || cache.write(&info, nar, dropped)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
@@ -222,6 +225,8 @@ struct GrowingFile {
     written: u64,
     /// How much of it the system has been told to write out.
     on_its_way: u64,
+    /// Called off when nobody wants the file any more.
+    dropped: CallOff,
 }
 
 impl GrowingFile {
@@ -233,6 +238,9 @@ impl GrowingFile {
 
 impl Write for GrowingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.dropped.is_off() {
+            return Err(io::Error::other("its push was dropped"));
+        }
         let written = self.file.write(bytes)?;
         self.written += written as u64;
         if self.written - self.on_its_way >= WRITE_OUT {
