@@ -125,6 +125,18 @@ pub enum CacheError {
         /// Space that is to be left, in per cent.
         needed_percent: u64,
     },
+    /// There is nothing to be cared for.
+    #[error("there is no binary cache in {cache}: nothing was uploaded yet, or the `url` is another's")]
+    NoCacheThere {
+        /// The directory, or the bucket.
+        cache: String,
+    },
+    /// The cache's files are not within our reach.
+    #[error("this can't be done for such a cache: {why}")]
+    NotOurs {
+        /// Whose they are, and what to do instead.
+        why: &'static str,
+    },
     /// The URL names no cache that can be opened.
     #[error(transparent)]
     Url(#[from] UrlError),
@@ -265,6 +277,8 @@ impl CacheError {
             | Self::OwnServer { .. }
             | Self::Unencrypted { .. }
             | Self::Malformed { .. }
+            | Self::NotOurs { .. }
+            | Self::NoCacheThere { .. }
             | Self::Url(_)
             | Self::Key { .. } => Class::CacheWaits,
         }

@@ -11,16 +11,25 @@ pub const CACHE_INFO: &str = "nix-cache-info";
 /// Directory of the archives.
 pub const NAR_DIR: &str = "nar";
 
+/// Directory of the narinfos of pruned paths, as long as their archives are there.
+pub const PRUNED_DIR: &str = "pruned";
+
+/// What stands behind the hash part in a narinfo's name.
+pub const NARINFO: &str = ".narinfo";
+
+/// What stands there in the name of a list of files.
+pub const LISTING: &str = ".ls";
+
 /// Where a path's narinfo lies.
 #[must_use]
 pub fn narinfo_name(path: &StorePath) -> String {
-    format!("{}.narinfo", path.hash_part())
+    format!("{}{NARINFO}", path.hash_part())
 }
 
 /// Where the list of a path's files lies.
 #[must_use]
 pub fn listing_name(path: &StorePath) -> String {
-    format!("{}.ls", path.hash_part())
+    format!("{}{LISTING}", path.hash_part())
 }
 
 /// Directory of the logs of builds.

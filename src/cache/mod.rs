@@ -11,6 +11,7 @@
 pub mod attic;
 mod binary;
 pub mod bucket;
+pub mod care;
 pub mod command;
 mod compression;
 mod error;
@@ -36,7 +37,7 @@ pub use binary::BinaryCache;
 pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
-pub use layout::{Layout, StoredNar};
+pub use layout::{Layout, StoredNar, narinfo_name};
 pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat};
 pub use trial::Trial;
 pub use upstream::{Upstreams, greet as greet_upstream};
@@ -60,6 +61,9 @@ pub trait Cache: Send + Sync {
     fn answers_hold(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Forgets what it remembers of what is there: something was removed.
+    fn forget(&self) {}
 
     /// Names of the keys whose paths those who read from this cache have from elsewhere.
     fn upstream_key_names(&self) -> &[String] {

@@ -29,25 +29,35 @@ pub(super) fn carry_out(
     timeout: Option<Duration>,
     runtime: Runtime,
 ) -> Result<ExitCode, CliError> {
+    let by_hand = request.by_hand;
+    let finished = work_off(setup, request, timeout, runtime)?;
+    summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
+    Ok(ExitCode::from(exit_code(&finished, by_hand)))
+}
+
+/// As [`carry_out`], and leaves it to others to say what came of it.
+pub(super) fn work_off(
+    setup: Setup,
+    request: Request,
+    timeout: Option<Duration>,
+    runtime: Runtime,
+) -> Result<Finished, CliError> {
     if !io::stderr().is_terminal() {
         // Progress and summary say what there is to say, short of trouble.
         start_log(LevelFilter::WARN);
     }
     let Setup { state_dir, settings, nix } = setup;
     let config = settings.config().clone();
-    let by_hand = request.by_hand;
     let mut display = Display::new(timeout.is_some());
     let parts = Parts { state_dir, config, nix, request, timeout };
     let finished = runtime.block_on(backfill::run(parts, |progress| display.show(progress)));
     display.end();
     runtime.shutdown_timeout(LAST_THREADS);
-    let finished = finished?;
-    summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
-    Ok(ExitCode::from(exit_code(&finished, by_hand)))
+    Ok(finished?)
 }
 
 /// What has failed for good counts for more than what is only left: that needs somebody.
-fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
+pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
     let RunSummary { failed, held, passed_over, .. } = &finished.summary;
     // What somebody named and the policy keeps back is no success.
     let refused = by_hand && !passed_over.is_empty();
@@ -186,7 +196,7 @@ fn waits_for(left: &Left) -> Option<String> {
     }
 }
 
-fn summarise(finished: &Finished) -> io::Result<()> {
+pub(super) fn summarise(finished: &Finished) -> io::Result<()> {
     write_summary(&mut io::stdout().lock(), finished)
 }
 

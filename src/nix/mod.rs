@@ -7,6 +7,7 @@ mod daemon;
 mod database;
 mod derivation;
 mod facts;
+mod hash_part;
 pub mod nar;
 mod path_info;
 pub mod roots;
@@ -21,6 +22,7 @@ pub use database::{
 };
 pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};
+pub use hash_part::HashPart;
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
 pub use store_path::{HASH_PART_LEN, StoreDir, StorePath, StorePathError};

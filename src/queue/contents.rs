@@ -1,5 +1,7 @@
 //! Which contents a cache was given, so that one is not sent again under another path's name.
 
+use std::collections::HashSet;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{CacheId, Queue, QueueError, sqlite};
@@ -61,6 +63,26 @@ impl Queue {
         );
         noted.map(drop).map_err(sqlite("note a content"))
     }
+
+    /// Forgets archives of a cache, by where they lay: they have been removed, or are to be sent again.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn forget_contents(&mut self, cache: CacheId, urls: &[String]) -> Result<(), QueueError> {
+        let urls: HashSet<&str> = urls.iter().map(String::as_str).collect();
+        let tx = self.begin().map_err(sqlite("begin to forget contents"))?;
+        let forgotten: rusqlite::Result<()> = (|| {
+            // One look at all: there is no index by which to look for one.
+            let mut all = tx.prepare("SELECT nar_hash, url FROM contents WHERE cache = ?1")?;
+            let rows = all.query_map([cache.0], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)))?;
+            let gone: Vec<Vec<u8>> = rows
+                .filter_map(|row| row.map(|(hash, url)| urls.contains(&*url).then_some(hash)).transpose())
+                .collect::<rusqlite::Result<_>>()?;
+            let mut forget = tx.prepare("DELETE FROM contents WHERE cache = ?1 AND nar_hash = ?2")?;
+            gone.iter().try_for_each(|hash| forget.execute(params![cache.0, hash]).map(drop))
+        })();
+        forgotten.and_then(|()| tx.commit()).map_err(sqlite("forget contents"))
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +108,10 @@ mod tests {
         queue.note_content(one, &hash, &content("nar/b"), 2).expect("noted");
         assert_eq!(queue.content(one, &hash).expect("asked"), Some(content("nar/b")), "the newest counts");
         assert_eq!(queue.content(two, &hash).expect("asked"), None);
+        queue.note_content(two, &hash, &content("nar/b"), 2).expect("noted");
+        queue.forget_contents(two, &["nar/a".to_owned(), "nar/b".to_owned()]).expect("forgotten");
+        assert_eq!(queue.content(two, &hash).expect("asked"), None);
+        assert_eq!(queue.content(one, &hash).expect("asked"), Some(content("nar/b")), "another cache's");
         queue.prune(1 << 50).expect("pruned");
         assert_eq!(queue.content(one, &hash).expect("asked"), None);
     }

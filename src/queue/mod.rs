@@ -20,6 +20,7 @@
 mod admit;
 mod contents;
 mod delivered;
+mod doubt;
 mod handle;
 mod job;
 mod links;

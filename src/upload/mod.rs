@@ -35,12 +35,13 @@ use self::claim::{Claimed, How, Question};
 use self::deliver::{Context, Landed, Place, Verdict, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting, tell};
+use self::presence::Presence;
 use self::target::{Ends, State, Waits};
 pub use self::target::{Open, Target};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -102,6 +103,8 @@ pub struct Uploader {
     /// Caches being opened. One that hangs stays here and is in nobody's way.
     openings: JoinSet<Opening>,
     attempts: u64,
+    /// How often it was said that caches may lack what they are believed to have; `None` before the first claim.
+    doubts: Option<u64>,
     tasks: JoinSet<Landed>,
     /// Which job each task has, should it not end by itself.
     claimed: HashMap<task::Id, Job>,
@@ -164,6 +167,7 @@ impl Uploader {
             caches: BTreeMap::new(),
             openings: JoinSet::new(),
             attempts: 0,
+            doubts: None,
             tasks: JoinSet::new(),
             claimed: HashMap::new(),
             landed: Vec::new(),
@@ -339,7 +343,12 @@ impl Uploader {
                 questions.push(Question { cache: *id, room, how });
             }
         }
-        let answers = self.queue.call(move |queue| claim::all(queue, &questions, now())).await?;
+        let claim = move |queue: &mut Queue| Ok((claim::all(queue, &questions, now())?, queue.doubts()?));
+        let (answers, doubts) = self.queue.call(claim).await?;
+        if self.doubts.replace(doubts).is_some_and(|before| before != doubts) {
+            // Before any of the claimed paths is looked for: it may be the one that was removed.
+            self.caches.values().filter_map(State::presence).for_each(Presence::forget);
+        }
         let mut claimed = Vec::new();
         for (id, jobs) in answers {
             let Some(state) = self.caches.get_mut(&id) else { continue };

@@ -39,6 +39,8 @@ struct State {
     seen: HashMap<StorePath, Instant>,
     waiting: Vec<Question>,
     asking: bool,
+    /// How often what was seen has been forgotten.
+    forgotten: u64,
 }
 
 struct Question {
@@ -69,6 +71,15 @@ impl Presence {
         let mut state = self.lock();
         state.make_room();
         state.seen.insert(path.clone(), Instant::now());
+    }
+
+    /// Forgets what it has seen: something was removed from the cache.
+    pub(super) fn forget(&self) {
+        let mut state = self.lock();
+        state.seen.clear();
+        // What is being asked at this moment may be answered by what was.
+        state.forgotten += 1;
+        self.cache.forget();
     }
 
     /// Which of these paths the cache lacks, in the order given.
@@ -104,7 +115,7 @@ impl Presence {
     /// Asks until nobody waits.
     async fn ask_for_all(self) {
         loop {
-            let mut questions = {
+            let (mut questions, forgotten) = {
                 let mut state = self.lock();
                 let mut asked = 0;
                 let mut fits = |question: &Question| {
@@ -117,7 +128,7 @@ impl Presence {
                     state.asking = false;
                     return;
                 }
-                state.waiting.drain(..take).collect::<Vec<_>>()
+                (state.waiting.drain(..take).collect::<Vec<_>>(), state.forgotten)
             };
             let all: HashSet<&StorePath> = questions.iter().flat_map(|question| &question.paths).collect();
             let all: Vec<StorePath> = all.into_iter().cloned().collect();
@@ -128,8 +139,10 @@ impl Presence {
                     {
                         let mut state = self.lock();
                         state.make_room();
-                        let there = all.into_iter().filter(|path| !missing.contains(path));
-                        state.seen.extend(there.map(|path| (path, now)));
+                        if state.forgotten == forgotten {
+                            let there = all.into_iter().filter(|path| !missing.contains(path));
+                            state.seen.extend(there.map(|path| (path, now)));
+                        }
                     }
                     for question in questions {
                         // Who no longer waits needs no answer.
@@ -258,6 +271,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
         assert_eq!(asked_so_far(), [2, 1, 2], "a cache collects garbage, too");
+        presence.forget();
+        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
+        assert_eq!(asked_so_far(), [2, 1, 2, 2], "something was removed");
     }
 
     #[tokio::test]

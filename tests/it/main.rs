@@ -8,6 +8,7 @@ mod bad_input;
 mod beside;
 mod bucket;
 mod bucket_listing;
+mod care;
 mod collected;
 mod command;
 mod command_line;

@@ -10,6 +10,7 @@
 //! reckoning depends on a store's order, and nothing on whether it may be listed at all.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -19,7 +20,7 @@ use tracing::debug;
 
 use super::error::BucketError;
 use super::store::Store;
-use crate::nix::StorePath;
+use crate::nix::{HashPart, StorePath};
 use crate::report::one_line;
 
 /// The first characters of hash parts. Under none of them alone lies what else is in a cache: `nar/` and its like are
@@ -40,21 +41,20 @@ const REMEMBERED: usize = 16_000;
 /// The least that a listing costs: a page of each section.
 const LEAST: usize = FIRST.len() * PAGE_COSTS;
 
-/// The 160 bits of a hash part.
-type Packed = [u8; 20];
-
 /// What has been seen in a bucket.
 pub(super) struct Listing {
     /// How long it is believed.
     holds: Duration,
     /// Locked while the bucket is listed: who asks meanwhile had rather wait than ask for each path.
     seen: Mutex<Seen>,
+    /// Something was removed since.
+    is_doubtful: AtomicBool,
 }
 
 struct Seen {
     since: Instant,
     /// By the first characters, in order.
-    sections: Vec<Vec<Packed>>,
+    sections: Vec<Vec<HashPart>>,
     listed: bool,
     /// Paths that were asked for one by one since then.
     asked: usize,
@@ -68,23 +68,27 @@ impl Seen {
     }
 
     fn has(&self, path: &StorePath) -> bool {
-        let hash = path.hash_part();
-        let section = FIRST.iter().position(|first| hash.as_bytes()[0] == *first);
-        section.zip(packed(hash)).is_some_and(|(section, packed)| self.sections[section].binary_search(&packed).is_ok())
+        let section = FIRST.iter().position(|first| path.hash_part().as_bytes()[0] == *first);
+        section.is_some_and(|section| self.sections[section].binary_search(&HashPart::from(path)).is_ok())
     }
 }
 
 impl Listing {
     /// What is seen is believed for so long.
     pub(super) fn new(holds: Duration) -> Self {
-        Self { holds, seen: Mutex::new(Seen::nothing()) }
+        Self { holds, seen: Mutex::new(Seen::nothing()), is_doubtful: AtomicBool::new(false) }
+    }
+
+    /// From now on, nothing that has been seen is believed.
+    pub(super) fn forget(&self) {
+        self.is_doubtful.store(true, Ordering::Relaxed);
     }
 
     /// Which of these paths are known to be there, by their places; the bucket is listed first where that pays. The
     /// others are taken as asked for one by one from here.
     pub(super) async fn known(&self, store: &Store, paths: &[StorePath]) -> Vec<bool> {
         let mut seen = self.seen.lock().await;
-        if seen.since.elapsed() >= self.holds {
+        if self.is_doubtful.swap(false, Ordering::Relaxed) || seen.since.elapsed() >= self.holds {
             *seen = Seen::nothing();
         }
         let look = |seen: &Seen| paths.iter().map(|path| seen.has(path)).collect::<Vec<_>>();
@@ -148,14 +152,14 @@ fn first(section: usize) -> String {
 
 /// How many pages a section has whose first page is this: as far as it got, so far do the others.
 fn pages(names: &[String]) -> usize {
-    let last = names.iter().filter_map(|name| hash_of(name)).max().unwrap_or_default();
+    let last = *names.iter().filter_map(|name| hash_of(name)).max().unwrap_or_default().as_bytes();
     // Four characters behind the first, which all have in common.
     let reached = u32::from_be_bytes([last[0], last[1], last[2], last[3]]) >> 7 & 0xf_ffff;
     (1_usize << 20).div_ceil(reached as usize + 1)
 }
 
 /// The hash parts of the narinfos in a section, in order, as far as they are to be remembered.
-async fn section(store: &Store, section: usize) -> Result<Vec<Packed>, Arc<BucketError>> {
+async fn section(store: &Store, section: usize) -> Result<Vec<HashPart>, Arc<BucketError>> {
     let (first, mut found, mut token) = (first(section), Vec::new(), None);
     loop {
         let (names, next) = store.page(&first, token).await?;
@@ -172,46 +176,13 @@ async fn section(store: &Store, section: usize) -> Result<Vec<Packed>, Arc<Bucke
 }
 
 /// The hash part that a narinfo has its name from.
-fn hash_of(name: &str) -> Option<Packed> {
-    packed(name.strip_suffix(".narinfo")?)
-}
-
-/// The bits of a hash part, in the order in which it is written; `None` of what is none.
-fn packed(hash_part: &str) -> Option<Packed> {
-    if hash_part.len() != crate::nix::HASH_PART_LEN {
-        return None;
-    }
-    let mut packed = Packed::default();
-    for (eight, five) in hash_part.as_bytes().chunks(8).zip(packed.chunks_mut(5)) {
-        let mut bits = 0_u64;
-        for byte in eight {
-            bits = bits << 5 | FIRST.binary_search(byte).ok()? as u64;
-        }
-        five.copy_from_slice(&bits.to_be_bytes()[3..]);
-    }
-    Some(packed)
+fn hash_of(name: &str) -> Option<HashPart> {
+    HashPart::parse(name.strip_suffix(".narinfo")?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hash_parts_are_packed_without_loss_and_in_their_order() {
-        let hashes = [
-            "00000000000000000000000000000000",
-            "0123456789abcdfghijklmnpqrsvwxyz",
-            "0123456789abcdfghijklmnpqrsvwxz0",
-            "z0000000000000000000000000000000",
-            "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
-        ];
-        let all: Vec<Packed> = hashes.iter().map(|hash| packed(hash).expect("a hash part")).collect();
-        assert!(all.is_sorted_by(|one, two| one < two), "{all:?}");
-        assert_eq!((all[0], all[4]), ([0; 20], [0xff; 20]));
-        for none in ["", "0123456789abcdfghijklmnpqrsvwxy", "e123456789abcdfghijklmnpqrsvwxyz", "nix-cache-info"] {
-            assert_eq!(packed(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn the_first_page_tells_how_many_there_are() {
@@ -231,7 +202,7 @@ mod tests {
             StorePath::from_base_name(&base).expect("a legal name")
         };
         let mut seen = Seen::nothing();
-        seen.sections[11] = vec![packed(path('b').hash_part()).expect("a hash part")];
+        seen.sections[11] = vec![HashPart::from(&path('b'))];
         assert!(seen.has(&path('b')));
         assert!(!seen.has(&path('c')) && !seen.has(&path('0')));
     }

@@ -15,8 +15,10 @@ mod listing;
 mod look;
 mod profile;
 mod send;
+mod shelf;
 mod store;
 mod unfinished;
+mod uploads;
 mod wire;
 
 use std::io::Read;
@@ -34,10 +36,12 @@ pub use self::code::Code;
 pub use self::error::BucketError;
 use self::listing::Listing;
 pub use self::look::{look, try_out};
+pub use self::shelf::BucketShelf;
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
 use super::binary::agree_on_store;
+use super::care::condemned_with;
 use super::pack::Packing;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
@@ -143,6 +147,7 @@ impl BucketCache {
         let Push { info, nar, arrivals, go_ahead, contents } = push;
         if let Some(known) = contents.recall(info.nar_hash).await
             && self.store.has(&self.store.object(&known.url)).await?
+            && self.is_to_stay(&known.url).await
         {
             let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
             arrivals.await?;
@@ -190,6 +195,12 @@ impl BucketCache {
             }
         };
         Ok(Pushed { sent: packed.file_size, deduplicated })
+    }
+
+    /// Whether no prune is about to remove an archive (`care/prune`). Who may not list can't know, and sends it again.
+    async fn is_to_stay(&self, archive: &str) -> bool {
+        let pruned = self.store.page(&condemned_with(archive), None).await;
+        pruned.is_ok_and(|(names, _)| names.is_empty())
     }
 
     /// Puts the list of a path's files there, if there is one, over any that is there: it can only be the same.
@@ -268,6 +279,10 @@ impl Cache for BucketCache {
 
     fn answers_hold(&self) -> Duration {
         ANSWERS_HOLD
+    }
+
+    fn forget(&self) {
+        self.listing.forget();
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{
+    Attribute, Attributes, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
+};
 use reqwest::Url;
 
 use super::credentials::{Chain, S3Keys};
 use super::error::{BucketError, unwrapped};
+use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
 use crate::cache::http::{Action, Http, HttpOptions};
 use crate::cache::url::is_loopback;
@@ -56,6 +60,8 @@ pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     pub(super) multiparts: Arc<dyn MultipartStore>,
     pages: Arc<dyn PaginatedListStore>,
+    /// Those in parts that never ended; none where the store forgets them by itself.
+    pub(super) uploads: Option<Arc<Uploads>>,
     /// As messages call it.
     pub(super) name: Arc<str>,
     prefix: Arc<str>,
@@ -100,6 +106,7 @@ impl Store {
             _ => url.endpoint(&chain.region),
         };
         let wire = wire(&endpoint, http, &name).await?;
+        let mut uploads = None;
         let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
             match &url.service {
                 Service::S3 { addressing, endpoint: own, .. } => {
@@ -134,13 +141,21 @@ impl Store {
                         wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
                     // Built a first time for the library's own chain of credentials.
                     let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
+                    let region = chain.region.clone();
                     let keys = S3Keys { chain, clouds, bucket: name.clone(), readable_on_the_way: readable };
-                    let store = Arc::new(builder.with_credentials(Arc::new(keys)).build().map_err(library)?);
+                    let keys: AwsCredentialProvider = Arc::new(keys);
+                    let bucket = match is_virtual {
+                        true => in_front(&wire.endpoint, &url.bucket),
+                        false => below(&wire.endpoint, &url.bucket),
+                    };
+                    let signer = Signer::S3 { keys: Arc::clone(&keys), region };
+                    uploads = Url::parse(&bucket).ok().map(|bucket| Uploads { wire, bucket, signer });
+                    let store = Arc::new(builder.with_credentials(keys).build().map_err(library)?);
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
                 Service::Gcs { endpoint: own } => {
                     let mut builder = GoogleCloudStorageBuilder::from_env()
-                        .with_http_connector(wire)
+                        .with_http_connector(wire.clone())
                         .with_retry(once())
                         .with_bucket_name(&url.bucket);
                     if own.is_some() {
@@ -150,6 +165,9 @@ impl Store {
                         builder = builder.with_service_account_key(key.expose());
                     }
                     let store = Arc::new(builder.build().map_err(library)?);
+                    let signer = Signer::Google(Arc::clone(store.credentials()));
+                    let bucket = Url::parse(&below(&wire.endpoint, &url.bucket)).ok();
+                    uploads = bucket.map(|bucket| Uploads { wire, bucket, signer });
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
                 Service::Azure { account, endpoint: own } => {
@@ -173,7 +191,8 @@ impl Store {
                 }
             };
         let aborts = !matches!(url.service, Service::Azure { .. });
-        Ok(Self { objects, multiparts, pages, name: name.into(), prefix: url.key("").into(), aborts })
+        let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, aborts })
     }
 
     /// The object that a file of the cache's layout is.
@@ -181,16 +200,40 @@ impl Store {
         Path::from(format!("{}{file}", self.prefix))
     }
 
+    /// The file of the cache's layout that an object is.
+    pub(super) fn file<'m>(&self, object: &'m ObjectMeta) -> Option<&'m str> {
+        object.location.as_ref().strip_prefix(&*self.prefix)
+    }
+
+    /// What the names of all objects of the cache begin with.
+    pub(super) fn file_prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The text of an object, if it is there.
     pub(super) async fn text(&self, object: &Path) -> Result<Option<String>, Arc<BucketError>> {
-        let failed = |error| unwrapped(Action::Configuration, &self.name, &error);
-        let found = match self.objects.get(object).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let bytes = found.bytes().await.map_err(failed)?;
+        let Some(found) = self.get(object).await? else { return Ok(None) };
+        let bytes = found.bytes().await.map_err(|error| unwrapped(Action::Configuration, &self.name, &error))?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// An object, whose content is on its way, if it is there.
+    pub(super) async fn get(&self, object: &Path) -> Result<Option<GetResult>, Arc<BucketError>> {
+        match self.objects.get(object).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(unwrapped(Action::Configuration, &self.name, &error)),
+        }
+    }
+
+    /// What there is to say of an object, if it is there. Unlike for [`Store::has`], one that must not be looked at is an
+    /// error.
+    pub(super) async fn head(&self, object: &Path) -> Result<Option<ObjectMeta>, Arc<BucketError>> {
+        match self.objects.head(object).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
+        }
     }
 
     /// Whether an object is there. Those who may not list a bucket are told 403 of what is missing, so that counts as
@@ -210,12 +253,23 @@ impl Store {
         begin: &str,
         page_token: Option<String>,
     ) -> Result<(Vec<String>, Option<String>), Arc<BucketError>> {
-        let options =
-            PaginatedListOptions { delimiter: Some("/".into()), page_token, ..PaginatedListOptions::default() };
+        let (objects, next) = self.objects_page(begin, true, page_token).await?;
+        let names = objects.iter().filter_map(|object| object.location.filename().map(str::to_owned));
+        Ok((names.collect(), next))
+    }
+
+    /// A page of the cache's objects whose names begin like that; those in folders among them, unless they are passed over.
+    pub(super) async fn objects_page(
+        &self,
+        begin: &str,
+        pass_over_folders: bool,
+        page_token: Option<String>,
+    ) -> Result<(Vec<ObjectMeta>, Option<String>), Arc<BucketError>> {
+        let delimiter = pass_over_folders.then(|| "/".into());
+        let options = PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
         let listed = self.pages.list_paginated(Some(&format!("{}{begin}", self.prefix)), options).await;
         let listed = listed.map_err(|error| unwrapped(Action::Missing, &self.name, &error))?;
-        let names = listed.result.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned));
-        Ok((names.collect(), listed.page_token))
+        Ok((listed.result.objects, listed.page_token))
     }
 
     /// Puts an object; with `create`, only where there is none, as far as the store knows how.
@@ -227,13 +281,39 @@ impl Store {
         create: bool,
     ) -> Result<Put, Arc<BucketError>> {
         let mode = if create { PutMode::Create } else { PutMode::Overwrite };
+        self.put_as(object, payload, kind, mode).await
+    }
+
+    /// As [`Store::put`], on that condition, as far as the store knows how.
+    pub(super) async fn put_as(
+        &self,
+        object: &Path,
+        payload: PutPayload,
+        kind: &'static str,
+        mode: PutMode,
+    ) -> Result<Put, Arc<BucketError>> {
+        let has_condition = !matches!(mode, PutMode::Overwrite);
         let options = PutOptions { mode, attributes: content_type(kind), ..PutOptions::default() };
         match self.objects.put_opts(object, payload, options).await {
             Ok(_) => Ok(Put::New),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if create => {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
+                if has_condition =>
+            {
                 Ok(Put::Exists)
             }
             Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
+        }
+    }
+
+    /// Takes an upload in parts back; that it isn't there any more is fine.
+    pub(super) async fn abort(&self, object: &Path, id: &str) -> Result<(), Arc<BucketError>> {
+        match self.multiparts.abort_multipart(object, &id.to_owned()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => match unwrapped(Action::Upload, &self.name, &error) {
+                // Aborted already, or put together.
+                error if error.is_gone() => Ok(()),
+                error => Err(error),
+            },
         }
     }
 
@@ -276,6 +356,11 @@ async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Ar
     let direct = http.direct || is_loopback(&endpoint);
     let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
     Ok(Wire { client: client_there, near: client(near).await?, endpoint, bucket: name.to_owned() })
+}
+
+/// The bucket behind the endpoint.
+fn below(endpoint: &Url, bucket: &str) -> String {
+    format!("{}/{bucket}", endpoint.as_str().trim_end_matches('/'))
 }
 
 /// The endpoint with the bucket in front of the host's name.

@@ -22,9 +22,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::error::{BucketError, unwrapped};
+use super::error::BucketError;
 use super::store::Store;
-use crate::cache::http::Action;
 use crate::cache::{CacheError, run};
 use crate::report::one_line;
 
@@ -139,15 +138,7 @@ async fn take_back(store: Store, object: Object, multipart: Option<String>, note
 async fn take_back_once(store: &Store, object: &Object, multipart: Option<String>, note: &Path) -> bool {
     let aborted = async {
         match multipart.filter(|_| store.aborts) {
-            Some(id) => match store.multiparts.abort_multipart(object, &id).await {
-                Ok(()) => Ok(()),
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => match unwrapped(Action::Upload, &store.name, &error) {
-                    // Aborted already, or put together.
-                    error if error.is_gone() => Ok(()),
-                    error => Err(error),
-                },
-            },
+            Some(id) => store.abort(object, &id).await,
             None => Ok(()),
         }
     };

@@ -78,7 +78,8 @@ impl HttpService for Wire {
 }
 
 impl Wire {
-    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, BucketError> {
+    /// Sends a request, and says what went wrong.
+    pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, BucketError> {
         let (parts, body) = request.into_parts();
         let not_understood = |problem: String| BucketError::NotUnderstood {
             action: Action::Configuration,

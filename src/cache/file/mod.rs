@@ -9,6 +9,7 @@
 
 mod commit;
 mod look;
+mod shelf;
 mod sweep;
 mod temp;
 
@@ -25,6 +26,7 @@ use tracing::debug;
 use self::commit::{Committer, Files};
 use self::look::{check_room, check_store};
 pub use self::look::{look, try_out};
+pub use self::shelf::FileShelf;
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::pack::{PackError, pack};

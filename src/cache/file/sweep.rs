@@ -42,7 +42,7 @@ fn remove_left_over(dir: &Path, path: &Path) -> Result<(), CacheError> {
     let start = read_start(path).map_err(io_error("read", path))?;
     // First of all: another host's that was only asleep may still be renamed, and then its archive must stay.
     fs::remove_file(path).map_err(io_error("remove", path))?;
-    let is_narinfo = start.starts_with("StorePath:") && !temp::is_log(path);
+    let is_narinfo = start.starts_with("StorePath:") && !temp::says_nothing(path);
     let Some(url) = is_narinfo.then(|| layout::archive_of(&start)).flatten() else {
         return Ok(());
     };
@@ -87,6 +87,7 @@ mod tests {
         fs::write(&archive, "").expect("written");
         let narinfo = "StorePath: /nix/store/00000000000000000000000000000000-a\nURL: nar/0-1.nar\n";
         // A log may say anything.
+        // And what stands is only copied to be replaced.
         let other = dir.path().join("nar/0-2.nar");
         fs::write(&other, "").expect("written");
         let other_narinfo = "StorePath: /nix/store/00000000000000000000000000000000-b\nURL: nar/0-2.nar\n";
@@ -98,6 +99,7 @@ mod tests {
             ("other.beef.2", "", day - minute),
             ("notes", "", day + minute),
             ("other.beef.3.log", other_narinfo, day + minute),
+            ("other.beef.4.copy", other_narinfo, day + minute),
         ] {
             let path = temp_dir.join(name);
             fs::write(&path, content).expect("written");
@@ -108,6 +110,6 @@ mod tests {
         let names = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name());
         assert_eq!(names.collect::<BTreeSet<_>>(), BTreeSet::from(["other.beef.2".into(), "notes".into()]));
         assert!(!archive.exists(), "its narinfo never stood");
-        assert!(other.exists(), "a log is no narinfo");
+        assert!(other.exists(), "a log is no narinfo, and a copy not one that never stood");
     }
 }

@@ -14,14 +14,23 @@ pub(super) fn new_name(instance: &str) -> String {
 /// What stands behind the name of a log's temporary file.
 const LOG: &str = ".log";
 
+/// What stands behind the name of one that is a copy of what is there.
+const COPY: &str = ".copy";
+
 /// A name for a log, which is not ours: what it says means nothing to who sweeps.
 pub(super) fn new_log_name(instance: &str) -> String {
     format!("{}{LOG}", new_name(instance))
 }
 
-/// Whether a temporary file of that name is a log.
-pub(super) fn is_log(name: &Path) -> bool {
-    name.to_string_lossy().ends_with(LOG)
+/// A name for a copy of a narinfo that stands: who sweeps it must not think that its archive is nobody's.
+pub(super) fn new_copy_name(instance: &str) -> String {
+    format!("{}{COPY}", new_name(instance))
+}
+
+/// Whether what a temporary file of that name says means nothing to who sweeps.
+pub(super) fn says_nothing(name: &Path) -> bool {
+    let name = name.to_string_lossy();
+    name.ends_with(LOG) || name.ends_with(COPY)
 }
 
 /// Whether an earlier run of this instance has left a file of that name.

@@ -1,8 +1,12 @@
-//! `storewatch cache`: what there is to see of the caches of the policy.
+//! `storewatch cache`: what there is to see of the caches of the policy, and the care of those that have no server.
 
+mod care;
 mod info;
 mod list;
 mod ping;
+mod prune;
+mod sign;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,7 +20,7 @@ use super::status::problems;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, NixStore};
 
-/// Look at the caches of the policy; nothing changes.
+/// Look at the caches of the policy, and care for those that have no server of their own.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -28,6 +32,9 @@ enum Command {
     List(list::Args),
     Info(info::Args),
     Ping(ping::Args),
+    Verify(verify::Args),
+    Prune(prune::Args),
+    Sign(sign::Args),
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -35,6 +42,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Command::List(args) => (list::run(global, args), args.json),
         Command::Info(args) => (info::run(global, args), args.json),
         Command::Ping(args) => (ping::run(global, args), args.json),
+        Command::Verify(args) => (verify::run(global, args), args.json),
+        Command::Prune(args) => (prune::run(global, args), args.json),
+        Command::Sign(args) => (sign::run(global, args), args.json),
     };
     if let (Err(CliError::BadPolicy(error)), true) = (&done, json) {
         print(true, &BadPolicy { policy_problems: problems(error) }, |_| Ok(()))?;

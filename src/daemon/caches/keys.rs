@@ -31,7 +31,7 @@ fn given_key(source: &Source, config: &CacheConfig, surroundings: &CacheSurround
     Ok(key)
 }
 
-fn parse_key(text: &Secret, from: &str) -> Result<SecretKey, CacheError> {
+pub(super) fn parse_key(text: &Secret, from: &str) -> Result<SecretKey, CacheError> {
     SecretKey::parse(text.expose()).map_err(key_error(from))
 }
 

@@ -1,5 +1,6 @@
 //! From the caches of the policy file to caches that can be opened.
 
+pub mod care;
 mod keys;
 mod look;
 

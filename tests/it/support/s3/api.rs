@@ -3,16 +3,17 @@
 use super::super::http::{Body, answer as with_body, whole};
 use super::BUCKET;
 use super::fake::Shared;
-use super::state::{Dialect, Op, State, Trouble};
+use super::state::{Dialect, On, Op, State, Trouble, e_tag};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_NONE_MATCH};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,7 +36,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         return Ok(refuse(405, "MethodNotAllowed", head));
     };
     *shared.state().asked.entry(op).or_default() += 1;
-    if name.is_empty() && op != Op::List {
+    if name.is_empty() && !matches!(op, Op::List | Op::Uploads) {
         // Whoever greets the server shows nothing.
         return Ok(refuse(403, "AccessDenied", head));
     }
@@ -106,6 +107,7 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
     Some(match (method.as_str(), names.as_slice()) {
         ("HEAD", []) => Op::Head,
         ("GET", []) => Op::Get,
+        ("GET", _) if query.contains_key("uploads") => Op::Uploads,
         ("GET", _) if query.get("list-type").is_some_and(|kind| kind == "2") => Op::List,
         ("PUT", []) => Op::Put,
         ("DELETE", []) => Op::Delete,
@@ -149,7 +151,7 @@ fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'
     let known = |keys: &[super::Key]| keys.iter().any(|key| key.id == id);
     match (known(&state.keys), known(&state.readers)) {
         (true, _) => Ok(()),
-        (false, true) if matches!(op, Op::Head | Op::Get | Op::List) => Ok(()),
+        (false, true) if matches!(op, Op::Head | Op::Get | Op::List | Op::Uploads) => Ok(()),
         (false, true) => Err((403, "AccessDenied")),
         (false, false) => Err((403, "InvalidAccessKeyId")),
     }
@@ -174,9 +176,10 @@ fn act(
     let done = match op {
         Op::Head | Op::Get => return object(state, name, op == Op::Head),
         Op::List => return listing(state, query),
-        Op::Put => state.put(name, content, wants_none(state.dialect, headers)),
+        Op::Uploads => return uploads(state, query),
+        Op::Put => state.put(name, content, &condition(state.dialect, headers)),
         Op::Delete => {
-            state.objects.remove(name);
+            state.delete(name);
             return empty(204);
         }
         Op::Begin => {
@@ -235,22 +238,55 @@ fn block(id: &str) -> u32 {
     u32::from_str_radix(&name[name.len() - 8..], 16).unwrap()
 }
 
-/// Whether an object is to be put only where there is none.
-fn wants_none(dialect: Dialect, headers: &HeaderMap) -> bool {
-    match dialect {
-        Dialect::S3 | Dialect::Azure => headers.get(IF_NONE_MATCH).is_some_and(|value| value == "*"),
-        Dialect::Google => headers.get("x-goog-if-generation-match").is_some_and(|value| value == "0"),
+/// On what condition an object is to be put.
+fn condition(dialect: Dialect, headers: &HeaderMap) -> On {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let absent = match dialect {
+        Dialect::S3 | Dialect::Azure => text(IF_NONE_MATCH.as_str()) == Some("*"),
+        Dialect::Google => text("x-goog-if-generation-match") == Some("0"),
+    };
+    match text(IF_MATCH.as_str()) {
+        _ if absent => On::Absent,
+        Some(seen) => On::Unchanged(seen.to_owned()),
+        None => On::Whatever,
     }
 }
 
 fn object(state: &State, name: &str, head: bool) -> Response<Body> {
     let Some(content) = state.objects.get(name) else { return refuse(404, "NoSuchKey", head) };
     Response::builder()
-        .header("etag", "\"whole\"")
-        .header("last-modified", "Tue, 24 Nov 2026 10:00:00 GMT")
+        .header("etag", e_tag(content))
+        .header("last-modified", httpdate::fmt_http_date(state.modified(name)))
         .header(CONTENT_LENGTH, content.len())
         .body(whole(if head { Bytes::new() } else { content.clone() }))
         .unwrap()
+}
+
+/// A time as S3 writes it in lists.
+fn in_a_list(time: SystemTime) -> String {
+    // `Tue, 24 Nov 2026 10:00:00 GMT`
+    let text = httpdate::fmt_http_date(time);
+    let words: Vec<&str> = text.split(' ').collect();
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = 1 + months.iter().position(|month| *month == words[2]).unwrap();
+    format!("{}-{month:02}-{}T{}.000Z", words[3], words[1], words[4])
+}
+
+/// The uploads in parts that were neither put together nor aborted.
+fn uploads(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
+    let prefix = query.get("prefix").map(String::as_str).unwrap_or_default();
+    let began = in_a_list(state.modified(""));
+    let uploads = state.multiparts.iter().filter(|(_, (name, _))| name.starts_with(prefix));
+    let uploads: String = uploads
+        .map(|(id, (name, _))| {
+            format!("<Upload><Key>{name}</Key><UploadId>{id}</UploadId><Initiated>{began}</Initiated></Upload>")
+        })
+        .collect();
+    let text = format!(
+        "<ListMultipartUploadsResult><Bucket>{BUCKET}</Bucket><IsTruncated>false</IsTruncated>{uploads}\
+         </ListMultipartUploadsResult>"
+    );
+    with_body(StatusCode::OK, "application/xml", text)
 }
 
 /// A page of names, in which a folder is one.
@@ -268,9 +304,17 @@ fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
     for name in &page {
         text.push_str(&match name.strip_suffix('/') {
             Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
-            None => format!(
-                "<Contents><Key>{name}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified><Size>1</Size></Contents>"
-            ),
+            None => {
+                let modified = in_a_list(state.modified(name));
+                // A folder was told before; what is left has a size.
+                let content = &state.objects[name.as_str()];
+                format!(
+                    "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified><ETag>{}</ETag><Size>{}</Size>\
+                     </Contents>",
+                    e_tag(content).replace('"', "&quot;"),
+                    content.len()
+                )
+            }
         });
     }
     if let (true, Some(last)) = (page.len() < entries.len(), page.last()) {

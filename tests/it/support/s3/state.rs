@@ -6,6 +6,7 @@ use super::Key;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 /// Least size of a part but the last, in bytes.
 const LEAST_PART: usize = 5 * 1024 * 1024;
@@ -23,6 +24,8 @@ pub enum Op {
     Part,
     Complete,
     Abort,
+    /// Which uploads in parts there are.
+    Uploads,
 }
 
 /// What the fake does instead of what it is asked.
@@ -45,10 +48,26 @@ pub enum Dialect {
     Azure,
 }
 
+/// On what condition an object is put.
+#[derive(Clone, Debug)]
+pub enum On {
+    Whatever,
+    Absent,
+    Unchanged(String),
+}
+
+/// What tells one content from another.
+pub fn e_tag(content: &[u8]) -> String {
+    let hash = Sha256::digest(content);
+    format!("\"{}\"", hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
 #[derive(Debug, Default)]
 pub struct State {
     pub dialect: Dialect,
     pub objects: BTreeMap<String, Bytes>,
+    /// When objects were put; those that a test puts by itself have been there for a while.
+    pub modified: BTreeMap<String, SystemTime>,
     /// By their names: the object's name, and the parts by their numbers.
     pub multiparts: BTreeMap<String, (String, BTreeMap<u32, Bytes>)>,
     pub violations: Vec<String>,
@@ -73,9 +92,15 @@ impl State {
     }
 
     /// Puts an object, if it may be put.
-    pub fn put(&mut self, name: &str, content: Bytes, create: bool) -> Result<(), (u16, &'static str)> {
-        if create && self.overwrites {
+    pub fn put(&mut self, name: &str, content: Bytes, on: &On) -> Result<(), (u16, &'static str)> {
+        let create = matches!(on, On::Absent);
+        if !matches!(on, On::Whatever) && self.overwrites {
             return Err((501, "NotImplemented"));
+        }
+        if let On::Unchanged(seen) = on
+            && self.objects.get(name).is_none_or(|there| e_tag(there) != *seen)
+        {
+            return Err((412, "PreconditionFailed"));
         }
         if create && self.objects.contains_key(name) {
             return Err(match self.dialect {
@@ -83,9 +108,9 @@ impl State {
                 Dialect::S3 | Dialect::Google => (412, "PreconditionFailed"),
             });
         }
-        if name.ends_with(".narinfo") {
+        if name.ends_with(".narinfo") && !name.contains("pruned/") {
             self.check_narinfo(name, &content);
-            if !create && !self.overwrites {
+            if matches!(on, On::Whatever) && !self.overwrites {
                 self.violation(format!("{name} was put without a condition"));
             }
         } else if self.objects.get(name).is_some_and(|there| *there != content) {
@@ -93,7 +118,22 @@ impl State {
             self.violation(format!("{name} was overwritten"));
         }
         self.objects.insert(name.to_owned(), content);
+        self.modified.insert(name.to_owned(), SystemTime::now());
         Ok(())
+    }
+
+    /// Deletes an object, which nobody may need any more.
+    pub fn delete(&mut self, name: &str) {
+        if let Some(narinfo) = self.narinfos().into_iter().find(|narinfo| name.ends_with(&narinfo.url)) {
+            self.violation(format!("{name} was deleted, and is the archive of {}", narinfo.store_path));
+        }
+        self.objects.remove(name);
+    }
+
+    pub fn modified(&self, name: &str) -> SystemTime {
+        // An hour in which all was well.
+        let before = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_514_400);
+        self.modified.get(name).copied().unwrap_or(before)
     }
 
     /// A narinfo comes last, and tells the truth.
@@ -141,7 +181,7 @@ impl State {
         if others.iter().any(|part| part.len() != others[0].len() || part.len() < last.len()) {
             self.violation(format!("the parts of {name} differ in size"));
         }
-        self.put(&name, parts.concat().into(), false)
+        self.put(&name, parts.concat().into(), &On::Whatever)
     }
 
     /// Store paths that are shown.
@@ -151,7 +191,7 @@ impl State {
 
     /// All that is shown.
     pub fn narinfos(&self) -> Vec<Narinfo> {
-        let narinfos = self.objects.iter().filter(|(name, _)| name.ends_with(".narinfo"));
-        narinfos.map(|(_, text)| Narinfo::parse(&String::from_utf8_lossy(text)).unwrap()).collect()
+        let narinfos = self.objects.iter().filter(|(name, _)| name.ends_with(".narinfo") && !name.contains("pruned/"));
+        narinfos.filter_map(|(_, text)| Narinfo::parse(&String::from_utf8_lossy(text))).collect()
     }
 }

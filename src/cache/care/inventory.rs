@@ -1,0 +1,216 @@
+//! What lies in a cache, in as few bytes as it can be told apart by.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use super::{Entry, Listed, Seconds, Shelf};
+use crate::cache::{CacheError, layout};
+use crate::nix::HashPart;
+
+/// What tells one archive from all others: half of the SHA-256 of its name, as the names are too long to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Mark([u8; 16]);
+
+impl Mark {
+    /// That of a file, by its name relative to the cache.
+    pub(super) fn of(file: &str) -> Self {
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&Sha256::digest(file)[..16]);
+        Self(mark)
+    }
+
+    fn parse(hex: &str) -> Option<Self> {
+        u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32).map(|bits| Self(bits.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A file that is called by a hash part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Named {
+    pub(super) hash: HashPart,
+    pub(super) size: u32,
+    pub(super) modified: Seconds,
+}
+
+/// A file that may be an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Archive {
+    pub(super) mark: Mark,
+    pub(super) size: u64,
+    pub(super) modified: Seconds,
+    /// Whether it lies where archives do, and so is one even if no narinfo names it.
+    pub(super) is_one: bool,
+}
+
+/// A path that was pruned, with the archive that it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Condemned {
+    pub(super) hash: HashPart,
+    pub(super) mark: Mark,
+    pub(super) since: Seconds,
+}
+
+/// What lies in a cache. All lists are in order.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    pub(super) narinfos: Vec<Named>,
+    /// Lists of files.
+    pub(super) listings: Vec<Named>,
+    pub(super) archives: Vec<Archive>,
+    pub(super) condemned: Vec<Condemned>,
+    /// Bytes of what is none of these.
+    pub(super) others: u64,
+}
+
+impl Inventory {
+    /// Lists a cache.
+    pub(super) async fn take(shelf: &dyn Shelf, what: Listed) -> Result<Self, CacheError> {
+        let mut inventory = Self::default();
+        let mut take = |page: Vec<Entry>| page.iter().for_each(|entry| inventory.add(entry));
+        shelf.list(what, &mut take).await?;
+        inventory.narinfos.sort_unstable();
+        inventory.listings.sort_unstable();
+        inventory.archives.sort_unstable();
+        inventory.condemned.sort_unstable();
+        Ok(inventory)
+    }
+
+    fn add(&mut self, Entry { name, size, modified }: &Entry) {
+        let (size, modified) = (*size, *modified);
+        let named = |hash| Named { hash, size: u32::try_from(size).unwrap_or(u32::MAX), modified };
+        match kind_of(name) {
+            Kind::Narinfo(hash) => self.narinfos.push(named(hash)),
+            Kind::Listing(hash) => self.listings.push(named(hash)),
+            Kind::Condemned(mark, hash) => self.condemned.push(Condemned { hash, mark, since: modified }),
+            Kind::Archive { is_one } => self.archives.push(Archive { mark: Mark::of(name), size, modified, is_one }),
+            Kind::Other => self.others += size,
+        }
+    }
+
+    pub(super) fn narinfo(&self, hash: HashPart) -> Option<usize> {
+        self.narinfos.binary_search_by_key(&hash, |named| named.hash).ok()
+    }
+
+    pub(super) fn listing(&self, hash: HashPart) -> Option<&Named> {
+        self.listings.binary_search_by_key(&hash, |named| named.hash).ok().map(|place| &self.listings[place])
+    }
+
+    pub(super) fn archive(&self, mark: Mark) -> Option<usize> {
+        self.archives.binary_search_by_key(&mark, |archive| archive.mark).ok()
+    }
+
+    /// Whether a path was pruned and isn't shown.
+    pub(super) fn is_hidden(&self, hash: HashPart) -> bool {
+        self.narinfo(hash).is_none() && !self.condemned(hash).is_empty()
+    }
+
+    /// The marks under which a path was pruned, an archive each.
+    pub(super) fn condemned(&self, hash: HashPart) -> &[Condemned] {
+        let start = self.condemned.partition_point(|condemned| condemned.hash < hash);
+        let end = self.condemned.partition_point(|condemned| condemned.hash <= hash);
+        &self.condemned[start..end]
+    }
+}
+
+/// What a file is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Narinfo(HashPart),
+    Listing(HashPart),
+    Condemned(Mark, HashPart),
+    Archive {
+        is_one: bool,
+    },
+    /// What is left alone.
+    Other,
+}
+
+/// Folders of what is no archive: Nix's logs and realisations, its index of debug symbols, and what is being written.
+const LEFT_ALONE: [&str; 6] = ["log", "realisations", "build-trace-v2", "debuginfo", ".tmp", ".links"];
+
+pub(super) fn kind_of(name: &str) -> Kind {
+    if name == layout::CACHE_INFO {
+        return Kind::Other;
+    }
+    match name.split_once('/') {
+        None => {
+            let hash = |suffix| HashPart::parse(name.strip_suffix(suffix)?);
+            match (hash(layout::NARINFO), hash(layout::LISTING)) {
+                (Some(hash), _) => Kind::Narinfo(hash),
+                (None, Some(hash)) => Kind::Listing(hash),
+                (None, None) => Kind::Archive { is_one: false },
+            }
+        }
+        Some((layout::PRUNED_DIR, file)) => {
+            let parts = file.strip_suffix(layout::NARINFO).and_then(|file| file.split_once('-'));
+            let both = parts.and_then(|(mark, hash)| Mark::parse(mark).zip(HashPart::parse(hash)));
+            both.map_or(Kind::Other, |(mark, hash)| Kind::Condemned(mark, hash))
+        }
+        Some((folder, _)) if LEFT_ALONE.contains(&folder) => Kind::Other,
+        Some((folder, _)) => Kind::Archive { is_one: folder == layout::NAR_DIR },
+    }
+}
+
+/// Where a path's narinfo lies.
+pub(super) fn narinfo_file(hash: HashPart) -> String {
+    format!("{hash}{}", layout::NARINFO)
+}
+
+/// Where the list of its files lies.
+pub(super) fn listing_file(hash: HashPart) -> String {
+    format!("{hash}{}", layout::LISTING)
+}
+
+/// Where the narinfo of a pruned path lies until its archive goes.
+pub(super) fn condemned_name(mark: Mark, hash: HashPart) -> String {
+    format!("{}{hash}{}", condemned_begin(mark), layout::NARINFO)
+}
+
+fn condemned_begin(mark: Mark) -> String {
+    format!("{}/{mark}-", layout::PRUNED_DIR)
+}
+
+/// What the narinfos of pruned paths begin with that had that archive. As long as one is there, nobody may show the archive
+/// again.
+pub(in crate::cache) fn condemned_with(archive: &str) -> String {
+    condemned_begin(Mark::of(archive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        let text = "0123456789abcdfghijklmnpqrsvwxyz";
+        let hash = HashPart::parse(text).expect("a hash part");
+        let mark = Mark::of("nar/a.nar.xz");
+        assert_eq!(kind_of(&condemned_name(mark, hash)), Kind::Condemned(mark, hash));
+        assert!(condemned_name(mark, hash).starts_with(&condemned_with("nar/a.nar.xz")));
+        for (name, kind) in [
+            (format!("{text}.narinfo"), Kind::Narinfo(hash)),
+            (format!("{text}.ls"), Kind::Listing(hash)),
+            ("nar/a.nar.xz".to_owned(), Kind::Archive { is_one: true }),
+            ("a.nar.xz".to_owned(), Kind::Archive { is_one: false }),
+            ("a.narinfo".to_owned(), Kind::Archive { is_one: false }),
+            ("nix-cache-info".to_owned(), Kind::Other),
+            (format!("log/{text}-a.drv"), Kind::Other),
+            ("pruned/mine".to_owned(), Kind::Other),
+        ] {
+            assert_eq!(kind_of(&name), kind, "{name}");
+        }
+    }
+}

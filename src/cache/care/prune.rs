@@ -1,0 +1,303 @@
+//! Making room in a cache: whole closures go from the top, and hosts may upload to it meanwhile.
+//!
+//! A path goes in two steps, a grace period apart:
+//!
+//! ```text
+//! shown ──condemned: its narinfo moves to `pruned/`──► hidden ──a grace period later──► its archive is removed
+//!   ▲                                                    │
+//!   └──────────── put back, if something needs it ◄──────┘
+//! ```
+//!
+//! What protects an upload that is under way meanwhile:
+//!
+//! - What is younger than the grace period is never touched, neither a narinfo nor an archive. So whatever an upload has
+//!   brought itself stays, as long as no upload takes longer than that.
+//! - An uploader asks for a path's references again just before it shows the path; what it has seen may be ten minutes old
+//!   by then. So a path can be shown just after one of its references was hidden. The narinfos are therefore listed again
+//!   before the first goes and after the last has gone, and what new ones need is spared or put back. What comes later
+//!   still is put back by the next prune: the archive is there for a grace period.
+//! - An uploader shows an archive that is there already under another path's name only if none of its paths is condemned
+//!   (`condemned_with`). So an archive that was condemned a grace period ago is in nobody's hands, unless a narinfo
+//!   names it, which is looked for just before it goes.
+//!
+//! Before a narinfo goes it is read once more: one that is not the same as when the plan was made stays, with all that it
+//! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: narinfos are copied to `pruned/`
+//! before they go, and tops go first.
+//!
+//! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
+
+mod sweep;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use self::sweep::Sweep;
+use super::at_once::{REQUESTS, at_once};
+use super::graph::Graph;
+use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, listing_file, narinfo_file};
+use super::narinfo::needs;
+use super::plan::{Fate, Node, Plan, Terms, plan};
+use super::{Condition, Listed, Seconds, Shelf};
+use crate::cache::CacheError;
+use crate::nix::HashPart;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Pruning {
+    /// Paths shown within so many seconds stay, and what they need. `None`: only the size counts.
+    pub keep: Option<Seconds>,
+    /// Bytes that the cache may have at most.
+    pub max_size: Option<u64>,
+    /// What is younger than so many seconds stays in any case.
+    pub grace: Seconds,
+    /// The time.
+    pub now: Seconds,
+    /// Whether something is removed, or only said what would be.
+    pub is_meant: bool,
+}
+
+/// What a prune has removed, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Paths that go.
+    pub paths: u64,
+    /// Paths that stay since they are young enough, or since the rest fits.
+    pub kept: u64,
+    /// Paths that are old and stay since one that stays needs them.
+    pub needed: u64,
+    /// Paths that stay since they were shown anew, or are needed by something that was, since the plan was made.
+    pub spared: u64,
+    /// Paths that were pruned before and are shown again, since something needs them.
+    pub put_back: u64,
+    /// Bytes that are free now.
+    pub freed: u64,
+    /// Bytes of archives that are hidden, and go a grace period later.
+    pub freed_later: u64,
+    /// Archives that no narinfo named.
+    pub orphans: u64,
+    /// Lists of files without a narinfo.
+    pub listings: u64,
+    /// Uploads that have never ended.
+    pub uploads: u64,
+    /// Bytes of what stays shown.
+    pub left: u64,
+    /// Archives that were removed, by their names.
+    pub archives: Vec<String>,
+}
+
+/// Prunes a cache. `tell` is told of each step.
+///
+/// # Errors
+/// [`CacheError`] where the cache can't be asked, or something can't be removed; what was removed by then is, and the cache
+/// is sound.
+pub async fn prune(
+    shelf: &Arc<dyn Shelf>,
+    pruning: &Pruning,
+    mut tell: impl FnMut(&str),
+) -> Result<Pruned, CacheError> {
+    tell("listing the cache");
+    let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
+    tell(&format!("reading {} narinfos", inventory.narinfos.len()));
+    let mut pruned = Pruned::default();
+    let mut contents = Contents::read(shelf, inventory).await?;
+    if pruning.is_meant && !contents.lacking.is_empty() {
+        // A prune before this one has hidden what an upload had just seen.
+        tell("putting back what is needed");
+        pruned.put_back = contents.put_back_what_is_needed(&**shelf).await?;
+        contents = Contents::read(shelf, Inventory::take(&**shelf, Listed::Everything).await?).await?;
+    }
+    let plan = contents.plan(pruning);
+    pruned.left = plan.size;
+    for fate in &plan.fates {
+        match fate {
+            Fate::Goes => pruned.paths += 1,
+            Fate::Kept => pruned.kept += 1,
+            Fate::Needed => pruned.needed += 1,
+        }
+    }
+    let mut gone = vec![false; plan.fates.len()];
+    if pruning.is_meant {
+        if pruned.paths > 0 {
+            tell(&format!("hiding {} paths", pruned.paths));
+        }
+        pruned.spared = contents.condemn(shelf, &plan, &mut gone).await?;
+        pruned.paths -= pruned.spared;
+    } else {
+        gone = plan.fates.iter().map(|fate| *fate == Fate::Goes).collect();
+    }
+    tell(if pruning.is_meant { "removing what nothing names" } else { "looking for what nothing names" });
+    Sweep { shelf, pruning, contents: &contents, gone: &gone }.run(&mut pruned).await?;
+    Ok(pruned)
+}
+
+/// A cache, and what its narinfos say.
+struct Contents {
+    inventory: Inventory,
+    graph: Graph,
+    /// The archive that each narinfo names: its mark, and its place where it is there.
+    archives: Vec<Option<(Mark, Option<u32>)>>,
+    /// References that are hidden.
+    lacking: Vec<HashPart>,
+}
+
+/// What a narinfo needs, by its place.
+type Needs = (usize, Vec<HashPart>, Option<Mark>);
+
+async fn read_needs(shelf: Arc<dyn Shelf>, place: usize, hash: HashPart) -> Result<Needs, CacheError> {
+    let Some(text) = shelf.read(&narinfo_file(hash)).await? else { return Ok((place, Vec::new(), None)) };
+    let (references, archive) = needs(&text.content);
+    Ok((place, references, archive.as_deref().map(Mark::of)))
+}
+
+/// As [`read_needs`], of several, in their order.
+async fn read_all(shelf: &Arc<dyn Shelf>, hashes: &[HashPart], mut take: impl FnMut(Needs)) -> Result<(), CacheError> {
+    at_once(0..hashes.len(), REQUESTS, |place| read_needs(Arc::clone(shelf), place, hashes[place]), &mut take).await
+}
+
+impl Contents {
+    async fn read(shelf: &Arc<dyn Shelf>, inventory: Inventory) -> Result<Self, CacheError> {
+        let hashes: Vec<HashPart> = inventory.narinfos.iter().map(|narinfo| narinfo.hash).collect();
+        let mut references: Vec<Box<[u32]>> = vec![Box::default(); hashes.len()];
+        let (mut archives, mut lacking) = (vec![None; hashes.len()], Vec::new());
+        read_all(shelf, &hashes, |(place, needs, mark)| {
+            lacking.extend(needs.iter().filter(|hash| inventory.is_hidden(**hash)));
+            // What isn't in the cache can't be removed from it.
+            references[place] = needs.into_iter().filter_map(|hash| Some(inventory.narinfo(hash)? as u32)).collect();
+            archives[place] = mark.map(|mark| (mark, inventory.archive(mark).map(|place| place as u32)));
+        })
+        .await?;
+        let graph = Graph::new(references.into_iter().map(|references| references.into_vec()));
+        Ok(Self { inventory, graph, archives, lacking })
+    }
+
+    /// Puts back what earlier prunes have hidden, as far as its archive is still there, references first. Returns how many
+    /// paths.
+    async fn put_back_what_is_needed(&self, shelf: &dyn Shelf) -> Result<u64, CacheError> {
+        let (mut seen, mut count) = (HashSet::new(), 0);
+        // Each path, and what is to be put back once its references are.
+        let mut waiting: Vec<(HashPart, Option<Mark>)> = self.lacking.iter().map(|hash| (*hash, None)).collect();
+        while let Some((hash, ready)) = waiting.pop() {
+            if let Some(mark) = ready {
+                count += u64::from(put_back(shelf, hash, mark).await?);
+                continue;
+            }
+            if !seen.insert(hash) {
+                continue;
+            }
+            let is_there = |condemned: &&Condemned| self.inventory.archive(condemned.mark).is_some();
+            let Some(Condemned { mark, .. }) = self.inventory.condemned(hash).iter().find(is_there) else { continue };
+            let Some(text) = shelf.read(&condemned_name(*mark, hash)).await? else { continue };
+            waiting.push((hash, Some(*mark)));
+            let references = needs(&text.content).0.into_iter();
+            waiting.extend(references.filter(|hash| self.inventory.is_hidden(*hash)).map(|hash| (hash, None)));
+        }
+        Ok(count)
+    }
+
+    fn plan(&self, pruning: &Pruning) -> Plan {
+        let Self { inventory, graph, archives, .. } = self;
+        let node = |(narinfo, archive): (&Named, &Option<(Mark, Option<u32>)>)| {
+            let listing = inventory.listing(narinfo.hash).map_or(0, |listing| u64::from(listing.size));
+            let archive = archive.and_then(|(_, place)| place);
+            Node { modified: narinfo.modified, size: u64::from(narinfo.size) + listing, archive }
+        };
+        let nodes: Vec<Node> = inventory.narinfos.iter().zip(archives).map(node).collect();
+        let sizes: Vec<u64> = inventory.archives.iter().map(|archive| archive.size).collect();
+        let &Pruning { now, keep, grace, max_size, .. } = pruning;
+        plan(&nodes, graph, &sizes, inventory.others, &Terms { now, keep, grace, max_size })
+    }
+
+    /// Hides what goes, tops first, and says in `gone` what went. Returns how many paths were spared.
+    async fn condemn(&self, shelf: &Arc<dyn Shelf>, plan: &Plan, gone: &mut [bool]) -> Result<u64, CacheError> {
+        let mut spared = vec![false; gone.len()];
+        if plan.groups.is_empty() {
+            return Ok(0);
+        }
+        self.spare_what_is_new(shelf, &mut spared).await?;
+        for group in &plan.groups {
+            let goes = group.iter().copied().filter(|place| !spared[*place as usize]).collect::<Vec<_>>();
+            let hide = |place: u32| {
+                let narinfo = self.inventory.narinfos[place as usize];
+                let mark = self.archives[place as usize].map(|(mark, _)| mark);
+                let (shelf, has_listing) = (Arc::clone(shelf), self.inventory.listing(narinfo.hash).is_some());
+                async move {
+                    let hidden = hide(&*shelf, narinfo.hash, narinfo.modified, mark, has_listing).await?;
+                    Ok((place, hidden))
+                }
+            };
+            let mut changed = Vec::new();
+            at_once(goes, REQUESTS, hide, |(place, hidden)| match hidden {
+                true => gone[place as usize] = true,
+                false => changed.push(place),
+            })
+            .await?;
+            self.graph.mark_closure(changed, &mut spared);
+        }
+        let mut needed = vec![false; gone.len()];
+        self.spare_what_is_new(shelf, &mut needed).await?;
+        let mut back: Vec<usize> = (0..gone.len()).filter(|place| needed[*place] && gone[*place]).collect();
+        if !back.is_empty() {
+            // References first.
+            let circles = self.graph.circles();
+            back.sort_unstable_by_key(|place| circles[*place]);
+        }
+        for place in back {
+            // One that named no archive was nothing that anybody could read.
+            if let Some((mark, _)) = self.archives[place] {
+                put_back(&**shelf, self.inventory.narinfos[place].hash, mark).await?;
+                gone[place] = false;
+            }
+        }
+        let goes = plan.fates.iter().filter(|fate| **fate == Fate::Goes).count();
+        Ok((goes - gone.iter().filter(|gone| **gone).count()) as u64)
+    }
+
+    /// Marks what narinfos need that are new, or other ones than before.
+    async fn spare_what_is_new(&self, shelf: &Arc<dyn Shelf>, spared: &mut [bool]) -> Result<(), CacheError> {
+        let now = Inventory::take(&**shelf, Listed::Root).await?;
+        let mut needed = Vec::new();
+        let is_known = |named: &&Named| self.inventory.narinfos.binary_search(named).is_ok();
+        let new: Vec<HashPart> = now.narinfos.iter().filter(|named| !is_known(named)).map(|named| named.hash).collect();
+        read_all(shelf, &new, |(place, references, _)| {
+            let all = references.into_iter().chain([new[place]]);
+            needed.extend(all.filter_map(|hash| self.inventory.narinfo(hash)).map(|place| place as u32));
+        })
+        .await?;
+        self.graph.mark_closure(needed, spared);
+        Ok(())
+    }
+}
+
+/// Hides a path, if its narinfo is still the one that was read before. Returns whether it is hidden.
+async fn hide(
+    shelf: &dyn Shelf,
+    hash: HashPart,
+    modified: Seconds,
+    mark: Option<Mark>,
+    has_listing: bool,
+) -> Result<bool, CacheError> {
+    let file = narinfo_file(hash);
+    let Some(text) = shelf.read(&file).await? else { return Ok(true) };
+    let archive = needs(&text.content).1.as_deref().map(Mark::of);
+    if text.modified != modified || archive != mark {
+        return Ok(false);
+    }
+    // A narinfo that names no archive is nothing that could be put back.
+    if let Some(mark) = mark {
+        shelf.put(&condemned_name(mark, hash), text.content, Condition::Always).await?;
+    }
+    shelf.remove(&file).await?;
+    if has_listing {
+        shelf.remove(&listing_file(hash)).await?;
+    }
+    Ok(true)
+}
+
+/// Shows a pruned path again, unless somebody has uploaded it anew. Returns whether it was there to be shown.
+async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
+    let condemned = condemned_name(mark, hash);
+    let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
+    shelf.put(&narinfo_file(hash), text.content, Condition::Absent).await?;
+    shelf.remove(&condemned).await?;
+    Ok(true)
+}

@@ -1,0 +1,139 @@
+//! The last step of a prune: what nothing names is removed.
+//!
+//! What is named is asked once more just before, since a narinfo may have come meanwhile.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Contents, Pruned, Pruning, read_all};
+use crate::cache::CacheError;
+use crate::cache::care::at_once::{REQUESTS, at_once};
+use crate::cache::care::inventory::{Archive, Inventory, Kind, Mark, Named, condemned_name, kind_of, listing_file};
+use crate::cache::care::{Entry, Listed, Seconds, Shelf};
+use crate::nix::HashPart;
+
+/// Removes archives that nothing names, and what else is left over.
+pub(super) struct Sweep<'a> {
+    pub(super) shelf: &'a Arc<dyn Shelf>,
+    pub(super) pruning: &'a Pruning,
+    pub(super) contents: &'a Contents,
+    /// Which of the narinfos are hidden now.
+    pub(super) gone: &'a [bool],
+}
+
+impl Sweep<'_> {
+    pub(super) async fn run(self, pruned: &mut Pruned) -> Result<(), CacheError> {
+        let Self { shelf, pruning, contents, gone } = &self;
+        let inventory = &contents.inventory;
+        let narinfos = inventory.narinfos.iter().zip(*gone).filter(|(_, gone)| **gone);
+        let own = |hash| u64::from(inventory.listing(hash).map_or(0, |listing| listing.size));
+        pruned.freed += narinfos.map(|(narinfo, _)| u64::from(narinfo.size) + own(narinfo.hash)).sum::<u64>();
+        let named = self.named().await?;
+        let is_over = |since: Seconds| pruning.now.saturating_sub(since) >= pruning.grace;
+        // When the last path of each archive was hidden.
+        let mut hidden: HashMap<Mark, Seconds> = HashMap::new();
+        let condemned = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.since));
+        let just_now = contents.archives.iter().zip(*gone).filter(|(_, gone)| **gone);
+        let just_now = just_now.filter_map(|(archive, _)| Some(((*archive)?.0, pruning.now)));
+        for (mark, since) in condemned.chain(just_now) {
+            let last = hidden.entry(mark).or_default();
+            *last = since.max(*last);
+        }
+        let goes = |archive: &Archive| {
+            let Archive { mark, modified, is_one, .. } = *archive;
+            if named.contains(&mark) {
+                return None;
+            }
+            match hidden.get(&mark) {
+                Some(since) => Some(is_over(*since) && is_over(modified)),
+                None => (is_one && is_over(modified)).then_some(true),
+            }
+        };
+        let mut doomed: HashSet<Mark> = HashSet::new();
+        for archive in &inventory.archives {
+            match goes(archive) {
+                Some(true) => {
+                    doomed.insert(archive.mark);
+                    pruned.freed += archive.size;
+                    pruned.orphans += u64::from(!hidden.contains_key(&archive.mark));
+                }
+                Some(false) => pruned.freed_later += archive.size,
+                None => {}
+            }
+        }
+        let lone = inventory
+            .listings
+            .iter()
+            .filter(|listing| inventory.narinfo(listing.hash).is_none() && is_over(listing.modified));
+        let lone: Vec<HashPart> = lone
+            .inspect(|listing| {
+                pruned.listings += 1;
+                pruned.freed += u64::from(listing.size);
+            })
+            .map(|listing| listing.hash)
+            .collect();
+        let uploads = shelf.unfinished().await?;
+        let uploads: Vec<_> = uploads.into_iter().filter(|upload| is_over(upload.modified)).collect();
+        pruned.uploads = uploads.len() as u64;
+        pruned.freed += uploads.iter().filter_map(|upload| upload.size).sum::<u64>();
+        if !pruning.is_meant {
+            return Ok(());
+        }
+        self.remove_archives(&doomed, pruned).await?;
+        let over = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.hash, condemned.since));
+        let just_now = inventory.narinfos.iter().zip(&contents.archives).zip(*gone).filter(|(_, gone)| **gone);
+        let just_now = just_now.filter_map(|((narinfo, archive), _)| Some(((*archive)?.0, narinfo.hash, pruning.now)));
+        let over = over.chain(just_now).filter(|(mark, _, since)| {
+            // An archive that is named again, or isn't there, has nothing more to wait for.
+            is_over(*since) && (doomed.contains(mark) || named.contains(mark) || inventory.archive(*mark).is_none())
+        });
+        let files = over.map(|(mark, hash, _)| condemned_name(mark, hash)).chain(lone.into_iter().map(listing_file));
+        self.remove(files).await?;
+        for upload in &uploads {
+            shelf.abandon(upload).await?;
+        }
+        Ok(())
+    }
+
+    /// The archives that are named by what is shown at this moment.
+    async fn named(&self) -> Result<HashSet<Mark>, CacheError> {
+        let Self { shelf, contents, gone, .. } = self;
+        let stays = contents.archives.iter().zip(*gone).filter(|(_, gone)| !**gone);
+        let mut named: HashSet<Mark> = stays.filter_map(|(archive, _)| archive.map(|(mark, _)| mark)).collect();
+        let now = Inventory::take(&***shelf, Listed::Root).await?;
+        let is_known = |named: &&Named| contents.inventory.narinfos.binary_search(named).is_ok();
+        let new: Vec<HashPart> = now.narinfos.iter().filter(|named| !is_known(named)).map(|named| named.hash).collect();
+        read_all(shelf, &new, |(_, _, mark)| named.extend(mark)).await?;
+        Ok(named)
+    }
+
+    /// Removes archives, whose names are found by listing them again: they were too long to be kept.
+    async fn remove_archives(&self, doomed: &HashSet<Mark>, pruned: &mut Pruned) -> Result<(), CacheError> {
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        let mut take = |page: Vec<Entry>| {
+            let is_doomed = |entry: &Entry| {
+                // One that was written anew since it was listed is an upload's.
+                let is_old = self.pruning.now.saturating_sub(entry.modified) >= self.pruning.grace;
+                is_old
+                    && matches!(kind_of(&entry.name), Kind::Archive { .. })
+                    && doomed.contains(&Mark::of(&entry.name))
+            };
+            files.extend(page.into_iter().filter(is_doomed).map(|entry| entry.name));
+        };
+        self.shelf.list(Listed::Everything, &mut take).await?;
+        self.remove(files.iter().cloned()).await?;
+        pruned.archives = files;
+        Ok(())
+    }
+
+    async fn remove(&self, files: impl IntoIterator<Item = String>) -> Result<(), CacheError> {
+        let remove = |file: String| {
+            let shelf = Arc::clone(self.shelf);
+            async move { shelf.remove(&file).await }
+        };
+        at_once(files, REQUESTS, remove, |()| {}).await
+    }
+}

@@ -1,0 +1,310 @@
+//! Whether a cache is sound: everything that a reader asks for is there, and is what it is said to be.
+//!
+//! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive within
+//! the cache whose size is the one it says, has a signature by a trusted key, and each reference is in the cache or in
+//! one of its upstreams. If asked for, each archive is read and unpacked, and its hashes are compared.
+//!
+//! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
+//! called a fault.
+
+use std::sync::Arc;
+
+use super::at_once::{REQUESTS, at_once};
+use super::deep::{Archive, read_archive};
+use super::inventory::{Inventory, Kind, Mark, kind_of, narinfo_file};
+use super::narinfo::{Narinfo, needs};
+use super::{Entry, Listed, Seconds, Shelf, Text, archive_within};
+use crate::cache::{CacheError, Upstreams};
+use crate::nix::{HashPart, PublicKey, StoreDir, StorePath};
+
+/// Archives that are read at the same time: unpacking keeps a processor busy.
+const ARCHIVES: usize = 4;
+
+/// How a cache is examined.
+pub struct Verifying {
+    /// The logical store directory of this host.
+    pub store_dir: StoreDir,
+    /// By one of these a narinfo has to be signed. None: signatures are not looked at.
+    pub keys: Vec<PublicKey>,
+    /// Caches in which references may be instead.
+    pub upstreams: Upstreams,
+    /// Whether each archive is read.
+    pub deep: bool,
+    /// The time, by which ages are told.
+    pub now: Seconds,
+}
+
+/// What is wrong with a path in a cache.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No reader understands it.
+    #[error("its narinfo can't be read: {0}")]
+    Unreadable(String),
+    /// It stands under another path's name.
+    #[error("its narinfo is that of {0}")]
+    OtherPath(StorePath),
+    /// What it names is none of the cache's files.
+    #[error("its narinfo names an archive outside the cache: {0}")]
+    Outside(String),
+    /// A reference is nowhere.
+    #[error("its reference {0} is neither in the cache nor at an upstream")]
+    LacksReference(StorePath),
+    /// Readers are told of an archive that isn't there.
+    #[error("its archive {0} is missing")]
+    LacksArchive(String),
+    /// The archive was cut, or is another.
+    #[error("its archive {file} has {found} bytes, and its narinfo says {said}")]
+    OtherSize {
+        /// The archive.
+        file: String,
+        /// Bytes by the narinfo.
+        said: u64,
+        /// Bytes that there are.
+        found: u64,
+    },
+    /// Readers who want a signature refuse it.
+    #[error("it has no good signature by {keys}{}", made_by(signed))]
+    Unsigned {
+        /// The names of the trusted keys.
+        keys: String,
+        /// The names of the keys by which it says that it is signed.
+        signed: Vec<String>,
+    },
+    /// What is in the archive is not what the narinfo says.
+    #[error("its archive {file} is damaged: {problem}")]
+    Damaged {
+        /// The archive.
+        file: String,
+        /// In what way.
+        problem: String,
+    },
+}
+
+fn made_by(signed: &[String]) -> String {
+    if signed.is_empty() { String::new() } else { format!(" (it says it is signed by {})", signed.join(", ")) }
+}
+
+impl Fault {
+    /// The archive that has to go before the path can be uploaded again.
+    #[must_use]
+    pub fn bad_archive(&self) -> Option<&str> {
+        match self {
+            Self::OtherSize { file, .. } | Self::Damaged { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
+    /// In a word, for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::OtherPath(_) => "other_path",
+            Self::Outside(_) => "outside",
+            Self::LacksReference(_) => "lacks_reference",
+            Self::LacksArchive(_) => "lacks_archive",
+            Self::OtherSize { .. } => "other_size",
+            Self::Unsigned { .. } => "unsigned",
+            Self::Damaged { .. } => "damaged",
+        }
+    }
+}
+
+/// A fault and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The hash part by which its narinfo is called.
+    pub hash: HashPart,
+    /// The path, as far as its narinfo says it.
+    pub path: Option<StorePath>,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// A file that nobody needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it is: an archive that no narinfo names, a list of files without a narinfo, an upload that never ended.
+    pub what: &'static str,
+    /// The file.
+    pub file: String,
+    /// Bytes, where that is known.
+    pub size: Option<u64>,
+    /// Seconds since it was written.
+    pub age: Seconds,
+}
+
+/// What is told on the way.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// So many narinfos are there, and will be looked at.
+    Narinfos(usize),
+    /// So many have been looked at.
+    At(usize),
+    /// A fault.
+    Fault(Finding),
+    /// A file that nobody needs.
+    Leftover(Leftover),
+    /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.
+    NotUnpacked(String),
+}
+
+/// Examines a cache, and hands out what it finds.
+///
+/// # Errors
+/// [`CacheError`] where the cache or an upstream can't be asked.
+pub async fn verify(
+    shelf: &Arc<dyn Shelf>,
+    verifying: Verifying,
+    mut tell: impl FnMut(Found) + Send,
+) -> Result<(), CacheError> {
+    let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
+    tell(Found::Narinfos(inventory.narinfos.len()));
+    let limit = if verifying.deep { ARCHIVES } else { REQUESTS };
+    let examiner = Arc::new(Examiner { shelf: Arc::clone(shelf), verifying, inventory });
+    let count = examiner.inventory.narinfos.len();
+    let (mut named, mut looked_at) = (vec![false; examiner.inventory.archives.len()], 0);
+    let examine = |place: usize| {
+        let examiner = Arc::clone(&examiner);
+        async move { examiner.examine(examiner.inventory.narinfos[place].hash).await }
+    };
+    let tell_all = |Verdict { hash, path, faults, archive, not_unpacked }: Verdict| {
+        archive.into_iter().for_each(|place| named[place] = true);
+        faults.into_iter().for_each(|fault| tell(Found::Fault(Finding { hash, path: path.clone(), fault })));
+        not_unpacked.into_iter().for_each(|file| tell(Found::NotUnpacked(file)));
+        looked_at += 1;
+        tell(Found::At(looked_at));
+    };
+    at_once(0..count, limit, examine, tell_all).await?;
+    examiner.leftovers(&named, tell).await
+}
+
+/// What an examination has found out about one narinfo.
+struct Verdict {
+    hash: HashPart,
+    path: Option<StorePath>,
+    faults: Vec<Fault>,
+    /// The archive that it names, among those listed.
+    archive: Option<usize>,
+    not_unpacked: Option<String>,
+}
+
+struct Examiner {
+    shelf: Arc<dyn Shelf>,
+    verifying: Verifying,
+    inventory: Inventory,
+}
+
+impl Examiner {
+    async fn examine(&self, hash: HashPart) -> Result<Verdict, CacheError> {
+        let mut verdict = Verdict { hash, path: None, faults: Vec::new(), archive: None, not_unpacked: None };
+        // One that has gone meanwhile was pruned.
+        let Some(Text { content, .. }) = self.shelf.read(&narinfo_file(hash)).await? else { return Ok(verdict) };
+        let narinfo = match Narinfo::read(&content, &self.verifying.store_dir) {
+            Ok(narinfo) => narinfo,
+            Err(problem) => {
+                // Its archive isn't called nobody's for that.
+                verdict.archive = needs(&content).1.and_then(|file| self.inventory.archive(Mark::of(&file)));
+                verdict.faults.push(Fault::Unreadable(problem));
+                return Ok(verdict);
+            }
+        };
+        verdict.path = Some(narinfo.path.clone());
+        if HashPart::from(&narinfo.path) != hash {
+            verdict.faults.push(Fault::OtherPath(narinfo.path.clone()));
+        }
+        let keys = &self.verifying.keys;
+        if !keys.is_empty() && !narinfo.is_signed_by(keys) {
+            let keys = keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
+            verdict.faults.push(Fault::Unsigned { keys, signed: narinfo.signers() });
+        }
+        for missing in self.missing(&narinfo).await? {
+            verdict.faults.push(Fault::LacksReference(missing));
+        }
+        match archive_within(&narinfo.url) {
+            None => verdict.faults.push(Fault::Outside(crate::cache::http::plain(&narinfo.url))),
+            Some(file) => {
+                verdict.archive = self.inventory.archive(Mark::of(file));
+                self.examine_archive(file, &narinfo, &mut verdict).await?;
+            }
+        }
+        Ok(verdict)
+    }
+
+    async fn examine_archive(&self, file: &str, narinfo: &Narinfo, verdict: &mut Verdict) -> Result<(), CacheError> {
+        let size = match verdict.archive {
+            Some(place) => Some(self.inventory.archives[place].size),
+            None => self.shelf.find(file).await?.map(|entry| entry.size),
+        };
+        let Some(found) = size else {
+            // Pruned between the two questions, perhaps.
+            if self.shelf.find(&narinfo_file(verdict.hash)).await?.is_some() {
+                verdict.faults.push(Fault::LacksArchive(file.to_owned()));
+            }
+            return Ok(());
+        };
+        if let Some(said) = narinfo.file_size.filter(|said| *said != found) {
+            verdict.faults.push(Fault::OtherSize { file: file.to_owned(), said, found });
+        } else if self.verifying.deep {
+            match read_archive(&*self.shelf, file, narinfo).await? {
+                Archive::Good => {}
+                Archive::NotUnpacked => verdict.not_unpacked = Some(file.to_owned()),
+                Archive::Gone => verdict.faults.push(Fault::LacksArchive(file.to_owned())),
+                Archive::Damaged(problem) => {
+                    verdict.faults.push(Fault::Damaged { file: file.to_owned(), problem });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// References that are neither here nor at an upstream.
+    async fn missing(&self, narinfo: &Narinfo) -> Result<Vec<StorePath>, CacheError> {
+        let mut missing = Vec::new();
+        for reference in narinfo.references.iter().filter(|reference| **reference != narinfo.path) {
+            let hash = HashPart::from(reference);
+            if self.inventory.narinfo(hash).is_none() && self.shelf.find(&narinfo_file(hash)).await?.is_none() {
+                missing.push(reference.clone());
+            }
+        }
+        let upstream = self.verifying.upstreams.have(&missing).await?;
+        missing.retain(|path| !upstream.contains(path));
+        Ok(missing)
+    }
+
+    /// Hands out what nobody needs. What is pruned and waits for its archive to go is nobody's trouble.
+    async fn leftovers(&self, named: &[bool], mut tell: impl FnMut(Found) + Send) -> Result<(), CacheError> {
+        let Self { shelf, verifying, inventory } = self;
+        let age = |modified| verifying.now.saturating_sub(modified);
+        let mut waits: Vec<Mark> = inventory.condemned.iter().map(|condemned| condemned.mark).collect();
+        waits.sort_unstable();
+        let is_left = |name: &str| match kind_of(name) {
+            Kind::Archive { is_one: true } => {
+                let mark = Mark::of(name);
+                // One that has come since the first list is being uploaded.
+                let place = inventory.archive(mark);
+                (place.is_some_and(|place| !named[place]) && waits.binary_search(&mark).is_err()).then_some("archive")
+            }
+            Kind::Listing(hash) => inventory.narinfo(hash).is_none().then_some("list of files"),
+            _ => None,
+        };
+        let has_any = inventory.archives.iter().zip(named).any(|(archive, named)| archive.is_one && !named)
+            || inventory.listings.iter().any(|listing| inventory.narinfo(listing.hash).is_none());
+        if has_any {
+            // By their names, which were not kept.
+            let mut take = |page: Vec<Entry>| {
+                for Entry { name: file, size, modified } in page {
+                    if let Some(what) = is_left(&file) {
+                        tell(Found::Leftover(Leftover { what, file, size: Some(size), age: age(modified) }));
+                    }
+                }
+            };
+            shelf.list(Listed::Everything, &mut take).await?;
+        }
+        for upload in shelf.unfinished().await? {
+            let leftover = Leftover { what: "upload", file: upload.name, size: upload.size, age: age(upload.modified) };
+            tell(Found::Leftover(leftover));
+        }
+        Ok(())
+    }
+}

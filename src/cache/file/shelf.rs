@@ -1,0 +1,252 @@
+//! The files of a cache in a directory, for those who care for it.
+//!
+//! The cache isn't opened: that sweeps what the service may be writing.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::TEMP_DIR;
+use super::temp::{self, TempFile, io_error};
+use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
+use crate::cache::{BoxFuture, CacheError};
+use crate::nix::StoreDir;
+
+/// Names the files that are written here; should a crash leave one, it is swept a day later.
+const CARE: &str = "care";
+
+/// Files of a list that are handed out together.
+const PAGE: usize = 1_000;
+
+/// Bytes of a file that are read at once, and how many such pieces may wait.
+const CHUNK: usize = 256 * 1024;
+const CHUNKS_AHEAD: usize = 4;
+
+/// Longest narinfo that is read, in bytes: as long as readers take.
+const LONGEST_TEXT: u64 = 1024 * 1024;
+
+/// A cache's directory.
+pub struct FileShelf {
+    dir: PathBuf,
+    name: String,
+}
+
+impl FileShelf {
+    /// The cache in a directory, which has to be one for that store.
+    ///
+    /// # Errors
+    /// [`CacheError::OtherStore`], [`CacheError::NoCacheThere`], [`CacheError::Io`].
+    pub fn open(dir: PathBuf, store_dir: &StoreDir) -> Result<Self, CacheError> {
+        let name = dir.display().to_string();
+        if !super::look::check_store(&dir, store_dir)? {
+            return Err(CacheError::NoCacheThere { cache: name });
+        }
+        Ok(Self { dir, name })
+    }
+
+    /// Does on a thread what may take its time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let dir = self.dir.clone();
+        let done = spawn_blocking(move || work(&dir)).await;
+        done.map_err(|_| CacheError::LostThread { action: "care for the cache" })?
+    }
+}
+
+impl Shelf for FileShelf {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
+        Box::pin(async move {
+            let (pages, mut arriving) = mpsc::channel(2);
+            let dir = self.dir.clone();
+            let listing = spawn_blocking(move || list(&dir, what, &pages));
+            while let Some(page) = arriving.recv().await {
+                take(page);
+            }
+            listing.await.map_err(|_| CacheError::LostThread { action: "list the cache" })?
+        })
+    }
+
+    fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
+        let name = file.to_owned();
+        Box::pin(self.blocking(move |dir| {
+            let found = there(fs::metadata(dir.join(&name)), "look for", &dir.join(&name))?;
+            Ok(found.filter(Metadata::is_file).map(|metadata| entry(name, &metadata)))
+        }))
+    }
+
+    fn read<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Text>, CacheError>> {
+        let name = file.to_owned();
+        Box::pin(self.blocking(move |dir| read(&dir.join(name))))
+    }
+
+    fn stream<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Chunks>, CacheError>> {
+        let name = file.to_owned();
+        Box::pin(async move {
+            let path = self.dir.join(name);
+            let own = path.clone();
+            let opened = self.blocking(move |_| there(File::open(&own), "open", &own)).await?;
+            let Some(mut file) = opened else { return Ok(None) };
+            let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
+            spawn_blocking(move || {
+                loop {
+                    let mut chunk = vec![0; CHUNK];
+                    let read = match file.read(&mut chunk) {
+                        Ok(0) => return,
+                        Ok(read) => {
+                            chunk.truncate(read);
+                            Ok(Bytes::from(chunk))
+                        }
+                        Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                        Err(source) => Err(io_error("read", &path)(source)),
+                    };
+                    let is_last = read.is_err();
+                    if chunks.blocking_send(read).is_err() || is_last {
+                        return;
+                    }
+                }
+            });
+            Ok(Some(arriving))
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        file: &'a str,
+        content: Vec<u8>,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        let name = file.to_owned();
+        let expected = match condition {
+            Condition::Always => Expected::Whatever,
+            Condition::Absent => Expected::Nothing,
+            Condition::Unchanged(text) => Expected::This(text.content.clone()),
+        };
+        Box::pin(self.blocking(move |dir| put(dir, &name, &content, &expected)))
+    }
+
+    fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
+        let name = file.to_owned();
+        Box::pin(self.blocking(move |dir| {
+            let path = dir.join(name);
+            there(fs::remove_file(&path), "remove", &path).map(drop)
+        }))
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
+        Box::pin(self.blocking(|dir| {
+            let temp_dir = dir.join(TEMP_DIR);
+            let Some(entries) = there(fs::read_dir(&temp_dir), "list", &temp_dir)? else { return Ok(Vec::new()) };
+            let unfinished = |file: fs::DirEntry| {
+                let metadata = file.metadata().ok().filter(Metadata::is_file)?;
+                let name = format!("{TEMP_DIR}/{}", file.file_name().to_str()?);
+                let Entry { name, size, modified } = entry(name, &metadata);
+                Some(Unfinished { id: name.clone(), name, size: Some(size), modified })
+            };
+            Ok(entries.flatten().filter_map(unfinished).collect())
+        }))
+    }
+
+    fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.remove(&upload.id)
+    }
+}
+
+/// What is there; that it isn't is no error.
+fn there<T>(done: io::Result<T>, action: &'static str, path: &Path) -> Result<Option<T>, CacheError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(action, path)(source)),
+    }
+}
+
+fn seconds(time: Option<SystemTime>) -> Seconds {
+    let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX))
+}
+
+fn entry(name: String, metadata: &Metadata) -> Entry {
+    Entry { name, size: metadata.len(), modified: seconds(metadata.modified().ok()) }
+}
+
+/// Sends what lies below a directory, a page at a time. Links are not followed: they may lead out of the cache.
+fn list(root: &Path, what: Listed, pages: &mpsc::Sender<Vec<Entry>>) -> Result<(), CacheError> {
+    let (mut folders, mut page) = (vec![String::new()], Vec::with_capacity(PAGE));
+    while let Some(folder) = folders.pop() {
+        let path = root.join(&folder);
+        let Some(entries) = there(fs::read_dir(&path), "list", &path)? else { continue };
+        for file in entries {
+            let file = file.map_err(io_error("list", &path))?;
+            // Nothing of a cache has such a name.
+            let Some(name) = file.file_name().to_str().map(|name| format!("{folder}{name}")) else { continue };
+            let Some(metadata) = there(file.metadata(), "look at", &file.path())? else { continue };
+            if metadata.is_dir() && what == Listed::Everything && name != TEMP_DIR {
+                folders.push(format!("{name}/"));
+            } else if metadata.is_file() {
+                page.push(entry(name, &metadata));
+            }
+            if page.len() == PAGE && pages.blocking_send(std::mem::take(&mut page)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    // Who takes them may have ended, by a failure of its own.
+    let _ = pages.blocking_send(page);
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Option<Text>, CacheError> {
+    let Some(file) = there(File::open(path), "open", path)? else { return Ok(None) };
+    let modified = seconds(file.metadata().and_then(|metadata| metadata.modified()).ok());
+    let mut content = Vec::new();
+    file.take(LONGEST_TEXT + 1).read_to_end(&mut content).map_err(io_error("read", path))?;
+    Ok(Some(Text { content, modified, edition: Edition::default() }))
+}
+
+/// What has to be there before something is put in its place.
+enum Expected {
+    Whatever,
+    Nothing,
+    This(Vec<u8>),
+}
+
+/// Writes aside and renames, after one more look.
+fn put(dir: &Path, name: &str, content: &[u8], expected: &Expected) -> Result<bool, CacheError> {
+    let target = dir.join(name);
+    let folders = [dir.join(TEMP_DIR), target.parent().unwrap_or(dir).to_owned()];
+    for folder in &folders {
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    }
+    // What is swept of it must not be taken for a narinfo whose archive nobody names.
+    let (mut temp, mut file) = TempFile::create(folders[0].join(temp::new_copy_name(CARE)), target.clone())?;
+    let written = file.write_all(content);
+    written.map_err(io_error("write a file in", dir))?;
+    match expected {
+        Expected::Whatever => {}
+        Expected::Nothing if target.exists() => return Ok(false),
+        Expected::Nothing => {}
+        Expected::This(seen) => {
+            if read(&target)?.is_none_or(|text| text.content != *seen) {
+                return Ok(false);
+            }
+            // Its age is that of the path, by which a prune goes.
+            let metadata = fs::metadata(&target).map_err(io_error("look at", &target))?;
+            let kept = metadata.modified().and_then(|modified| file.set_modified(modified));
+            kept.map_err(io_error("set the time of a file in", dir))?;
+        }
+    }
+    temp.sync()?;
+    temp.publish()?;
+    Ok(true)
+}

@@ -1,0 +1,147 @@
+//! `storewatch cache prune`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::care::{Steps, failed, now, seconds, shelf};
+use super::{CliError, Global, Setup, print};
+use crate::cache::care::{Pruned, Pruning, prune};
+use crate::cli::run::runtime;
+use crate::cli::status::bytes;
+use crate::cli::words::counted;
+use crate::config::parse_duration;
+use crate::daemon::caches::care;
+use crate::policy::{BadSize, ByteSize};
+
+/// Remove old paths from a cache, or say what would be removed.
+///
+/// A path goes when it is older than --keep and nothing that stays refers to it; with --max-size, the oldest go until the
+/// rest fits. A path's age is that of its narinfo. Its archive goes a grace period after the path, by the next prune then, so
+/// that no upload under way elsewhere can be broken: prune once a day, by a timer. What nobody needs goes, too: archives that
+/// no narinfo names, and uploads that have never ended. Nothing is removed without --yes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The cache's name in the policy: one in a directory or in an object store.
+    #[arg(value_name = "CACHE")]
+    name: String,
+    /// Keep what was uploaded within so long, and all that it needs: 12h, 90d, 26w.
+    #[arg(long, value_name = "AGE", value_parser = parse_duration, required_unless_present = "max_size")]
+    keep: Option<Duration>,
+    /// Then remove the oldest paths that nothing needs until the whole cache has no more than this: 500GiB, 2TB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_size: Option<ByteSize>,
+    /// Remove nothing younger than this, and no archive earlier than this after its path. Longer than any upload takes;
+    /// 0s only where nobody uploads meanwhile.
+    #[arg(long, value_name = "AGE", value_parser = parse_duration, default_value = "1d")]
+    grace: Duration,
+    /// Remove it. Otherwise it is only said what would be.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn parse_size(text: &str) -> Result<ByteSize, BadSize> {
+    ByteSize::parse(text)
+}
+
+/// What `cache prune --json` prints.
+#[derive(Serialize)]
+struct Told {
+    name: String,
+    /// Whether it was done, or only looked at.
+    done: bool,
+    paths_removed: u64,
+    paths_kept: u64,
+    paths_kept_as_needed: u64,
+    paths_kept_as_shown_anew: u64,
+    paths_put_back: u64,
+    bytes_freed: u64,
+    bytes_freed_later: u64,
+    orphaned_archives: u64,
+    orphaned_listings: u64,
+    unfinished_uploads: u64,
+    bytes_left: u64,
+    /// Whether that is no more than was asked for.
+    fits: bool,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    let cache = setup.cache(&args.name)?;
+    let runtime = runtime()?;
+    let shelf = runtime.block_on(shelf(cache, &setup))?;
+    let pruning = Pruning {
+        keep: args.keep.map(seconds),
+        max_size: args.max_size.map(|size| size.0),
+        grace: seconds(args.grace),
+        now: now(),
+        is_meant: args.yes,
+    };
+    let mut steps = Steps::new();
+    let pruned = runtime.block_on(prune(&shelf, &pruning, |text| steps.step(text))).map_err(failed(cache))?;
+    if args.yes {
+        care::forget(&setup.state_dir, cache, &pruned.archives)?;
+    }
+    let told = Told {
+        name: args.name.clone(),
+        done: args.yes,
+        paths_removed: pruned.paths,
+        paths_kept: pruned.kept,
+        paths_kept_as_needed: pruned.needed,
+        paths_kept_as_shown_anew: pruned.spared,
+        paths_put_back: pruned.put_back,
+        bytes_freed: pruned.freed,
+        bytes_freed_later: pruned.freed_later,
+        orphaned_archives: pruned.orphans,
+        orphaned_listings: pruned.listings,
+        unfinished_uploads: pruned.uploads,
+        bytes_left: pruned.left,
+        fits: args.max_size.is_none_or(|size| pruned.left <= size.0),
+    };
+    print(args.json, &told, |out| write(out, args, &pruned, told.fits))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::Result<()> {
+    let Pruned { paths, kept, needed, spared, put_back, freed, freed_later, orphans, listings, uploads, left, .. } =
+        pruned;
+    let would = if args.yes { "" } else { "would be " };
+    writeln!(out, "{} {would}removed, {} {would}freed", counted(*paths, "path"), bytes(*freed))?;
+    if *freed_later > 0 {
+        let grace = indicatif::HumanDuration(args.grace);
+        writeln!(out, "{} more are freed by a prune in {grace} or later", bytes(*freed_later))?;
+    }
+    for (count, what) in [
+        (orphans, "archive that no narinfo names"),
+        (listings, "list of files without a path"),
+        (uploads, "upload that never ended"),
+    ] {
+        if *count > 0 {
+            writeln!(out, "  of that: {count} × {what}")?;
+        }
+    }
+    writeln!(
+        out,
+        "{} of {} left: {kept} young enough, {needed} needed by these",
+        counted(kept + needed + spared, "path"),
+        bytes(*left)
+    )?;
+    if *spared > 0 {
+        writeln!(out, "  {spared} uploaded or needed anew meanwhile")?;
+    }
+    if *put_back > 0 {
+        writeln!(out, "{} put back, since something needs them", counted(*put_back, "path"))?;
+    }
+    if !fits {
+        writeln!(out, "that is more than --max-size, but what is left is younger than --grace, or needed by what is")?;
+    }
+    if !args.yes {
+        writeln!(out, "nothing was removed; --yes does it")?;
+    }
+    Ok(())
+}

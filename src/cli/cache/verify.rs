@@ -1,0 +1,170 @@
+//! `storewatch cache verify`
+
+mod repair;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use self::repair::{Repair, repair};
+use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
+use super::{CliError, Global, Setup, print};
+use crate::cache::Upstreams;
+use crate::cache::care::{Finding, Found, Leftover, Verifying, verify};
+use crate::cli::run::runtime;
+use crate::cli::status::bytes;
+use crate::cli::words::counted;
+
+/// Find out whether all that a cache shows is there and is what it is said to be.
+///
+/// Of each narinfo: it can be read, its references are in the cache or at an upstream, its archive is there in the size that
+/// it says, and it has a good signature by the cache's key. What nobody needs is listed, too; `cache prune` removes it.
+/// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, and 1 otherwise.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The cache's name in the policy: one in a directory or in an object store.
+    #[arg(value_name = "CACHE")]
+    name: String,
+    /// Read every archive, unpack it, and compare its hashes: as much work as to download the whole cache.
+    #[arg(long)]
+    deep: bool,
+    /// Upload anew what is not well, as far as this host still has it, by the policy and the queue as `push` does. What this
+    /// host doesn't have is said, with what to do, and left as it is.
+    #[arg(long)]
+    repair: bool,
+    /// A public key, NAME:BASE64, whose signatures are good as well; may be given several times.
+    #[arg(long, value_name = "KEY")]
+    trust: Vec<String>,
+    /// Print JSON: counts, and the first 1000 of each kind of finding.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What has been found out.
+#[derive(Default, Serialize)]
+struct Examined {
+    name: String,
+    narinfos: usize,
+    /// Whether there was a key to verify by.
+    signatures_verified: bool,
+    faults: u64,
+    faults_by_kind: BTreeMap<&'static str, u64>,
+    /// The first of them.
+    findings: Vec<Told>,
+    leftovers: u64,
+    leftover_bytes: u64,
+    leftover_files: Vec<LeftoverFile>,
+    /// Archives whose packing is unknown here.
+    not_unpacked: u64,
+    /// What was done about it, if that was asked for.
+    repair: Option<Repair>,
+}
+
+#[derive(Serialize)]
+struct LeftoverFile {
+    what: &'static str,
+    file: String,
+    size: Option<u64>,
+    age_seconds: u32,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let setup = Setup::read(global)?;
+    let cache = setup.cache(&args.name)?;
+    let keys = trusted(cache, &setup, &args.trust)?;
+    let runtime = runtime()?;
+    let shelf = runtime.block_on(shelf(cache, &setup))?;
+    let mut examined =
+        Examined { name: args.name.clone(), signatures_verified: !keys.is_empty(), ..Examined::default() };
+    if keys.is_empty() {
+        eprintln!("its key is not known here, so signatures are not looked at; --trust names one");
+    }
+    let (mut steps, mut findings) = (Steps::new(), Vec::new());
+    steps.step(&format!("listing {}", shelf.name()));
+    let verifying = Verifying {
+        store_dir: setup.nix.logical.clone(),
+        keys,
+        upstreams: Upstreams::new(&setup.config.upstreams.caches, setup.config.upstreams.remember),
+        deep: args.deep,
+        now: now(),
+    };
+    let verified = verify(&shelf, verifying, |found| {
+        examined.take(found, args.json, &mut steps, |finding| {
+            if args.repair {
+                findings.push(finding);
+            }
+        });
+    });
+    runtime.block_on(verified).map_err(failed(cache))?;
+    let mut code = if examined.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if !args.json {
+        print(false, &(), |out| examined.write(out))?;
+    }
+    if !findings.is_empty() {
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, findings, runtime, args.json)?;
+        (examined.repair, code) = (Some(repaired), exit_code);
+    }
+    if args.json {
+        print(true, &examined, |_| Ok(()))?;
+    }
+    Ok(code)
+}
+
+impl Examined {
+    fn take(&mut self, found: Found, json: bool, steps: &mut Steps, mut keep: impl FnMut(Finding)) {
+        match found {
+            Found::Narinfos(count) => {
+                self.narinfos = count;
+                steps.step(&format!("reading {}", counted(count as u64, "narinfo")));
+            }
+            Found::At(done) => steps.at(done, self.narinfos),
+            Found::Fault(finding) => {
+                self.faults += 1;
+                *self.faults_by_kind.entry(finding.fault.kind()).or_default() += 1;
+                if json && self.findings.len() < LISTED {
+                    self.findings.push(Told::from(&finding));
+                } else if !json {
+                    tell(&line(&finding));
+                }
+                keep(finding);
+            }
+            Found::Leftover(Leftover { what, file, size, age }) => {
+                self.leftovers += 1;
+                self.leftover_bytes += size.unwrap_or(0);
+                if json && self.leftover_files.len() < LISTED {
+                    self.leftover_files.push(LeftoverFile { what, file, size, age_seconds: age });
+                } else if !json {
+                    let size = size.map_or_else(|| "size unknown".to_owned(), bytes);
+                    let age = indicatif::HumanDuration(std::time::Duration::from_secs(age.into()));
+                    tell(&format!("left over: {what} {file}, {size}, {age} old"));
+                }
+            }
+            Found::NotUnpacked(file) => {
+                self.not_unpacked += 1;
+                if !json {
+                    tell(&format!("{file}: its packing is unknown here, only the hash of the file was compared"));
+                }
+            }
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let narinfos = counted(self.narinfos as u64, "path");
+        match self.faults {
+            0 => writeln!(out, "{narinfos}, all well")?,
+            faults => writeln!(out, "{narinfos}, {} found", counted(faults, "fault"))?,
+        }
+        if self.leftovers > 0 {
+            let (files, size) = (counted(self.leftovers, "file"), bytes(self.leftover_bytes));
+            writeln!(out, "{files} ({size}) that nobody needs: `storewatch cache prune {}` removes them", self.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints a finding as it comes. Who has seen enough and closes the pipe is told by the summary.
+fn tell(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}

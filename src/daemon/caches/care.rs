@@ -1,0 +1,73 @@
+//! Caring for a cache of the policy: its files, its keys, and what the queue remembers of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{CacheSurroundings, keys, store_options};
+use crate::cache::bucket::BucketShelf;
+use crate::cache::care::Shelf;
+use crate::cache::file::FileShelf;
+use crate::cache::{CacheError, CacheUrl};
+use crate::config::{CacheConfig, NixStore};
+use crate::nix::SecretKey;
+use crate::queue::{Queue, QueueError};
+use crate::secret::{Provider, Source};
+
+/// The files of a cache.
+///
+/// # Errors
+/// [`CacheError::NotOurs`] for one whose files are in the hands of others; [`CacheError`].
+pub async fn shelf(config: &CacheConfig, nix: &NixStore) -> Result<Arc<dyn Shelf>, CacheError> {
+    match CacheUrl::parse(&config.url)? {
+        CacheUrl::File { dir, .. } => {
+            let store_dir = nix.logical.clone();
+            let opened = tokio::task::spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
+            let opened = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })?;
+            Ok(Arc::new(opened?))
+        }
+        CacheUrl::Bucket { bucket, .. } => {
+            Ok(Arc::new(BucketShelf::open(&store_options(config, nix, bucket), &nix.logical).await?))
+        }
+        CacheUrl::Attic { .. } => Err(CacheError::NotOurs {
+            why: "its server keeps its files and collects its garbage; `attic cache configure CACHE --retention-period` \
+                  says when, and the server alone has the key that signs",
+        }),
+        CacheUrl::Command { .. } => Err(CacheError::NotOurs {
+            why: "only its program knows where paths end up; use the tools of whatever that brings them to",
+        }),
+    }
+}
+
+/// The key that the policy signs a cache's narinfos with, or the one in `file`. None is made: a cache has one when
+/// something was uploaded.
+///
+/// # Errors
+/// [`CacheError::Secret`], [`CacheError::Key`].
+pub async fn key_to_sign(
+    config: &CacheConfig,
+    file: Option<&Path>,
+    surroundings: &CacheSurroundings,
+) -> Result<SecretKey, CacheError> {
+    let (config, surroundings) = (config.clone(), surroundings.clone());
+    let Some(file) = file else {
+        let key = tokio::task::spawn_blocking(move || keys::signing_key(&config, &surroundings)).await;
+        return key.unwrap_or(Err(CacheError::LostThread { action: "take the key" }));
+    };
+    let source = Source::file(file.to_owned());
+    let text = Provider::new(source.clone(), &surroundings.nix.real, None).get().await?;
+    keys::parse_key(&text, &source.to_string())
+}
+
+/// Lets whoever works the queue off forget what it believes of caches, and which archives this one was given.
+///
+/// # Errors
+/// [`QueueError`]; that there is no queue is fine.
+pub fn forget(state_dir: &Path, config: &CacheConfig, archives: &[String]) -> Result<(), QueueError> {
+    let mut queue = match Queue::open_beside(state_dir) {
+        Err(QueueError::NoQueue { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    let cache = queue.cache_id(config.name.as_str(), &config.url)?;
+    queue.forget_contents(cache, archives)?;
+    queue.doubt()
+}
