@@ -3,11 +3,14 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tracing::debug;
 
 use super::layout::{self, StoredNar};
-use super::{CacheError, Layout, Listed, NarReader};
+use super::pace::Measured;
+use super::pack::Packed;
+use super::{CacheError, Compression, Layout, Listed, NarReader, Pace};
 use crate::nix::{PathInfo, SecretKey, StoreDir, StorePath, open_build_log};
 
 /// A binary cache, apart from where its files lie.
@@ -20,14 +23,31 @@ pub struct BinaryCache {
     pub key: SecretKey,
     /// Nix's folder of logs on this host.
     pub log_dir: PathBuf,
+    /// How much effort packing is worth, where the cache is to find that out.
+    pub pace: Pace,
 }
 
 impl BinaryCache {
+    /// How the next archive is packed.
+    pub(super) fn compression(&self) -> Compression {
+        match self.layout.compression.unwrap_or_default() {
+            Compression::Auto { .. } => Compression::Auto { level: self.pace.level() },
+            given => given,
+        }
+    }
+
+    /// Notes how long it took to pack an archive and to bring it there.
+    pub(super) fn note_pace(&self, packed: &Packed, elapsed: Duration) {
+        if let (Compression::Auto { level }, Some(busy)) = (packed.compression, packed.busy) {
+            self.pace.note(Measured { level, nar_size: packed.nar_size, busy, elapsed });
+        }
+    }
+
     /// Draws a name for a path's archive that no other upload has.
     pub(super) fn new_nar_name(&self, info: &PathInfo) -> io::Result<String> {
         let mut suffix = [0; 5];
         getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(layout::nar_name(&info.nar_hash, suffix, self.layout.compression))
+        Ok(layout::nar_name(&info.nar_hash, suffix, self.compression()))
     }
 
     /// The reader, and what it is to write down, if the cache wants that.
@@ -77,5 +97,39 @@ pub(super) fn agree_on_store(text: &str, store_dir: &StoreDir, cache: &str, file
         None => {
             Err(CacheError::Malformed { file: file.to_owned(), problem: "it has no line `StoreDir: …`".to_owned() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::NarHash;
+
+    #[test]
+    fn what_uploads_show_moves_the_level_where_it_is_to_be_found() {
+        let cache = |compression| BinaryCache {
+            store_dir: StoreDir::default(),
+            layout: Layout { compression, ..Layout::default() },
+            key: SecretKey::generate("test-1").expect("randomness"),
+            log_dir: PathBuf::new(),
+            pace: Pace::default(),
+        };
+        let upload = |cache: &BinaryCache, busy| {
+            let (file_hash, nar_size) = (NarHash([1; 32]), 64 << 20);
+            let packed = Packed { compression: cache.compression(), file_hash, file_size: 20 << 20, nar_size, busy };
+            (0..10).for_each(|_| cache.note_pace(&packed, Duration::from_secs(10)));
+        };
+        for given in [None, Some(Compression::None), Some(Compression::Zstd { level: 9 })] {
+            let cache = cache(given);
+            upload(&cache, Some(Duration::from_millis(1)));
+            assert_eq!(cache.compression(), given.unwrap_or(Compression::DEFAULT_ZSTD));
+        }
+        let cache = cache(Some(Compression::AUTO));
+        upload(&cache, None);
+        assert_eq!(cache.compression(), Compression::AUTO, "what is packed already says nothing");
+        upload(&cache, Some(Duration::from_millis(1)));
+        assert!(
+            matches!((cache.compression(), Compression::AUTO), (Compression::Auto { level: now }, Compression::Auto { level: before }) if now > before)
+        );
     }
 }

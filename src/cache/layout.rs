@@ -44,8 +44,8 @@ pub fn nar_name(nar_hash: &NarHash, suffix: [u8; 5], compression: Compression) -
 /// How a binary cache is laid out, as far as that can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// How archives are packed.
-    pub compression: Compression,
+    /// How archives are packed; `None` where that isn't said.
+    pub compression: Option<Compression>,
     /// `Priority` of the `nix-cache-info` that is written where there is none.
     pub priority: u32,
     /// `WantMassQuery` likewise.
@@ -60,7 +60,7 @@ impl Default for Layout {
     /// Nix's own priority is that of a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
     fn default() -> Self {
         Self {
-            compression: Compression::default(),
+            compression: None,
             priority: 50,
             want_mass_query: true,
             write_nar_listing: false,

@@ -23,7 +23,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::PutPayload;
 use tokio::sync::Mutex;
@@ -162,8 +162,10 @@ impl BucketCache {
         let slot = reader.slot();
         let object = self.store.object(&url);
         let mut upload = self.notes.begin(&self.store, object.clone()).await?;
-        let packing = Packing::start(reader, self.binary.layout.compression, info.nar_size);
+        let began = Instant::now();
+        let packing = Packing::start(reader, self.binary.compression(), info.nar_size);
         let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
+        self.binary.note_pace(&packed, began.elapsed());
         // Its parts are sent, so that nothing of it is held any more.
         drop(slot);
         arrivals.await?;

@@ -17,6 +17,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -109,7 +110,8 @@ impl FileCache {
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0 };
         let (nar, listed) = binary.listed(nar);
-        let packed = pack(nar, binary.layout.compression, info.nar_size, out);
+        let began = Instant::now();
+        let packed = pack(nar, binary.compression(), info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
             PackError::Write(source) => io_error("write an archive in", &folder)(source),
@@ -119,6 +121,7 @@ impl FileCache {
         if nar_synced {
             nar_file.sync()?;
         }
+        binary.note_pace(&packed, began.elapsed());
         let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
         let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
         let text = binary.narinfo(info, &packed.stored_at(url));
@@ -251,7 +254,7 @@ impl Write for GrowingFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Layout;
+    use crate::cache::{Layout, Pace};
     use crate::nix::{SecretKey, StoreDir};
 
     fn options(dir: &Path) -> FileOptions {
@@ -262,6 +265,7 @@ mod tests {
                 layout: Layout::default(),
                 key: SecretKey::generate("test-1").expect("randomness"),
                 log_dir: PathBuf::new(),
+                pace: Pace::default(),
             },
             instance: "0123".to_owned(),
             reserve_percent: 0,

@@ -281,7 +281,7 @@ mod tests {
         };
         let expected = BucketUrl { service, bucket: "nix-archive".to_owned(), prefix: "team/a".to_owned() };
         assert_eq!(understood, expected);
-        assert_eq!((layout.compression, layout.priority), (Compression::Xz { level: 6 }, 30));
+        assert_eq!((layout.compression, layout.priority), (Some(Compression::Xz { level: 6 }), 30));
         assert_eq!(understood.key("nar/x"), "team/a/nar/x");
         assert!(understood.is_readable_on_the_way());
         let amazon = bucket("s3://b?region=eu-west-1");
