@@ -115,6 +115,8 @@ pub enum Hindrance {
 /// What a push came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
+    /// Bytes of the archive that were read for it.
+    pub read: u64,
     /// Bytes that the cache took.
     pub sent: u64,
     /// Whether the cache had the same content already, under another name.

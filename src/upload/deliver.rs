@@ -15,7 +15,7 @@ use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarS
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
-use crate::queue::{Delivery, Job, Outcome, QueueHandle, now};
+use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
 /// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
@@ -113,9 +113,10 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
     };
     match pushed {
-        Ok(Pushed { sent, deduplicated }) => {
+        Ok(Pushed { read, sent, deduplicated }) => {
             presence.saw(&job.path);
-            Outcome::Delivered(Delivery::Uploaded { sent, deduplicated }).into()
+            let volume = Volume::of(info.nar_size, read, sent);
+            Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }
         Err(error) => judge(&context, job, &info, &error).await,
     }

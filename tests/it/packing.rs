@@ -24,12 +24,24 @@ each_nix! {
         storewatch.policy(&policy("compression = \"xz\""));
         running.eventually_logs("the policy has changed and is in force");
         let later = store.build(&expr::script("later", "echo y > $out")).unwrap().remove(0);
-        running.eventually("the new path", || cache.has(&later));
-        running.stop();
+        running.eventually("the new path", || storewatch.jobs("done").len() == paths.len() + 1);
         let url = |path: &str| cache.narinfo(path).unwrap().url;
         assert!(paths.iter().all(|path| url(path).ends_with(".nar.zst")), "readers are told nothing of `auto`");
         assert!(url(&later).ends_with(".nar.xz"));
+        // What was read is all archives, and what wasn't sent of them is what packing has saved.
+        let status = storewatch.cache_status("team");
+        let [read, sent, saved] = ["bytes_read", "bytes_sent", "bytes_saved"].map(|key| status[key].as_u64().unwrap());
+        assert!(read > 8_000_000 && saved > 4_000_000, "{status}");
+        let archives: u64 =
+            cache.archives().iter().map(|name| std::fs::metadata(cache.dir().join(name)).unwrap().len()).sum();
+        assert_eq!(sent, archives);
+        // A tiny archive and one that is packed already grow.
+        assert!((read..read + 1_000).contains(&(sent + saved)), "{status}");
+        let is_told = |line: &&str| line.contains("-zeros") && line.contains("uploaded");
+        let zeros = running.log().lines().find(is_told).map(str::to_owned).unwrap_or_default();
+        assert!(zeros.contains("saved=99%"), "{zeros}");
         assert_eq!(storewatch.jobs("done").len(), paths.len() + 1);
+        running.stop();
         let all = [paths, vec![later]].concat();
         let reader = store.read_back(&cache.url(), &storewatch.public_key("team"), &all).unwrap();
         assert_eq!(reader.contents(&all), store.contents(&all));

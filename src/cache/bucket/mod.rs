@@ -144,13 +144,13 @@ impl BucketCache {
         if let Some(known) = contents.recall(info.nar_hash).await
             && self.store.has(&self.store.object(&known.url)).await?
         {
-            let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
+            let (read, listing) = if self.binary.layout.write_nar_listing { list(nar).await? } else { (0, None) };
             arrivals.await?;
             go_ahead.await?;
             self.put_listing(&info, listing).await?;
             self.put_log(&info).await?;
             self.publish(&info, &known).await?;
-            return Ok(Pushed { sent: 0, deduplicated: true });
+            return Ok(Pushed { read, sent: 0, deduplicated: true });
         }
         let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
@@ -191,7 +191,7 @@ impl BucketCache {
                 return Err(error.into());
             }
         };
-        Ok(Pushed { sent: packed.file_size, deduplicated })
+        Ok(Pushed { read: packed.nar_size, sent: packed.file_size, deduplicated })
     }
 
     /// Puts the list of a path's files there, if there is one, over any that is there: it can only be the same.
@@ -237,11 +237,14 @@ impl BucketCache {
     }
 }
 
-/// The list of the files of an archive that needn't be sent.
-async fn list(nar: NarStream) -> Result<Option<Vec<u8>>, CacheError> {
+/// The list of the files of an archive that needn't be sent, and how many bytes it has.
+async fn list(nar: NarStream) -> Result<(u64, Option<Vec<u8>>), CacheError> {
     let (mut reader, listed) = nar.start().await?.listed();
-    while reader.next().await?.is_some() {}
-    Ok(listed.take())
+    let mut read = 0;
+    while let Some(chunk) = reader.next().await? {
+        read += chunk.len() as u64;
+    }
+    Ok((read, listed.take()))
 }
 
 impl Cache for BucketCache {

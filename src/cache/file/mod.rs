@@ -116,7 +116,7 @@ impl FileCache {
             PackError::Nar(failure) => failure.into(),
             PackError::Write(source) => io_error("write an archive in", &folder)(source),
         })?;
-        let file_size = packed.file_size;
+        let (nar_size, file_size) = (packed.nar_size, packed.file_size);
         let nar_synced = file_size >= SYNC_ALONE;
         if nar_synced {
             nar_file.sync()?;
@@ -127,7 +127,7 @@ impl FileCache {
         let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
-        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, file_size })
+        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, nar_size, file_size })
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -169,6 +169,7 @@ impl FileCache {
 
 struct Written {
     files: Files,
+    nar_size: u64,
     file_size: u64,
 }
 
@@ -202,8 +203,9 @@ impl Cache for FileCache {
                 let put = spawn_blocking(move || cache.put_log(&derivation)).await;
                 put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
             }
-            self.committer.publish(written.files).await?;
-            Ok(Pushed { sent: written.file_size, deduplicated: false })
+            let Written { files, nar_size, file_size } = written;
+            self.committer.publish(files).await?;
+            Ok(Pushed { read: nar_size, sent: file_size, deduplicated: false })
         })
     }
 }
