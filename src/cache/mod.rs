@@ -68,6 +68,12 @@ pub trait Cache: Send + Sync {
         &[]
     }
 
+    /// Puts what Nix has noted of the derivations of a path beside the path, which is there already, as far as the cache
+    /// has room for that and lacks it.
+    fn add_realisations(self: Arc<Self>, _info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Puts one path into the cache and returns when it is safe there.
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>>;
 }

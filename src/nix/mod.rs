@@ -9,6 +9,7 @@ mod derivation;
 mod facts;
 pub mod nar;
 mod path_info;
+mod realisation;
 pub mod roots;
 mod signature;
 pub mod store_listing;
@@ -22,5 +23,6 @@ pub use database::{
 pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
+pub use realisation::{Derivation, Realisation};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
 pub use store_path::{HASH_PART_LEN, StoreDir, StorePath, StorePathError};

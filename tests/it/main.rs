@@ -21,6 +21,7 @@ mod harness;
 mod layers;
 mod nar;
 mod packing;
+mod realisations;
 mod reconfigured;
 mod room;
 mod support;

@@ -37,7 +37,7 @@ pub use self::look::{look, try_out};
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
-use super::binary::agree_on_store;
+use super::binary::{RealisationFile, agree_on_store};
 use super::pack::Packing;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
@@ -61,8 +61,8 @@ const LOG: &str = "text/plain; charset=utf-8";
 /// Longest log that is sent, in bytes: it is held in memory.
 const LONGEST_LOG: u64 = 16 * 1024 * 1024;
 
-/// What listings are.
-const LISTING: &str = "application/json";
+/// What listings and realisations are.
+const JSON: &str = "application/json";
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -198,7 +198,7 @@ impl BucketCache {
     async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
         let Some(json) = listing else { return Ok(()) };
         let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), LISTING, false).await.map(drop)
+        self.store.put(&object, PutPayload::from(json), JSON, false).await.map(drop)
     }
 
     /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
@@ -273,6 +273,18 @@ impl Cache for BucketCache {
 
     fn answers_hold(&self) -> Duration {
         ANSWERS_HOLD
+    }
+
+    fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async move {
+            for RealisationFile { name, json, .. } in self.binary.realisations(&info).await? {
+                let object = self.store.object(&name);
+                if !self.store.has(&object).await? {
+                    self.put_new(&object, json, JSON).await?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {

@@ -28,6 +28,7 @@ use self::look::{check_room, check_store};
 pub use self::look::{look, try_out};
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
+use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
 use crate::nix::{PathInfo, StorePath};
@@ -158,6 +159,25 @@ impl FileCache {
         temp.publish()
     }
 
+    /// Puts realisations there that the cache lacks. Blocks.
+    fn put_realisations(&self, files: Vec<RealisationFile>) -> Result<(), CacheError> {
+        let FileOptions { dir, instance, .. } = &self.options;
+        for RealisationFile { folder, name, json } in files {
+            let (folder, target) = (dir.join(folder), dir.join(name));
+            if target.exists() {
+                continue;
+            }
+            DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
+            let temp = dir.join(TEMP_DIR).join(temp::new_name(instance));
+            let (mut temp, mut file) = TempFile::create(temp, target)?;
+            file.write_all(json.as_bytes()).map_err(io_error("write a realisation in", &folder))?;
+            temp.sync()?;
+            temp.publish()?;
+            temp::sync_dir(&folder)?;
+        }
+        Ok(())
+    }
+
     fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
@@ -185,6 +205,17 @@ impl Cache for FileCache {
         Box::pin(
             async move { answered.await.unwrap_or(Err(CacheError::LostThread { action: "look for what is missing" })) },
         )
+    }
+
+    fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async move {
+            let files = self.options.binary.realisations(&info).await?;
+            if files.is_empty() {
+                return Ok(());
+            }
+            let put = spawn_blocking(move || self.put_realisations(files)).await;
+            put.map_err(|_| CacheError::LostThread { action: "write realisations" })?
+        })
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
@@ -257,7 +288,7 @@ impl Write for GrowingFile {
 mod tests {
     use super::*;
     use crate::cache::{Layout, Pace};
-    use crate::nix::{SecretKey, StoreDir};
+    use crate::nix::{SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
         FileOptions {
@@ -267,6 +298,7 @@ mod tests {
                 layout: Layout::default(),
                 key: SecretKey::generate("test-1").expect("randomness"),
                 log_dir: PathBuf::new(),
+                facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
                 pace: Pace::default(),
             },
             instance: "0123".to_owned(),

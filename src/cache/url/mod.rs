@@ -181,6 +181,7 @@ mod tests {
             want_mass_query: false,
             write_nar_listing: true,
             write_build_logs: false,
+            ..Layout::default()
         };
         assert_eq!(layout, said);
         let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(
             message("file:///c?secret-key=/k"),
             "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
-             write-build-logs and write-nar-listing"
+             write-build-logs, write-nar-listing, write-realisations and write-build-trace"
         );
         assert!(message("https://x").contains("not supported by this version"));
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");

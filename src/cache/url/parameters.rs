@@ -74,6 +74,8 @@ impl<'u> Parameters<'u> {
             want_mass_query: self.flag("want-mass-query")?.unwrap_or(default.want_mass_query),
             write_build_logs: self.flag("write-build-logs")?.unwrap_or(default.write_build_logs),
             write_nar_listing: self.flag("write-nar-listing")?.unwrap_or(default.write_nar_listing),
+            write_realisations: self.flag("write-realisations")?.unwrap_or(default.write_realisations),
+            write_build_trace: self.flag("write-build-trace")?.unwrap_or(default.write_build_trace),
         })
     }
 

@@ -21,7 +21,7 @@ use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
-use crate::nix::PublicKey;
+use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
@@ -206,11 +206,13 @@ fn binary_cache(
     config: &CacheConfig,
     surroundings: &CacheSurroundings,
 ) -> Result<BinaryCache, CacheError> {
+    let nix = &surroundings.nix;
     Ok(BinaryCache {
-        store_dir: surroundings.nix.logical.clone(),
+        store_dir: nix.logical.clone(),
         layout: Layout { compression: config.compression.or(layout.compression), ..layout },
         key: signing_key(config, surroundings)?,
-        log_dir: surroundings.nix.log.clone(),
+        log_dir: nix.log.clone(),
+        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
         pace: Pace::default(),
     })
 }
