@@ -6,7 +6,8 @@
 //! second, and what is older than some ten seconds counts less and less. A host that is busy otherwise makes packers slow,
 //! and so lowers the level, too.
 //!
-//! It comes to rest on a link that stays as it is, since no level takes three times as long as the one below.
+//! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
+//! step that was seen was 2.9, from 4 to 5 on text.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,11 +15,11 @@ use std::time::Duration;
 /// The level of zstd to begin with: zstd's own default, and Nix's.
 pub const START: i32 = 3;
 
-/// The lowest level: on programs and libraries level 1 is no faster, and what it packs a tenth larger.
+/// The lowest level: level 1 was no faster on 100 MB of shared libraries, and packed them 8 % larger (zstd 1.5.4, one run).
 pub const FLOOR: i32 = 2;
 
 /// The highest level: the last one with a window of 2 MiB. It takes some 8 MB of memory for each upload, level 3 takes
-/// half of that and level 9 twice as much. What higher levels save beyond it is some 2 %.
+/// half of that and level 9 twice as much. Level 9 packed the same libraries 2 % smaller.
 pub const CEILING: i32 = 8;
 
 /// Smaller archives (bytes) say more of round trips than of the link.
