@@ -3,12 +3,15 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::debug;
 
 use super::layout::{self, StoredNar};
-use super::{CacheError, Layout, Listed, NarReader};
-use crate::nix::{PathInfo, SecretKey, StoreDir, StorePath, open_build_log};
+use super::pace::Measured;
+use super::pack::Packed;
+use super::{CacheError, Compression, Layout, Listed, NarReader, Pace};
+use crate::nix::{Derivation, PathInfo, SecretKey, StoreDir, StoreFacts, StorePath, open_build_log};
 
 /// A binary cache, apart from where its files lie.
 pub struct BinaryCache {
@@ -20,14 +23,33 @@ pub struct BinaryCache {
     pub key: SecretKey,
     /// Nix's folder of logs on this host.
     pub log_dir: PathBuf,
+    /// Says which realisations Nix has noted.
+    pub facts: StoreFacts,
+    /// How much effort packing is worth, where the cache is to find that out.
+    pub pace: Pace,
 }
 
 impl BinaryCache {
+    /// How the next archive is packed.
+    pub(super) fn compression(&self) -> Compression {
+        match self.layout.compression.unwrap_or_default() {
+            Compression::Auto { .. } => Compression::Auto { level: self.pace.level() },
+            given => given,
+        }
+    }
+
+    /// Notes how long it took to pack an archive and to bring it there.
+    pub(super) fn note_pace(&self, packed: &Packed, elapsed: Duration) {
+        if let (Compression::Auto { level }, Some(busy)) = (packed.compression, packed.busy) {
+            self.pace.note(Measured { level, nar_size: packed.nar_size, busy, elapsed });
+        }
+    }
+
     /// Draws a name for a path's archive that no other upload has.
     pub(super) fn new_nar_name(&self, info: &PathInfo) -> io::Result<String> {
         let mut suffix = [0; 5];
         getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(layout::nar_name(&info.nar_hash, suffix, self.layout.compression))
+        Ok(layout::nar_name(&info.nar_hash, suffix, self.compression()))
     }
 
     /// The reader, and what it is to write down, if the cache wants that.
@@ -53,6 +75,35 @@ impl BinaryCache {
         })
     }
 
+    /// The files of a path's realisations, signed, as far as the cache wants them.
+    ///
+    /// Nix notes a realisation after its path. Where it notes any, a path that is too young is waited for; which holds up
+    /// nobody but what refers to it, and that is young, too.
+    ///
+    /// # Errors
+    /// [`CacheError::Facts`].
+    pub(super) async fn realisations(&self, info: &PathInfo) -> Result<Vec<RealisationFile>, CacheError> {
+        let Layout { write_realisations, write_build_trace, .. } = self.layout;
+        if info.deriver.is_none() || !(write_realisations || write_build_trace) {
+            return Ok(Vec::new());
+        }
+        let Some(mut noted) = self.facts.realisations(&info.path).await? else { return Ok(Vec::new()) };
+        let pause = until_noted(info.registration_time, SystemTime::now());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+            noted = self.facts.realisations(&info.path).await?.unwrap_or_default();
+        }
+        let wanted = noted.into_iter().filter(|realisation| match realisation.derivation {
+            Derivation::Hash { .. } => write_realisations,
+            Derivation::Path(_) => write_build_trace,
+        });
+        let file = |realisation| {
+            let (folder, name) = layout::realisation_name(&realisation);
+            RealisationFile { folder, name, json: realisation.signed_json(&self.key) }
+        };
+        Ok(wanted.map(file).collect())
+    }
+
     /// The narinfo of a path, signed.
     pub(super) fn narinfo(&self, info: &PathInfo, nar: &StoredNar) -> String {
         layout::narinfo(&self.store_dir, info, nar, &self.key)
@@ -62,6 +113,27 @@ impl BinaryCache {
     pub(super) fn cache_info(&self) -> String {
         layout::cache_info(&self.store_dir, self.layout.want_mass_query, self.layout.priority)
     }
+}
+
+/// A realisation as it lies in a binary cache.
+pub(super) struct RealisationFile {
+    /// Its folder, relative to the cache's root.
+    pub(super) folder: String,
+    /// The file, relative to the cache's root.
+    pub(super) name: String,
+    pub(super) json: String,
+}
+
+/// Nix notes realisations some milliseconds after the path. The time of a path has no more than whole seconds.
+const NOTED_AFTER: i64 = 3;
+
+/// How long to wait until what there is to note of a path registered then (seconds since 1970) has been noted. A clock that
+/// was put back makes nobody wait longer.
+fn until_noted(registration_time: i64, now: SystemTime) -> Duration {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    let age = now.saturating_sub(registration_time);
+    let left = if (0..NOTED_AFTER).contains(&age) { NOTED_AFTER - age } else { 0 };
+    Duration::from_secs(left.unsigned_abs())
 }
 
 /// Whether a cache's `nix-cache-info` says that it is for this host's store. `cache` is what messages call the cache, and
@@ -77,5 +149,48 @@ pub(super) fn agree_on_store(text: &str, store_dir: &StoreDir, cache: &str, file
         None => {
             Err(CacheError::Malformed { file: file.to_owned(), problem: "it has no line `StoreDir: …`".to_owned() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::NarHash;
+
+    #[test]
+    fn a_young_path_is_waited_for_and_no_other() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_000_900);
+        let seconds = |registered| until_noted(registered, now).as_secs();
+        assert_eq!([1_000, 999, 998, 997, 0].map(seconds), [3, 2, 1, 0, 0]);
+        assert_eq!([1_001, i64::MAX, i64::MIN].map(seconds), [0, 0, 0], "a clock that stood wrong");
+    }
+
+    #[test]
+    fn what_uploads_show_moves_the_level_where_it_is_to_be_found() {
+        let cache = |compression| BinaryCache {
+            store_dir: StoreDir::default(),
+            layout: Layout { compression, ..Layout::default() },
+            key: SecretKey::generate("test-1").expect("randomness"),
+            log_dir: PathBuf::new(),
+            facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
+            pace: Pace::default(),
+        };
+        let upload = |cache: &BinaryCache, busy| {
+            let (file_hash, nar_size) = (NarHash([1; 32]), 64 << 20);
+            let packed = Packed { compression: cache.compression(), file_hash, file_size: 20 << 20, nar_size, busy };
+            (0..10).for_each(|_| cache.note_pace(&packed, Duration::from_secs(10)));
+        };
+        for given in [None, Some(Compression::None), Some(Compression::Zstd { level: 9 })] {
+            let cache = cache(given);
+            upload(&cache, Some(Duration::from_millis(1)));
+            assert_eq!(cache.compression(), given.unwrap_or(Compression::DEFAULT_ZSTD));
+        }
+        let cache = cache(Some(Compression::AUTO));
+        upload(&cache, None);
+        assert_eq!(cache.compression(), Compression::AUTO, "what is packed already says nothing");
+        upload(&cache, Some(Duration::from_millis(1)));
+        assert!(
+            matches!((cache.compression(), Compression::AUTO), (Compression::Auto { level: now }, Compression::Auto { level: before }) if now > before)
+        );
     }
 }

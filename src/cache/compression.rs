@@ -1,5 +1,7 @@
 //! How archives are packed in a binary cache.
 
+use super::pace;
+
 /// How a NAR is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -10,6 +12,11 @@ pub enum Compression {
         /// 1 (fast) to 19 (small).
         level: i32,
     },
+    /// Zstandard, with the effort that suits each archive and the link to the cache.
+    Auto {
+        /// The level for content of no special kind, as the cache's [`Pace`](super::Pace) has it.
+        level: i32,
+    },
     /// LZMA, in the form of `xz`: smaller and many times slower than Zstandard.
     Xz {
         /// 0 (fast) to 9 (small).
@@ -18,18 +25,21 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// zstd's own default level, and Nix's.
-    pub const DEFAULT_ZSTD_LEVEL: i32 = 3;
+    /// Zstandard at its own default level, which is Nix's, too.
+    pub const DEFAULT_ZSTD: Self = Self::Zstd { level: 3 };
 
-    /// xz's own default level, and Nix's.
-    pub const DEFAULT_XZ_LEVEL: u32 = 6;
+    /// Zstandard, with the effort that suits each archive, before anything is known of the link.
+    pub const AUTO: Self = Self::Auto { level: pace::START };
+
+    /// xz at its own default level, which is Nix's, too.
+    pub const DEFAULT_XZ: Self = Self::Xz { level: 6 };
 
     /// What `Compression:` says in a narinfo.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
-            Self::Zstd { .. } => "zstd",
+            Self::Zstd { .. } | Self::Auto { .. } => "zstd",
             Self::Xz { .. } => "xz",
         }
     }
@@ -39,9 +49,41 @@ impl Compression {
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "none" => Some(Self::None),
-            "zstd" => Some(Self::Zstd { level: Self::DEFAULT_ZSTD_LEVEL }),
-            "xz" => Some(Self::Xz { level: Self::DEFAULT_XZ_LEVEL }),
+            "zstd" => Some(Self::DEFAULT_ZSTD),
+            "xz" => Some(Self::DEFAULT_XZ),
             _ => None,
+        }
+    }
+
+    /// The names that people choose by, for messages.
+    pub const NAMES: &str = "auto, zstd, xz or none";
+
+    /// What people call so, at its default level.
+    #[must_use]
+    pub fn chosen(name: &str) -> Option<Self> {
+        if name == "auto" { Some(Self::AUTO) } else { Self::named(name) }
+    }
+
+    /// The levels that it has, for messages.
+    #[must_use]
+    pub fn levels(self) -> &'static str {
+        match self {
+            Self::None => "no level with compression=none",
+            Self::Auto { .. } => "no level with compression=auto, which finds it by itself",
+            Self::Zstd { .. } => "a number from 1 to 19",
+            Self::Xz { .. } => "a number from 0 to 9",
+        }
+    }
+
+    /// The same at another level, if it has that one.
+    #[must_use]
+    pub fn at_level(self, level: i64) -> Option<Self> {
+        match self {
+            Self::None | Self::Auto { .. } => None,
+            Self::Zstd { .. } => {
+                i32::try_from(level).ok().filter(|level| (1..=19).contains(level)).map(|level| Self::Zstd { level })
+            }
+            Self::Xz { .. } => u32::try_from(level).ok().filter(|level| *level <= 9).map(|level| Self::Xz { level }),
         }
     }
 
@@ -50,7 +92,7 @@ impl Compression {
     pub fn suffix(self) -> &'static str {
         match self {
             Self::None => "",
-            Self::Zstd { .. } => ".zst",
+            Self::Zstd { .. } | Self::Auto { .. } => ".zst",
             Self::Xz { .. } => ".xz",
         }
     }
@@ -58,6 +100,6 @@ impl Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self::Zstd { level: Self::DEFAULT_ZSTD_LEVEL }
+        Self::DEFAULT_ZSTD
     }
 }

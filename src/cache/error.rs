@@ -10,7 +10,7 @@ use super::bucket::BucketError;
 use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
-use crate::nix::NarHash;
+use crate::nix::{FactsError, NarHash};
 use crate::report::one_line;
 use crate::secret::SecretError;
 
@@ -77,6 +77,9 @@ pub enum CacheError {
         /// This host's.
         ours: String,
     },
+    /// Nix could not be asked.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
     /// Its server could not be asked, or refused.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -265,7 +268,7 @@ impl CacheError {
             Self::Bucket(error) => error.class(),
             Self::Command(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
-            Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } => Class::Transient,
+            Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } | Self::Facts(_) => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Compression;
-use crate::nix::{NarHash, PathInfo, SecretKey, StoreDir, StorePath, fingerprint, nix32};
+use crate::nix::{Derivation, NarHash, PathInfo, Realisation, SecretKey, StoreDir, StorePath, fingerprint, nix32};
 
 /// Name of the file that describes the cache.
 pub const CACHE_INFO: &str = "nix-cache-info";
@@ -41,6 +41,20 @@ pub fn log_name(derivation: &StorePath) -> String {
     format!("{LOG_DIR}/{}", derivation.base_name())
 }
 
+/// Where a realisation lies, and in what folder.
+#[must_use]
+pub fn realisation_name(realisation: &Realisation) -> (String, String) {
+    let output = &realisation.output;
+    match &realisation.derivation {
+        Derivation::Hash { hash, .. } => ("realisations".to_owned(), format!("realisations/{hash}!{output}.doi")),
+        Derivation::Path(derivation) => {
+            let folder = format!("build-trace-v2/{}", derivation.base_name());
+            let file = format!("{folder}/{output}.doi");
+            (folder, file)
+        }
+    }
+}
+
 /// A name for an archive that no other upload has: `nar/NARHASH-SUFFIX.nar.zst`.
 ///
 /// It is known before the first byte, so that nothing needs to be spooled; and no file is ever overwritten, so that the
@@ -53,8 +67,8 @@ pub fn nar_name(nar_hash: &NarHash, suffix: [u8; 5], compression: Compression) -
 /// How a binary cache is laid out, as far as that can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// How archives are packed.
-    pub compression: Compression,
+    /// How archives are packed; `None` where that isn't said.
+    pub compression: Option<Compression>,
     /// `Priority` of the `nix-cache-info` that is written where there is none.
     pub priority: u32,
     /// `WantMassQuery` likewise.
@@ -63,17 +77,23 @@ pub struct Layout {
     pub write_nar_listing: bool,
     /// Whether the log of a path's build is put there, too.
     pub write_build_logs: bool,
+    /// Whether realisations are put there as Nix up to 2.34 wants them, where this host's Nix has noted some.
+    pub write_realisations: bool,
+    /// Whether they are put there as Nix from 2.35 on wants them, likewise.
+    pub write_build_trace: bool,
 }
 
 impl Default for Layout {
     /// Nix's own priority is that of a cache that doesn't say (`BinaryCacheStoreConfig::priority`).
     fn default() -> Self {
         Self {
-            compression: Compression::default(),
+            compression: None,
             priority: 50,
             want_mass_query: true,
             write_nar_listing: false,
             write_build_logs: false,
+            write_realisations: true,
+            write_build_trace: true,
         }
     }
 }

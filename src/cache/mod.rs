@@ -20,6 +20,7 @@ pub mod http;
 mod info;
 mod layout;
 mod nar;
+mod pace;
 pub mod pack;
 mod run;
 mod trial;
@@ -39,6 +40,7 @@ pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use layout::{Layout, StoredNar, narinfo_name};
 pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use pace::Pace;
 pub use trial::Trial;
 pub use upstream::{Upstreams, greet as greet_upstream};
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
@@ -68,6 +70,12 @@ pub trait Cache: Send + Sync {
     /// Names of the keys whose paths those who read from this cache have from elsewhere.
     fn upstream_key_names(&self) -> &[String] {
         &[]
+    }
+
+    /// Puts what Nix has noted of the derivations of a path beside the path, which is there already, as far as the cache
+    /// has room for that and lacks it.
+    fn add_realisations(self: Arc<Self>, _info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Puts one path into the cache and returns when it is safe there.
@@ -117,6 +125,8 @@ pub enum Hindrance {
 /// What a push came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
+    /// Bytes of the archive that were read for it.
+    pub read: u64,
     /// Bytes that the cache took.
     pub sent: u64,
     /// Whether the cache had the same content already, under another name.

@@ -14,7 +14,7 @@ use super::CliError;
 use super::error::{NOT_ALL_DELIVERED, NOT_THROUGH};
 use super::run::{LAST_THREADS, start_log};
 use super::setup::Setup;
-use super::status::bytes;
+use super::status::{bytes, in_words};
 use super::words::counted;
 use crate::daemon::backfill::{self, End, Finished, Parts, Progress, Request};
 use crate::queue::{Left, PassedOver, RunSummary, Undelivered};
@@ -114,10 +114,10 @@ impl Display {
     }
 
     fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left]) {
-        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, bytes_sent, .. } = summary;
+        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, volume, .. } = summary;
         let there = already_there + at_upstream;
         let ended = uploaded + there + failed + held + summary.gone;
-        let sent = bytes(*bytes_sent);
+        let sent = bytes(volume.sent);
         let message = format!("{uploaded} uploaded ({sent}), {there} already there, {failed} failed, {held} held");
         self.tell_what_waits(left);
         match &self.bar {
@@ -215,7 +215,8 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
         )?;
     }
     let mut line = |what: &str, text: String| writeln!(out, "{what:16} {text}");
-    line("uploaded", format!("{} ({})", summary.uploaded, bytes(summary.bytes_sent)))?;
+    let volume = if summary.uploaded > 0 { format!(" ({})", in_words(summary.volume)) } else { String::new() };
+    line("uploaded", format!("{}{volume}", summary.uploaded))?;
     line("already there", summary.already_there.to_string())?;
     if summary.at_upstream > 0 {
         line("upstream has it", summary.at_upstream.to_string())?;
@@ -243,6 +244,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Volume;
 
     fn left(cache: &str, takes_nothing: Option<&str>, last_failure: Option<&str>) -> Left {
         let text = |text: Option<&str>| text.map(str::to_owned);
@@ -276,6 +278,8 @@ mod tests {
         };
         let finished = |end, failed, left: &[Left]| Finished {
             summary: RunSummary {
+                uploaded: 2,
+                volume: Volume { read: 3072, sent: 1024, saved: 2048 },
                 open: 6,
                 failed,
                 at_upstream: 3,
@@ -298,7 +302,7 @@ mod tests {
             String::from_utf8(out).expect("UTF-8"),
             "the time is over with 6 paths to go; what is left stays queued, and the same command goes on from here, as \
              `storewatch run` does\n\
-             uploaded         0 (0 B)\n\
+             uploaded         2 (3.00 KiB read, 1.00 KiB sent, 2.00 KiB saved)\n\
              already there    0\n\
              upstream has it  3\n\
              skipped          5 by rule 2\n\

@@ -10,7 +10,7 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
-use crate::queue::{CacheCounts, Queue, QueueError, StateLock, now};
+use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -182,15 +182,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
         writeln!(
             out,
-            "  {} done ({}), {} pending, {} uploading, {} held, {} failed, {} gone",
-            counts.done,
-            bytes(counts.bytes_sent),
-            counts.pending,
-            counts.uploading,
-            counts.held,
-            counts.failed,
-            counts.gone
+            "  {} done, {} pending, {} uploading, {} held, {} failed, {} gone",
+            counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
+        let volume = counts.volume();
+        if volume != Volume::default() {
+            writeln!(out, "  {}", in_words(volume))?;
+        }
         if counts.held + counts.failed > 0 {
             writeln!(out, "  `storewatch queue list --cache {}` says why some are held or have failed", counts.name)?;
         }
@@ -209,6 +207,11 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
 /// Bytes for people: `12.3 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+/// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
+pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
+    format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
 }
 
 /// How much time has passed since a time of the queue's: `3 minutes`.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cache::Compression;
 use crate::cache::command::Gives;
 use crate::policy::CacheName;
 use crate::secret::Source;
@@ -27,6 +28,8 @@ pub struct CacheConfig {
     pub url: String,
     /// Uploads at once, where they are other than `[limits]` says, 1 to 64.
     pub uploads: Option<usize>,
+    /// How archives are packed, where the URL doesn't say it; of binary caches only.
+    pub compression: Option<Compression>,
     /// Where the secret key comes from that signs what is uploaded; `None`: one is generated in the state directory, if
     /// it is a cache that storewatch signs for.
     pub signing_key: Option<Source>,

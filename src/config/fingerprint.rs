@@ -16,8 +16,11 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, uploads: _, signing_key, store_keys, http, command, builtin: _ } = self;
+        let Self { name, url, uploads: _, compression, signing_key, store_keys, http, command, builtin: _ } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
+        if let Some(compression) = compression {
+            said.line("compression", compression);
+        }
         said.source("signing_key", signing_key.as_ref());
         said.store_keys(store_keys);
         said.http(http);
@@ -117,6 +120,7 @@ mod tests {
             name: CacheName::new("team").expect("a legal name"),
             url: "file:///srv/team".to_owned(),
             uploads: None,
+            compression: None,
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),
@@ -132,6 +136,7 @@ mod tests {
         };
         let others = [
             CacheConfig { url: "file:///srv/team?compression=none".to_owned(), ..cache.clone() },
+            CacheConfig { compression: Some(crate::cache::Compression::AUTO), ..cache.clone() },
             CacheConfig { signing_key: Some(Source::file("/keys/one")), ..cache.clone() },
             CacheConfig { signing_key: Some(Source::file("/keys/two")), ..cache.clone() },
             CacheConfig { name: CacheName::new("public").expect("a legal name"), ..cache.clone() },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, StoreDir, StorePath};
+use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Realisation, StoreDir, StorePath};
 
 /// Asks Nix about single paths. Cheap to clone.
 ///
@@ -58,12 +58,29 @@ impl StoreFacts {
     pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, FactsError> {
         let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
         let mut database = Arc::clone(&shared.database).lock_owned().await;
-        let asked = spawn_blocking(move || shared.ask_database(&mut database, &wanted)).await;
+        let asked = spawn_blocking(move || shared.with_database(&mut database, |open| open.path_info(&wanted))).await;
         match asked {
             Ok(Err(error)) if error.is_denied() => Ok(self.ask_daemon(path).await?),
             Ok(answer) => Ok(answer?),
             // A panic in there; the database is opened anew at the next question.
             Err(_) => Err(DaemonError::Broken { verb: "ask for path info", source: None }.into()),
+        }
+    }
+
+    /// The realisations that Nix has noted of a path; `None` where it notes none. The daemon isn't asked: it knows them by
+    /// their derivations only.
+    ///
+    /// # Errors
+    /// [`FactsError`].
+    pub async fn realisations(&self, path: &StorePath) -> Result<Option<Vec<Realisation>>, FactsError> {
+        let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
+        let mut database = Arc::clone(&shared.database).lock_owned().await;
+        let asked =
+            spawn_blocking(move || shared.with_database(&mut database, |open| open.realisations(&wanted))).await;
+        match asked {
+            Ok(Err(error)) if error.is_denied() => Ok(None),
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(DaemonError::Broken { verb: "ask for realisations", source: None }.into()),
         }
     }
 
@@ -79,14 +96,16 @@ impl StoreFacts {
 }
 
 impl Shared {
-    fn ask_database(
+    /// Asks the database, opened anew where it isn't the one that is there.
+    fn with_database<T>(
         &self,
         database: &mut Option<Database>,
-        path: &StorePath,
-    ) -> Result<Option<PathInfo>, DatabaseError> {
-        if let Some(open) = database.take().filter(|open| !open.replaced()) {
-            return database.insert(open).path_info(path);
-        }
-        database.insert(Database::open(&self.db_path, &self.store_dir)?).path_info(path)
+        ask: impl FnOnce(&Database) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let open = match database.take().filter(|open| !open.replaced()) {
+            Some(open) => open,
+            None => Database::open(&self.db_path, &self.store_dir)?,
+        };
+        ask(database.insert(open))
     }
 }

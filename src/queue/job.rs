@@ -111,8 +111,8 @@ impl JobState {
 pub enum Delivery {
     /// It was uploaded.
     Uploaded {
-        /// Bytes that the cache took: the compressed size where it is compressed.
-        sent: u64,
+        /// How much that was.
+        volume: Volume,
         /// Whether the cache had the same content already, under another name.
         deduplicated: bool,
     },
@@ -120,6 +120,33 @@ pub enum Delivery {
     AlreadyThere,
     /// One of the cache's upstreams has it, and so whoever reads from the cache.
     AtUpstream,
+}
+
+/// How much an upload was, or many were, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Read from the store.
+    pub read: u64,
+    /// What the cache took: the compressed size where it is compressed.
+    pub sent: u64,
+    /// What needn't be sent of the archives, since they were compressed, or since the cache had their content already.
+    pub saved: u64,
+}
+
+impl Volume {
+    /// Of one upload of an archive of `nar_size` bytes (0: nobody knows).
+    #[must_use]
+    pub fn of(nar_size: u64, read: u64, sent: u64) -> Self {
+        Self { read, sent, saved: nar_size.max(read).saturating_sub(sent) }
+    }
+
+    /// How many per cent of the archives needn't be sent.
+    #[must_use]
+    pub fn saved_percent(self) -> u64 {
+        let whole = u128::from(self.saved) + u128::from(self.sent);
+        // Never more than a hundred.
+        (u128::from(self.saved) * 100 / whole.max(1)) as u64
+    }
 }
 
 /// One path for one cache, claimed.
@@ -147,6 +174,20 @@ mod tests {
 
     const EVENTS: [Event; 10] =
         [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Reconfigured, Collected];
+
+    #[test]
+    fn what_is_saved_is_what_the_archive_is_larger_than_what_was_sent() {
+        let percent = |nar_size, read, sent| {
+            let volume = Volume::of(nar_size, read, sent);
+            (volume.saved, volume.saved_percent())
+        };
+        assert_eq!(percent(200, 200, 50), (150, 75));
+        assert_eq!(percent(200, 0, 0), (200, 100), "the cache had it");
+        assert_eq!(percent(0, 200, 50), (150, 75), "its size was not registered");
+        assert_eq!(percent(200, 200, 213), (0, 0), "packing has made it larger");
+        assert_eq!(percent(0, 0, 0), (0, 0));
+        assert_eq!(percent(u64::MAX, u64::MAX, 1), (u64::MAX - 1, 99));
+    }
 
     #[test]
     fn the_drawing_and_the_function_agree() {

@@ -43,7 +43,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use contents::Content;
 pub use handle::QueueHandle;
-pub use job::{CacheId, Delivery, Event, Job, JobState};
+pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};

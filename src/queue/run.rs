@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
-use super::{Admission, Queue, QueueError, sqlite};
+use super::{Admission, Queue, QueueError, Volume, sqlite};
 
 /// Number of a backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,12 +79,12 @@ pub struct PassedOver {
 }
 
 /// What has come of a backfill so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunSummary {
     /// Uploaded.
     pub uploaded: u64,
-    /// Bytes sent for them.
-    pub bytes_sent: u64,
+    /// How much that was.
+    pub volume: Volume,
     /// The cache had them already.
     pub already_there: u64,
     /// An upstream has them.
@@ -256,14 +256,20 @@ impl Queue {
                         coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
                         coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
                         coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
-                        coalesce(sum(state = 2 AND found = 2), 0)
+                        coalesce(sum(state = 2 AND found = 2), 0),
+                        coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
+                        coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0)
                  FROM jobs WHERE run = ?1",
             )
             .and_then(|mut statement| {
                 statement.query_row([run.0], |row| {
                     Ok(RunSummary {
                         uploaded: row.get::<_, i64>(0)? as u64,
-                        bytes_sent: row.get::<_, i64>(1)? as u64,
+                        volume: Volume {
+                            read: row.get::<_, i64>(8)? as u64,
+                            sent: row.get::<_, i64>(1)? as u64,
+                            saved: row.get::<_, i64>(9)? as u64,
+                        },
                         already_there: row.get::<_, i64>(2)? as u64,
                         failed: row.get::<_, i64>(3)? as u64,
                         held: row.get::<_, i64>(4)? as u64,

@@ -135,6 +135,11 @@ const MIGRATIONS: &[&str] = &[
     ) WITHOUT ROWID, STRICT;
     CREATE INDEX contents_noted ON contents (noted);
 ",
+    "
+    -- Beside `uploaded`, and set whenever that is: bytes read for it, and bytes of the archive that needn't be sent.
+    ALTER TABLE jobs ADD COLUMN read INTEGER;
+    ALTER TABLE jobs ADD COLUMN saved INTEGER;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

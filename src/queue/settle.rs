@@ -4,7 +4,7 @@ use rusqlite::{Transaction, params};
 
 use super::links::{hold_dependents, unblock, wait_for};
 use super::work::{change, delete, execute, state_of};
-use super::{Delivery, Event, Job, JobState, Queue, QueueError, sqlite};
+use super::{Delivery, Event, Job, JobState, Queue, QueueError, Volume, sqlite};
 use crate::nix::StorePath;
 
 /// What became of a claimed job.
@@ -66,10 +66,10 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         Outcome::Delivered(delivery) => {
             move_on(Event::Delivered, None)?;
             match delivery {
-                Delivery::Uploaded { sent, .. } => execute(
+                Delivery::Uploaded { volume: Volume { read, sent, saved }, .. } => execute(
                     tx,
-                    "UPDATE jobs SET found = 0, uploaded = ?2 WHERE id = ?1",
-                    params![job.id, *sent as i64],
+                    "UPDATE jobs SET found = 0, uploaded = ?2, read = ?3, saved = ?4 WHERE id = ?1",
+                    params![job.id, *sent as i64, *read as i64, *saved as i64],
                 )?,
                 // Perhaps since it was sent before: that stays as it is.
                 Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,

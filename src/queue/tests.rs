@@ -94,7 +94,11 @@ fn path(n: u8) -> StorePath {
     StorePath::from_base_name(&format!("{:0>32}-p{n}", n)).expect("a legal name")
 }
 
-const UPLOADED: Outcome = Outcome::Delivered(Delivery::Uploaded { sent: 7, deduplicated: false });
+const UPLOADED: Outcome = uploaded(Volume { read: 20, sent: 7, saved: 13 });
+
+const fn uploaded(volume: Volume) -> Outcome {
+    Outcome::Delivered(Delivery::Uploaded { volume, deduplicated: false })
+}
 
 #[test]
 fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
@@ -203,14 +207,15 @@ fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
         bench.queue.finish_run(run.id, bench.clock).expect("finished");
         let summary = bench.queue.run_summary(run.id).expect("summed up");
         let counts = bench.queue.counts().expect("counted").remove(0);
-        ((summary.uploaded, summary.bytes_sent, summary.already_there), (counts.done, counts.bytes_sent))
+        ((summary.uploaded, summary.volume, summary.already_there), (counts.done, counts.volume()))
     };
     let there = || Outcome::Delivered(Delivery::AlreadyThere);
-    assert_eq!(backfill(&mut bench, there()), ((0, 0, 1), (1, 0)));
-    assert_eq!(backfill(&mut bench, UPLOADED), ((1, 7, 0), (1, 7)));
-    assert_eq!(backfill(&mut bench, there()), ((0, 0, 1), (1, 7)), "sent by the one before");
-    let again = Outcome::Delivered(Delivery::Uploaded { sent: 9, deduplicated: false });
-    assert_eq!(backfill(&mut bench, again), ((1, 9, 0), (1, 9)), "the cache had lost it");
+    let (none, first) = (Volume::default(), Volume { read: 20, sent: 7, saved: 13 });
+    assert_eq!(backfill(&mut bench, there()), ((0, none, 1), (1, none)));
+    assert_eq!(backfill(&mut bench, UPLOADED), ((1, first, 0), (1, first)));
+    assert_eq!(backfill(&mut bench, there()), ((0, none, 1), (1, first)), "sent by the one before");
+    let again = Volume { read: 20, sent: 9, saved: 11 };
+    assert_eq!(backfill(&mut bench, uploaded(again)), ((1, again, 0), (1, again)), "the cache had lost it");
 }
 
 #[test]

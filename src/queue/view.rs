@@ -4,7 +4,7 @@ use rusqlite::{Row, params};
 use serde::Serialize;
 
 use super::work::path_column;
-use super::{CacheId, JobState, Queue, QueueError, RunId, sqlite};
+use super::{CacheId, JobState, Queue, QueueError, RunId, Volume, sqlite};
 
 /// How many jobs of a cache are in which state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +27,10 @@ pub struct CacheCounts {
     pub gone: u64,
     /// Bytes sent for what is done, or was before it was asked for again.
     pub bytes_sent: u64,
+    /// Bytes read for that.
+    pub bytes_read: u64,
+    /// Bytes of it that needn't be sent, since they were compressed, or since the cache had the content.
+    pub bytes_saved: u64,
     /// Since when (ms since 1970) the cache as a whole takes nothing.
     pub waiting_since: Option<i64>,
     /// Why it takes nothing.
@@ -64,11 +68,19 @@ impl CacheCounts {
             failed: 0,
             gone: 0,
             bytes_sent: 0,
+            bytes_read: 0,
+            bytes_saved: 0,
             waiting_since: None,
             waiting_why: None,
             is_off: false,
             id: CacheId(0),
         }
+    }
+
+    /// How much has been uploaded to it.
+    #[must_use]
+    pub fn volume(&self) -> Volume {
+        Volume { read: self.bytes_read, sent: self.bytes_sent, saved: self.bytes_saved }
     }
 
     /// Its jobs, in whatever state.
@@ -130,7 +142,7 @@ impl Queue {
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
-                        coalesce(sum(j.uploaded), 0), c.off
+                        coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0)
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -151,6 +163,8 @@ impl Queue {
                     gone: count(row, 10)?,
                     bytes_sent: count(row, 11)?,
                     is_off: row.get(12)?,
+                    bytes_read: count(row, 13)?,
+                    bytes_saved: count(row, 14)?,
                 })
             })
             .and_then(Iterator::collect)

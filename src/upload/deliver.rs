@@ -15,7 +15,7 @@ use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarS
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
-use crate::queue::{Delivery, Job, Outcome, QueueHandle, now};
+use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
 /// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
@@ -83,8 +83,16 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     if let Some(reason) = no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, job.needed) {
         return Outcome::Withdrawn { reason }.into();
     }
+    let cache = Arc::clone(presence.cache());
     let references = match find_references(&context, &policy, &name, &presence, job, &info).await {
         Ok(References::Deliverable(references)) => references,
+        // Perhaps an earlier try came no further, or what Nix has noted is new.
+        Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
+            return match cache.add_realisations(info.clone()).await {
+                Ok(()) => landed,
+                Err(error) => judge(&context, job, &info, &error).await,
+            };
+        }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
@@ -94,7 +102,6 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
     let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).behind(gate).seated(seat);
-    let cache = Arc::clone(presence.cache());
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let Deliverable { under_way, there } = references;
     let arrivals = Box::pin(async move {
@@ -107,15 +114,22 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
     let pushed = tokio::select! {
         biased;
-        pushed = cache.push(Push { info: info.clone(), nar, arrivals, go_ahead, contents }) => pushed,
+        pushed = Arc::clone(&cache).push(Push { info: info.clone(), nar, arrivals, go_ahead, contents }) => pushed,
         // A push that is dropped shows nothing. Some caches show a path as soon as its last byte is there, long after the
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
     };
-    match pushed {
-        Ok(Pushed { sent, deduplicated }) => {
+    let added = match pushed {
+        Ok(pushed) => {
             presence.saw(&job.path);
-            Outcome::Delivered(Delivery::Uploaded { sent, deduplicated }).into()
+            cache.add_realisations(info.clone()).await.map(|()| pushed)
+        }
+        Err(error) => Err(error),
+    };
+    match added {
+        Ok(Pushed { read, sent, deduplicated }) => {
+            let volume = Volume::of(info.nar_size, read, sent);
+            Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }
         Err(error) => judge(&context, job, &info, &error).await,
     }

@@ -3,7 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::target::{State, Waits};
-use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, Volume, now};
 
 /// Notes that a cache takes nothing.
 pub(super) async fn note_waiting(
@@ -44,9 +44,11 @@ pub(super) async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State)
 pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
     let path = &job.path;
     match outcome {
-        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: false }) => info!(%path, cache, sent, "uploaded"),
-        Outcome::Delivered(Delivery::Uploaded { sent, deduplicated: true }) => {
-            info!(%path, cache, sent, "uploaded, its content was there already");
+        Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }) => {
+            let Volume { read, sent, .. } = volume;
+            let what = if *deduplicated { "uploaded, its content was there already" } else { "uploaded" };
+            let saved = format_args!("{}%", volume.saved_percent());
+            info!(%path, cache, read, sent, %saved, "{what}");
         }
         Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
         Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),

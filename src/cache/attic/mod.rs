@@ -218,7 +218,7 @@ impl AtticCache {
             Ok(answer) => {
                 // A success without JSON is a success.
                 let answer: UploadAnswer = serde_json::from_slice(&answer).unwrap_or_default();
-                Ok(Pushed { sent: info.nar_size, deduplicated: answer.is_deduplicated() })
+                Ok(Pushed { read: info.nar_size, sent: info.nar_size, deduplicated: answer.is_deduplicated() })
             }
             Err(error) => Err(match progress.failure() {
                 Some(failure) => failure.into(),

@@ -25,7 +25,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::PutPayload;
 use tokio::sync::Mutex;
@@ -40,7 +40,7 @@ pub use self::shelf::BucketShelf;
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
 use self::unfinished::Notes;
-use super::binary::agree_on_store;
+use super::binary::{RealisationFile, agree_on_store};
 use super::care::condemned_with;
 use super::pack::Packing;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
@@ -65,8 +65,8 @@ const LOG: &str = "text/plain; charset=utf-8";
 /// Longest log that is sent, in bytes: it is held in memory.
 const LONGEST_LOG: u64 = 16 * 1024 * 1024;
 
-/// What listings are.
-const LISTING: &str = "application/json";
+/// What listings and realisations are.
+const JSON: &str = "application/json";
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -149,13 +149,13 @@ impl BucketCache {
             && self.store.has(&self.store.object(&known.url)).await?
             && self.is_to_stay(&known.url).await
         {
-            let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
+            let (read, listing) = if self.binary.layout.write_nar_listing { list(nar).await? } else { (0, None) };
             arrivals.await?;
             go_ahead.await?;
             self.put_listing(&info, listing).await?;
             self.put_log(&info).await?;
             self.publish(&info, &known).await?;
-            return Ok(Pushed { sent: 0, deduplicated: true });
+            return Ok(Pushed { read, sent: 0, deduplicated: true });
         }
         let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
@@ -167,8 +167,10 @@ impl BucketCache {
         let slot = reader.slot();
         let object = self.store.object(&url);
         let mut upload = self.notes.begin(&self.store, object.clone()).await?;
-        let packing = Packing::start(reader, self.binary.layout.compression, info.nar_size);
+        let began = Instant::now();
+        let packing = Packing::start(reader, self.binary.compression(), info.nar_size);
         let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
+        self.binary.note_pace(&packed, began.elapsed());
         // Its parts are sent, so that nothing of it is held any more.
         drop(slot);
         arrivals.await?;
@@ -194,7 +196,7 @@ impl BucketCache {
                 return Err(error.into());
             }
         };
-        Ok(Pushed { sent: packed.file_size, deduplicated })
+        Ok(Pushed { read: packed.nar_size, sent: packed.file_size, deduplicated })
     }
 
     /// Whether no prune is about to remove an archive (`care/prune`). Who may not list can't know, and sends it again.
@@ -207,7 +209,7 @@ impl BucketCache {
     async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
         let Some(json) = listing else { return Ok(()) };
         let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), LISTING, false).await.map(drop)
+        self.store.put(&object, PutPayload::from(json), JSON, false).await.map(drop)
     }
 
     /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
@@ -246,11 +248,14 @@ impl BucketCache {
     }
 }
 
-/// The list of the files of an archive that needn't be sent.
-async fn list(nar: NarStream) -> Result<Option<Vec<u8>>, CacheError> {
+/// The list of the files of an archive that needn't be sent, and how many bytes it has.
+async fn list(nar: NarStream) -> Result<(u64, Option<Vec<u8>>), CacheError> {
     let (mut reader, listed) = nar.start().await?.listed();
-    while reader.next().await?.is_some() {}
-    Ok(listed.take())
+    let mut read = 0;
+    while let Some(chunk) = reader.next().await? {
+        read += chunk.len() as u64;
+    }
+    Ok((read, listed.take()))
 }
 
 impl Cache for BucketCache {
@@ -283,6 +288,18 @@ impl Cache for BucketCache {
 
     fn forget(&self) {
         self.listing.forget();
+    }
+
+    fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async move {
+            for RealisationFile { name, json, .. } in self.binary.realisations(&info).await? {
+                let object = self.store.object(&name);
+                if !self.store.has(&object).await? {
+                    self.put_new(&object, json, JSON).await?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {

@@ -117,10 +117,12 @@ impl CommandCache {
         };
         let kind = answer.as_ref().and_then(|answer| answer.kind);
         match kind {
-            Some(Kind::AlreadyThere) if status.success() => Ok(Pushed { sent: 0, deduplicated: true }),
+            Some(Kind::AlreadyThere) if status.success() => {
+                Ok(Pushed { read: info.nar_size, sent: 0, deduplicated: true })
+            }
             None | Some(Kind::Uploaded) if status.success() => {
                 let sent = answer.and_then(|answer| answer.sent).unwrap_or(info.nar_size);
-                Ok(Pushed { sent, deduplicated: false })
+                Ok(Pushed { read: info.nar_size, sent, deduplicated: false })
             }
             _ => Err(error::of_end(program, status, answer, &said).into()),
         }

@@ -123,7 +123,7 @@ fn class(pushed: Result<Pushed, CacheError>) -> Class {
 async fn what_becomes_of_a_path_is_what_the_program_says() {
     // More than a pipe holds, so that a program that doesn't read it leaves some of it.
     let host = Host::new(1 << 20);
-    let sent = |sent, deduplicated| Ok(Pushed { sent, deduplicated });
+    let sent = |sent, deduplicated| Ok(Pushed { read: host.info.nar_size, sent, deduplicated });
     let later = |seconds| Err(Class::Throttled { after: Duration::from_secs(seconds) });
     for gives in [Gives::Path, Gives::Nar] {
         for (script, expected) in [

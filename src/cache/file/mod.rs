@@ -18,6 +18,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -29,6 +30,7 @@ pub use self::look::{look, try_out};
 pub use self::shelf::FileShelf;
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
+use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
 use super::{BinaryCache, BoxFuture, Cache, CacheError, CallOff, Listed, NarReader, Push, Pushed, layout};
 use crate::nix::{PathInfo, StorePath};
@@ -111,22 +113,24 @@ impl FileCache {
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0, dropped };
         let (nar, listed) = binary.listed(nar);
-        let packed = pack(nar, binary.layout.compression, info.nar_size, out);
+        let began = Instant::now();
+        let packed = pack(nar, binary.compression(), info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
             PackError::Write(source) => io_error("write an archive in", &folder)(source),
         })?;
-        let file_size = packed.file_size;
+        let (nar_size, file_size) = (packed.nar_size, packed.file_size);
         let nar_synced = file_size >= SYNC_ALONE;
         if nar_synced {
             nar_file.sync()?;
         }
+        binary.note_pace(&packed, began.elapsed());
         let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
         let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
         let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
-        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, file_size })
+        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, nar_size, file_size })
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -157,6 +161,25 @@ impl FileCache {
         temp.publish()
     }
 
+    /// Puts realisations there that the cache lacks. Blocks.
+    fn put_realisations(&self, files: Vec<RealisationFile>) -> Result<(), CacheError> {
+        let FileOptions { dir, instance, .. } = &self.options;
+        for RealisationFile { folder, name, json } in files {
+            let (folder, target) = (dir.join(folder), dir.join(name));
+            if target.exists() {
+                continue;
+            }
+            DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
+            let temp = dir.join(TEMP_DIR).join(temp::new_name(instance));
+            let (mut temp, mut file) = TempFile::create(temp, target)?;
+            file.write_all(json.as_bytes()).map_err(io_error("write a realisation in", &folder))?;
+            temp.sync()?;
+            temp.publish()?;
+            temp::sync_dir(&folder)?;
+        }
+        Ok(())
+    }
+
     fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
@@ -168,6 +191,7 @@ impl FileCache {
 
 struct Written {
     files: Files,
+    nar_size: u64,
     file_size: u64,
 }
 
@@ -183,6 +207,17 @@ impl Cache for FileCache {
         Box::pin(
             async move { answered.await.unwrap_or(Err(CacheError::LostThread { action: "look for what is missing" })) },
         )
+    }
+
+    fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
+        Box::pin(async move {
+            let files = self.options.binary.realisations(&info).await?;
+            if files.is_empty() {
+                return Ok(());
+            }
+            let put = spawn_blocking(move || self.put_realisations(files)).await;
+            put.map_err(|_| CacheError::LostThread { action: "write realisations" })?
+        })
     }
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
@@ -204,8 +239,9 @@ impl Cache for FileCache {
                 let put = spawn_blocking(move || cache.put_log(&derivation)).await;
                 put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
             }
-            self.committer.publish(written.files).await?;
-            Ok(Pushed { sent: written.file_size, deduplicated: false })
+            let Written { files, nar_size, file_size } = written;
+            self.committer.publish(files).await?;
+            Ok(Pushed { read: nar_size, sent: file_size, deduplicated: false })
         })
     }
 }
@@ -261,8 +297,8 @@ impl Write for GrowingFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Layout;
-    use crate::nix::{SecretKey, StoreDir};
+    use crate::cache::{Layout, Pace};
+    use crate::nix::{SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
         FileOptions {
@@ -272,6 +308,8 @@ mod tests {
                 layout: Layout::default(),
                 key: SecretKey::generate("test-1").expect("randomness"),
                 log_dir: PathBuf::new(),
+                facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
+                pace: Pace::default(),
             },
             instance: "0123".to_owned(),
             reserve_percent: 0,

@@ -1,6 +1,7 @@
 //! Bytes on their way, hashed and counted.
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -15,11 +16,29 @@ pub(super) struct Hashing<W> {
     hasher: Sha256,
     written: u64,
     buffer: Vec<u8>,
+    /// How long the writer took.
+    handing_on: Duration,
+}
+
+/// What went through.
+pub(super) struct Through<W> {
+    pub(super) hash: NarHash,
+    /// Bytes.
+    pub(super) written: u64,
+    /// How long the writer took with them.
+    pub(super) handing_on: Duration,
+    pub(super) out: W,
 }
 
 impl<W: Write> Hashing<W> {
     pub(super) fn new(out: W) -> Self {
-        Self { out, hasher: Sha256::new(), written: 0, buffer: Vec::with_capacity(WRITE_BUFFER) }
+        Self {
+            out,
+            hasher: Sha256::new(),
+            written: 0,
+            buffer: Vec::with_capacity(WRITE_BUFFER),
+            handing_on: Duration::ZERO,
+        }
     }
 
     fn flush_buffer(&mut self) -> io::Result<()> {
@@ -33,14 +52,20 @@ impl<W: Write> Hashing<W> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
-        self.out.write_all(bytes)
+        let began = Instant::now();
+        self.out.write_all(bytes)?;
+        self.handing_on += began.elapsed();
+        Ok(())
     }
 
-    /// Hands on what is left; then the hash and the number of all bytes, and the writer.
-    pub(super) fn finish(mut self) -> io::Result<(NarHash, u64, W)> {
+    /// Hands on what is left, and says what it was in all.
+    pub(super) fn finish(mut self) -> io::Result<Through<W>> {
         self.flush_buffer()?;
+        let began = Instant::now();
         self.out.flush()?;
-        Ok((NarHash(self.hasher.finalize().into()), self.written, self.out))
+        let Self { out, hasher, written, handing_on, .. } = self;
+        let handing_on = handing_on + began.elapsed();
+        Ok(Through { hash: NarHash(hasher.finalize().into()), written, handing_on, out })
     }
 }
 

@@ -7,15 +7,20 @@
 //! Invariant kept here: **nothing corrupt.** What a [`Packed`] says is true of exactly the bytes that were handed on, and
 //! there is one only where the archive was whole and the one that Nix has registered.
 
+mod auto;
 mod hashing;
 mod packing;
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
 
-use self::hashing::Hashing;
+use zstd::stream::write::Encoder;
+
+use self::auto::{Auto, Content};
+use self::hashing::{Hashing, Through};
 pub use self::packing::Packing;
 use super::layout::StoredNar;
 use super::{Compression, NarFailure, NarReader};
@@ -35,13 +40,16 @@ pub struct Packed {
     pub file_size: u64,
     /// Bytes of the archive itself.
     pub nar_size: u64,
+    /// How long it was packed, without waiting for its files or for who takes it; where that says what a level is like.
+    /// It doesn't where the level was given, or where the content needed no effort.
+    pub busy: Option<Duration>,
 }
 
 impl Packed {
     /// The archive, lying at `url`, relative to its cache's root.
     #[must_use]
     pub fn stored_at(self, url: String) -> StoredNar {
-        let Self { compression, file_hash, file_size, nar_size } = self;
+        let Self { compression, file_hash, file_size, nar_size, busy: _ } = self;
         StoredNar { url, compression, file_hash, file_size, nar_size }
     }
 }
@@ -81,25 +89,31 @@ fn pack_while<W: Write>(
 ) -> Result<(Packed, W), PackError> {
     let wanted = Wanted { nar, is_wanted };
     let out = Hashing::new(out);
-    let (nar_size, out) = match compression {
-        Compression::None => wanted.write_into(out)?,
+    let (nar_size, writing, ending, content, out) = match compression {
+        Compression::None => {
+            let Written { nar_size, took, out } = wanted.write_into(out)?;
+            (nar_size, took, Instant::now(), None, out)
+        }
         Compression::Zstd { level } => {
-            let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
-            if expected_size > 0 {
-                // zstd takes as much memory as this size needs, which for a small archive is much less.
-                encoder.set_pledged_src_size(Some(expected_size))?;
-            }
-            let (nar_size, encoder) = wanted.write_into(encoder)?;
-            (nar_size, encoder.finish()?)
+            let Written { nar_size, took, out } = wanted.write_into(zstd_encoder(out, level, expected_size)?)?;
+            (nar_size, took, Instant::now(), None, out.finish()?)
+        }
+        Compression::Auto { level } => {
+            let Written { nar_size, took, out } = wanted.write_into(Auto::new(out, level, expected_size))?;
+            let ending = Instant::now();
+            let (content, out) = out.finish()?;
+            (nar_size, took, ending, Some(content), out)
         }
         Compression::Xz { level } => {
-            let (nar_size, encoder) =
-                wanted.write_into(XzEncoder::new_stream(out, xz_stream(level, expected_size)?))?;
-            (nar_size, encoder.finish()?)
+            let encoder = XzEncoder::new_stream(out, xz_stream(level, expected_size)?);
+            let Written { nar_size, took, out } = wanted.write_into(encoder)?;
+            (nar_size, took, Instant::now(), None, out.finish()?)
         }
     };
-    let (file_hash, file_size, out) = out.finish()?;
-    Ok((Packed { compression, file_hash, file_size, nar_size }, out))
+    let Through { hash, written, handing_on, out } = out.finish()?;
+    let busy = (writing + ending.elapsed()).saturating_sub(handing_on);
+    let busy = content.filter(|content| *content != Content::Packed).map(|_| busy);
+    Ok((Packed { compression, file_hash: hash, file_size: written, nar_size, busy }, out))
 }
 
 /// An archive that is read as long as it is wanted.
@@ -108,15 +122,39 @@ struct Wanted<F> {
     is_wanted: F,
 }
 
+/// An archive that was written.
+struct Written<W> {
+    nar_size: u64,
+    /// How long the writer took.
+    took: Duration,
+    out: W,
+}
+
 impl<F: Fn() -> bool> Wanted<F> {
-    /// Writes the archive into `out`; returns its size.
-    fn write_into<W: Write>(self, mut out: W) -> Result<(u64, W), PackError> {
+    /// Writes the archive into `out`.
+    fn write_into<W: Write>(self, mut out: W) -> Result<Written<W>, PackError> {
         let Self { nar, is_wanted } = self;
-        let size = nar.read_blocking(|chunk| {
-            if is_wanted() { Ok(out.write_all(chunk)?) } else { Err(PackError::Nar(NarFailure::Cancelled)) }
+        let mut took = Duration::ZERO;
+        let nar_size = nar.read_blocking(|chunk| {
+            if !is_wanted() {
+                return Err(PackError::Nar(NarFailure::Cancelled));
+            }
+            let began = Instant::now();
+            out.write_all(chunk)?;
+            took += began.elapsed();
+            Ok(())
         })?;
-        Ok((size, out))
+        Ok(Written { nar_size, took, out })
     }
+}
+
+/// zstd takes as much memory as the size of what is to be packed needs, which for a small archive is much less.
+fn zstd_encoder<W: Write>(out: W, level: i32, expected_size: u64) -> io::Result<Encoder<'static, W>> {
+    let mut encoder = Encoder::new(out, level)?;
+    if expected_size > 0 {
+        encoder.set_pledged_src_size(Some(expected_size))?;
+    }
+    Ok(encoder)
 }
 
 /// As `xz` at that level, with a dictionary no larger than the archive: it takes ten times its size of memory.

@@ -9,7 +9,8 @@ use crate::limit::{Lane, Slots};
 use crate::nix::nar::{NarOptions, encode_hashed};
 use crate::nix::{PathInfo, StorePath};
 
-const ALL: [Compression; 3] = [Compression::None, Compression::Zstd { level: 3 }, Compression::Xz { level: 1 }];
+const ALL: [Compression; 4] =
+    [Compression::None, Compression::Zstd { level: 3 }, Compression::Xz { level: 1 }, Compression::AUTO];
 
 /// A path with a file of so many bytes, as Nix would have registered it, and its archive.
 fn registered(file: &Path, bytes: usize) -> (PathInfo, Vec<u8>) {
@@ -45,7 +46,7 @@ fn unpack(packed: &[u8], compression: Compression) -> Vec<u8> {
     let mut nar = Vec::new();
     match compression {
         Compression::None => nar.extend_from_slice(packed),
-        Compression::Zstd { .. } => nar = zstd::decode_all(packed).expect("zstd"),
+        Compression::Zstd { .. } | Compression::Auto { .. } => nar = zstd::decode_all(packed).expect("zstd"),
         Compression::Xz { .. } => {
             liblzma::read::XzDecoder::new(packed).read_to_end(&mut nar).expect("xz");
         }
@@ -80,6 +81,7 @@ async fn what_is_packed_for_a_writer_and_for_a_sender_is_the_archive_and_as_long
                 assert_eq!(packed.file_hash, NarHash(Sha256::digest(&bytes).into()));
                 assert_eq!((packed.nar_size, packed.compression), (info.nar_size, compression));
                 assert!(unpack(&bytes, compression) == nar, "{compression:?}");
+                assert_eq!(packed.busy.is_some(), compression == Compression::AUTO, "only that wants to know");
             }
         }
     }
@@ -89,7 +91,7 @@ async fn what_is_packed_for_a_writer_and_for_a_sender_is_the_archive_and_as_long
 async fn an_altered_archive_fails_for_who_sends_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("a");
-    for (bytes, compression) in [(10, ALL[1]), (3 << 20, ALL[0]), (3 << 20, ALL[2])] {
+    for (bytes, compression) in [(10, ALL[1]), (3 << 20, ALL[0]), (3 << 20, ALL[2]), (10, ALL[3]), (3 << 20, ALL[3])] {
         let (info, _) = registered(&file, bytes);
         std::fs::write(&file, vec![8; bytes]).expect("written");
         let reader = begin(&file, &info, &Slots::new(1)).await;

@@ -281,7 +281,7 @@ mod tests {
         };
         let expected = BucketUrl { service, bucket: "nix-archive".to_owned(), prefix: "team/a".to_owned() };
         assert_eq!(understood, expected);
-        assert_eq!((layout.compression, layout.priority), (Compression::Xz { level: 6 }, 30));
+        assert_eq!((layout.compression, layout.priority), (Some(Compression::Xz { level: 6 }), 30));
         assert_eq!(understood.key("nar/x"), "team/a/nar/x");
         assert!(understood.is_readable_on_the_way());
         let amazon = bucket("s3://b?region=eu-west-1");
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(
             message("gs://b?region=x"),
             "unknown parameter `region`; known are endpoint, compression, compression-level, priority, \
-             want-mass-query, write-build-logs and write-nar-listing"
+             want-mass-query, write-build-logs, write-nar-listing, write-realisations and write-build-trace"
         );
     }
 }

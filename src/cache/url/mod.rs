@@ -86,6 +86,15 @@ impl CacheUrl {
         }
     }
 
+    /// How it is laid out, as far as the URL says so, if it is a binary cache.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::File { layout, .. } | Self::Bucket { layout, .. } => Some(layout),
+            Self::Attic { .. } | Self::Command { .. } => None,
+        }
+    }
+
     /// What kind of cache it is, in a word.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -167,21 +176,24 @@ mod tests {
         assert_eq!(dir, PathBuf::from("/srv/cache"));
         let compression = Compression::Zstd { level: 7 };
         let said = Layout {
-            compression,
+            compression: Some(compression),
             priority: 30,
             want_mass_query: false,
             write_nar_listing: true,
             write_build_logs: false,
+            ..Layout::default()
         };
         assert_eq!(layout, said);
         let compression = |text: &str| match CacheUrl::parse(&format!("file:///c?{text}")) {
             Ok(CacheUrl::File { layout, .. }) => layout.compression,
             other => panic!("{text}: {other:?}"),
         };
-        assert_eq!(compression("compression=xz"), Compression::Xz { level: 6 });
-        assert_eq!(compression("compression-level=0&compression=xz"), Compression::Xz { level: 0 });
-        assert_eq!(compression("compression=none"), Compression::None);
-        assert_eq!(compression(""), Compression::Zstd { level: 3 });
+        assert_eq!(compression("compression=xz"), Some(Compression::Xz { level: 6 }));
+        assert_eq!(compression("compression-level=0&compression=xz"), Some(Compression::Xz { level: 0 }));
+        assert_eq!(compression("compression=none"), Some(Compression::None));
+        assert_eq!(compression("compression=auto"), Some(Compression::AUTO));
+        assert_eq!(compression("compression-level=19"), Some(Compression::Zstd { level: 19 }));
+        assert_eq!(compression(""), None);
     }
 
     #[test]
@@ -218,17 +230,21 @@ mod tests {
         );
         assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
         assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
-        assert_eq!(message("file:///c?compression=br"), "`compression=br`: expected zstd, xz or none");
+        assert_eq!(message("file:///c?compression=br"), "`compression=br`: expected auto, zstd, xz or none");
         assert_eq!(message("file:///c?compression-level=20"), "`compression-level=20`: expected a number from 1 to 19");
         assert_eq!(
             message("file:///c?compression=xz&compression-level=10"),
             "`compression-level=10`: expected a number from 0 to 9"
         );
+        assert_eq!(
+            message("file:///c?compression=auto&compression-level=3"),
+            "`compression-level=3`: expected no level with compression=auto, which finds it by itself"
+        );
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
             message("file:///c?secret-key=/k"),
             "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
-             write-build-logs and write-nar-listing"
+             write-build-logs, write-nar-listing, write-realisations and write-build-trace"
         );
         assert!(message("https://x").contains("not supported by this version"));
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");

@@ -74,38 +74,18 @@ impl<'u> Parameters<'u> {
             want_mass_query: self.flag("want-mass-query")?.unwrap_or(default.want_mass_query),
             write_build_logs: self.flag("write-build-logs")?.unwrap_or(default.write_build_logs),
             write_nar_listing: self.flag("write-nar-listing")?.unwrap_or(default.write_nar_listing),
+            write_realisations: self.flag("write-realisations")?.unwrap_or(default.write_realisations),
+            write_build_trace: self.flag("write-build-trace")?.unwrap_or(default.write_build_trace),
         })
     }
 
-    fn compression(&mut self) -> Result<Compression, UrlError> {
-        #[derive(Clone, Copy)]
-        enum Kind {
-            Zstd,
-            Xz,
-            None,
-        }
-        let kind = self.read("compression", "zstd, xz or none", |value| match value {
-            "zstd" => Some(Kind::Zstd),
-            "xz" => Some(Kind::Xz),
-            "none" => Some(Kind::None),
-            _ => None,
-        })?;
-        const LEVEL: &str = "compression-level";
-        Ok(match kind.unwrap_or(Kind::Zstd) {
-            Kind::Zstd => {
-                let level =
-                    self.read(LEVEL, "a number from 1 to 19", |text| number(text).filter(|n| (1..=19).contains(n)));
-                Compression::Zstd { level: level?.unwrap_or(Compression::DEFAULT_ZSTD_LEVEL) }
-            }
-            Kind::Xz => {
-                let level = self.read(LEVEL, "a number from 0 to 9", |text| number(text).filter(|n| *n <= 9));
-                Compression::Xz { level: level?.unwrap_or(Compression::DEFAULT_XZ_LEVEL) }
-            }
-            Kind::None => {
-                self.read(LEVEL, "no level with compression=none", |_| None::<()>)?;
-                Compression::None
-            }
-        })
+    /// How archives are packed, if anything is said of that.
+    fn compression(&mut self) -> Result<Option<Compression>, UrlError> {
+        let kind = self.read("compression", Compression::NAMES, Compression::chosen)?;
+        let kind_or_default = kind.unwrap_or_default();
+        let expected = kind_or_default.levels();
+        let level = self.read("compression-level", expected, |text| kind_or_default.at_level(number(text)?))?;
+        Ok(level.or(kind))
     }
 
     /// Says what is left, if anything is.

@@ -1,6 +1,7 @@
 //! Object stores: which keys go with which, and where they come from.
 
 use super::{bad_v1, parse};
+use crate::cache::Compression;
 use crate::secret::Source;
 
 #[test]
@@ -76,6 +77,67 @@ secret_access_key = { env = "KEY" }
             "20:17: `access_key_id` is a string: a secret must not stand in the policy, which others may read; write \
              where it comes from, `access_key_id = { file = \"/run/secrets/s3-key-id\" }`, and take a new one if this \
              was one",
+        ],
+    );
+}
+
+#[test]
+fn how_archives_are_packed() {
+    let text = r#"version = 1
+[caches.plain]
+url = "file:///srv/a"
+[caches.auto]
+url = "s3://b"
+compression = "auto"
+[caches.level]
+url = "gs://b?priority=30"
+compression_level = 7
+[caches.xz]
+url = "az://c?account=a"
+compression = "xz"
+compression_level = 0
+[caches.url]
+url = "file:///srv/c?compression=auto"
+"#;
+    let config = parse(text).expect("a good policy");
+    let found: Vec<_> = config.caches.iter().map(|cache| cache.compression).collect();
+    let expected = [
+        None,
+        Some(Compression::AUTO),
+        Some(Compression::Zstd { level: 7 }),
+        Some(Compression::Xz { level: 0 }),
+        // There it is the URL's.
+        None,
+    ];
+    assert_eq!(found, expected);
+    bad_v1(
+        r#"[caches.a]
+url = "file:///srv/a?compression=zstd"
+compression = "auto"
+[caches.b]
+url = "file:///srv/b"
+compression = "auto"
+compression_level = 3
+[caches.c]
+url = "file:///srv/c"
+compression = "zst"
+[caches.d]
+url = "file:///srv/d"
+compression_level = 20
+[caches.e]
+url = "attic+https://h/team"
+compression = "auto"
+[caches.f]
+url = "command:///opt/push"
+compression_level = 3
+"#,
+        &[
+            "4:1: `compression` is given although the URL says how archives are packed: keep one of them",
+            "8:21: `compression_level` can not be 3: expected no level with compression=auto, which finds it by itself",
+            "11:15: `compression` can not be `zst`: did you mean `zstd`?",
+            "14:21: `compression_level` can not be 20: expected a number from 1 to 19",
+            "17:1: `compression` makes no sense here, since Attic packs by itself: leave it out",
+            "20:1: `compression_level` makes no sense here, since the program packs by itself, if it packs: leave it out",
         ],
     );
 }

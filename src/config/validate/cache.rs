@@ -12,6 +12,7 @@ use crate::policy::CacheName;
 use crate::secret::Source;
 
 use super::command::{self, command};
+use super::compression::{self, compression};
 use super::source::{Secret, source};
 use super::{absolute, not_empty, uploads};
 
@@ -110,10 +111,12 @@ pub(super) fn cache(
         http.server_hostnames = hostnames(names, problems);
     }
     let command = command(raw, problems);
+    let compression = compression(raw, problems);
     let text = raw.url.as_ref()?;
     let url = match check_url(text.get_ref()) {
         Ok(url) => {
             fits(raw, &url, text, &http, problems);
+            compression::only_once(raw, &url, problems);
             url.normal(text.get_ref())
         }
         Err(message) => {
@@ -121,7 +124,7 @@ pub(super) fn cache(
             return None;
         }
     };
-    Some(CacheConfig { name: name?, url, uploads, signing_key, store_keys, http, command, builtin: false })
+    Some(CacheConfig { name: name?, url, uploads, compression, signing_key, store_keys, http, command, builtin: false })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
@@ -143,12 +146,14 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
         }
         CacheUrl::Attic { endpoint, .. } => {
             senseless("signing_key", "since Attic signs by itself");
+            compression::KEYS.iter().for_each(|key| senseless(key, "since Attic packs by itself"));
             if endpoint.starts_with("http://") {
                 TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
             }
         }
         CacheUrl::Command { .. } => {
             senseless("signing_key", "since the program signs by itself, if it signs");
+            compression::KEYS.iter().for_each(|key| senseless(key, "since the program packs by itself, if it packs"));
             SERVER_KEYS.iter().for_each(|key| senseless(key, "since the program speaks to its server by itself"));
         }
     }

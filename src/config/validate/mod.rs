@@ -2,6 +2,7 @@
 
 mod cache;
 mod command;
+mod compression;
 mod source;
 
 use std::ops::RangeInclusive;
@@ -303,6 +304,7 @@ impl Defaults {
             name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             uploads: None,
+            compression: None,
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),

@@ -20,9 +20,9 @@ use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
 use crate::cache::command::{CommandCache, CommandOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions};
-use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Upstreams};
+use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
-use crate::nix::PublicKey;
+use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
@@ -173,12 +173,7 @@ fn open_file(
         };
         let cache = FileCache::open(FileOptions {
             dir,
-            binary: BinaryCache {
-                store_dir: surroundings.nix.logical.clone(),
-                layout,
-                key: signing_key(&config, &surroundings)?,
-                log_dir: surroundings.nix.log.clone(),
-            },
+            binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
             reserve_percent: reserve_percent(&config),
         })?;
@@ -198,12 +193,28 @@ fn open_bucket(
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
-    let (store_dir, log_dir) = (surroundings.nix.logical.clone(), surroundings.nix.log.clone());
     Box::pin(async move {
-        let key = tokio::task::spawn_blocking(move || signing_key(&config, &surroundings)).await;
-        let key = key.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
-        let cache = BucketCache::open(options, BinaryCache { store_dir, layout, key, log_dir }, unfinished).await?;
+        let binary = tokio::task::spawn_blocking(move || binary_cache(layout, &config, &surroundings)).await;
+        let binary = binary.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
+        let cache = BucketCache::open(options, binary, unfinished).await?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
+    })
+}
+
+/// What is the same for a binary cache wherever it lies; `layout` is what its URL says.
+fn binary_cache(
+    layout: Layout,
+    config: &CacheConfig,
+    surroundings: &CacheSurroundings,
+) -> Result<BinaryCache, CacheError> {
+    let nix = &surroundings.nix;
+    Ok(BinaryCache {
+        store_dir: nix.logical.clone(),
+        layout: Layout { compression: config.compression.or(layout.compression), ..layout },
+        key: signing_key(config, surroundings)?,
+        log_dir: nix.log.clone(),
+        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
+        pace: Pace::default(),
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use super::*;
+use crate::nix::{Derivation, Realisation};
 
 mod torn;
 mod unprivileged;
@@ -290,4 +291,61 @@ fn a_newer_schema_is_refused() {
     fs::write(&schema, "11\n").expect("a file");
     let error = Database::open(&scratch.path(), &StoreDir::default()).map(drop).expect_err("too new");
     assert!(matches!(error, DatabaseError::NewerSchema { found: 11, known: 10, .. }), "{error}");
+}
+
+/// Nix's tables for realisations, up to 2.34 and from 2.35 on.
+const REALISATIONS: &str = "
+    create table Realisations (id integer primary key autoincrement not null, drvPath text not null,
+        outputName text not null, outputPath integer not null, signatures text);
+    create table RealisationsRefs (referrer integer not null, realisationReference integer);";
+const BUILD_TRACE: &str = "
+    create table BuildTraceV3 (id integer primary key autoincrement not null, drvPath text not null,
+        outputName text not null, outputPath text not null, signatures text);";
+
+#[test]
+fn realisations_are_found_in_whichever_table_nix_has_made() {
+    let scratch = Scratch::new();
+    let (one, two) = ("0".repeat(32) + "-one", "1".repeat(32) + "-two");
+    let path = |name: &str| StorePath::from_base_name(name).expect("a legal name");
+    let (first, second) = (scratch.add(&one), scratch.add(&two));
+    let database = scratch.open();
+    assert_eq!(database.realisations(&path(&two)).expect("asked"), None, "no table, no realisation");
+
+    // Made while the database is open, as by the first Nix with `ca-derivations`.
+    scratch.nix.execute_batch(REALISATIONS).expect("made");
+    assert_eq!(database.realisations(&path(&two)).expect("asked"), Some(Vec::new()));
+    let insert = "insert into Realisations (drvPath, outputName, outputPath, signatures) values (?1, ?2, ?3, ?4)";
+    for (hash, output, id, signatures) in [
+        ("sha256:aa", "out", first, None),
+        ("sha256:bb", "dev", second, Some("k-1:c2ln k-2:c2ln")),
+        ("sha256:../..", "out", second, Some("")),
+    ] {
+        scratch.nix.execute(insert, params![hash, output, id, signatures]).expect("inserted");
+    }
+    scratch.nix.execute_batch("insert into RealisationsRefs values (2, 1)").expect("inserted");
+    let depends_on = [("sha256:aa!out".to_owned(), path(&one))].into();
+    let by_hash = Realisation {
+        derivation: Derivation::Hash { hash: "sha256:bb".to_owned(), depends_on },
+        output: "dev".to_owned(),
+        out_path: path(&two),
+        signatures: vec!["k-1:c2ln".to_owned(), "k-2:c2ln".to_owned()],
+    };
+    assert_eq!(database.realisations(&path(&two)).expect("asked"), Some(vec![by_hash.clone()]), "no file elsewhere");
+
+    scratch.nix.execute_batch(BUILD_TRACE).expect("made");
+    let insert = "insert into BuildTraceV3 (drvPath, outputName, outputPath, signatures) values (?1, ?2, ?3, ?4)";
+    let derivation = "2".repeat(32) + "-two.drv";
+    for (derivation, out_path) in [(derivation.as_str(), &two), (derivation.as_str(), &one), ("../../x", &two)] {
+        scratch
+            .nix
+            .execute(insert, params![derivation, "out", format!("/nix/store/{out_path}"), ""])
+            .expect("inserted");
+    }
+    let by_path = Realisation {
+        derivation: Derivation::Path(path(&derivation)),
+        output: "out".to_owned(),
+        out_path: path(&two),
+        signatures: Vec::new(),
+    };
+    assert_eq!(database.realisations(&path(&two)).expect("asked"), Some(vec![by_hash, by_path]));
 }

@@ -1,5 +1,6 @@
 //! Nix expressions that build with `/bin/sh` alone, without nixpkgs. Each call's derivations are new ones.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One derivation that runs a shell script, which makes `$out`.
@@ -34,6 +35,22 @@ pub fn named_chain(names: &[&str]) -> String {
             r#"(derivation {{
                  name = {name}; builder = "/bin/sh"; args = [ "-c" "echo $before $salt > $out" ];
                  system = builtins.currentSystem; salt = "{salt}"; before = {before};
+               }})"#
+        )
+    })
+}
+
+/// Content-addressed derivations of these names, each of which references the one before it; the last one is built. Each
+/// leaves a line in the file `mark` when it is built, and fails where it can't.
+pub fn content_addressed(names: &[&str], mark: &Path) -> String {
+    let (salt, mark) = (salt(), mark.display());
+    names.iter().fold("\"nothing\"".to_owned(), |before, name| {
+        let name = quoted(name);
+        format!(
+            r#"(derivation {{
+                 name = {name}; builder = "/bin/sh"; args = [ "-c" "echo $name >> {mark} || exit 1; echo $before $salt > $out" ];
+                 system = builtins.currentSystem; salt = "{salt}"; before = {before};
+                 __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
                }})"#
         )
     })
