@@ -16,28 +16,32 @@ pub(super) async fn note_waiting(
     if !state.wait(waits, getrandom::u64().unwrap_or(0)) {
         return Ok(());
     }
-    let (why, is_off) = (waits.why.clone(), waits.is_off);
+    let (noted, is_off) = (waits.why.clone(), waits.is_off);
+    let note = move |queue: &mut Queue| {
+        let standing = if is_off { Standing::Off(&noted) } else { Standing::Waits(&noted) };
+        queue.note_cache(id, standing, now())
+    };
+    // In this order, so that whoever has read the log finds it in the queue.
+    queue.call(note).await?;
+    let why = &waits.why;
     if is_off {
         info!(cache = %state.name(), "off on this host: {why}");
     } else {
         warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {why}");
     }
-    let note = move |queue: &mut Queue| {
-        let standing = if is_off { Standing::Off(&why) } else { Standing::Waits(&why) };
-        queue.note_cache(id, standing, now())
-    };
-    queue.call(note).await
+    Ok(())
 }
 
 /// Notes that a cache takes paths.
 pub(super) async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State) -> Result<(), QueueError> {
-    info!(cache = %state.name(), "the cache takes paths again");
     queue
         .call(move |queue| {
             queue.note_cache(id, Standing::Takes, now())?;
             queue.begin_anew(id).map(|_| ())
         })
-        .await
+        .await?;
+    info!(cache = %state.name(), "the cache takes paths again");
+    Ok(())
 }
 
 /// One line in the log for each path.

@@ -198,6 +198,9 @@ fn one_path_for_two_caches_is_read_once() {
     storewatch.policy(&policy);
     let path = store.build(&expr::sized(BYTES)).unwrap().remove(0);
     let mut running = storewatch.start();
+    // Once both are open: a cache that isn't yet takes no part in a reading.
+    let first = store.build(&expr::many(1)).unwrap();
+    running.eventually("a first path in both", || [&one, &other].iter().all(|attic| attic.has_all("team", &first)));
     // Only what is read from files counts there, not what comes from connections.
     let io = format!("/proc/{}/io", running.pid());
     let read = || -> u64 {
@@ -210,7 +213,7 @@ fn one_path_for_two_caches_is_read_once() {
     running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
     let read = read() - before;
     for attic in [&one, &other] {
-        assert_eq!(attic.published("team"), std::slice::from_ref(&path));
+        assert!(attic.has("team", &path));
         assert!(attic.as_fake().received() > BYTES);
     }
     assert!(read >= BYTES, "only {read} bytes were read, so this test doesn't see how the path is read");
