@@ -51,6 +51,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
+/// So often what has ended long ago is forgotten while this runs: it is kept for weeks.
+const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the uploader is made of.
 pub struct Parts {
     /// The queue.
@@ -102,6 +105,7 @@ pub struct Uploader {
     claimed: HashMap<task::Id, Job>,
     next_due: Option<i64>,
     next_release: Instant,
+    next_prune: Instant,
     drain_until: Option<Instant>,
 }
 
@@ -160,6 +164,7 @@ impl Uploader {
             claimed: HashMap::new(),
             next_due: None,
             next_release: Instant::now() + HELD_FOR,
+            next_prune: Instant::now() + PRUNE_EVERY,
             drain_until: None,
         }
     }
@@ -209,11 +214,7 @@ impl Uploader {
     /// [`QueueError`].
     pub async fn apply(&mut self, event: Event) -> Result<(), QueueError> {
         match event {
-            Event::Look if self.next_release <= Instant::now() => {
-                self.next_release = Instant::now() + HELD_FOR;
-                self.queue.call(|queue| queue.release_held()).await?;
-            }
-            Event::Look => {}
+            Event::Look => self.look_after_the_queue().await?,
             Event::Opened(opening) => self.take_opened(opening).await?,
             Event::Landed(landed) => self.settle(landed).await?,
             Event::Told(Command::Serve(orders)) => self.serve(orders).await?,
@@ -236,6 +237,19 @@ impl Uploader {
             Event::Drained => {}
         }
         if self.drain_until.is_none() { self.claim().await } else { Ok(()) }
+    }
+
+    /// Does what is to be done from time to time.
+    async fn look_after_the_queue(&mut self) -> Result<(), QueueError> {
+        if self.next_release <= Instant::now() {
+            self.next_release = Instant::now() + HELD_FOR;
+            self.queue.call(|queue| queue.release_held()).await?;
+        }
+        if self.next_prune <= Instant::now() {
+            self.next_prune = Instant::now() + PRUNE_EVERY;
+            self.queue.call(|queue| queue.prune(now())).await?;
+        }
+        Ok(())
     }
 
     fn next_look(&self) -> Instant {
