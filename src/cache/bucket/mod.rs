@@ -8,6 +8,8 @@
 //! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
 //! and the uploader draws the conclusion.
 
+mod arriving;
+mod clouds;
 mod code;
 mod credentials;
 mod error;
