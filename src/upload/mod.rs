@@ -332,7 +332,9 @@ impl Uploader {
                 questions.push(Question { cache: *id, room, how });
             }
         }
-        let answers = self.queue.call(move |queue| claim::all(queue, &questions, now())).await?;
+        // One moment for both: what comes due in between would be neither claimed now nor looked for later.
+        let at = now();
+        let answers = self.queue.call(move |queue| claim::all(queue, &questions, at)).await?;
         let mut claimed = Vec::new();
         for (id, jobs) in answers {
             let Some(state) = self.caches.get_mut(&id) else { continue };
@@ -362,7 +364,7 @@ impl Uploader {
             });
             self.claimed.insert(task.id(), job);
         }
-        self.next_due = self.queue.call(|queue| queue.next_due(now())).await?;
+        self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
         Ok(())
     }
 
