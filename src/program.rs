@@ -1,7 +1,8 @@
 //! Programs of others that are run.
 //!
 //! Each gets a process group of its own, which is killed as a whole when nobody waits for it any longer, so that nothing
-//! of what it has started is left either. What it says on its standard error explains a failure.
+//! of what it has started is left either. What it leaves running when it ends by itself stays: that is its own affair. What
+//! it says on its standard error explains a failure.
 
 use std::io;
 use std::process::ExitStatus;
@@ -102,17 +103,11 @@ impl Tail {
         }
     }
 
-    /// What was kept.
+    /// The end of a message: `: …`, or nothing where nothing was said. `blacken` takes out what nobody is to see. What was
+    /// cut off in front is longer than what is shown, so that no secret can stand half in the one and half in the other.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The end of a message: `: …`, or nothing where nothing was said. What was cut off in front is longer than what is
-    /// shown, so that nothing can stand half in what somebody has looked at and half in what is shown.
-    #[must_use]
-    pub fn explanation(&self) -> String {
-        let text = String::from_utf8_lossy(&self.0);
+    pub fn explanation(&self, blacken: impl Fn(&str) -> String) -> String {
+        let text = blacken(&String::from_utf8_lossy(&self.0));
         let words: Vec<&str> =
             text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
         let line = words.join(" ");

@@ -321,7 +321,8 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     match error.class() {
         Class::Transient => retry(job, reason).into(),
         Class::Unavailable => Landed { outcome: retry(job, reason), cache: Verdict::Faltered(error.with_cure()) },
-        Class::Doubtful if job.attempts < DOUBTFUL_TRIES => retry(job, reason).into(),
+        // This try isn't counted yet.
+        Class::Doubtful if job.attempts + 1 < DOUBTFUL_TRIES => retry(job, reason).into(),
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished => {
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
@@ -329,7 +330,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         }
         Class::Throttled { after } => waits(reason, Pause::Told(after), Ends::Answered),
         Class::CacheWaits => waits(reason, Pause::Growing, Ends::Took),
-        Class::Credentials => waits(reason, Pause::Short, Ends::Answered),
+        Class::Credentials => waits(reason, Pause::until_other_credentials(error), Ends::Answered),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }

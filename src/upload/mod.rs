@@ -57,6 +57,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
+/// So often what has ended long ago is forgotten while this runs: it is kept for weeks.
+const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the uploader is made of.
 pub struct Parts {
     /// The queue.
@@ -113,6 +116,7 @@ pub struct Uploader {
     settle_at: Option<Instant>,
     next_due: Option<i64>,
     next_release: Instant,
+    next_prune: Instant,
     drain_until: Option<Instant>,
 }
 
@@ -174,6 +178,7 @@ impl Uploader {
             settle_at: None,
             next_due: None,
             next_release: Instant::now() + HELD_FOR,
+            next_prune: Instant::now() + PRUNE_EVERY,
             drain_until: None,
         }
     }
@@ -234,11 +239,7 @@ impl Uploader {
     /// [`QueueError`].
     pub async fn apply(&mut self, event: Event) -> Result<(), QueueError> {
         match event {
-            Event::Look if self.next_release <= Instant::now() => {
-                self.next_release = Instant::now() + HELD_FOR;
-                self.queue.call(|queue| queue.release_held()).await?;
-            }
-            Event::Look => {}
+            Event::Look => self.look_after_the_queue().await?,
             Event::Opened(opening) => self.take_opened(opening).await?,
             Event::Landed(landed) => self.settle(landed).await?,
             Event::Told(Command::Serve(orders)) => self.serve(orders).await?,
@@ -261,6 +262,19 @@ impl Uploader {
             Event::Drained => {}
         }
         if self.drain_until.is_none() { self.claim().await } else { Ok(()) }
+    }
+
+    /// Does what is to be done from time to time.
+    async fn look_after_the_queue(&mut self) -> Result<(), QueueError> {
+        if self.next_release <= Instant::now() {
+            self.next_release = Instant::now() + HELD_FOR;
+            self.queue.call(|queue| queue.release_held()).await?;
+        }
+        if self.next_prune <= Instant::now() {
+            self.next_prune = Instant::now() + PRUNE_EVERY;
+            self.queue.call(|queue| queue.prune(now())).await?;
+        }
+        Ok(())
     }
 
     fn next_look(&self) -> Instant {
@@ -343,7 +357,9 @@ impl Uploader {
                 questions.push(Question { cache: *id, room, how });
             }
         }
-        let claim = move |queue: &mut Queue| Ok((claim::all(queue, &questions, now())?, queue.doubts()?));
+        // One moment for both: what comes due in between would be neither claimed now nor looked for later.
+        let at = now();
+        let claim = move |queue: &mut Queue| Ok((claim::all(queue, &questions, at)?, queue.doubts()?));
         let (answers, doubts) = self.queue.call(claim).await?;
         if self.doubts.replace(doubts).is_some_and(|before| before != doubts) {
             // Before any of the claimed paths is looked for: it may be the one that was removed.
@@ -378,7 +394,7 @@ impl Uploader {
             });
             self.claimed.insert(task.id(), job);
         }
-        self.next_due = self.queue.call(|queue| queue.next_due(now())).await?;
+        self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::contents::Remembered;
 use super::presence::Presence;
+use crate::cache::bucket::BucketError;
 use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
 use crate::limit::Slots;
 use crate::policy::CacheName;
@@ -44,7 +45,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No pause is longer: a server that is back, or a disk that was cleared, is in use again within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pause of a cache that waits for credentials. Whether there are new ones is looked up on this host, so that a new
+/// The pause of a cache that waits for credentials, where nobody but this host is asked whether there are new ones: so a new
 /// token is in use within seconds.
 const SHORT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -57,6 +58,18 @@ pub(super) enum Pause {
     Short,
     /// As the cache has asked for.
     Told(Duration),
+}
+
+impl Pause {
+    /// That of a cache that takes nothing before it is given other credentials. Who remembers what was refused looks on this
+    /// host whether there are others. A bucket or a program is asked itself each time, mostly with a whole upload.
+    pub(super) fn until_other_credentials(error: &CacheError) -> Self {
+        match error {
+            CacheError::Bucket(error) if !matches!(**error, BucketError::Secret(_)) => Self::Growing,
+            CacheError::Command(_) => Self::Growing,
+            _ => Self::Short,
+        }
+    }
 }
 
 /// That a cache takes nothing for now.
@@ -84,7 +97,7 @@ impl Waits {
     /// What it means that a cache can't be opened.
     pub(super) fn unopened(error: &CacheError) -> Self {
         let pause = match error.class() {
-            Class::Credentials => Pause::Short,
+            Class::Credentials => Pause::until_other_credentials(error),
             Class::Throttled { after } => Pause::Told(after),
             _ => Pause::Growing,
         };
@@ -308,87 +321,4 @@ fn spread(pause: Duration, draw: u64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn target() -> Target {
-        let open: Open = Arc::new(|| Box::pin(async { Err(CacheError::LostThread { action: "open" }) }));
-        Target { id: CacheId(1), name: CacheName::new("team").expect("a name"), uploads: 4, open }
-    }
-
-    fn growing(why: &str) -> Waits {
-        Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, is_off: false }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_a_bound_and_the_first_success_ends_them() {
-        let mut state = State::serve(target(), None);
-        assert!(!state.falter() && !state.falter() && state.falter(), "out of reach at the third");
-        let mut total = Duration::ZERO;
-        for _ in 0..12 {
-            state.wait(&growing("away"), u64::MAX);
-            assert_eq!(state.room(256), 0, "nothing is claimed while it waits");
-            let pause = state.retry_at().expect("a time") - Instant::now();
-            assert!(pause >= FIRST_PAUSE && pause <= spread(LONGEST_PAUSE, 1023), "{pause:?}");
-            total += pause;
-            tokio::time::advance(pause).await;
-            assert_eq!(state.room(256), 1, "then one job tries");
-        }
-        assert!(total > LONGEST_PAUSE * 5, "{total:?}: they have grown");
-        assert!(!state.shown(Ends::Answered), "a full one still says what it has");
-        assert!(state.shown(Ends::Took) && !state.shown(Ends::Took));
-        assert_eq!(state.room(256), 256, "open wide again");
-        assert!(!state.falter(), "counted from the beginning");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_many_jobs_report_at_once_is_one_failure_and_told_once() {
-        let mut state = State::serve(target(), None);
-        assert!(state.wait(&growing("away"), 0));
-        for _ in 0..100 {
-            assert!(!state.wait(&growing("away"), 0));
-        }
-        assert_eq!(state.retry_at().expect("a time") - Instant::now(), FIRST_PAUSE);
-        assert!(state.wait(&growing("full"), 0), "another reason is news");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_that_was_asked_for_is_kept() {
-        let mut state = State::serve(target(), None);
-        state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
-        assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77));
-        assert!(!state.shown(Ends::Took), "what began before it ends well, and says nothing of the pause");
-        state.wait(&Waits { pause: Pause::Short, ..growing("no token") }, 0);
-        assert_eq!(
-            state.retry_at().expect("a time") - Instant::now(),
-            Duration::from_secs(77),
-            "nor does another trouble"
-        );
-        tokio::time::advance(Duration::from_secs(77)).await;
-        assert!(state.shown(Ends::Took));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cache_is_tried_with_one_job_while_a_long_one_is_under_way_and_nothing_else_is_begun() {
-        let mut state = State::serve(target(), None);
-        state.under_way = 2;
-        state.wait(&growing("away"), 0);
-        tokio::time::advance(FIRST_PAUSE).await;
-        assert_eq!(state.room(256), 1);
-        state.probe_with(7);
-        assert_eq!((state.room(256), state.retry_at()), (0, None), "one is enough");
-        assert!(state.gate_for(7).is_none() && state.gate_for(8).is_some());
-        state.ended(8);
-        assert_eq!(state.room(256), 0, "that was another");
-        state.ended(7);
-        assert_eq!(state.room(256), 1);
-    }
-
-    #[tokio::test]
-    async fn an_attempt_that_hung_is_not_taken_for_the_new_one() {
-        let mut state = State::serve(target(), None);
-        assert!(state.begin_to_open(1).is_some() && state.begin_to_open(2).is_none());
-        let state = State::serve(target(), Some(state));
-        assert!(!state.awaits(1) && state.presence().is_none());
-    }
-}
+mod tests;

@@ -120,7 +120,7 @@ fn cachix_is_given_each_path_once_and_in_order() {
     assert!(!running.log().contains("s3cret-token"));
     running.stop();
 
-    // A backfill gives it everything again.
+    // A backfill gives it everything again, references first again.
     let backfill = storewatch
         .command()
         .arg("backfill")
@@ -129,6 +129,25 @@ fn cachix_is_given_each_path_once_and_in_order() {
         .output();
     let backfill = backfill.unwrap();
     assert!(backfill.status.success(), "{backfill:?}");
+    let once = [&closure[..], std::slice::from_ref(&above)].concat();
+    assert_eq!(pushed(), [&once[..], &once[..]].concat());
+}
+
+#[test]
+fn a_program_that_fails_is_run_as_often_as_the_manual_says() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let program = store.root().join("program");
+    write_program(&program, "#!/bin/sh\necho run >> \"$1\"\nexit 1\n");
+    let runs = store.root().join("runs");
+    storewatch.policy(&policy(&program, &[runs.to_str().unwrap()], ""));
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    running.eventually("the failure", || storewatch.jobs("failed").len() == 1);
+    running.stop();
+    assert!(include_str!("../../docs/commands.md").contains("The path is tried four times and has failed then"));
+    assert_eq!(fs::read_to_string(runs).unwrap().lines().count(), 4);
 }
 
 #[test]

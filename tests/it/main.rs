@@ -7,6 +7,7 @@ mod backfill;
 mod bad_input;
 mod beside;
 mod bucket;
+mod bucket_faults;
 mod bucket_listing;
 mod care;
 mod collected;

@@ -8,17 +8,25 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use object_store::CredentialProvider;
-use object_store::aws::{AwsCredential, AwsCredentialProvider};
+use object_store::aws::{AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 
-use super::error::{BucketError, Carried};
+use super::error::{BucketError, Carried, unwrapped};
 use super::profile::{self, Profile};
 use super::store::StoreKeys;
+use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
 
 /// Without one, as Nix and Amazon's own tools have it.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// Variables that name a cloud's own source of credentials: where one is set, there is one.
+const CLOUDS_SOURCES: [AmazonS3ConfigKey; 3] = [
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+];
 
 /// Where keys come from, and the region, which is found on the way.
 pub(super) struct Chain {
@@ -79,7 +87,10 @@ struct Files {
     name: String,
     credentials: PathBuf,
     credentials_provider: Provider,
+    /// What only configures may be read by others.
     config_provider: Provider,
+    /// Keys in there may not.
+    config_keys_provider: Provider,
 }
 
 impl Files {
@@ -87,14 +98,17 @@ impl Files {
         let home = variable("HOME").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/root"));
         let file = |name: &str, default: &str| variable(name).map_or_else(|| home.join(default), PathBuf::from);
         let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
-        let config = file("AWS_CONFIG_FILE", ".aws/config");
-        // What only configures may be read by others; keys in there may not, which is found out when they are taken.
-        let config_source = Source::File { path: config, readable_by_others: true };
+        Self::at(name, credentials, file("AWS_CONFIG_FILE", ".aws/config"), real_store)
+    }
+
+    fn at(name: &str, credentials: PathBuf, config: PathBuf, real_store: &Path) -> Self {
+        let config_source = Source::File { path: config.clone(), readable_by_others: true };
         Self {
             name: name.to_owned(),
             credentials_provider: Provider::of_lines(Source::file(credentials.clone()), real_store),
             credentials,
             config_provider: Provider::of_lines(config_source, real_store),
+            config_keys_provider: Provider::of_lines(Source::file(config), real_store),
         }
     }
 
@@ -116,6 +130,7 @@ impl Files {
                 }
             };
             if usable {
+                let file = if is_config { &self.config_keys_provider } else { file };
                 return Some(Keys::Profile { file: file.clone(), name: self.name.clone(), is_config });
             }
         }
@@ -140,7 +155,7 @@ impl std::fmt::Debug for S3Keys {
 }
 
 impl S3Keys {
-    async fn get(&self) -> Result<Arc<AwsCredential>, BucketError> {
+    async fn get(&self) -> Result<Arc<AwsCredential>, Arc<BucketError>> {
         let secret = |error| BucketError::Secret(error);
         let credential = match &self.chain.keys {
             Keys::Policy { id, secret: key, token } => {
@@ -171,18 +186,23 @@ impl S3Keys {
                 AwsCredential { key_id, secret_key, token }
             }
             Keys::Clouds => match self.clouds.get_credential().await {
-                Ok(credential) => return self.checked(credential),
+                Ok(credential) => return Ok(self.checked(credential)?),
                 Err(error) => {
-                    let why = super::error::unwrapped(crate::cache::http::Action::Credentials, &self.bucket, &error);
-                    return Err(self.none(format!(
-                        "the policy names none, AWS_ACCESS_KEY_ID is not set, there are no keys in ~/.aws/credentials, and \
-                         this machine's cloud gives none ({}); name them with `access_key_id` and `secret_access_key`",
-                        one_line(&*why)
-                    )));
+                    let why = unwrapped(Action::Credentials, &self.bucket, &error);
+                    let is_named = CLOUDS_SOURCES.iter().any(|key| variable(&key.as_ref().to_uppercase()).is_some());
+                    return Err(if is_named || stumbles(&why) { why } else { Arc::new(self.given_none(&why)) });
                 }
             },
         };
-        self.checked(Arc::new(credential))
+        Ok(self.checked(Arc::new(credential))?)
+    }
+
+    fn given_none(&self, why: &BucketError) -> BucketError {
+        self.none(format!(
+            "the policy names none, AWS_ACCESS_KEY_ID is not set, there are no keys in ~/.aws/credentials, and this \
+             machine's cloud gives none ({}); name them with `access_key_id` and `secret_access_key`",
+            one_line(why)
+        ))
     }
 
     fn checked(&self, credential: Arc<AwsCredential>) -> Result<Arc<AwsCredential>, BucketError> {
@@ -202,13 +222,61 @@ impl CredentialProvider for S3Keys {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        self.get()
-            .await
-            .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(Carried(Arc::new(error))) })
+        self.get().await.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(Carried(error)) })
     }
 }
 
+/// Whether that is the answer of a cloud that gives credentials, only not now.
+fn stumbles(why: &BucketError) -> bool {
+    matches!(why, BucketError::Refused { status: 429 | 500..=599, .. })
+}
+
 /// A variable of the environment that says something.
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::code::Code;
+    use super::*;
+    use crate::cache::Class;
+    use crate::secret::SecretError;
+
+    #[tokio::test]
+    async fn a_configuration_may_be_readable_for_others_and_keys_in_it_may_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("config");
+        fs::write(&config, "[default]\nregion=garage\naws_access_key_id=A\naws_secret_access_key=B\n")
+            .expect("written");
+        for (mode, may) in [(0o644, false), (0o600, true)] {
+            fs::set_permissions(&config, fs::Permissions::from_mode(mode)).expect("changed");
+            let files = Files::at("default", dir.path().join("credentials"), config.clone(), &dir.path().join("store"));
+            assert_eq!(files.region().await.as_deref(), Some("garage"));
+            let Some(Keys::Profile { file, is_config: true, .. }) = files.keys().await else { panic!("its keys") };
+            match file.get().await {
+                Ok(_) => assert!(may, "{mode:o}"),
+                Err(error) => assert!(!may && matches!(error, SecretError::Readable { .. }), "{mode:o}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cloud_that_stumbles_is_not_one_that_gives_nothing() {
+        let refused = |status| BucketError::Refused {
+            action: Action::Credentials,
+            bucket: "s3://b".to_owned(),
+            status,
+            code: Code::None,
+            says: String::new(),
+            retry_after: None,
+        };
+        for status in [429, 500, 503] {
+            assert!(stumbles(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
+        }
+        assert!(!stumbles(&refused(404)), "the machine has no role");
+    }
 }

@@ -80,6 +80,8 @@ impl BucketError {
             Self::Refused { code: Code::None, status: 401 | 403, .. } => {
                 Some("are the keys right, and may they read and write in that bucket?")
             }
+            // Who asks for a pause is well.
+            Self::Refused { code: Code::SlowDown(_), .. } => None,
             Self::Refused { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
@@ -120,9 +122,13 @@ impl BucketError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
-    /// Whether the store certainly didn't do what it was asked.
+    /// Whether the store certainly didn't do what it was asked: it has said so, or was never asked.
     pub(super) fn is_certain(&self) -> bool {
-        matches!(self, Self::Refused { status: 400..=499, .. })
+        match self {
+            Self::Refused { status, .. } => (400..=499).contains(status),
+            Self::OtherRegion { .. } | Self::NoCredentials { .. } | Self::Secret(_) | Self::Unencrypted { .. } => true,
+            Self::Http(_) | Self::NotUnderstood { .. } => false,
+        }
     }
 }
 
@@ -198,12 +204,16 @@ pub(super) fn unwrapped(action: Action, bucket: &str, error: &object_store::Erro
         }
         cause = error.source();
     }
-    // Its own words: something that it couldn't read, or a key that can't be used. They may name an address, no secret.
+    // Its own words: something that it couldn't read, or a key that can't be used. They may name an address.
     let mut innermost: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    let problem = crate::cache::http::plain(&innermost.to_string());
+    let problem = match innermost.downcast_ref::<serde_json::Error>() {
+        // Those of this library repeat what they don't understand, which may be a key.
+        Some(error) => format!("JSON is not as it should be (line {}, column {})", error.line(), error.column()),
+        None => crate::cache::http::plain(&innermost.to_string()),
+    };
     Arc::new(BucketError::NotUnderstood { action, bucket: bucket.to_owned(), problem })
 }
 
@@ -255,6 +265,23 @@ mod tests {
             assert_eq!(refused(action, status, "").class(), class, "{action:?} {status}");
             assert_eq!(refused(action, status, "Whatever").class(), class, "{action:?} {status}");
         }
+    }
+
+    #[test]
+    fn what_is_no_key_is_not_repeated() {
+        // A key that is encoded twice, as by Terraform's `jsonencode`.
+        let error = serde_json::from_str::<Vec<u8>>(r#""{\"private_key\": \"s3cret\"}""#).expect_err("no key");
+        assert!(error.to_string().contains("s3cret"), "{error}");
+        let error = object_store::Error::Generic { store: "GCS", source: Box::new(error) };
+        let error = unwrapped(Action::Configuration, "gs://b", &error).to_string();
+        assert!(!error.contains("s3cret") && error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn what_never_left_this_host_was_certainly_not_done() {
+        let none = BucketError::NoCredentials { bucket: "s3://b".to_owned(), problem: String::new() };
+        assert!(none.is_certain() && refused(Action::Upload, 403, "AccessDenied").is_certain());
+        assert!(!refused(Action::Upload, 500, "InternalError").is_certain());
     }
 
     #[test]

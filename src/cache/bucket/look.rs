@@ -22,7 +22,10 @@ const NOT_THERE_YET: &str = "there is no cache in it yet; the first upload makes
 /// [`CacheError::Bucket`].
 pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
     let store = Store::new(options).await?;
-    let text = store.text(&store.object(layout::CACHE_INFO)).await?;
+    let text = match store.text(&store.object(layout::CACHE_INFO)).await {
+        Err(error) if error.may_be_missing() => None,
+        read => read?,
+    };
     let remark = text.is_none().then_some(NOT_THERE_YET);
     let text = text.unwrap_or_default();
     Ok(CacheInfo {
@@ -50,6 +53,7 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
         }
     };
     let info = store.object(layout::CACHE_INFO);
+    let mut forbidden = None;
     match store.text(&info).await {
         Ok(Some(text)) => {
             trial.reads = Some(true);
@@ -59,6 +63,11 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
         Ok(None) => {
             trial.reads = Some(true);
             trial.remark = Some(NOT_THERE_YET);
+        }
+        // Those who may not list are told this of what isn't there: whether they may write tells more.
+        Err(error) if error.may_be_missing() && store.aborts => {
+            trial.remark = Some(NOT_THERE_YET);
+            forbidden = Some(error);
         }
         Err(error) => {
             trial.reads = (error.class() == Class::Credentials).then_some(false);
@@ -72,6 +81,10 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
             Ok(()) => Some(true),
             Err(error) => (error.class() == Class::Credentials).then_some(false),
         };
+        if let (Some(false), Some(forbidden)) = (trial.writes, forbidden) {
+            (trial.reads, trial.remark) = (Some(false), None);
+            trial.troubles.push(forbidden.into());
+        }
         trial.troubles.extend(written.err());
     }
     trial

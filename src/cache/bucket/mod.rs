@@ -3,11 +3,14 @@
 //! An archive is sent under a name that no other upload has, then the narinfo that names it, and nothing is ever
 //! overwritten but a narinfo by its like. Where the store knows how to put only what isn't there, the first of two hosts
 //! that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are true.
-//! `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
+//! The list of a path's files and the log of its build come last, the list only from who has won: two builds of one path
+//! need not be the same. `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
 //!
 //! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
 //! and the uploader draws the conclusion.
 
+mod arriving;
+mod clouds;
 mod code;
 mod credentials;
 mod error;
@@ -45,6 +48,7 @@ use super::care::condemned_with;
 use super::pack::Packing;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
+use crate::report::one_line;
 
 /// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
 /// minutes in all. What removes paths from a bucket does it by the day.
@@ -75,6 +79,8 @@ pub struct BucketCache {
     /// Held by who has a log in memory.
     log_in_memory: Mutex<()>,
     notes: Notes,
+    /// Ended when the cache is dropped: the next opening begins it anew.
+    tidying: JoinSet<()>,
     listing: Listing,
     /// Whether the store has been found not to know how to put only what isn't there.
     only_overwrites: AtomicBool,
@@ -91,16 +97,17 @@ impl BucketCache {
     pub async fn open(options: StoreOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
         let store = Store::new(&options).await?;
         let notes = Notes::open(&unfinished)?;
-        let cache = Self {
+        let mut cache = Self {
             store,
             binary: Arc::new(binary),
             log_in_memory: Mutex::default(),
             notes,
+            tidying: JoinSet::new(),
             listing: Listing::new(ANSWERS_HOLD),
             only_overwrites: AtomicBool::new(false),
         };
         cache.agree_on_store().await?;
-        tokio::spawn(cache.notes.clone().tidy_up(cache.store.clone()));
+        cache.tidying.spawn(cache.notes.clone().tidy_up(cache.store.clone()));
         Ok(cache)
     }
 
@@ -144,18 +151,25 @@ impl BucketCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, arrivals, go_ahead, contents } = push;
-        if let Some(known) = contents.recall(info.nar_hash).await
-            && self.store.has(&self.store.object(&known.url)).await?
-            && self.is_to_stay(&known.url).await
-        {
-            let (read, listing) = if self.binary.layout.write_nar_listing { list(nar).await? } else { (0, None) };
-            arrivals.await?;
-            go_ahead.await?;
-            self.put_listing(&info, listing).await?;
-            self.put_log(&info).await?;
-            self.publish(&info, &known).await?;
-            return Ok(Pushed { read, sent: 0, deduplicated: true });
+        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+        if let Some(known) = contents.recall(info.nar_hash).await {
+            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
+            // seat in a reading that others share.
+            arrivals.as_mut().await?;
+            arrivals = Box::pin(async { Ok(()) });
+            if self.store.has(&self.store.object(&known.url)).await? && self.is_to_stay(&known.url).await {
+                // Given up, unless it is read: others wait for who has a seat.
+                let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
+                go_ahead.await?;
+                let put = self.publish(&info, &known).await?;
+                let mut read = 0;
+                let listing = async {
+                    let Some(nar) = nar.filter(|_| put == Put::New) else { return Ok(None) };
+                    list(nar, &mut read).await
+                };
+                self.put_beside(&info, listing).await;
+                return Ok(Pushed { read, sent: 0, deduplicated: true });
+            }
         }
         let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
@@ -175,27 +189,27 @@ impl BucketCache {
         drop(slot);
         arrivals.await?;
         go_ahead.await?;
-        self.put_listing(&info, listed.and_then(Listed::take)).await?;
-        self.put_log(&info).await?;
-        let object = upload.let_go();
+        upload.let_go().await?;
         let stored = packed.stored_at(url);
-        let deduplicated = match self.publish(&info, &stored).await {
-            Ok(Put::New) => {
-                contents.remember(info.nar_hash, &stored).await;
-                false
-            }
-            Ok(Put::Exists) => {
-                // Another host was faster. Should this fail, an archive lies there that nobody names.
-                let _ = self.store.delete(&object).await;
-                true
-            }
+        let put = match self.publish(&info, &stored).await {
+            Ok(put) => put,
             Err(error) => {
                 if error.is_certain() {
-                    let _ = self.store.delete(&object).await;
+                    self.take_back(object).await;
                 }
                 return Err(error.into());
             }
         };
+        let deduplicated = put == Put::Exists && self.shows_another(&info, &stored).await;
+        let listing = if deduplicated {
+            // Another host was faster.
+            self.take_back(object).await;
+            None
+        } else {
+            contents.remember(info.nar_hash, &stored).await;
+            listed.and_then(Listed::take)
+        };
+        self.put_beside(&info, async { Ok(listing) }).await;
         Ok(Pushed { read: packed.nar_size, sent: packed.file_size, deduplicated })
     }
 
@@ -205,16 +219,56 @@ impl BucketCache {
         pruned.is_ok_and(|(names, _)| names.is_empty())
     }
 
-    /// Puts the list of a path's files there, if there is one, over any that is there: it can only be the same.
-    async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
-        let Some(json) = listing else { return Ok(()) };
+    /// Whether the narinfo that is there names another archive. It may be our own, where a proxy has sent it twice since it
+    /// heard nothing of the first time; where that can't be learnt, the archive had better stay.
+    async fn shows_another(&self, info: &PathInfo, nar: &StoredNar) -> bool {
+        let there = self.store.text(&self.store.object(&layout::narinfo_name(&info.path))).await;
+        there.is_ok_and(|text| text.is_some_and(|text| layout::field_of(&text, "URL") != Some(nar.url.as_str())))
+    }
+
+    /// Takes an archive back that was let go and that no narinfo names for certain.
+    async fn take_back(&self, object: object_store::path::Path) {
+        // What can't be noted is tried once.
+        match self.notes.begin(&self.store, object.clone()).await {
+            Ok(upload) => upload.take_back().await,
+            Err(_) => drop(self.store.delete(&object).await),
+        }
+    }
+
+    /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
+    async fn put_beside(&self, info: &PathInfo, listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>) {
+        let lacks = |what: &str, error: &CacheError| {
+            debug!("{} lacks the {what} of {}: {}", self.store.name, info.path, one_line(error));
+        };
+        if let Err(error) = self.put_listing(info, listing).await {
+            lacks("list of the files", &error);
+        }
+        if let Err(error) = self.put_log(info).await {
+            lacks("log of the build", &error);
+        }
+    }
+
+    /// Puts the list of a path's files there, if there is one, over what another build of that path may have left.
+    async fn put_listing(
+        &self,
+        info: &PathInfo,
+        listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>,
+    ) -> Result<(), CacheError> {
+        let Some(json) = listing.await? else { return Ok(()) };
         let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), JSON, false).await.map(drop)
+        self.store.put(&object, PutPayload::from(json), JSON, false).await?;
+        Ok(())
     }
 
     /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
     async fn put_log(&self, info: &PathInfo) -> Result<(), CacheError> {
         let Some(derivation) = self.binary.logged(info) else { return Ok(()) };
+        let (binary, whose) = (Arc::clone(&self.binary), derivation.clone());
+        // Most have none, and needn't be asked for or wait for others.
+        let is_here = spawn_blocking(move || binary.build_log(&whose).is_some()).await;
+        if !is_here.map_err(|_| CacheError::LostThread { action: "open a log" })? {
+            return Ok(());
+        }
         let object = self.store.object(&layout::log_name(derivation));
         if self.store.has(&object).await? {
             return Ok(());
@@ -248,14 +302,13 @@ impl BucketCache {
     }
 }
 
-/// The list of the files of an archive that needn't be sent, and how many bytes it has.
-async fn list(nar: NarStream) -> Result<(u64, Option<Vec<u8>>), CacheError> {
+/// The list of the files of an archive that needn't be sent; counts the bytes that are read for it.
+async fn list(nar: NarStream, count: &mut u64) -> Result<Option<Vec<u8>>, CacheError> {
     let (mut reader, listed) = nar.start().await?.listed();
-    let mut read = 0;
     while let Some(chunk) = reader.next().await? {
-        read += chunk.len() as u64;
+        *count += chunk.len() as u64;
     }
-    Ok((read, listed.take()))
+    Ok(listed.take())
 }
 
 impl Cache for BucketCache {
@@ -306,3 +359,6 @@ impl Cache for BucketCache {
         Box::pin(async move { self.upload(push).await })
     }
 }
+
+#[cfg(test)]
+mod tests;

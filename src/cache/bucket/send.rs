@@ -40,7 +40,9 @@ pub(super) async fn send(
     let mut parts = Gathering { packing: &mut packing, left: Bytes::new(), size: part_size(nar_size), ended: false };
     let first = parts.next().await?.unwrap_or_default();
     if parts.ended {
-        store.put(object, first, NAR, false).await?;
+        if let Err(error) = store.put(object, first, NAR, false).await {
+            return Err(upload.refused(error).await);
+        }
     } else {
         send_parts(store, object, first, &mut parts, upload).await?;
     }
@@ -58,8 +60,12 @@ async fn send_parts(
     // Azure is told what an object is only where it comes in one piece, and has nothing to abort.
     let attributes = if store.aborts { content_type(NAR) } else { Attributes::new() };
     let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-    let id = store.multiparts.create_multipart_opts(object, options).await.map_err(failed)?;
-    upload.in_parts(&id).await?;
+    let (begun_in, begun_at) = (store.clone(), object.clone());
+    let begin = async move {
+        let begun = begun_in.multiparts.create_multipart_opts(&begun_at, options).await;
+        begun.map_err(|error| unwrapped(Action::Upload, &begun_in.name, &error))
+    };
+    let id = upload.begin_parts(begin).await?;
     // Dropped with this future, and what is on its way with it.
     let mut on_their_way = JoinSet::new();
     let mut sent: Vec<PartId> = Vec::new();

@@ -1,11 +1,10 @@
 //! The library's view of a bucket, built by what the policy, the environment and `~/.aws` say.
 
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
@@ -15,6 +14,7 @@ use object_store::{
 };
 use reqwest::Url;
 
+use super::clouds;
 use super::credentials::{Chain, S3Keys};
 use super::error::{BucketError, unwrapped};
 use super::uploads::{Signer, Uploads};
@@ -23,6 +23,9 @@ use crate::cache::http::{Action, Http, HttpOptions};
 use crate::cache::url::is_loopback;
 use crate::cache::{Addressing, BucketUrl, Service};
 use crate::secret::{Provider, Secret};
+
+/// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
+const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// Keys that the policy says, instead of what the environment has.
 #[derive(Clone, Default)]
@@ -57,7 +60,7 @@ pub struct StoreOptions {
 /// A bucket. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Store {
-    objects: Arc<dyn ObjectStore>,
+    pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) multiparts: Arc<dyn MultipartStore>,
     pages: Arc<dyn PaginatedListStore>,
     /// Those in parts that never ended; none where the store forgets them by itself.
@@ -69,7 +72,7 @@ pub(super) struct Store {
     pub(super) aborts: bool,
 }
 
-/// What an object is put under the name of another for.
+/// What became of putting an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
     /// It was put.
@@ -79,7 +82,7 @@ pub(super) enum Put {
 }
 
 /// Not tried again by the library: what an error means, and how often something is worth trying, is decided elsewhere.
-fn once() -> RetryConfig {
+pub(super) fn once() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
@@ -96,16 +99,12 @@ impl Store {
         let chain = Chain::find(url, keys, real_store).await?;
         let endpoint = match &url.service {
             Service::Azure { account: None, endpoint: None } => {
-                let account = std::env::var("AZURE_STORAGE_ACCOUNT_NAME").map_err(|_| {
-                    let problem =
-                        "write `?account=ACCOUNT` into the `url`, or set AZURE_STORAGE_ACCOUNT_NAME".to_owned();
-                    Arc::new(BucketError::NoCredentials { bucket: name.clone(), problem })
-                })?;
-                format!("https://{account}.blob.core.windows.net")
+                format!("https://{}.blob.core.windows.net", clouds::account(url)?)
             }
             _ => url.endpoint(&chain.region),
         };
         let wire = wire(&endpoint, http, &name).await?;
+        let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
         let mut uploads = None;
         let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
             match &url.service {
@@ -137,8 +136,6 @@ impl Store {
                             builder = builder.with_config(key, value);
                         }
                     }
-                    let readable =
-                        wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
                     // Built a first time for the library's own chain of credentials.
                     let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
                     let region = chain.region.clone();
@@ -153,40 +150,17 @@ impl Store {
                     let store = Arc::new(builder.with_credentials(keys).build().map_err(library)?);
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
-                Service::Gcs { endpoint: own } => {
-                    let mut builder = GoogleCloudStorageBuilder::from_env()
-                        .with_http_connector(wire.clone())
-                        .with_retry(once())
-                        .with_bucket_name(&url.bucket);
-                    if own.is_some() {
-                        builder = builder.with_base_url(&endpoint);
-                    }
-                    if let Some(key) = secret(&keys.service_account_key).await? {
-                        builder = builder.with_service_account_key(key.expose());
-                    }
-                    let store = Arc::new(builder.build().map_err(library)?);
+                Service::Gcs { .. } => {
+                    let key = secret(&keys.service_account_key).await?;
+                    let store = Arc::new(clouds::google(url, &endpoint, wire.clone(), key.as_ref())?);
                     let signer = Signer::Google(Arc::clone(store.credentials()));
                     let bucket = Url::parse(&below(&wire.endpoint, &url.bucket)).ok();
                     uploads = bucket.map(|bucket| Uploads { wire, bucket, signer });
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
-                Service::Azure { account, endpoint: own } => {
-                    let mut builder = MicrosoftAzureBuilder::from_env()
-                        .with_http_connector(wire)
-                        .with_retry(once())
-                        .with_container_name(&url.bucket)
-                        .with_allow_http(true)
-                        .with_disable_tagging(true);
-                    if let Some(account) = account {
-                        builder = builder.with_account(account);
-                    }
-                    if own.is_some() {
-                        builder = builder.with_endpoint(endpoint.clone());
-                    }
-                    if let Some(key) = secret(&keys.account_key).await? {
-                        builder = builder.with_access_key(key.expose());
-                    }
-                    let store = Arc::new(builder.build().map_err(library)?);
+                Service::Azure { .. } => {
+                    let key = secret(&keys.account_key).await?;
+                    let store = Arc::new(clouds::azure(url, &endpoint, wire, key.as_ref(), readable)?);
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
             };
@@ -212,9 +186,18 @@ impl Store {
 
     /// The text of an object, if it is there.
     pub(super) async fn text(&self, object: &Path) -> Result<Option<String>, Arc<BucketError>> {
+        let failed = |error| unwrapped(Action::Configuration, &self.name, &error);
         let Some(found) = self.get(object).await? else { return Ok(None) };
-        let bytes = found.bytes().await.map_err(|error| unwrapped(Action::Configuration, &self.name, &error))?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        let (mut chunks, mut text) = (found.into_stream(), Vec::new());
+        while let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await {
+            text.extend_from_slice(&chunk.map_err(failed)?);
+            if text.len() > LONGEST_TEXT {
+                let problem = format!("{object} is longer than {} KiB: that is something else", LONGEST_TEXT >> 10);
+                let (action, bucket) = (Action::Configuration, self.name.to_string());
+                return Err(Arc::new(BucketError::NotUnderstood { action, bucket, problem }));
+            }
+        }
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 
     /// An object, whose content is on its way, if it is there.
@@ -367,4 +350,58 @@ fn below(endpoint: &Url, bucket: &str) -> String {
 fn in_front(endpoint: &Url, bucket: &str) -> String {
     let (scheme, rest) = endpoint.as_str().split_once("://").unwrap_or(("https", endpoint.as_str()));
     format!("{scheme}://{bucket}.{}", rest.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use object_store::ListResult;
+    use object_store::list::PaginatedListResult;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    /// The pages of a bucket of which nothing was ever pruned.
+    struct NothingPruned;
+
+    #[async_trait]
+    impl PaginatedListStore for NothingPruned {
+        async fn list_paginated(
+            &self,
+            begin: Option<&str>,
+            _: PaginatedListOptions,
+        ) -> object_store::Result<PaginatedListResult> {
+            assert!(begin.is_some_and(|begin| begin.starts_with("pruned/")), "{begin:?} can't be listed here");
+            let (objects, common_prefixes, extensions) = Default::default();
+            Ok(PaginatedListResult { result: ListResult { objects, common_prefixes, extensions }, page_token: None })
+        }
+    }
+
+    impl Store {
+        /// A bucket in memory, `memory://b`.
+        pub(in crate::cache::bucket) fn in_memory() -> Self {
+            let memory = Arc::new(InMemory::new());
+            Self {
+                objects: Arc::clone(&memory) as _,
+                multiparts: memory,
+                pages: Arc::new(NothingPruned),
+                uploads: None,
+                name: "memory://b".into(),
+                prefix: "".into(),
+                aborts: true,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_text_is_read_that_is_none() {
+        let store = Store::in_memory();
+        let object = store.object("nix-cache-info");
+        assert_eq!(store.text(&object).await.expect("asked"), None);
+        for (bytes, fits) in [(LONGEST_TEXT, true), (LONGEST_TEXT + 1, false)] {
+            store.put(&object, vec![b'x'; bytes].into(), "text/plain", false).await.expect("put");
+            let read = store.text(&object).await;
+            assert_eq!(read.is_ok_and(|text| text.is_some_and(|text| text.len() == bytes)), fits);
+        }
+    }
 }

@@ -5,26 +5,30 @@
 //! parts that were sent are aborted, and an archive that no narinfo names is deleted. What an earlier run has noted is
 //! tidied up at the next start.
 //!
-//! A note goes too, and with it every claim to the archive, just before the narinfo is sent: from then on the narinfo may be
-//! there, whatever is heard of it. A crash just there leaves an archive that nobody names, which does no harm but take up
-//! room; deleting one that a narinfo names would.
+//! A note goes too, and with it every claim to the archive, before the narinfo is sent: from then on the narinfo may be
+//! there, whatever is heard of it. So it must not come back with a power failure either: the folder is synced, and where
+//! that fails no narinfo is sent. A crash just then leaves an archive that nobody names, which does no harm but take up
+//! room; deleting one that a narinfo names would. So does a power failure in the first seconds of a small archive, whose
+//! note isn't synced, and one between a store's beginning of an upload in parts and its name's being noted.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use object_store::path::Path as Object;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
+use tokio::sync::Mutex;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::debug;
 
 use super::error::BucketError;
 use super::store::Store;
-use crate::cache::{CacheError, run};
+use crate::cache::{CacheError, Class, run};
 use crate::report::one_line;
 
 /// How long to wait before what could not be taken back is tried again.
@@ -34,16 +38,32 @@ const PAUSES: [Duration; 4] =
 /// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
 pub(super) struct Upload {
     store: Store,
+    notes: Notes,
     /// A note of it; `None` once it has been let go.
     note: Option<PathBuf>,
     object: Object,
+    /// Where the store is about to begin an upload in parts.
+    beginning: Option<JoinHandle<Begun>>,
+    /// The name of the upload in parts.
     multipart: Option<String>,
 }
+
+/// The name that the store has given an upload in parts, and whether it could be noted.
+type Begun = Result<(String, Result<(), CacheError>), Arc<BucketError>>;
 
 /// The folder of a cache's notes.
 #[derive(Clone)]
 pub(super) struct Notes {
     folder: PathBuf,
+    removals: Arc<Removals>,
+}
+
+/// Notes that were removed for good, and how many of those removals are durable.
+#[derive(Default)]
+struct Removals {
+    made: AtomicU64,
+    /// Locked while the folder is synced: who comes meanwhile shares the next sync.
+    synced: Mutex<u64>,
 }
 
 impl Notes {
@@ -51,20 +71,23 @@ impl Notes {
     pub(super) fn open(folder: &Path) -> Result<Self, CacheError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| CacheError::Io { action: "create", path: folder.to_owned(), source })?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), removals: Arc::default() })
     }
 
     /// Notes an upload that is about to begin.
     pub(super) async fn begin(&self, store: &Store, object: Object) -> Result<Upload, CacheError> {
         let note = self.folder.join(run::new_name());
         add(note.clone(), format!("{}\n{object}\n", store.name), false).await?;
-        Ok(Upload { store: store.clone(), note: Some(note), object, multipart: None })
+        let (store, notes) = (store.clone(), self.clone());
+        Ok(Upload { store, notes, note: Some(note), object, beginning: None, multipart: None })
     }
 
-    /// Tidies up what earlier runs have left of that bucket. What can't be tidied up now stays noted.
+    /// Tidies up what earlier runs have left of that bucket, one after the other. What can't be tidied up now stays noted,
+    /// and so does all that comes behind it: it would fare no better.
     pub(super) async fn tidy_up(self, store: Store) {
+        let folder = self.folder.clone();
         let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
-            let files = fs::read_dir(&self.folder)?.flatten();
+            let files = fs::read_dir(folder)?.flatten();
             let old = files.filter(|file| !file.file_name().to_str().is_some_and(run::is_own));
             Ok(old.filter_map(|file| Some((file.path(), fs::read_to_string(file.path()).ok()?))).collect())
         };
@@ -72,26 +95,111 @@ impl Notes {
         for (note, text) in notes {
             let mut lines = text.lines();
             let (whose, object, multipart) = (lines.next(), lines.next(), lines.next());
-            // Cut short by a power failure: nothing was sent before it was whole.
+            // Cut short by a power failure: what was sent, if anything was, can't be found by it.
             let Some(object) = object else {
-                let _ = fs::remove_file(note);
+                let _ = self.remove(&note).await;
                 continue;
             };
-            if whose == Some(&*store.name) {
-                tokio::spawn(take_back(store.clone(), Object::from(object), multipart.map(str::to_owned), note));
+            let is_of_it = whose == Some(&*store.name);
+            if is_of_it && !self.take_back(&store, &Object::from(object), multipart, &note).await {
+                return;
             }
         }
+    }
+
+    /// Takes an upload back, and tries again for a while where its store can't be reached: what made the upload fail may
+    /// last. What is still there then waits for the next start, and so does what these keys may not delete. Returns
+    /// whether nothing is left.
+    async fn take_back(&self, store: &Store, object: &Object, multipart: Option<&str>, note: &Path) -> bool {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let Err(error) = self.take_back_once(store, object, multipart, note).await else { return true };
+            debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error));
+            match pauses.next().filter(|_| error.class() != Class::Credentials) {
+                Some(pause) => sleep(pause).await,
+                None => return false,
+            }
+        }
+    }
+
+    /// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well.
+    async fn take_back_once(
+        &self,
+        store: &Store,
+        object: &Object,
+        multipart: Option<&str>,
+        note: &Path,
+    ) -> Result<(), Arc<BucketError>> {
+        if let Some(id) = multipart.filter(|_| store.aborts) {
+            store.abort(object, id).await?;
+        }
+        store.delete(object).await?;
+        // Should it stay, the next start deletes what isn't there.
+        let _ = self.remove(note).await;
+        Ok(())
+    }
+
+    /// Removes a note; that it isn't there is fine.
+    async fn remove(&self, note: &Path) -> Result<(), CacheError> {
+        let file = note.to_owned();
+        let removed = spawn_blocking(move || match fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        });
+        let removed = removed.await.map_err(|_| CacheError::LostThread { action: "forget an upload" })?;
+        removed.map_err(|source| self.failed("remove a file in", source))
+    }
+
+    /// Removes a note so that no power failure brings it back.
+    async fn remove_for_good(&self, note: &Path) -> Result<(), CacheError> {
+        self.remove(note).await?;
+        let mine = self.removals.made.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut synced = self.removals.synced.lock().await;
+        if *synced >= mine {
+            return Ok(());
+        }
+        let made = self.removals.made.load(Ordering::SeqCst);
+        let folder = self.folder.clone();
+        let done = spawn_blocking(move || File::open(folder)?.sync_all()).await;
+        let done = done.map_err(|_| CacheError::LostThread { action: "forget an upload" })?;
+        done.map_err(|source| self.failed("sync", source))?;
+        *synced = made;
+        Ok(())
+    }
+
+    /// Errors name the folder, not a file whose name is another each time.
+    fn failed(&self, action: &'static str, source: io::Error) -> CacheError {
+        CacheError::Io { action, path: self.folder.clone(), source }
     }
 }
 
 impl Upload {
-    /// The store has given the upload in parts a name: noted, and made durable, before the first part is sent.
-    pub(super) async fn in_parts(&mut self, id: &str) -> Result<(), CacheError> {
-        self.multipart = Some(id.to_owned());
-        match &self.note {
-            Some(note) => add(note.clone(), format!("{id}\n"), true).await,
-            None => Ok(()),
-        }
+    /// Has the store begin an upload in parts, which gives it a name: noted, and made durable, before the first part is
+    /// sent. Dropped meanwhile, that goes on by itself until there is a name to abort it by.
+    ///
+    /// # Errors
+    /// [`CacheError::Bucket`]; [`CacheError::Io`] where the name can't be noted.
+    pub(super) async fn begin_parts(
+        &mut self,
+        begin: impl Future<Output = Result<String, Arc<BucketError>>> + Send + 'static,
+    ) -> Result<String, CacheError> {
+        let note = self.note.clone();
+        let beginning = self.beginning.insert(tokio::spawn(async move {
+            let id = begin.await?;
+            let noted = match note {
+                Some(note) => add(note, format!("{id}\n"), true).await,
+                None => Ok(()),
+            };
+            Ok((id, noted))
+        }));
+        let begun = beginning.await;
+        self.beginning = None;
+        let (id, noted) = match begun.map_err(|_| CacheError::LostThread { action: "begin an upload" })? {
+            Ok(begun) => begun,
+            Err(error) => return Err(self.refused(error).await),
+        };
+        self.multipart = Some(id.clone());
+        noted.map(|()| id)
     }
 
     /// The parts are put together: from now on it is an object as any other.
@@ -99,16 +207,38 @@ impl Upload {
         self.multipart = None;
     }
 
-    /// The narinfo is about to be sent: from now on the archive stays, whatever becomes of that.
-    pub(super) fn let_go(mut self) -> Object {
-        if let Some(note) = self.note.take() {
-            // Should it stay, the archive would be deleted at the next start: so it must not.
-            if let Err(error) = fs::remove_file(&note) {
-                debug!("remove {}: {error}", note.display());
-                let _ = fs::write(&note, "");
-            }
+    /// The store has not taken the first that it was to take. If that is certain, there is nothing to be taken back: who
+    /// may not write may not delete either, and would be refused again and again.
+    pub(super) async fn refused(&mut self, error: Arc<BucketError>) -> CacheError {
+        if error.is_certain()
+            && let Some(note) = self.note.take()
+        {
+            // Should it stay, the next start deletes what isn't there.
+            let _ = self.notes.remove(&note).await;
         }
-        self.object.clone()
+        error.into()
+    }
+
+    /// The narinfo is about to be sent: from now on the archive stays, whatever becomes of that. Where that can't be made
+    /// certain, the archive is taken back.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`]: no narinfo may be sent.
+    pub(super) async fn let_go(mut self) -> Result<(), CacheError> {
+        if let Some(note) = self.note.clone() {
+            self.notes.remove_for_good(&note).await?;
+            self.note = None;
+        }
+        Ok(())
+    }
+
+    /// Takes it back now, or, where that fails, as if it were dropped.
+    pub(super) async fn take_back(mut self) {
+        let Some(note) = self.note.clone() else { return };
+        let multipart = self.multipart.as_deref();
+        if self.notes.take_back_once(&self.store, &self.object, multipart, &note).await.is_ok() {
+            self.note = None;
+        }
     }
 }
 
@@ -116,46 +246,17 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let Some(note) = self.note.take() else { return };
         // Where there is no runtime any more, the next start does it.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(take_back(self.store.clone(), self.object.clone(), self.multipart.take(), note));
-        }
-    }
-}
-
-/// Takes an upload back, and tries again for a while where its store can't be reached: what made the upload fail may
-/// last. What is still there then waits for the next start.
-async fn take_back(store: Store, object: Object, multipart: Option<String>, note: PathBuf) {
-    for pause in PAUSES {
-        if take_back_once(&store, &object, multipart.clone(), &note).await {
-            return;
-        }
-        sleep(pause).await;
-    }
-    take_back_once(&store, &object, multipart, &note).await;
-}
-
-/// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well, which it returns.
-async fn take_back_once(store: &Store, object: &Object, multipart: Option<String>, note: &Path) -> bool {
-    let aborted = async {
-        match multipart.filter(|_| store.aborts) {
-            Some(id) => store.abort(object, &id).await,
-            None => Ok(()),
-        }
-    };
-    let done: Result<(), Arc<BucketError>> = async {
-        aborted.await?;
-        store.delete(object).await
-    }
-    .await;
-    match done {
-        Ok(()) => {
-            let _ = fs::remove_file(note);
-            true
-        }
-        Err(error) => {
-            debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error));
-            false
-        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (store, notes, object) = (self.store.clone(), self.notes.clone(), self.object.clone());
+        let (beginning, mut multipart) = (self.beginning.take(), self.multipart.take());
+        runtime.spawn(async move {
+            if let Some(beginning) = beginning
+                && let Ok(Ok((id, _))) = beginning.await
+            {
+                multipart = Some(id);
+            }
+            notes.take_back(&store, &object, multipart.as_deref(), &note).await;
+        });
     }
 }
 
@@ -174,3 +275,6 @@ async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheErro
         CacheError::Io { action: "write a file in", path: folder, source }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! How requests to an object store leave this host: by the one client of this project, with its certificates, proxies and
 //! time-outs. The library signs them and understands the answers; what goes wrong is understood here, where status,
 //! headers and body are still to be seen.
+//!
+//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body. What a server says
+//! of a failure is passed on without what the request has shown it.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -11,28 +13,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError as LibraryError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
     HttpResponseBody, HttpService,
 };
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::arriving::Arriving;
 use super::code::Code;
 use super::error::{BucketError, Carried};
-use crate::cache::http::{Action, HttpError, origin, pause, plain, read_whole};
-
-/// A server that takes nothing for so long is given up, as in `cache/http`.
-const TAKING: Duration = Duration::from_secs(30);
-
-/// A server that has everything answers within this time: one that puts parts together may take a while.
-const ANSWERING: Duration = Duration::from_secs(180);
-
-/// Requests without a body are answered within this time, or never.
-const ANSWERING_BRIEFLY: Duration = Duration::from_secs(30);
+use crate::cache::http::{ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, origin, pause, plain, read_whole};
 
 /// What hands out the credentials of a machine in a cloud is so near that it answers within this time, or isn't there.
 const HANDING_OUT: Duration = Duration::from_secs(5);
@@ -42,6 +35,19 @@ const REGION: &str = "x-amz-bucket-region";
 
 /// The error's name, by Azure's.
 const AZURE_CODE: &str = "x-ms-error-code";
+
+/// A temporary key's token, for Amazon's servers.
+const TOKEN: &str = "x-amz-security-token";
+
+/// What Azure's servers are shown in an address, of which the rest is for everybody.
+const AZURE_SIGNATURE: &str = "sig";
+
+/// A piece of a body that is sent (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
+/// takes a second or two.
+const PIECE: usize = 16 * 1024;
+
+/// No page of a listing is longer (bytes), nor are credentials: Azure's pages have 5,000 names.
+const LONGEST_PAGE: u64 = 16 * 1024 * 1024;
 
 /// The way to a bucket's servers.
 #[derive(Clone)]
@@ -88,19 +94,21 @@ impl Wire {
         };
         let url = Url::parse(&parts.uri.to_string()).map_err(|error| not_understood(error.to_string()))?;
         let (action, host) = (self.action(&parts.method, &url), origin(&url));
+        let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
+        let shown = shown(&parts.headers, &url);
         let client = if action == Action::Credentials && url.scheme() == "http" { &self.near } else { &self.client };
         let sent = Sent::default();
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
         *request.headers_mut() = parts.headers;
         if has_body {
-            *request.body_mut() = Some(reqwest::Body::wrap(Watched { body, sent: sent.clone() }));
+            *request.body_mut() = Some(reqwest::Body::wrap(Watched { body, piece: Bytes::new(), sent: sent.clone() }));
         }
         let failed = |source| BucketError::Http(HttpError::of_transport(action, host.clone(), source));
         let stalled = |after| BucketError::Http(HttpError::Stalled { action, host: host.clone(), after });
         let answered = async {
             let response = client.execute(request).await.map_err(failed)?;
-            self.judge(action, &parts.method, response).await
+            self.judge(Asked { action, method: &parts.method, shown: &shown, most }, response).await
         };
         if action == Action::Credentials {
             return timeout(HANDING_OUT, answered).await.unwrap_or_else(|_| Err(stalled(HANDING_OUT)));
@@ -129,21 +137,20 @@ impl Wire {
     }
 
     /// Hands on what the library understands, and tells everything else apart.
-    async fn judge(&self, action: Action, method: &Method, response: Response) -> Result<HttpResponse, BucketError> {
-        let status = response.status();
-        if status.is_success() && *method != Method::POST {
-            return Ok(stream(response));
+    async fn judge(&self, asked: Asked<'_>, response: Response) -> Result<HttpResponse, BucketError> {
+        let Asked { action, method, shown, most } = asked;
+        let (status, host) = (response.status(), origin(response.url()));
+        if (status.is_success() && *method != Method::POST) || is_for_the_library(method, status) {
+            let response: http::Response<reqwest::Body> = response.into();
+            let bucket = self.bucket.clone();
+            return Ok(response.map(|body| HttpResponseBody::new(Arriving::new(body, action, host, bucket, most))));
         }
         let headers = response.headers().clone();
-        if is_for_the_library(method, status) {
-            return Ok(stream(response));
-        }
-        let host = origin(response.url());
         let mut bare = http::Response::new(());
         (*bare.status_mut(), *bare.headers_mut()) = (status, headers.clone());
         let answer = read_whole(response).await;
         let answer = answer.map_err(|source| HttpError::of_transport(action, host, source))?;
-        let (code, says) = understand(&headers, &answer);
+        let (code, says) = understand(&headers, &String::from_utf8_lossy(&answer), shown);
         let code = Code::parse(&code);
         // A success may yet turn out to be none when the parts are put together.
         let went_well = status.is_success() && !String::from_utf8_lossy(&answer).contains("<Error>");
@@ -171,6 +178,35 @@ impl Wire {
     }
 }
 
+/// What an answer is an answer to.
+struct Asked<'r> {
+    action: Action,
+    method: &'r Method,
+    /// What the server was shown.
+    shown: &'r [String],
+    /// Bytes that the answer may have.
+    most: u64,
+}
+
+/// Whether a request asks for a page of names.
+fn lists(url: &Url) -> bool {
+    url.query_pairs().any(|(name, value)| name == "list-type" || (name == "comp" && value == "list"))
+}
+
+/// What a request shows to the server alone.
+fn shown(headers: &HeaderMap, url: &Url) -> Vec<String> {
+    let header = |name: &str| headers.get(name)?.to_str().ok();
+    // The scheme is no secret, and a server may repeat what stands behind it.
+    let authorization =
+        header(AUTHORIZATION.as_str()).map(|value| value.split_once(' ').map_or(value, |(_, rest)| rest));
+    let in_headers = authorization.into_iter().chain(header(TOKEN)).map(str::to_owned);
+    let signature = url.query_pairs().filter(|(name, _)| name == AZURE_SIGNATURE).map(|(_, value)| value.into_owned());
+    let as_written = url.query().into_iter().flat_map(|query| query.split('&'));
+    let as_written =
+        as_written.filter_map(|pair| Some(pair.strip_prefix(AZURE_SIGNATURE)?.strip_prefix('=')?.to_owned()));
+    in_headers.chain(signature).chain(as_written).filter(|shown| !shown.is_empty()).collect()
+}
+
 /// What the library makes more of than we could.
 fn is_for_the_library(method: &Method, status: StatusCode) -> bool {
     match status {
@@ -181,9 +217,9 @@ fn is_for_the_library(method: &Method, status: StatusCode) -> bool {
     }
 }
 
-/// The error's name and its message, as XML has them, or Azure's header.
-fn understand(headers: &HeaderMap, answer: &[u8]) -> (String, String) {
-    let text = String::from_utf8_lossy(answer);
+/// The error's name and its message, as XML has them, or Azure's header; without what the server was shown.
+fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, String) {
+    let text = shown.iter().fold(answer.to_owned(), |text, shown| text.replace(shown, "[secret]"));
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         Some(plain(rest.split_once("</")?.0))
@@ -196,17 +232,6 @@ fn understand(headers: &HeaderMap, answer: &[u8]) -> (String, String) {
         None => element("title").unwrap_or_else(|| if text.contains('<') { String::new() } else { plain(&text) }),
     };
     (code, says)
-}
-
-/// An answer whose body comes as it is read.
-fn stream(response: Response) -> HttpResponse {
-    let response: http::Response<reqwest::Body> = response.into();
-    response.map(|body| {
-        HttpResponseBody::new(body.map_err(|source| {
-            let source = io::Error::other(source.without_url().to_string());
-            LibraryError::new(HttpErrorKind::Decode, source)
-        }))
-    })
 }
 
 /// How far a body has been taken.
@@ -243,6 +268,8 @@ impl Sent {
 /// A body that notes when some of it was taken.
 struct Watched {
     body: HttpRequestBody,
+    /// What is left of a larger piece.
+    piece: Bytes,
     sent: Sent,
 }
 
@@ -254,16 +281,72 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, LibraryError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.sent.took(self.body.is_end_stream());
-        polled
+        if self.piece.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context).map_ok(Frame::into_data) {
+                Poll::Ready(Some(Ok(Ok(piece)))) => self.piece = piece,
+                Poll::Ready(Some(Ok(Err(other)))) => return Poll::Ready(Some(Ok(other))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    self.sent.took(true);
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let length = self.piece.len().min(PIECE);
+        let piece = self.piece.split_to(length);
+        self.sent.took(self.is_end_stream());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.piece.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (left, behind) = (self.piece.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(behind.lower() + left);
+        if let Some(upper) = behind.upper() {
+            hint.set_upper(upper + left);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_repeats_of_what_it_was_shown_is_blackened() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer s3cret".parse().expect("a header"));
+        headers.insert(TOKEN, "t0ken".parse().expect("a header"));
+        let url = Url::parse("https://h/c/o?sv=1&sig=a%2Fb").expect("an address");
+        let shown = shown(&headers, &url);
+        // The end of what is shown of a message must not lie in the middle of a secret.
+        let long = format!("<Message>{} s3cret t0ken a/b a%2Fb sv=1</Message>", "x".repeat(190));
+        let (_, says) = understand(&HeaderMap::new(), &long, &shown);
+        assert!(says.trim_end().ends_with("x [secret]"), "{says}");
+        let (_, says) = understand(&HeaderMap::new(), "you sent s3cret t0ken a/b a%2Fb sv=1", &shown);
+        assert_eq!(says, "you sent [secret] [secret] [secret] [secret] sv=1");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_sent_whole_in_pieces_that_a_slow_line_takes() {
+        let payload: object_store::PutPayload = vec![7; 100_000].into();
+        let body = HttpRequestBody::from(payload);
+        let mut watched = Watched { body, piece: Bytes::new(), sent: Sent::default() };
+        let mut left = 100_000;
+        while left > 0 {
+            assert!(!watched.is_end_stream() && watched.size_hint().exact() == Some(left as u64));
+            let piece = watched.frame().await.expect("more").expect("a piece").into_data().expect("data");
+            assert!(!piece.is_empty() && piece.len() <= PIECE);
+            left -= piece.len();
+        }
+        assert!(watched.is_end_stream() && watched.frame().await.is_none());
     }
 }

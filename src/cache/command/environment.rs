@@ -63,3 +63,14 @@ pub(super) fn environment(options: &CommandOptions) -> Vec<(String, OsString)> {
     variables.push(("STOREWATCH_GIVES".to_owned(), gives.into()));
     variables
 }
+
+/// No secret is shorter, in bytes: to blacken every `1` or `yes` would only make messages unreadable.
+const LEAST_SECRET: usize = 6;
+
+/// A program's words, without the values of the variables that the policy passes on, which may be secrets.
+pub(super) fn blackened(options: &CommandOptions, text: &str) -> String {
+    let passed = options.pass_environment.iter().filter_map(|name| std::env::var(name).ok());
+    passed
+        .filter(|value| value.len() >= LEAST_SECRET)
+        .fold(text.to_owned(), |text, value| text.replace(&value, "[secret]"))
+}

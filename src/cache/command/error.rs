@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use super::CommandOptions;
+use super::environment::blackened;
 use super::line::{Answer, Kind};
 use crate::cache::Class;
 use crate::cache::http::plain;
@@ -113,7 +115,12 @@ pub enum Verdict {
 }
 
 /// What it means how a program has ended that didn't take what it was given.
-pub(super) fn of_end(program: PathBuf, status: ExitStatus, answer: Option<Answer>, said: &Tail) -> CommandError {
+pub(super) fn of_end(
+    options: &CommandOptions,
+    status: ExitStatus,
+    answer: Option<Answer>,
+    said: &Tail,
+) -> CommandError {
     let answer = answer.unwrap_or_default();
     let after = answer.retry_after.map(|seconds| Duration::from_secs(seconds.clamp(*PAUSES.start(), *PAUSES.end())));
     // The exit code counts, and where it says nothing of its own, the line.
@@ -128,11 +135,13 @@ pub(super) fn of_end(program: PathBuf, status: ExitStatus, answer: Option<Answer
         (Some(_), Some(Kind::Retry)) => Verdict::Later { after },
         _ => Verdict::Failed,
     };
-    let reason = match answer.reason.as_deref().map(plain).filter(|reason| !reason.is_empty()) {
+    let blacken = |text: &str| blackened(options, text);
+    let own_words = answer.reason.map(|reason| plain(&blacken(&reason)));
+    let reason = match own_words.filter(|reason| !reason.is_empty()) {
         Some(reason) => format!(": {reason}"),
-        None => said.explanation(),
+        None => said.explanation(blacken),
     };
-    CommandError::Ended { program, verdict, status: status.to_string(), reason }
+    CommandError::Ended { program: options.program.clone(), verdict, status: status.to_string(), reason }
 }
 
 impl CommandError {

@@ -15,19 +15,18 @@ mod environment;
 mod error;
 mod line;
 mod run;
+mod usable;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD};
 use tokio::task::spawn_blocking;
 
 pub use self::error::{CommandError, Verdict};
 use self::line::{Answer, Kind, lacking, push_line, question};
 use self::run::{Ended, run};
+use self::usable::usable;
 use super::{BoxFuture, Cache, CacheError, Push, Pushed, Trial};
 use crate::nix::{StoreDir, StorePath};
 
@@ -88,7 +87,8 @@ impl CommandCache {
     async fn ask_missing(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, CacheError> {
         let Ended { program, status, output, said } = run(&self.options, question(&self.options, paths), None).await?;
         if !status.success() {
-            return Err(error::of_end(program, status, Answer::last_of(&output).ok().flatten(), &said).into());
+            let answer = Answer::last_of(&output).ok().flatten();
+            return Err(error::of_end(&self.options, status, answer, &said).into());
         }
         lacking(&output, paths).map_err(|problem| CommandError::NotUnderstood { program, problem }.into())
     }
@@ -124,7 +124,7 @@ impl CommandCache {
                 let sent = answer.and_then(|answer| answer.sent).unwrap_or(info.nar_size);
                 Ok(Pushed { read: info.nar_size, sent, deduplicated: false })
             }
-            _ => Err(error::of_end(program, status, answer, &said).into()),
+            _ => Err(error::of_end(&self.options, status, answer, &said).into()),
         }
     }
 }
@@ -176,19 +176,6 @@ async fn check(program: &Path) -> Result<(), CacheError> {
         None => Ok(()),
         Some(problem) => Err(CommandError::Unusable { program: program.to_owned(), problem }.into()),
     }
-}
-
-fn usable(program: &Path) -> Result<(), String> {
-    let metadata = fs::metadata(program).map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is no file".to_owned());
-    }
-    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS)
-        .map_err(|_| "it is not executable for the user that this runs as".to_owned())?;
-    if metadata.permissions().mode() & 0o002 != 0 {
-        return Err("everybody on this host can write to it".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

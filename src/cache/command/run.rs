@@ -33,7 +33,13 @@ pub(super) struct Ended {
 /// takes a part of an archive for the whole.
 struct AtWork<'r> {
     running: Running,
-    feeding: BoxFuture<'r, Result<(), NarFailure>>,
+    feeding: BoxFuture<'r, Result<(), Unfed>>,
+}
+
+/// The archive has failed. The program's standard input is still open, and stays so until the program is killed.
+struct Unfed {
+    failure: NarFailure,
+    _open: ChildStdin,
 }
 
 /// Runs the program, gives it the line and the archive, and waits for its end.
@@ -67,10 +73,13 @@ pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<Nar
         let (mut fed, mut heard) = (false, false);
         let status = loop {
             tokio::select! {
-                feeding = &mut at_work.feeding, if !fed => {
-                    feeding?;
-                    fed = true;
-                }
+                feeding = &mut at_work.feeding, if !fed => match feeding {
+                    Ok(()) => fed = true,
+                    Err(unfed) => {
+                        at_work.running.kill();
+                        return Err(unfed.failure.into());
+                    }
+                },
                 hearing = &mut hearing, if !heard => {
                     hearing.map_err(|unheard| match unheard {
                         Unheard::TooMuch => CommandError::TooMuch { program: program.clone(), most: LONGEST_OUTPUT },
@@ -98,18 +107,19 @@ pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<Nar
 
 /// Writes the line, then the archive. A program that reads no more needs no more: that is no failure, and how it ends
 /// says whether it has taken the path.
-async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) -> Result<(), NarFailure> {
+async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) -> Result<(), Unfed> {
     let Some(mut stdin) = stdin else { return Ok(()) };
     if stdin.write_all(&line).await.is_err() {
         return Ok(());
     }
     let Some(mut nar) = nar else { return Ok(()) };
-    while let Some(chunk) = nar.next().await? {
-        if stdin.write_all(&chunk).await.is_err() {
-            break;
+    loop {
+        match nar.next().await {
+            Ok(Some(chunk)) if stdin.write_all(&chunk).await.is_ok() => {}
+            Ok(_) => return Ok(()),
+            Err(failure) => return Err(Unfed { failure, _open: stdin }),
         }
     }
-    Ok(())
 }
 
 /// Why a program's output was not read to its end.
@@ -130,5 +140,33 @@ async fn bounded(output: &mut Vec<u8>, pipe: Option<impl AsyncRead + Unpin>) -> 
         if output.len() > LONGEST_OUTPUT {
             return Err(Unheard::TooMuch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{CallOff, NarStream};
+    use crate::limit::{Lane, Slots};
+    use crate::nix::nar::registered;
+
+    #[tokio::test]
+    async fn the_input_is_still_open_when_the_archive_has_failed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        let (info, _) = registered(&file, 4 << 20);
+        std::fs::write(&file, vec![8; 4 << 20]).expect("written");
+        let nar = NarStream::new(file, &info, Lane::Fresh, Slots::new(1), CallOff::default());
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat > /dev/null; echo ended"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running::start(&mut command).expect("started");
+        let (stdin, stdout) = (running.stdin(), running.stdout());
+        let fed = feed(stdin, b"line\n".to_vec(), Some(nar.start().await.expect("begun"))).await;
+        let Err(unfed) = fed else { panic!("an altered archive was handed over") };
+        running.kill();
+        drop(unfed);
+        let mut said = Vec::new();
+        assert!(bounded(&mut said, stdout).await.is_ok());
+        assert_eq!(said, b"", "it saw an end");
     }
 }

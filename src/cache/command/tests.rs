@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::cache::{CallOff, Class, Contents, NarFailure, NarStream, StoredNar};
 use crate::limit::{Lane, Slots};
-use crate::nix::nar::{NarOptions, encode_hashed};
+use crate::nix::nar::registered;
 use crate::nix::{NarHash, PathInfo};
 
 const LONG: Duration = Duration::from_secs(600);
@@ -37,27 +37,9 @@ impl Host {
     /// The path is a file of so many bytes.
     fn new(bytes: usize) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a legal name");
-        let file = dir.path().join(path.base_name());
-        fs::write(&file, (0..bytes).map(|n| (n % 251) as u8).collect::<Vec<_>>()).expect("written");
-        let mut nar = Vec::new();
-        let hashed = encode_hashed(&file, &NarOptions::default(), |chunk| {
-            nar.extend_from_slice(&chunk);
-            Ok::<_, ()>(())
-        });
-        let (nar_hash, nar_size) = hashed.map_err(|_| ()).expect("an archive");
-        let info = PathInfo {
-            id: None,
-            references: Some(vec![path.clone()]),
-            path,
-            nar_hash,
-            nar_size,
-            registration_time: 0,
-            deriver: None,
-            ultimate: true,
-            sigs: vec!["key-1:c2ln".to_owned()],
-            ca: None,
-        };
+        let file = dir.path().join("0123456789abcdfghijklmnpqrsvwxyz-a");
+        let (info, nar) = registered(&file, bytes);
+        let info = PathInfo { references: Some(vec![info.path.clone()]), sigs: vec!["key-1:c2ln".to_owned()], ..info };
         Self { dir, info, nar, slots: Slots::new(1) }
     }
 
@@ -259,7 +241,12 @@ async fn what_can_not_be_run_is_found_before_it_is() {
     mode(0o644);
     assert!(open(&script).await.is_some_and(|error| error.contains("not executable")));
     mode(0o777);
-    assert!(open(&script).await.is_some_and(|error| error.contains("can write to it")));
+    assert!(open(&script).await.is_some_and(|error| error.contains("everybody on this host can write to it")));
+    mode(0o755);
+    fs::set_permissions(host.dir.path(), fs::Permissions::from_mode(0o777)).expect("changed");
+    assert!(open(&script).await.is_some_and(|error| error.contains("can put another file in its place")));
+    fs::set_permissions(host.dir.path(), fs::Permissions::from_mode(0o700)).expect("changed");
+    mode(0o777);
     assert!(open(host.dir.path()).await.is_some_and(|error| error.contains("no file")));
     let trial = try_out(&with(&script)).await;
     assert!(!trial.went_well() && trial.writes == Some(false));
@@ -279,6 +266,18 @@ async fn what_it_said_is_shown() {
     let said = r#"echo said >&2; echo '{"reason":"its own  words"}'; exit 65"#;
     let error = host.push(said, Gives::Path).await.expect_err("refused");
     assert_eq!(error.to_string(), "/bin/sh refused the path (exit status: 65): its own words");
+
+    // What it was handed on by name may be a secret. cargo sets this one for tests.
+    let name = "CARGO_MANIFEST_DIR";
+    let value = std::env::var(name).expect("set by cargo");
+    let says = |how: &str| CommandOptions {
+        pass_environment: vec![name.to_owned()],
+        ..host.options(&how.replace("VALUE", &format!("${name}")), Gives::Path)
+    };
+    for how in ["echo sent VALUE >&2; exit 75", "echo '{\"reason\":\"sent '\"VALUE\"'\"}'; exit 75"] {
+        let error = host.push_with(says(how)).await.expect_err("later").to_string();
+        assert!(error.ends_with("(exit status: 75): sent [secret]") && !error.contains(&value), "{how}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -15,11 +15,11 @@ use crate::cache::{NarFailure, NarReader};
 
 /// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
 /// some do that in bursts.
-const TAKING: Duration = Duration::from_secs(30);
+pub(in crate::cache) const TAKING: Duration = Duration::from_secs(30);
 
 /// A server that has everything answers within this time. One that packs a large archive and passes it on to an object
 /// store needs some for what it has buffered.
-const ANSWERING: Duration = Duration::from_secs(180);
+pub(in crate::cache) const ANSWERING: Duration = Duration::from_secs(180);
 
 /// An archive as the body of a request.
 pub struct Body {

@@ -67,7 +67,7 @@ pub enum HttpError {
     /// What answers there doesn't encrypt.
     #[error(
         "{action} at {host}: this port does not speak https, but http, it seems; give the port that does, or write \
-         `attic+http://…` (with a token only where the server is on this host, or with `allow_unencrypted = true`)"
+         `http` in place of `https` (with a secret only where the server is on this host, or with `allow_unencrypted = true`)"
     )]
     NotEncrypted {
         /// What it was for.

@@ -31,6 +31,7 @@ use self::answer::Head;
 pub use self::answer::ServerSays;
 pub(super) use self::answer::{pause, plain};
 pub use self::body::Body;
+pub(super) use self::body::{ANSWERING, TAKING};
 pub use self::credentials::{Credentials, Header};
 pub(super) use self::cure::reason;
 pub use self::error::{Action, HttpError};
@@ -44,7 +45,7 @@ use crate::secret::{Provider, SecretError};
 const CONNECTING: Duration = Duration::from_secs(15);
 
 /// Requests without a body to speak of are answered within this time, or never.
-const ANSWERING_BRIEFLY: Duration = Duration::from_secs(30);
+pub(super) const ANSWERING_BRIEFLY: Duration = Duration::from_secs(30);
 
 /// A connection that nobody uses is closed after so long: shortly before servers and proxies do it, most of them after
 /// 60 s or more, since a request that meets a closing connection is lost.

@@ -8,8 +8,8 @@
 //!
 //! Who is to take part has a [`Seat`] from the beginning. The pass begins when each seat is either taken or given up, and
 //! at the latest some time after the first was taken. A cache that was late, or did not keep up, must not delay the others
-//! again and again: it is known by its [`Punctuality`], is waited for no more, and gets no seat for a while. The channels are the only buffers, of a megabyte each,
-//! so the caches go at the pace of the slowest that keeps up.
+//! again and again: it is known by its [`Punctuality`], is waited for no more, and gets no seat for a while. The channels
+//! are the only buffers, of a megabyte each, so the caches go at the pace of the slowest that keeps up.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,33 +221,8 @@ mod tests {
     use super::super::{CallOff, NarStream};
     use super::*;
     use crate::limit::{Lane, Slots};
-    use crate::nix::nar::{NarOptions, encode_hashed};
-    use crate::nix::{PathInfo, StorePath};
-
-    /// A path with a file of so many bytes, as Nix would have registered it.
-    fn registered(file: &Path, bytes: usize) -> (PathInfo, Vec<u8>) {
-        std::fs::write(file, vec![7; bytes]).expect("written");
-        let mut nar = Vec::new();
-        let hashed = encode_hashed(file, &NarOptions::default(), |chunk| {
-            nar.extend_from_slice(&chunk);
-            Ok::<_, ()>(())
-        });
-        let (nar_hash, nar_size) = hashed.map_err(|_| ()).expect("an archive");
-        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a legal name");
-        let info = PathInfo {
-            id: None,
-            path,
-            nar_hash,
-            nar_size,
-            registration_time: 0,
-            deriver: None,
-            ultimate: true,
-            sigs: Vec::new(),
-            ca: None,
-            references: Some(Vec::new()),
-        };
-        (info, nar)
-    }
+    use crate::nix::PathInfo;
+    use crate::nix::nar::registered;
 
     fn stream(file: &Path, info: &PathInfo, seat: Option<Seat>) -> NarStream {
         NarStream::new(file.to_owned(), info, Lane::Fresh, Slots::new(1), CallOff::default()).seated(seat)

@@ -10,7 +10,7 @@ use crate::nix::NarHash;
 /// Bytes gathered before they are hashed and handed on.
 pub(super) const WRITE_BUFFER: usize = 256 * 1024;
 
-/// Hashes what goes into a writer, which is given pieces of [`WRITE_BUFFER`] bytes or more, but for the last.
+/// Hashes what goes into a writer, which is given pieces of some [`WRITE_BUFFER`] bytes: what doesn't fit waits for the next.
 pub(super) struct Hashing<W> {
     out: W,
     hasher: Sha256,

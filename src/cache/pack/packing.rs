@@ -44,7 +44,7 @@ impl Packing {
         Self { chunks, packed: None }
     }
 
-    /// The next chunk, of 256 KiB or more but for the last; `None` when all have been taken and the archive was whole and
+    /// The next chunk, of some 256 KiB; `None` when all have been taken and the archive was whole and
     /// the one that Nix has registered.
     ///
     /// It may be dropped at any time, and loses nothing.

@@ -6,36 +6,11 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::cache::{CacheError, CallOff, NarStream};
 use crate::limit::{Lane, Slots};
-use crate::nix::nar::{NarOptions, encode_hashed};
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::PathInfo;
+use crate::nix::nar::registered;
 
 const ALL: [Compression; 4] =
     [Compression::None, Compression::Zstd { level: 3 }, Compression::Xz { level: 1 }, Compression::AUTO];
-
-/// A path with a file of so many bytes, as Nix would have registered it, and its archive.
-fn registered(file: &Path, bytes: usize) -> (PathInfo, Vec<u8>) {
-    std::fs::write(file, (0..bytes).map(|n| (n % 251) as u8).collect::<Vec<_>>()).expect("written");
-    let mut nar = Vec::new();
-    let hashed = encode_hashed(file, &NarOptions::default(), |chunk| {
-        nar.extend_from_slice(&chunk);
-        Ok::<_, ()>(())
-    });
-    let (nar_hash, nar_size) = hashed.map_err(|_| ()).expect("an archive");
-    let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a legal name");
-    let info = PathInfo {
-        id: None,
-        path,
-        nar_hash,
-        nar_size,
-        registration_time: 0,
-        deriver: None,
-        ultimate: true,
-        sigs: Vec::new(),
-        ca: None,
-        references: Some(Vec::new()),
-    };
-    (info, nar)
-}
 
 async fn begin(file: &Path, info: &PathInfo, slots: &Slots) -> NarReader {
     let stream = NarStream::new(file.to_owned(), info, Lane::Fresh, slots.clone(), CallOff::default());

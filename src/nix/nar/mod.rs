@@ -29,6 +29,8 @@ mod chunks;
 mod encode;
 mod hashed;
 mod listing;
+#[cfg(test)]
+mod registered;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ pub use chunks::CHUNK;
 pub use encode::encode;
 pub use hashed::encode_hashed;
 pub use listing::Listing;
+#[cfg(test)]
+pub(crate) use registered::registered;
 
 /// How names are to be read. The default is Nix's own for this platform.
 #[derive(Clone, Debug, PartialEq, Eq)]

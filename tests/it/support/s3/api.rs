@@ -46,9 +46,21 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
     if bucket != BUCKET {
         return Ok(refuse(404, "NoSuchBucket", head));
     }
-    let trouble = shared.trouble.borrow().clone().filter(|(ops, _)| ops.contains(&op)).map(|(_, trouble)| trouble);
+    let trouble = shared.trouble.borrow().clone().filter(|at| at.hits(op, name)).map(|at| at.trouble);
     let _flying = Flying::start(&shared, op);
     let content = match trouble {
+        Some(Trouble::CutAfterDone) => {
+            let content = body.collect().await?.to_bytes();
+            let _ = act(&mut shared.state(), op, name, &query, &parts.headers, content);
+            shared.state().troubled += 1;
+            return Err("cut when it was done".into());
+        }
+        Some(Trouble::Twice) => {
+            let content = body.collect().await?.to_bytes();
+            let _ = act(&mut shared.state(), op, name, &query, &parts.headers, content.clone());
+            shared.state().troubled += 1;
+            content
+        }
         None => body.collect().await?.to_bytes(),
         Some(Trouble::Code(status, code)) => {
             let _ = body.collect().await;
@@ -253,7 +265,10 @@ fn condition(dialect: Dialect, headers: &HeaderMap) -> On {
 }
 
 fn object(state: &State, name: &str, head: bool) -> Response<Body> {
-    let Some(content) = state.objects.get(name) else { return refuse(404, "NoSuchKey", head) };
+    let Some(content) = state.objects.get(name) else {
+        let (status, code) = if state.hides_what_is_missing { (403, "AccessDenied") } else { (404, "NoSuchKey") };
+        return refuse(status, code, head);
+    };
     Response::builder()
         .header("etag", e_tag(content))
         .header("last-modified", httpdate::fmt_http_date(state.modified(name)))

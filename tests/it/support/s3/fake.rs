@@ -24,7 +24,22 @@ pub struct FakeS3 {
 #[derive(Debug)]
 pub struct Shared {
     state: Mutex<State>,
-    pub trouble: watch::Sender<Option<(Vec<Op>, Trouble)>>,
+    pub trouble: watch::Sender<Option<At>>,
+}
+
+/// Where a trouble happens.
+#[derive(Clone, Debug)]
+pub struct At {
+    ops: Vec<Op>,
+    /// A part of the object's name.
+    part: &'static str,
+    pub trouble: Trouble,
+}
+
+impl At {
+    pub fn hits(&self, op: Op, name: &str) -> bool {
+        self.ops.contains(&op) && name.contains(self.part)
+    }
 }
 
 impl Shared {
@@ -71,7 +86,12 @@ impl FakeS3 {
 
     /// From now on, this happens to such requests.
     pub fn fail(&self, ops: &[Op], trouble: Trouble) {
-        self.shared.trouble.send_replace(Some((ops.to_vec(), trouble)));
+        self.fail_at(ops, "", trouble);
+    }
+
+    /// The same, to those of objects whose names have this part.
+    pub fn fail_at(&self, ops: &[Op], part: &'static str, trouble: Trouble) {
+        self.shared.trouble.send_replace(Some(At { ops: ops.to_vec(), part, trouble }));
     }
 
     /// From now on, all goes well.
@@ -92,13 +112,22 @@ impl FakeS3 {
     /// Panics where an archive isn't that of exactly one narinfo, or parts are left that nobody put together.
     #[track_caller]
     pub fn assert_sound(&self) {
+        assert_eq!(self.assert_readable(), BTreeSet::new(), "archives that nobody names");
+    }
+
+    /// Panics where a narinfo has no archive of its own, or parts are left that nobody put together. Returns the archives
+    /// that no narinfo names.
+    #[track_caller]
+    pub fn assert_readable(&self) -> BTreeSet<String> {
         let state = self.state();
         let mut named = BTreeMap::<String, u32>::new();
         state.narinfos().into_iter().for_each(|narinfo| *named.entry(narinfo.url).or_default() += 1);
         assert!(named.values().all(|count| *count == 1), "narinfos share an archive: {named:?}");
-        let archives = state.objects.keys().filter(|name| name.starts_with("nar/")).cloned();
-        assert_eq!(named.into_keys().collect::<BTreeSet<_>>(), archives.collect::<BTreeSet<_>>());
+        let mut archives: BTreeSet<String> =
+            state.objects.keys().filter(|name| name.starts_with("nar/")).cloned().collect();
+        named.keys().for_each(|name| assert!(archives.remove(name), "{name} is named and isn't there"));
         assert!(state.multiparts.is_empty(), "parts are left of {:?}", state.multiparts.values().map(|(name, _)| name));
+        archives
     }
 }
 

@@ -6,6 +6,7 @@ use super::Key;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// Least size of a part but the last, in bytes.
@@ -35,6 +36,10 @@ pub enum Trouble {
     Code(u16, &'static str),
     /// Ends the connection in the middle of the body.
     Cut,
+    /// Does what it is asked, and ends the connection without a word.
+    CutAfterDone,
+    /// Does it twice and answers once, as a proxy that has heard nothing of the first time.
+    Twice,
     /// Takes nothing any more, until the trouble is over.
     Stall,
 }
@@ -81,6 +86,10 @@ pub struct State {
     pub overwrites: bool,
     /// So many names a page of a listing has, if not a thousand.
     pub page: Option<usize>,
+    /// Whether who asks for what isn't there is told that it is forbidden, as Amazon does where listing is.
+    pub hides_what_is_missing: bool,
+    /// Where a client notes what it has begun: no archive may be noted there any more when its narinfo comes.
+    pub notes: Option<PathBuf>,
     pub most_in_flight: usize,
     pub in_flight: usize,
     pub begun: u64,
@@ -149,6 +158,11 @@ impl State {
             if theirs != name && !self.objects.contains_key(&theirs) {
                 self.violation(format!("{name} came before its reference {reference}"));
             }
+        }
+        let notes = self.notes.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let mut notes = notes.filter_map(|note| std::fs::read_to_string(note.path()).ok());
+        if notes.any(|note| note.contains(&narinfo.url)) {
+            self.violation(format!("{name} came while its archive was noted as unfinished"));
         }
         let Some(nar) = self.objects.get(&format!("{folder}{}", narinfo.url)) else {
             return self.violation(format!("{name} came before its archive"));

@@ -1,0 +1,150 @@
+use std::sync::Mutex as Lock;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::cache::{CallOff, Contents, Hindrance, Layout, NarStream, Pace, Pass, Punctuality};
+use crate::limit::{Lane, Slots};
+use crate::nix::nar::registered;
+use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
+
+/// What a cache was given last.
+#[derive(Default)]
+struct Memory(Lock<Option<StoredNar>>);
+
+impl Contents for Memory {
+    fn recall(&self, _: NarHash) -> BoxFuture<'_, Option<StoredNar>> {
+        Box::pin(async { self.0.lock().expect("a lock").clone() })
+    }
+
+    fn remember(&self, _: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()> {
+        *self.0.lock().expect("a lock") = Some(nar.clone());
+        Box::pin(async {})
+    }
+}
+
+/// A cache in memory, and a path.
+struct Host {
+    dir: TempDir,
+    cache: Arc<BucketCache>,
+    info: PathInfo,
+    memory: Arc<Memory>,
+}
+
+type Coming = BoxFuture<'static, Result<(), Hindrance>>;
+
+/// Comes true at once.
+fn now() -> Coming {
+    Box::pin(async { Ok(()) })
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (info, _) = registered(&dir.path().join("a"), 100_000);
+        let binary = BinaryCache {
+            store_dir: StoreDir::default(),
+            layout: Layout::default(),
+            key: SecretKey::generate("host-1").expect("randomness"),
+            log_dir: dir.path().join("log"),
+            facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
+            pace: Pace::default(),
+        };
+        let cache = BucketCache {
+            store: Store::in_memory(),
+            binary: Arc::new(binary),
+            log_in_memory: Mutex::default(),
+            notes: Notes::open(&dir.path().join("notes")).expect("a folder"),
+            tidying: JoinSet::new(),
+            listing: Listing::new(ANSWERS_HOLD),
+            only_overwrites: AtomicBool::new(false),
+        };
+        Self { dir, cache: Arc::new(cache), info, memory: Arc::default() }
+    }
+
+    fn nar(&self) -> NarStream {
+        NarStream::new(self.dir.path().join("a"), &self.info, Lane::Fresh, Slots::new(1), CallOff::default())
+    }
+
+    /// The same content as another path.
+    fn other(&self) -> PathInfo {
+        let path = StorePath::from_base_name("1123456789abcdfghijklmnpqrsvwxyz-b").expect("a legal name");
+        PathInfo { path, ..self.info.clone() }
+    }
+
+    async fn push(
+        &self,
+        info: PathInfo,
+        nar: NarStream,
+        arrivals: Coming,
+        go_ahead: Coming,
+    ) -> Result<Pushed, CacheError> {
+        let contents = Arc::clone(&self.memory) as _;
+        Arc::clone(&self.cache).push(Push { info, nar, arrivals, go_ahead, contents }).await
+    }
+
+    /// Where the cache was last told that the content lies.
+    fn archive(&self) -> object_store::path::Path {
+        let known = self.memory.0.lock().expect("a lock").clone();
+        self.cache.store.object(&known.expect("given").url)
+    }
+
+    /// What the narinfo of a path says.
+    async fn narinfo(&self, path: &StorePath) -> Option<String> {
+        self.cache.store.text(&self.cache.store.object(&layout::narinfo_name(path))).await.expect("asked")
+    }
+}
+
+#[tokio::test]
+async fn content_that_was_removed_while_references_were_waited_for_is_sent_again() {
+    let host = Host::new();
+    let first = host.push(host.info.clone(), host.nar(), now(), now()).await.expect("taken");
+    assert!(first.sent > 0 && !first.deduplicated);
+    let (store, archive) = (host.cache.store.clone(), host.archive());
+    let gone = archive.clone();
+    let arrivals: Coming = Box::pin(async move {
+        store.delete(&gone).await.expect("deleted");
+        Ok(())
+    });
+    let again = host.push(host.other(), host.nar(), arrivals, now()).await.expect("taken");
+    assert!(again.sent > 0 && !again.deduplicated);
+    let narinfo = host.narinfo(&host.other().path).await.expect("a narinfo");
+    assert!(host.archive() != archive && narinfo.contains(&format!("URL: {}\n", host.archive())), "{narinfo}");
+    assert!(host.cache.store.has(&host.archive()).await.expect("asked"));
+
+    let third = host.push(host.other(), host.nar(), now(), now()).await.expect("taken");
+    assert_eq!(third, Pushed { read: 0, sent: 0, deduplicated: true }, "while it is there, it isn't");
+}
+
+#[tokio::test]
+async fn who_has_the_content_already_keeps_nobody_waiting_who_reads_it() {
+    let host = Host::new();
+    host.push(host.info.clone(), host.nar(), now(), now()).await.expect("taken");
+    let (pass, punctual) = (Pass::default(), Punctuality::default());
+    let (own, others) = (pass.seat(&punctual), pass.seat(&punctual));
+    let theirs = host.nar().seated(Some(others));
+    // The other cache begins to read while this one is about to show the path.
+    let go_ahead: Coming = Box::pin(async move {
+        theirs.start().await.expect("begun");
+        Ok(())
+    });
+    let pushed = host.push(host.other(), host.nar().seated(Some(own)), now(), go_ahead).await.expect("taken");
+    assert!(pushed.deduplicated && !punctual.is_late(), "it was waited for");
+}
+
+#[tokio::test]
+async fn nothing_is_shown_of_an_archive_that_can_not_be_let_go() {
+    let host = Host::new();
+    let notes = host.dir.path().join("notes");
+    // No file can be removed where a folder is, by whomever.
+    let go_ahead: Coming = Box::pin(async move {
+        for note in std::fs::read_dir(notes).expect("a folder").flatten() {
+            std::fs::remove_file(note.path()).expect("removed");
+            std::fs::create_dir(note.path()).expect("made");
+        }
+        Ok(())
+    });
+    let failed = host.push(host.info.clone(), host.nar(), now(), go_ahead).await.expect_err("not let go");
+    assert_eq!(failed.class(), Class::CacheWaits, "{failed}");
+    assert_eq!(host.narinfo(&host.info.path).await, None);
+}

@@ -1,0 +1,152 @@
+use std::time::Instant;
+
+use object_store::{ObjectStoreExt, PutPayload};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::super::code::Code;
+use super::*;
+use crate::cache::http::Action;
+
+/// A bucket in memory, and a folder for notes.
+struct Host {
+    dir: TempDir,
+    store: Store,
+    notes: Notes,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let notes = Notes::open(&dir.path().join("notes")).expect("a folder");
+        Self { store: Store::in_memory(), notes, dir }
+    }
+
+    /// An archive that is there, and noted.
+    async fn sent(&self, name: &str) -> Upload {
+        let upload = self.notes.begin(&self.store, Object::from(name)).await.expect("noted");
+        self.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
+        upload
+    }
+
+    async fn has(&self, name: &str) -> bool {
+        self.store.has(&Object::from(name)).await.expect("asked")
+    }
+
+    fn notes(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.dir.path().join("notes")).expect("a folder").flatten().map(|note| note.path()).collect()
+    }
+}
+
+/// Polls until it is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited for {what} in vain");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn refused(status: u16, code: &str) -> Arc<BucketError> {
+    Arc::new(BucketError::Refused {
+        action: Action::Upload,
+        bucket: "s3://b".to_owned(),
+        status,
+        code: Code::parse(code),
+        says: String::new(),
+        retry_after: None,
+    })
+}
+
+#[tokio::test]
+async fn a_note_is_gone_for_good_before_the_archive_is_let_go() {
+    let host = Host::new();
+    let mut going = tokio::task::JoinSet::new();
+    for name in ["a", "b", "c"] {
+        going.spawn(host.sent(name).await.let_go());
+    }
+    assert!(going.join_all().await.into_iter().all(|gone| gone.is_ok()));
+    assert!(host.notes().is_empty());
+    let removals = &host.notes.removals;
+    assert_eq!(
+        (removals.made.load(Ordering::SeqCst), *removals.synced.lock().await),
+        (3, 3),
+        "and the folder is synced"
+    );
+    assert!(host.has("a").await && host.has("b").await && host.has("c").await);
+}
+
+#[tokio::test]
+async fn what_can_not_be_let_go_is_taken_back() {
+    let host = Host::new();
+    let upload = host.sent("a").await;
+    // No file can be removed where a folder is, by whomever.
+    let note = host.notes().remove(0);
+    fs::remove_file(&note).expect("removed");
+    fs::create_dir(&note).expect("made");
+    assert!(matches!(upload.let_go().await, Err(CacheError::Io { action: "remove a file in", .. })));
+    eventually("the archive to be taken back", async || !host.has("a").await).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_for_certain_leaves_no_note_and_what_may_be_there_does() {
+    let host = Host::new();
+    let mut upload = host.sent("a").await;
+    assert!(matches!(upload.refused(refused(503, "SlowDown")).await, CacheError::Bucket(_)));
+    assert_eq!(host.notes().len(), 1);
+    upload.refused(refused(403, "AccessDenied")).await;
+    assert!(host.notes().is_empty());
+    drop(upload);
+    tokio::task::yield_now().await;
+    assert!(host.has("a").await, "nothing is deleted where nothing was put");
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_aborted_though_its_name_comes_when_nobody_waits_any_more() {
+    let host = Host::new();
+    let object = Object::from("a");
+    let mut upload = host.notes.begin(&host.store, object.clone()).await.expect("noted");
+    let (begun, beginning) = oneshot::channel::<String>();
+    let pushing =
+        tokio::spawn(
+            async move { upload.begin_parts(async move { Ok(beginning.await.expect("a name")) }).await.map(drop) },
+        );
+    tokio::task::yield_now().await;
+    pushing.abort();
+    assert!(pushing.await.is_err_and(|end| end.is_cancelled()));
+    let id = host.store.multiparts.create_multipart(&object).await.expect("begun");
+    begun.send(id.clone()).expect("still wanted");
+    eventually("the note to go", async || host.notes().is_empty()).await;
+    let part = host.store.multiparts.put_part(&object, &id, 0, PutPayload::from_static(b"x")).await;
+    assert!(part.is_err(), "it was aborted");
+}
+
+#[tokio::test]
+async fn the_name_of_an_upload_in_parts_is_in_the_note() {
+    let host = Host::new();
+    let mut upload = host.sent("a").await;
+    let id = host.store.multiparts.create_multipart(&upload.object).await.expect("begun");
+    let named = id.clone();
+    assert_eq!(upload.begin_parts(async move { Ok(named) }).await.expect("begun"), id);
+    let note = fs::read_to_string(&host.notes()[0]).expect("a note");
+    assert_eq!(note.lines().collect::<Vec<_>>(), ["memory://b", "a", &id]);
+    upload.take_back().await;
+    assert!(host.notes().is_empty() && !host.has("a").await);
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_is_tidied_up_and_what_is_not_of_this_bucket_stays() {
+    let host = Host::new();
+    let left = |name: &str, text: &str| fs::write(host.dir.path().join("notes").join(name), text).expect("written");
+    left("1.0", "memory://b\na\n");
+    left("1.1", "memory://other\nb\n");
+    left("1.2", "memory");
+    let own = host.sent("c").await;
+    for name in ["a", "b"] {
+        host.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
+    }
+    host.notes.clone().tidy_up(host.store.clone()).await;
+    assert!(!host.has("a").await && host.has("b").await && host.has("c").await);
+    assert_eq!(host.notes().len(), 2, "that of the other bucket and that of this run");
+    own.let_go().await.expect("let go");
+}
