@@ -20,8 +20,10 @@ mod info;
 mod layout;
 mod nar;
 pub mod pack;
+pub mod put;
 mod run;
 mod trial;
+mod unfinished;
 mod upstream;
 mod url;
 

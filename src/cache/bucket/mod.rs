@@ -16,10 +16,8 @@ mod look;
 mod profile;
 mod send;
 mod store;
-mod unfinished;
 mod wire;
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +25,7 @@ use std::time::Duration;
 
 use object_store::PutPayload;
 use tokio::sync::Mutex;
-use tokio::task::{JoinSet, spawn_blocking};
-use tracing::debug;
+use tokio::task::JoinSet;
 
 pub use self::code::Code;
 pub use self::error::BucketError;
@@ -36,10 +33,10 @@ use self::listing::Listing;
 pub use self::look::{look, try_out};
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
-use self::unfinished::Notes;
-use super::binary::agree_on_store;
+use super::binary::{agree_on_store, list, whole_log};
 use super::pack::Packing;
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
+use super::unfinished::Notes;
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
 
 /// So long an answer that a path is there is believed, and so long what a listing has shown is good for an answer: ten
@@ -48,21 +45,6 @@ const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// So many paths are asked for at once, each by a request of its own.
 const ASKED_AT_ONCE: usize = 32;
-
-/// What narinfos are, as Nix tells stores.
-const NARINFO: &str = "text/x-nix-narinfo";
-
-/// What `nix-cache-info` is.
-const CACHE_INFO: &str = "text/x-nix-cache-info";
-
-/// What logs are, as Nix tells stores.
-const LOG: &str = "text/plain; charset=utf-8";
-
-/// Longest log that is sent, in bytes: it is held in memory.
-const LONGEST_LOG: u64 = 16 * 1024 * 1024;
-
-/// What listings are.
-const LISTING: &str = "application/json";
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -113,7 +95,7 @@ impl BucketCache {
             Err(error) if error.may_be_missing() => Some(error),
             Err(error) => return Err(error.into()),
         };
-        let put = self.put_new(&file, self.binary.cache_info(), CACHE_INFO).await;
+        let put = self.put_new(&file, self.binary.cache_info(), layout::CACHE_INFO_TYPE).await;
         match (put, forbidden) {
             // Credentials that may only write are enough.
             (Ok(Put::New | Put::Exists), _) => Ok(()),
@@ -152,7 +134,7 @@ impl BucketCache {
             self.publish(&info, &known).await?;
             return Ok(Pushed { sent: 0, deduplicated: true });
         }
-        let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
+        let url = self.binary.new_nar_name(&info, self.binary.layout.compression).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
             path: PathBuf::from(&*self.store.name),
             source,
@@ -161,7 +143,7 @@ impl BucketCache {
         let (reader, listed) = self.binary.listed(reader);
         let slot = reader.slot();
         let object = self.store.object(&url);
-        let mut upload = self.notes.begin(&self.store, object.clone()).await?;
+        let mut upload = self.notes.begin(&self.store, object.to_string()).await?;
         let packing = Packing::start(reader, self.binary.layout.compression, info.nar_size);
         let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
         // Its parts are sent, so that nothing of it is held any more.
@@ -170,7 +152,7 @@ impl BucketCache {
         go_ahead.await?;
         self.put_listing(&info, listed.and_then(Listed::take)).await?;
         self.put_log(&info).await?;
-        let object = upload.let_go();
+        upload.let_go();
         let stored = packed.stored_at(url);
         let deduplicated = match self.publish(&info, &stored).await {
             Ok(Put::New) => {
@@ -196,7 +178,7 @@ impl BucketCache {
     async fn put_listing(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), Arc<BucketError>> {
         let Some(json) = listing else { return Ok(()) };
         let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), LISTING, false).await.map(drop)
+        self.store.put(&object, PutPayload::from(json), layout::LISTING_TYPE, false).await.map(drop)
     }
 
     /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
@@ -211,35 +193,16 @@ impl BucketCache {
         if self.store.has(&object).await? {
             return Ok(());
         }
-        let (binary, derivation) = (Arc::clone(&self.binary), derivation.clone());
-        let read = spawn_blocking(move || {
-            let mut text = Vec::new();
-            let log = binary.build_log(&derivation)?;
-            match log.take(LONGEST_LOG + 1).read_to_end(&mut text) {
-                Ok(read) if read as u64 > LONGEST_LOG => debug!("the log of {derivation} is too long for a bucket"),
-                Ok(_) => return Some(text),
-                Err(error) => debug!("read the log of {derivation}: {error}"),
-            }
-            None
-        });
-        let read = read.await.map_err(|_| CacheError::LostThread { action: "read a log" })?;
-        let Some(text) = read else { return Ok(()) };
-        self.put_new(&object, text, LOG).await?;
+        let Some(text) = whole_log(&self.binary, derivation).await? else { return Ok(()) };
+        self.put_new(&object, text, layout::LOG_TYPE).await?;
         Ok(())
     }
 
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
-        self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
+        self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await
     }
-}
-
-/// The list of the files of an archive that needn't be sent.
-async fn list(nar: NarStream) -> Result<Option<Vec<u8>>, CacheError> {
-    let (mut reader, listed) = nar.start().await?.listed();
-    while reader.next().await?.is_some() {}
-    Ok(listed.take())
 }
 
 impl Cache for BucketCache {

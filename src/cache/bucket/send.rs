@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 
 use super::error::unwrapped;
 use super::store::{Store, content_type};
-use super::unfinished::Upload;
 use crate::cache::http::Action;
 use crate::cache::pack::{Packed, Packing};
-use crate::cache::{CacheError, NarFailure};
+use crate::cache::unfinished::Upload;
+use crate::cache::{CacheError, NarFailure, layout};
 
 /// Bytes of a part, and of what is sent in one request: the least that S3 takes for a part. Three of them are in memory for
 /// each upload, so that four uploads at once stay within 128 MiB with all that compression needs.
@@ -26,21 +26,18 @@ const PART_OF_UNKNOWN: u64 = 32 * 1024 * 1024;
 /// Parts on their way at the same time; a third is being gathered meanwhile.
 const IN_FLIGHT: usize = 2;
 
-/// What archives are, as Nix tells stores.
-const NAR: &str = "application/x-nix-nar";
-
 /// Sends all of an archive of `nar_size` bytes (0: nobody knows).
 pub(super) async fn send(
     store: &Store,
     object: &Path,
     mut packing: Packing,
     nar_size: u64,
-    upload: &mut Upload,
+    upload: &mut Upload<Store>,
 ) -> Result<Packed, CacheError> {
     let mut parts = Gathering { packing: &mut packing, left: Bytes::new(), size: part_size(nar_size), ended: false };
     let first = parts.next().await?.unwrap_or_default();
     if parts.ended {
-        store.put(object, first, NAR, false).await?;
+        store.put(object, first, layout::NAR_TYPE, false).await?;
     } else {
         send_parts(store, object, first, &mut parts, upload).await?;
     }
@@ -52,11 +49,11 @@ async fn send_parts(
     object: &Path,
     first: PutPayload,
     parts: &mut Gathering<'_>,
-    upload: &mut Upload,
+    upload: &mut Upload<Store>,
 ) -> Result<(), CacheError> {
     let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
     // Azure is told what an object is only where it comes in one piece, and has nothing to abort.
-    let attributes = if store.aborts { content_type(NAR) } else { Attributes::new() };
+    let attributes = if store.aborts { content_type(layout::NAR_TYPE) } else { Attributes::new() };
     let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
     let id = store.multiparts.create_multipart_opts(object, options).await.map_err(failed)?;
     upload.in_parts(&id).await?;

@@ -16,8 +16,10 @@ use super::credentials::{Chain, S3Keys};
 use super::error::{BucketError, unwrapped};
 use super::wire::Wire;
 use crate::cache::http::{Action, Http, HttpOptions};
+use crate::cache::unfinished::Place;
 use crate::cache::url::is_loopback;
 use crate::cache::{Addressing, BucketUrl, Service};
+use crate::report::one_line;
 use crate::secret::{Provider, Secret};
 
 /// Keys that the policy says, instead of what the environment has.
@@ -237,12 +239,41 @@ impl Store {
         }
     }
 
+    /// Aborts an upload in parts; that it isn't there is fine.
+    async fn abort(&self, object: &Path, parts: Option<&str>) -> Result<(), Arc<BucketError>> {
+        let Some(parts) = parts else { return Ok(()) };
+        match self.multiparts.abort_multipart(object, &parts.to_owned()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => match unwrapped(Action::Upload, &self.name, &error) {
+                // Aborted already, or put together.
+                error if error.is_gone() => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Deletes an object; that it isn't there is fine.
     pub(super) async fn delete(&self, object: &Path) -> Result<(), Arc<BucketError>> {
         match self.objects.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
         }
+    }
+}
+
+impl Place for Store {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), String> {
+        let object = Path::from(object);
+        let taken_back: Result<(), Arc<BucketError>> = async {
+            self.abort(&object, parts.filter(|_| self.aborts)).await?;
+            self.delete(&object).await
+        }
+        .await;
+        taken_back.map_err(|error| one_line(&*error))
     }
 }
 

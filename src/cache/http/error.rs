@@ -35,6 +35,16 @@ pub enum Action {
     Upload,
     /// To learn what an upstream cache has.
     Upstream,
+    /// To read what a binary cache says of itself.
+    Read,
+    /// To learn whether a file of a binary cache is there.
+    Look,
+    /// To put a file of a binary cache there.
+    Put,
+    /// To take a file back that was put there: nice to have.
+    Delete,
+    /// To make a folder for files: nice to have.
+    MakeFolder,
     /// To get credentials from the machine or the cloud that this runs in.
     Credentials,
 }
@@ -67,7 +77,7 @@ pub enum HttpError {
     /// What answers there doesn't encrypt.
     #[error(
         "{action} at {host}: this port does not speak https, but http, it seems; give the port that does, or write \
-         `attic+http://…` (with a token only where the server is on this host, or with `allow_unencrypted = true`)"
+         `http` in place of `https` (with a secret only where the server is on this host, or with `allow_unencrypted = true`)"
     )]
     NotEncrypted {
         /// What it was for.
@@ -213,7 +223,7 @@ impl HttpError {
             | Self::Unusable { .. } => Class::CacheWaits,
             Self::Secret { .. } | Self::StillRefused { .. } => Class::Credentials,
             Self::Status { action, status, says, retry_after, .. } => {
-                class_of(*action == Action::Upload, *status, says, *retry_after)
+                class_of(*action, *status, says, *retry_after)
             }
         }
     }
@@ -224,11 +234,18 @@ impl HttpError {
     }
 }
 
-/// What a status means. `uploading`: the fault may be that of one path.
-fn class_of(uploading: bool, status: u16, says: &ServerSays, retry_after: Option<Duration>) -> Class {
+/// What a status means.
+fn class_of(action: Action, status: u16, says: &ServerSays, retry_after: Option<Duration>) -> Class {
+    // The fault may be that of one path.
+    let uploading = matches!(action, Action::Upload | Action::Put);
     let of_the_path = |class| if uploading { class } else { Class::CacheWaits };
     match status {
+        // Who may put things there needn't be allowed to do more.
+        401 | 403 if matches!(action, Action::Delete | Action::MakeFolder) => Class::Permanent,
         401 => Class::Credentials,
+        403 if action == Action::Put => Class::Credentials,
+        // The server takes no files there as it is set up, whatever the path.
+        405 | 409 | 411 | 501 | 507 if action == Action::Put => Class::CacheWaits,
         // A server that knows the token says so in its own words; what stands in front of it may dislike one path.
         403 if !uploading || says.error.is_some() => Class::Credentials,
         429 => Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) },
@@ -249,10 +266,15 @@ pub(in crate::cache) fn within(pause: Duration) -> Duration {
     pause.clamp(*TOLD_PAUSES.start(), *TOLD_PAUSES.end())
 }
 
-/// Whose server a request is for, as people write it.
-pub(super) fn host_of(request: &RequestBuilder) -> String {
-    let built = request.try_clone().and_then(|request| request.build().ok());
-    built.map_or_else(|| "the server".to_owned(), |request| origin(request.url()))
+/// What a request asks for.
+pub(super) fn url_of(request: &RequestBuilder) -> Option<Url> {
+    let built = request.try_clone().and_then(|request| request.build().ok())?;
+    Some(built.url().clone())
+}
+
+/// Whose server that is, as people write it.
+pub(super) fn host_of(url: Option<&Url>) -> String {
+    url.map_or_else(|| "the server".to_owned(), origin)
 }
 
 /// `https://HOST:PORT`, without anything that could be secret.
@@ -294,6 +316,13 @@ fn wants_certificate(alert: AlertDescription) -> bool {
     )
 }
 
+impl Action {
+    /// Whether it is about the files of a binary cache, which any server may have.
+    pub(super) fn is_about_files(self) -> bool {
+        matches!(self, Self::Read | Self::Look | Self::Put | Self::Delete | Self::MakeFolder)
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -302,6 +331,11 @@ impl fmt::Display for Action {
             Self::Missing => "ask what is missing",
             Self::Upload => "upload",
             Self::Upstream => "ask what an upstream cache has",
+            Self::Read => "read the cache's description",
+            Self::Look => "look for what is there",
+            Self::Put => "upload",
+            Self::Delete => "delete a file",
+            Self::MakeFolder => "make a folder",
             Self::Credentials => "ask for credentials",
         })
     }
@@ -325,7 +359,7 @@ mod tests {
 
     #[test]
     fn every_status_means_something_for_the_path_or_for_the_cache() {
-        use Action::{Configuration, Missing, Upload};
+        use Action::{Configuration, Delete, Look, Missing, Put, Read, Upload};
         let attic = r#"{"code":403,"error":"AccessError","message":"no"}"#;
         for (action, code, answer, expected) in [
             (Upload, 401, "", Class::Credentials),
@@ -344,6 +378,20 @@ mod tests {
             (Upload, 418, "", Class::Permanent),
             (Upload, 429, "", Class::Throttled { after: UNTOLD_PAUSE }),
             (Upload, 503, "", Class::Unavailable),
+            (Read, 401, "", Class::Credentials),
+            (Look, 403, "", Class::Credentials),
+            (Look, 502, "", Class::Unavailable),
+            (Put, 401, "", Class::Credentials),
+            (Put, 403, "<html>", Class::Credentials),
+            (Put, 404, "", Class::CacheWaits),
+            (Put, 405, "", Class::CacheWaits),
+            (Put, 409, "", Class::CacheWaits),
+            (Put, 413, "", Class::Permanent),
+            (Put, 429, "", Class::Throttled { after: UNTOLD_PAUSE }),
+            (Put, 500, "", Class::Unavailable),
+            (Put, 504, "", Class::Doubtful),
+            (Put, 507, "", Class::CacheWaits),
+            (Delete, 403, "", Class::Permanent),
         ] {
             assert_eq!(status(action, code, answer, None).class(), expected, "{action}: {code} {answer}");
         }
@@ -360,6 +408,8 @@ mod tests {
         let too_large = status(Action::Upload, 413, "<html><title>413 Too\nLarge</title>s3cret", None).to_string();
         assert!(too_large.starts_with("upload at https://cache.example.com: 413 Payload Too Large: 413 Too Large; "));
         assert!(too_large.contains("client_max_body_size"), "{too_large}");
+        let read_only = status(Action::Put, 405, "<html>", None).to_string();
+        assert!(read_only.starts_with("upload at https://cache.example.com: 405 Method Not Allowed; the server does not"));
         let echo = status(Action::Missing, 400, "you sent s3cret\u{1b}[2J", None).to_string();
         assert!(echo.contains("you sent [secret] [2J"), "{echo:?}");
         let long = status(Action::Missing, 400, &"word ".repeat(1000), None).to_string();

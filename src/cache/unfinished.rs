@@ -13,32 +13,36 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::path::Path as Object;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::error::{BucketError, unwrapped};
-use super::store::Store;
-use crate::cache::http::Action;
-use crate::cache::{CacheError, run};
-use crate::report::one_line;
+use super::{CacheError, run};
 
 /// How long to wait before what could not be taken back is tried again.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
 
+/// Where archives are sent, as far as they can be taken back from there.
+pub(super) trait Place: Clone + Send + Sync + 'static {
+    /// As notes and messages call it.
+    fn name(&self) -> &str;
+
+    /// Aborts what was sent in parts under that name, and deletes what was put. That nothing is there is fine. The error is
+    /// for the log.
+    fn take_back(&self, object: &str, parts: Option<&str>) -> impl Future<Output = Result<(), String>> + Send;
+}
+
 /// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
-pub(super) struct Upload {
-    store: Store,
+pub(super) struct Upload<P: Place> {
+    place: P,
     /// A note of it; `None` once it has been let go.
     note: Option<PathBuf>,
-    object: Object,
-    multipart: Option<String>,
+    object: String,
+    parts: Option<String>,
 }
 
 /// The folder of a cache's notes.
@@ -56,14 +60,14 @@ impl Notes {
     }
 
     /// Notes an upload that is about to begin.
-    pub(super) async fn begin(&self, store: &Store, object: Object) -> Result<Upload, CacheError> {
+    pub(super) async fn begin<P: Place>(&self, place: &P, object: String) -> Result<Upload<P>, CacheError> {
         let note = self.folder.join(run::new_name());
-        add(note.clone(), format!("{}\n{object}\n", store.name), false).await?;
-        Ok(Upload { store: store.clone(), note: Some(note), object, multipart: None })
+        add(note.clone(), format!("{}\n{object}\n", place.name()), false).await?;
+        Ok(Upload { place: place.clone(), note: Some(note), object, parts: None })
     }
 
-    /// Tidies up what earlier runs have left of that bucket. What can't be tidied up now stays noted.
-    pub(super) async fn tidy_up(self, store: Store) {
+    /// Tidies up what earlier runs have left there. What can't be tidied up now stays noted.
+    pub(super) async fn tidy_up<P: Place>(self, place: P) {
         let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
             let files = fs::read_dir(&self.folder)?.flatten();
             let old = files.filter(|file| !file.file_name().to_str().is_some_and(run::is_own));
@@ -72,23 +76,23 @@ impl Notes {
         let Ok(Ok(notes)) = spawn_blocking(left_over).await else { return };
         for (note, text) in notes {
             let mut lines = text.lines();
-            let (whose, object, multipart) = (lines.next(), lines.next(), lines.next());
+            let (whose, object, parts) = (lines.next(), lines.next(), lines.next());
             // Cut short by a power failure: nothing was sent before it was whole.
             let Some(object) = object else {
                 let _ = fs::remove_file(note);
                 continue;
             };
-            if whose == Some(&*store.name) {
-                tokio::spawn(take_back(store.clone(), Object::from(object), multipart.map(str::to_owned), note));
+            if whose == Some(place.name()) {
+                tokio::spawn(take_back(place.clone(), object.to_owned(), parts.map(str::to_owned), note));
             }
         }
     }
 }
 
-impl Upload {
+impl<P: Place> Upload<P> {
     /// The store has given the upload in parts a name: noted, and made durable, before the first part is sent.
     pub(super) async fn in_parts(&mut self, id: &str) -> Result<(), CacheError> {
-        self.multipart = Some(id.to_owned());
+        self.parts = Some(id.to_owned());
         match &self.note {
             Some(note) => add(note.clone(), format!("{id}\n"), true).await,
             None => Ok(()),
@@ -97,11 +101,11 @@ impl Upload {
 
     /// The parts are put together: from now on it is an object as any other.
     pub(super) fn put_together(&mut self) {
-        self.multipart = None;
+        self.parts = None;
     }
 
     /// The narinfo is about to be sent: from now on the archive stays, whatever becomes of that.
-    pub(super) fn let_go(mut self) -> Object {
+    pub(super) fn let_go(mut self) {
         if let Some(note) = self.note.take() {
             // Should it stay, the archive would be deleted at the next start: so it must not.
             if let Err(error) = fs::remove_file(&note) {
@@ -109,66 +113,39 @@ impl Upload {
                 let _ = fs::write(&note, "");
             }
         }
-        self.object.clone()
     }
 }
 
-impl Drop for Upload {
+impl<P: Place> Drop for Upload<P> {
     fn drop(&mut self) {
         let Some(note) = self.note.take() else { return };
         // Where there is no runtime any more, the next start does it.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(take_back(self.store.clone(), self.object.clone(), self.multipart.take(), note));
+            runtime.spawn(take_back(self.place.clone(), self.object.clone(), self.parts.take(), note));
         }
     }
 }
 
-/// Takes an upload back, and tries again for a while where its store can't be reached: what made the upload fail may
-/// last. What is still there then waits for the next start.
-async fn take_back(store: Store, object: Object, multipart: Option<String>, note: PathBuf) {
-    for pause in PAUSES {
-        if take_back_once(&store, &object, multipart.clone(), &note).await {
-            return;
+/// Takes an upload back and forgets the note. Tries again for a while where its server can't be reached: what made the
+/// upload fail may last. What is still there then waits for the next start.
+async fn take_back<P: Place>(place: P, object: String, parts: Option<String>, note: PathBuf) {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        match place.take_back(&object, parts.as_deref()).await {
+            Ok(()) => {
+                let _ = fs::remove_file(note);
+                return;
+            }
+            Err(why) => debug!("what was sent of {object} stays in {} for now: {why}", place.name()),
         }
-        sleep(pause).await;
-    }
-    take_back_once(&store, &object, multipart, &note).await;
-}
-
-/// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well, which it returns.
-async fn take_back_once(store: &Store, object: &Object, multipart: Option<String>, note: &Path) -> bool {
-    let aborted = async {
-        match multipart.filter(|_| store.aborts) {
-            Some(id) => match store.multiparts.abort_multipart(object, &id).await {
-                Ok(()) => Ok(()),
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => match unwrapped(Action::Upload, &store.name, &error) {
-                    // Aborted already, or put together.
-                    error if error.is_gone() => Ok(()),
-                    error => Err(error),
-                },
-            },
-            None => Ok(()),
-        }
-    };
-    let done: Result<(), Arc<BucketError>> = async {
-        aborted.await?;
-        store.delete(object).await
-    }
-    .await;
-    match done {
-        Ok(()) => {
-            let _ = fs::remove_file(note);
-            true
-        }
-        Err(error) => {
-            debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error));
-            false
+        match pauses.next() {
+            Some(pause) => sleep(pause).await,
+            None => return,
         }
     }
 }
 
-/// Adds to a note: the bucket, the object, and the name of the upload in parts, a line each.
+/// Adds to a note: the place, the object, and the name of the upload in parts, a line each.
 async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
     let path = file.clone();
     let written = spawn_blocking(move || {

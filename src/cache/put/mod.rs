@@ -1,0 +1,278 @@
+//! A binary cache on any web server that takes what is put there: `https://HOST/FOLDER`. nginx and Apache with WebDAV,
+//! Caddy, Artifactory, Nexus and others do.
+//!
+//! An archive is sent as it is packed, under a name that no other upload has, then the narinfo that names it. Nothing is ever
+//! overwritten but `nix-cache-info`, a narinfo or a list of files by its like: of two hosts that upload one path at the same
+//! time the last wins, and both narinfos are true. What fails on its way is deleted, as far as the server knows how
+//! (`cache/unfinished`); a reader never sees it anyway.
+//!
+//! Servers differ. One that doesn't know HEAD is asked for the first byte; one that wants sizes beforehand gets archives as
+//! they are, not packed; one that lacks a folder is asked to make it.
+//!
+//! Deliberately absent: trying again, and listing what is there, for which there is no common way.
+
+mod files;
+mod look;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::info;
+
+use self::files::Files;
+pub use self::look::{look, try_out};
+use super::binary::{agree_on_store, list, whole_log};
+use super::http::{Action, Body, HttpError, HttpOptions, Progress};
+use super::pack::{Packed, Packing};
+use super::unfinished::{Notes, Upload};
+use super::{
+    BinaryCache, BoxFuture, Cache, CacheError, Compression, Listed, NarStream, Push, Pushed, StoredNar, layout,
+};
+use crate::nix::{PathInfo, StorePath};
+
+/// So long an answer that a path is there is believed. What removes paths from such a server does it by the day.
+const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
+
+/// So many files are asked for at once, each by a request of its own. Web servers of one's own are asked, not those of a
+/// provider.
+const ASKED_AT_ONCE: usize = 16;
+
+/// The narinfo of a path that nobody has.
+const NOBODYS_NARINFO: &str = "00000000000000000000000000000000.narinfo";
+
+/// What a cache on a web server is made of.
+#[derive(Clone)]
+pub struct PutOptions {
+    /// `https://HOST/FOLDER/`, with a slash at its end.
+    pub endpoint: String,
+    /// How to speak to it.
+    pub http: HttpOptions,
+    /// Whether this host uploads to itself.
+    pub allow_self: bool,
+}
+
+/// A binary cache on a web server.
+pub struct PutCache {
+    files: Files,
+    binary: Arc<BinaryCache>,
+    /// Held by who has a log in memory.
+    log_in_memory: Mutex<()>,
+    notes: Notes,
+    /// Whether the server has been found to want sizes beforehand.
+    wants_sizes: AtomicBool,
+}
+
+/// An archive that has arrived, and that no narinfo names yet.
+struct Arrived {
+    nar: StoredNar,
+    upload: Upload<Files>,
+    listing: Option<Vec<u8>>,
+}
+
+impl PutCache {
+    /// Finds out whether the server lets us in and has a cache for this host's store, and makes it one if it is none. What an
+    /// earlier run has left behind is deleted meanwhile.
+    ///
+    /// Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`CacheError::Http`]; [`CacheError::OwnServer`]; [`CacheError::OtherStore`], [`CacheError::Malformed`].
+    pub async fn open(options: PutOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
+        let cache = Self {
+            files: Files::new(&options).await?,
+            binary: Arc::new(binary),
+            log_in_memory: Mutex::default(),
+            notes: Notes::open(&unfinished)?,
+            wants_sizes: AtomicBool::new(false),
+        };
+        cache.agree_on_store().await?;
+        tokio::spawn(cache.notes.clone().tidy_up(cache.files.clone()));
+        Ok(cache)
+    }
+
+    /// Reads `nix-cache-info`, or writes it and reads it back: a server may say yes to everything and keep nothing.
+    async fn agree_on_store(&self) -> Result<(), CacheError> {
+        let Self { files, binary, .. } = self;
+        let text = match files.read(layout::CACHE_INFO).await? {
+            Some(text) => text,
+            None => {
+                files.put(layout::CACHE_INFO, binary.cache_info(), layout::CACHE_INFO_TYPE).await?;
+                // So that the first archives needn't find out one by one that it is missing.
+                files.make_folder(&format!("{}/", layout::NAR_DIR), Instant::now()).await;
+                files.read(layout::CACHE_INFO).await?.ok_or_else(|| {
+                    let problem = "it has taken `nix-cache-info` and does not give it back; does it keep what is put there?";
+                    files.not_understood(Action::Read, problem)
+                })?
+            }
+        };
+        let root = files.url("");
+        agree_on_store(&String::from_utf8_lossy(&text), &binary.store_dir, root.as_str(), files.url(layout::CACHE_INFO).as_str())?;
+        if files.has(NOBODYS_NARINFO).await? {
+            let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
+                           isn't there";
+            return Err(files.not_understood(Action::Read, problem).into());
+        }
+        Ok(())
+    }
+
+    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
+        if let Some(known) = contents.recall(info.nar_hash).await
+            && self.files.has(&known.url).await?
+        {
+            let listing = if self.binary.layout.write_nar_listing { list(nar).await? } else { None };
+            arrivals.await?;
+            go_ahead.await?;
+            self.put_beside(&info, listing).await?;
+            self.publish(&info, &known).await?;
+            return Ok(Pushed { sent: 0, deduplicated: true });
+        }
+        let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
+        arrivals.await?;
+        go_ahead.await?;
+        self.put_beside(&info, listing).await?;
+        upload.let_go();
+        if let Err(error) = self.publish(&info, &nar).await {
+            if matches!(error, HttpError::Status { status: 400..=499, .. }) {
+                // It certainly isn't there. Should this fail, an archive lies there that nobody names.
+                let _ = self.files.delete(&nar.url).await;
+            }
+            return Err(error.into());
+        }
+        contents.remember(info.nar_hash, &nar).await;
+        Ok(Pushed { sent: nar.file_size, deduplicated: false })
+    }
+
+    /// Sends an archive, and again where the server has shown what it takes for that.
+    async fn send(&self, info: &PathInfo, mut nar: NarStream) -> Result<Arrived, CacheError> {
+        let (mut was_packed, mut had_folder) = (true, false);
+        loop {
+            let (again, began) = (nar.again(), Instant::now());
+            let sent = self.send_once(info, nar).await;
+            match &sent {
+                Err(CacheError::Http(HttpError::Status { status: 411, .. })) if was_packed && info.nar_size > 0 => {
+                    was_packed = false;
+                    if !self.wants_sizes.swap(true, Ordering::Relaxed) {
+                        info!("{} wants to be told sizes beforehand: it gets archives unpacked", self.files.url(""));
+                    }
+                }
+                Err(CacheError::Http(error)) if !had_folder => {
+                    had_folder = true;
+                    if !self.files.has_made_the_folder(error, &format!("{}/", layout::NAR_DIR), began).await {
+                        return sent;
+                    }
+                }
+                _ => return sent,
+            }
+            nar = again;
+        }
+    }
+
+    async fn send_once(&self, info: &PathInfo, nar: NarStream) -> Result<Arrived, CacheError> {
+        let wants_sizes = self.wants_sizes.load(Ordering::Relaxed);
+        let compression = if wants_sizes { Compression::None } else { self.binary.layout.compression };
+        let url = self.binary.new_nar_name(info, compression).map_err(|source| CacheError::Io {
+            action: "draw a name for an archive in",
+            path: self.files.path(),
+            source,
+        })?;
+        let (reader, listed) = self.binary.listed(nar.start().await?);
+        // Held until all of it is sent, and not while references are waited for.
+        let _slot = reader.slot();
+        let upload = self.notes.begin(&self.files, url.clone()).await?;
+        // What isn't packed is as long, and hashes to the same, as Nix has registered: the reader sees to that.
+        let as_registered = Packed {
+            compression,
+            file_hash: info.nar_hash,
+            file_size: info.nar_size,
+            nar_size: info.nar_size,
+        };
+        let as_registered = Some(as_registered).filter(|_| compression == Compression::None && info.nar_size > 0);
+        let body = match as_registered {
+            Some(_) => Body::new(Bytes::new(), reader),
+            None => Body::packed(Packing::start(reader, compression, info.nar_size)),
+        };
+        let progress = body.progress();
+        let length = as_registered.map(|packed| packed.file_size);
+        if let Err(error) = self.files.put_archive(&url, body, length).await {
+            return Err(progress.failure().map_or_else(|| error.into(), CacheError::from));
+        }
+        let packed = self.all_of_it(&progress, as_registered)?;
+        Ok(Arrived { nar: packed.stored_at(url), upload, listing: listed.and_then(Listed::take) })
+    }
+
+    /// What an archive came to that the server says it has.
+    fn all_of_it(&self, progress: &Progress, as_registered: Option<Packed>) -> Result<Packed, HttpError> {
+        let packed = match as_registered {
+            Some(packed) => Some(packed).filter(|packed| progress.offered() == packed.file_size),
+            None => progress.packed(),
+        };
+        packed.ok_or_else(|| {
+            self.files.not_understood(Action::Put, "it says that it has everything, before all of it was sent")
+        })
+    }
+
+    /// Puts there what goes beside a path: the list of its files over any that is there, since it can only be the same, and
+    /// the log of its build where that is missing. One log is in memory at a time.
+    async fn put_beside(&self, info: &PathInfo, listing: Option<Vec<u8>>) -> Result<(), CacheError> {
+        if let Some(json) = listing {
+            self.files.put(&layout::listing_name(&info.path), json, layout::LISTING_TYPE).await?;
+        }
+        let Some(derivation) = self.binary.logged(info) else { return Ok(()) };
+        let file = layout::log_name(derivation);
+        if self.files.has(&file).await? {
+            return Ok(());
+        }
+        let _alone = self.log_in_memory.lock().await;
+        // Another output of the same build may have brought it meanwhile.
+        if !self.files.has(&file).await?
+            && let Some(text) = whole_log(&self.binary, derivation).await?
+        {
+            self.files.put(&file, text, layout::LOG_TYPE).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows a path, by the narinfo that names its archive.
+    async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<(), HttpError> {
+        let narinfo = self.binary.narinfo(info, nar);
+        self.files.put(&layout::narinfo_name(&info.path), narinfo, layout::NARINFO_TYPE).await
+    }
+}
+
+impl Cache for PutCache {
+    fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        Box::pin(async move {
+            let mut there = vec![false; paths.len()];
+            let (mut asking, mut next) = (JoinSet::new(), paths.iter().enumerate());
+            loop {
+                while asking.len() < ASKED_AT_ONCE
+                    && let Some((place, path)) = next.next()
+                {
+                    let (files, narinfo) = (self.files.clone(), layout::narinfo_name(path));
+                    asking.spawn(async move { (place, files.has(&narinfo).await) });
+                }
+                match asking.join_next().await {
+                    Some(Ok((place, has))) => there[place] = has?,
+                    Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
+                    None => break,
+                }
+            }
+            Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+        })
+    }
+
+    fn answers_hold(&self) -> Duration {
+        ANSWERS_HOLD
+    }
+
+    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+        Box::pin(async move { self.upload(push).await })
+    }
+}
