@@ -1,9 +1,10 @@
 //! Caches in buckets of object stores, beyond what every backend has to stand: what goes wrong at the store, where keys come
 //! from, memory, and what is sent once.
 
-use crate::backend_contract::{bucket_policy, eventually_done, write_secret};
+use crate::backend_contract::eventually_done;
+use crate::support::backend::bucket_policy;
 use crate::support::s3::{BUCKET, Cluster, Dialect, Op, Trouble};
-use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr};
+use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr, write_secret};
 
 /// Google's and Azure's interfaces, as far as a fake of them goes: what is put is what Nix reads back.
 #[test]

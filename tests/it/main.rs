@@ -20,6 +20,7 @@ mod denial;
 mod harness;
 mod layers;
 mod nar;
+mod put;
 mod reconfigured;
 mod room;
 mod support;

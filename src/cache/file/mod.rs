@@ -105,7 +105,9 @@ impl FileCache {
         let FileOptions { dir, binary, .. } = &self.options;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
-        let url = binary.new_nar_name(info, binary.layout.compression).map_err(io_error("draw a name for an archive in", &folder))?;
+        let url = binary
+            .new_nar_name(info, binary.layout.compression)
+            .map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0 };
         let (nar, listed) = binary.listed(nar);

@@ -222,8 +222,9 @@ impl Shown {
 
     /// What a server says, without the secrets that it may repeat.
     pub(super) fn blacken(&self, text: &str) -> String {
-        self.hidden.iter().filter(|hidden| !hidden.is_empty()).fold(text.to_owned(), |text, hidden| {
-            text.replace(hidden.as_str(), "[secret]")
-        })
+        self.hidden
+            .iter()
+            .filter(|hidden| !hidden.is_empty())
+            .fold(text.to_owned(), |text, hidden| text.replace(hidden.as_str(), "[secret]"))
     }
 }

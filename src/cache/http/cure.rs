@@ -45,13 +45,21 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
         (Action::Upload | Action::Put, 408 | 504 | 524) => format!(
             "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
         ),
-        (Action::Put, 404 | 409) => "; the folder isn't there, and the server doesn't let it be made: make it, or let the \
+        (Action::Put, 404 | 409) => {
+            "; the folder isn't there, and the server doesn't let it be made: make it, or let the \
                                      server do so (`create_full_put_path on` of nginx)"
+                .to_owned()
+        }
+        // nginx says so where there is no folder, and others of much else.
+        (Action::Put, 500) => "; should the folder be missing there, make it, or let the server do so \
+                               (`create_full_put_path on` of nginx)"
             .to_owned(),
-        (Action::Put, 405 | 501) => "; the server does not take uploads there (read-only): let it, by `dav_methods PUT \
+        (Action::Put, 405 | 501) => {
+            "; the server does not take uploads there (read-only): let it, by `dav_methods PUT \
                                      DELETE MKCOL` of nginx, by `Dav On` of Apache, or by the right to deploy in that \
                                      repository"
-            .to_owned(),
+                .to_owned()
+        }
         (Action::Put, 411) => {
             "; the server wants to be told sizes beforehand, and Nix has not registered this path's".to_owned()
         }

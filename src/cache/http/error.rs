@@ -222,9 +222,7 @@ impl HttpError {
             | Self::File { .. }
             | Self::Unusable { .. } => Class::CacheWaits,
             Self::Secret { .. } | Self::StillRefused { .. } => Class::Credentials,
-            Self::Status { action, status, says, retry_after, .. } => {
-                class_of(*action, *status, says, *retry_after)
-            }
+            Self::Status { action, status, says, retry_after, .. } => class_of(*action, *status, says, *retry_after),
         }
     }
 
@@ -409,7 +407,9 @@ mod tests {
         assert!(too_large.starts_with("upload at https://cache.example.com: 413 Payload Too Large: 413 Too Large; "));
         assert!(too_large.contains("client_max_body_size"), "{too_large}");
         let read_only = status(Action::Put, 405, "<html>", None).to_string();
-        assert!(read_only.starts_with("upload at https://cache.example.com: 405 Method Not Allowed; the server does not"));
+        assert!(
+            read_only.starts_with("upload at https://cache.example.com: 405 Method Not Allowed; the server does not")
+        );
         let echo = status(Action::Missing, 400, "you sent s3cret\u{1b}[2J", None).to_string();
         assert!(echo.contains("you sent [secret] [2J"), "{echo:?}");
         let long = status(Action::Missing, 400, &"word ".repeat(1000), None).to_string();

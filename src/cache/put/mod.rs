@@ -106,13 +106,19 @@ impl PutCache {
                 // So that the first archives needn't find out one by one that it is missing.
                 files.make_folder(&format!("{}/", layout::NAR_DIR), Instant::now()).await;
                 files.read(layout::CACHE_INFO).await?.ok_or_else(|| {
-                    let problem = "it has taken `nix-cache-info` and does not give it back; does it keep what is put there?";
+                    let problem =
+                        "it has taken `nix-cache-info` and does not give it back; does it keep what is put there?";
                     files.not_understood(Action::Read, problem)
                 })?
             }
         };
         let root = files.url("");
-        agree_on_store(&String::from_utf8_lossy(&text), &binary.store_dir, root.as_str(), files.url(layout::CACHE_INFO).as_str())?;
+        agree_on_store(
+            &String::from_utf8_lossy(&text),
+            &binary.store_dir,
+            root.as_str(),
+            files.url(layout::CACHE_INFO).as_str(),
+        )?;
         if files.has(NOBODYS_NARINFO).await? {
             let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
                            isn't there";
@@ -187,12 +193,8 @@ impl PutCache {
         let _slot = reader.slot();
         let upload = self.notes.begin(&self.files, url.clone()).await?;
         // What isn't packed is as long, and hashes to the same, as Nix has registered: the reader sees to that.
-        let as_registered = Packed {
-            compression,
-            file_hash: info.nar_hash,
-            file_size: info.nar_size,
-            nar_size: info.nar_size,
-        };
+        let as_registered =
+            Packed { compression, file_hash: info.nar_hash, file_size: info.nar_size, nar_size: info.nar_size };
         let as_registered = Some(as_registered).filter(|_| compression == Compression::None && info.nar_size > 0);
         let body = match as_registered {
             Some(_) => Body::new(Bytes::new(), reader),

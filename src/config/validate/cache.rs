@@ -224,7 +224,8 @@ fn one_proof(raw: &RawCache, problems: &mut Problems<'_>) {
 fn user(name: &Spanned<String>, problems: &mut Problems<'_>) -> Option<String> {
     let text = name.get_ref();
     if text.is_empty() || text.contains(':') || text.contains(char::is_control) {
-        let message = "`user` is no name that a server can be told: it is empty, or has a colon or control characters in it";
+        let message =
+            "`user` is no name that a server can be told: it is empty, or has a colon or control characters in it";
         problems.add(name.span(), message);
         return None;
     }

@@ -238,11 +238,7 @@ fn open_put(
 #[must_use]
 pub fn put_options(config: &CacheConfig, nix: &NixStore, endpoint: String) -> PutOptions {
     let url = CacheUrl::parse(&config.url).ok();
-    PutOptions {
-        endpoint,
-        http: http_options(&config.http, url.as_ref(), nix),
-        allow_self: config.http.allow_self,
-    }
+    PutOptions { endpoint, http: http_options(&config.http, url.as_ref(), nix), allow_self: config.http.allow_self }
 }
 
 /// A bucket, as the policy and the surroundings have it.

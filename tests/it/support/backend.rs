@@ -162,6 +162,17 @@ impl Backend {
         }
     }
 
+    /// How many archives its server has, whole, shown by a narinfo or not.
+    pub fn archives(&self) -> usize {
+        match self {
+            Self::File { .. } | Self::Program { .. } => unreachable!("it has no server"),
+            // All but `nix-cache-info`, as long as there is no narinfo.
+            Self::Garage(garage) => garage.contents().objects.saturating_sub(1) as usize,
+            Self::Fake(fake) => fake.state().objects.keys().filter(|name| name.starts_with("nar/")).count(),
+            Self::Web(nginx) => nginx.cache().archives().len(),
+        }
+    }
+
     /// Whether it has no more than a narinfo and an archive for each of so many paths, and a `nix-cache-info`.
     pub fn has_just(&self, paths: usize) -> bool {
         match self {

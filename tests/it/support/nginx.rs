@@ -1,16 +1,17 @@
 //! A real nginx on the loopback, with folders of its own: a web server that takes what is put there, by WebDAV.
 
-use super::nix::skipped;
+use super::nix::{skipped, tool};
 use super::port::Port;
 use super::{CacheDir, eventually};
 use std::fs::File;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// What lets files be put, and folders be made on the way.
-pub const WRITABLE: &str = "dav_methods PUT DELETE MKCOL; create_full_put_path on;";
+/// Lets files be put by those who may write, and makes folders on the way.
+pub const WRITABLE: &str = "dav_methods PUT DELETE MKCOL; create_full_put_path on; \
+                            limit_except GET HEAD { auth_basic nix; auth_basic_user_file writers; }";
 
 /// Who may do everything, and the password.
 pub const WRITER: (&str, &str) = ("builder", "s3cret-of-the-builder");
@@ -47,8 +48,8 @@ impl Nginx {
 
     /// One with these directives for the folder.
     pub fn with(directives: &str) -> Option<Self> {
-        let Some(program) = std::env::var_os("NGINX").filter(|program| Path::new(program).exists()) else {
-            skipped("no NGINX, which names the program; `tests/setup/nginx` installs it");
+        let Some(program) = tool("NGINX", "nginx/bin/nginx") else {
+            skipped("there is no nginx; `tests/setup/nginx` installs it, or NGINX names it");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
@@ -56,7 +57,7 @@ impl Nginx {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         let (port, web) = (Port::hold(), Port::hold());
-        let mut nginx = Self { program: program.into(), folder, port, web, running: None };
+        let mut nginx = Self { program, folder, port, web, running: None };
         nginx.lets_in("users", &[WRITER, READER]);
         nginx.lets_in("writers", &[WRITER]);
         nginx.change(directives);
@@ -74,9 +75,8 @@ impl Nginx {
             "daemon off;\nmaster_process off;\npid {own}/pid;\nerror_log {own}/error.log;\nevents {{}}\nhttp {{\n{temporary}\
              log_format asked '$request_method $uri $status $http_transfer_encoding';\naccess_log {own}/asked asked;\n\
              root {own}/www;\nclient_max_body_size 0;\n\
-             server {{\nlisten 127.0.0.1:{port};\nauth_basic nix;\nauth_basic_user_file {own}/users;\n\
-             location /nix/ {{\nlimit_except GET HEAD {{ auth_basic nix; auth_basic_user_file {own}/writers; }}\n\
-             {directives}\n}}\n}}\n\
+             server {{\nlisten 127.0.0.1:{port};\nauth_basic nix;\nauth_basic_user_file users;\n\
+             location /nix/ {{\n{directives}\n}}\n}}\n\
              server {{\nlisten 127.0.0.1:{web};\naccess_log off;\n}}\n}}\n",
             port = self.port.number(),
             web = self.web.number(),
