@@ -7,6 +7,7 @@
 //! Deliberately absent: trying again. An [`HttpError`] says what kind of failure it was, and the uploader draws the
 //! conclusion.
 
+mod action;
 mod answer;
 mod body;
 mod credentials;
@@ -27,13 +28,14 @@ use rustls::crypto::ring;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
+pub use self::action::Action;
 use self::answer::Head;
 pub use self::answer::ServerSays;
 pub(super) use self::answer::{pause, plain};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;
-pub use self::error::{Action, HttpError};
+pub use self::error::HttpError;
 pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
 pub use self::jwt::expiry;

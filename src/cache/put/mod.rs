@@ -119,12 +119,18 @@ impl PutCache {
             root.as_str(),
             files.url(layout::CACHE_INFO).as_str(),
         )?;
-        if files.has(NOBODYS_NARINFO).await? {
-            let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
-                           isn't there";
-            return Err(files.not_understood(Action::Read, problem).into());
+        Ok(self.refuse_who_has_everything().await?)
+    }
+
+    /// Whoever stands there may answer every question with a page, as some do for a while: what it says then is no reason to
+    /// leave a path out.
+    async fn refuse_who_has_everything(&self) -> Result<(), HttpError> {
+        if !self.files.has(NOBODYS_NARINFO).await? {
+            return Ok(());
         }
-        Ok(())
+        let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
+                       isn't there";
+        Err(self.files.not_understood(Action::Look, problem))
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
@@ -265,6 +271,9 @@ impl Cache for PutCache {
                     Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
                     None => break,
                 }
+            }
+            if there.contains(&true) {
+                self.refuse_who_has_everything().await?;
             }
             Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
         })

@@ -26,6 +26,7 @@ pub struct Nginx {
     folder: TempDir,
     port: Port,
     web: Port,
+    refusal: String,
     running: Option<Child>,
 }
 
@@ -48,6 +49,15 @@ impl Nginx {
 
     /// One with these directives for the folder.
     pub fn with(directives: &str) -> Option<Self> {
+        Self::of("", directives)
+    }
+
+    /// One that takes what is put there, but for requests of which that condition of nginx's holds: they get that status.
+    pub fn refusing(condition: &str, status: u16) -> Option<Self> {
+        Self::of(&format!("if ({condition}) {{ return {status}; }}"), WRITABLE)
+    }
+
+    fn of(refusal: &str, directives: &str) -> Option<Self> {
         let Some(program) = tool("NGINX", "nginx/bin/nginx") else {
             skipped("there is no nginx; `tests/setup/nginx` installs it, or NGINX names it");
             return None;
@@ -57,7 +67,7 @@ impl Nginx {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         let (port, web) = (Port::hold(), Port::hold());
-        let mut nginx = Self { program, folder, port, web, running: None };
+        let mut nginx = Self { program, folder, port, web, refusal: refusal.to_owned(), running: None };
         nginx.lets_in("users", &[WRITER, READER]);
         nginx.lets_in("writers", &[WRITER]);
         nginx.change(directives);
@@ -75,10 +85,11 @@ impl Nginx {
             "daemon off;\nmaster_process off;\npid {own}/pid;\nerror_log {own}/error.log;\nevents {{}}\nhttp {{\n{temporary}\
              log_format asked '$request_method $uri $status $http_transfer_encoding';\naccess_log {own}/asked asked;\n\
              root {own}/www;\nclient_max_body_size 0;\n\
-             server {{\nlisten 127.0.0.1:{port};\nauth_basic nix;\nauth_basic_user_file users;\n\
+             server {{\nlisten 127.0.0.1:{port};\n{refusal}\nauth_basic nix;\nauth_basic_user_file users;\n\
              location /nix/ {{\n{directives}\n}}\n}}\n\
              server {{\nlisten 127.0.0.1:{web};\naccess_log off;\n}}\n}}\n",
             port = self.port.number(),
+            refusal = self.refusal,
             web = self.web.number(),
         );
         std::fs::write(self.folder.path().join("nginx.conf"), config).unwrap();
