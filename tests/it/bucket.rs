@@ -111,11 +111,11 @@ fn keys_come_from_the_environment_and_from_profiles() {
         |name: &str| format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret);
     push("", &|storewatch, _| {
         std::fs::create_dir(storewatch.state_dir().with_file_name("home").join(".aws")).unwrap();
-        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), &profile("default"));
+        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), profile("default"));
     });
     push("&profile=nix", &|storewatch, command| {
         let file = storewatch.state_dir().with_file_name("credentials");
-        write_secret(&file, &profile("nix"));
+        write_secret(&file, profile("nix"));
         // The URL says which profile it is, whatever else there is.
         command.env("AWS_SHARED_CREDENTIALS_FILE", file).env("AWS_ACCESS_KEY_ID", "AKNOBODY");
     });
