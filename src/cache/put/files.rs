@@ -202,3 +202,41 @@ pub(super) fn parse(endpoint: &str) -> Result<Url, HttpError> {
         problem: "its address can't be used".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::http::ServerSays;
+
+    #[test]
+    fn only_what_the_server_says_is_absent_is_missing() {
+        let status = |status| HttpError::Status {
+            action: Action::Look,
+            host: "https://h".to_owned(),
+            status,
+            says: ServerSays::default(),
+            retry_after: None,
+            refused: String::new(),
+        };
+        assert!([404, 410].into_iter().all(|code| is_absent(&status(code))));
+        // Who isn't let in learns nothing of what is there.
+        for code in [400, 401, 403, 405, 407, 429, 500, 502, 503] {
+            assert!(!is_absent(&status(code)), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_has_its_place_below_the_folder_whatever_its_name() {
+        let options =
+            PutOptions { endpoint: "http://127.0.0.1:1/a%20b/".to_owned(), http: Default::default(), allow_self: true };
+        let files = Files::new(&options).await.expect("nothing is sent yet");
+        for (file, url) in [
+            ("", "http://127.0.0.1:1/a%20b/"),
+            ("nar/", "http://127.0.0.1:1/a%20b/nar/"),
+            ("nar/x.nar.zst", "http://127.0.0.1:1/a%20b/nar/x.nar.zst"),
+            ("log/h-a?b+c=d.drv", "http://127.0.0.1:1/a%20b/log/h-a%3Fb+c=d.drv"),
+        ] {
+            assert_eq!(files.url(file).as_str(), url);
+        }
+    }
+}
