@@ -3,15 +3,20 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use super::layout::{self, StoredNar};
 use super::pace::Measured;
 use super::pack::Packed;
-use super::{CacheError, Compression, Layout, Listed, NarReader, Pace};
+use super::{CacheError, Compression, Layout, Listed, NarReader, NarStream, Pace};
 use crate::nix::{Derivation, PathInfo, SecretKey, StoreDir, StoreFacts, StorePath, open_build_log};
+
+/// Longest log that is sent to a server, in bytes: it is held in memory.
+const LONGEST_LOG: u64 = 16 * 1024 * 1024;
 
 /// A binary cache, apart from where its files lie.
 pub struct BinaryCache {
@@ -46,10 +51,10 @@ impl BinaryCache {
     }
 
     /// Draws a name for a path's archive that no other upload has.
-    pub(super) fn new_nar_name(&self, info: &PathInfo) -> io::Result<String> {
+    pub(super) fn new_nar_name(&self, info: &PathInfo, compression: Compression) -> io::Result<String> {
         let mut suffix = [0; 5];
         getrandom::fill(&mut suffix).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(layout::nar_name(&info.nar_hash, suffix, self.compression()))
+        Ok(layout::nar_name(&info.nar_hash, suffix, compression))
     }
 
     /// The reader, and what it is to write down, if the cache wants that.
@@ -134,6 +139,34 @@ fn until_noted(registration_time: i64, now: SystemTime) -> Duration {
     let age = now.saturating_sub(registration_time);
     let left = if (0..NOTED_AFTER).contains(&age) { NOTED_AFTER - age } else { 0 };
     Duration::from_secs(left.unsigned_abs())
+}
+
+/// The whole log of that derivation's build, where this host has it and it is short enough to be sent.
+pub(super) async fn whole_log(
+    binary: &Arc<BinaryCache>,
+    derivation: &StorePath,
+) -> Result<Option<Vec<u8>>, CacheError> {
+    let (binary, derivation) = (Arc::clone(binary), derivation.clone());
+    let read = spawn_blocking(move || {
+        let mut text = Vec::new();
+        let log = binary.build_log(&derivation)?;
+        match log.take(LONGEST_LOG + 1).read_to_end(&mut text) {
+            Ok(read) if read as u64 > LONGEST_LOG => debug!("the log of {derivation} is too long to be sent"),
+            Ok(_) => return Some(text),
+            Err(error) => debug!("read the log of {derivation}: {error}"),
+        }
+        None
+    });
+    read.await.map_err(|_| CacheError::LostThread { action: "read a log" })
+}
+
+/// The list of the files of an archive that needn't be sent; counts the bytes that are read for it.
+pub(super) async fn list(nar: NarStream, count: &mut u64) -> Result<Option<Vec<u8>>, CacheError> {
+    let (mut reader, listed) = nar.start().await?.listed();
+    while let Some(chunk) = reader.next().await? {
+        *count += chunk.len() as u64;
+    }
+    Ok(listed.take())
 }
 
 /// Whether a cache's `nix-cache-info` says that it is for this host's store. `cache` is what messages call the cache, and

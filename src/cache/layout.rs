@@ -20,6 +20,21 @@ pub const NARINFO: &str = ".narinfo";
 /// What stands there in the name of a list of files.
 pub const LISTING: &str = ".ls";
 
+/// What archives are, as Nix tells servers.
+pub const NAR_TYPE: &str = "application/x-nix-nar";
+
+/// What narinfos are.
+pub const NARINFO_TYPE: &str = "text/x-nix-narinfo";
+
+/// What `nix-cache-info` is.
+pub const CACHE_INFO_TYPE: &str = "text/x-nix-cache-info";
+
+/// What logs are.
+pub const LOG_TYPE: &str = "text/plain; charset=utf-8";
+
+/// What listings and realisations are.
+pub const JSON_TYPE: &str = "application/json";
+
 /// Where a path's narinfo lies.
 #[must_use]
 pub fn narinfo_name(path: &StorePath) -> String {

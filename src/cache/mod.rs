@@ -22,8 +22,10 @@ mod layout;
 mod nar;
 mod pace;
 pub mod pack;
+pub mod put;
 mod run;
 mod trial;
+mod unfinished;
 mod upstream;
 mod url;
 

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
+use reqwest::Url;
+
 use super::CacheError;
+use super::http::{Http, HttpError, HttpOptions};
+
+/// So many greetings: the first opens a connection, and the median of the rest is what a request takes.
+const GREETINGS: usize = 5;
 
 /// What came of trying a cache out.
 #[derive(Debug, Default)]
@@ -27,6 +33,20 @@ impl Trial {
     #[must_use]
     pub fn lost() -> Self {
         Self { troubles: vec![CacheError::LostThread { action: "try the cache out" }], ..Self::default() }
+    }
+
+    /// Greets the server, and notes how quickly it answers and what time it has.
+    pub(super) async fn greet(&mut self, options: &HttpOptions, url: Url) -> Result<(), HttpError> {
+        let http = Http::new(options).await?;
+        let mut times = Vec::with_capacity(GREETINGS);
+        for _ in 0..GREETINGS {
+            let greeting = http.greet(url.clone()).await?;
+            times.push(greeting.took);
+            self.clock_ahead = greeting.clock_ahead;
+        }
+        times.sort_unstable();
+        self.round_trip = Some(times[GREETINGS / 2]);
+        Ok(())
     }
 
     /// Whether the cache takes uploads.

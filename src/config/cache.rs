@@ -90,6 +90,10 @@ impl Default for CommandConfig {
 pub struct HttpConfig {
     /// Where the token comes from; `None`: the server asks for none.
     pub token: Option<Source>,
+    /// The user's name that goes with the password; `None`: the password's source has it, as netrc files do.
+    pub user: Option<String>,
+    /// Where the password comes from, given in place of a token.
+    pub password: Option<Source>,
     /// Headers for what stands in front of the server, by their names in lower case, in the order of the file.
     pub headers: Vec<(String, HeaderValue)>,
     /// Certificates, in PEM, of authorities that are trusted beside the system's.
@@ -110,6 +114,8 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             token: None,
+            user: None,
+            password: None,
             headers: Vec::new(),
             ca_file: None,
             client_certificate: None,

@@ -50,6 +50,8 @@ impl Said {
     fn http(&mut self, http: &HttpConfig) {
         let HttpConfig {
             token,
+            user,
+            password,
             headers,
             ca_file,
             client_certificate,
@@ -59,6 +61,8 @@ impl Said {
             server_hostnames,
         } = http;
         self.source("token", token.as_ref());
+        user.iter().for_each(|user| self.line("user", user));
+        self.source("password", password.as_ref());
         for (name, value) in headers {
             match value {
                 HeaderValue::Plain(text) => self.line(&format!("headers.{name}"), text),
@@ -142,6 +146,8 @@ mod tests {
             CacheConfig { name: CacheName::new("public").expect("a legal name"), ..cache.clone() },
             http(HttpConfig { token: Some(command("one")), ..HttpConfig::default() }),
             http(HttpConfig { token: Some(command("two")), ..HttpConfig::default() }),
+            http(HttpConfig { password: Some(command("one")), ..HttpConfig::default() }),
+            http(HttpConfig { user: Some("me".to_owned()), password: Some(command("one")), ..HttpConfig::default() }),
             http(HttpConfig { headers: plain("one"), ..HttpConfig::default() }),
             http(HttpConfig { headers: plain("two"), ..HttpConfig::default() }),
             http(HttpConfig { ca_file: Some("/ca".into()), ..HttpConfig::default() }),

@@ -61,6 +61,8 @@ pub const CACHE: Keys = Keys {
         ("service_account_key", "service_account_key = { file = \"/run/secrets/google.json\" }"),
         ("account_key", "account_key = { file = \"/run/secrets/azure-key\" }"),
         ("token", "token = { file = \"/run/secrets/token\" }"),
+        ("user", "user = \"builder\""),
+        ("password", "password = { file = \"/run/secrets/password\" }"),
         ("headers", "headers = { x-name = \"value\" }"),
         ("ca_file", "ca_file = \"/etc/ssl/cache-ca.pem\""),
         ("client_certificate", "client_certificate = \"/etc/ssl/this-host.pem\""),
@@ -77,7 +79,7 @@ pub const CACHE: Keys = Keys {
     later: &[],
 };
 
-/// Where a secret comes from: `token`, `signing_key`, `client_key`, the keys of object stores, and a header.
+/// Where a secret comes from: `token`, `password`, `signing_key`, `client_key`, the keys of object stores, and a header.
 pub const SOURCE: Keys = Keys {
     known: &[
         ("file", "file = \"/run/secrets/token\""),

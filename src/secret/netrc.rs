@@ -25,34 +25,46 @@ pub(super) fn default_path(place: &Place) -> Result<PathBuf, SecretError> {
     own.into_iter().chain(nixs).find(|path| path.exists()).ok_or(SecretError::NoNetrc)
 }
 
-/// The password that a file has for a host.
-pub(super) fn password(text: &str, path: &Path, host: &str) -> Result<Zeroizing<String>, SecretError> {
+/// What a file has for a host.
+pub(super) struct Entry {
+    /// Who that is; empty where the file doesn't say, as for curl.
+    pub(super) login: Zeroizing<String>,
+    pub(super) password: Zeroizing<String>,
+}
+
+/// What a file has for a host.
+pub(super) fn entry(text: &str, path: &Path, host: &str) -> Result<Entry, SecretError> {
     // URLs have brackets around an IPv6 address, netrc files have none.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     find(text, host).ok_or_else(|| SecretError::NotInNetrc { path: path.to_owned(), host: host.to_owned() })
 }
 
-fn find(text: &str, host: &str) -> Option<Zeroizing<String>> {
+fn find(text: &str, host: &str) -> Option<Entry> {
     let mut words = Words { rest: text, line_begins: true };
-    let mut ours = false;
+    let (mut ours, mut login, mut password) = (false, None, None);
     while let Some(word) = words.next() {
         let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
+        let begins_another = is("machine") || is("default");
+        if begins_another && ours && password.is_some() {
+            break;
+        }
+        if begins_another {
+            (ours, login, password) = (is("default"), None, None);
+        }
         if is("machine") {
             ours = words.next()?.eq_ignore_ascii_case(host);
-        } else if is("default") {
-            ours = true;
         } else if is("macdef") {
             words.skip_macro();
-        } else if is("login") || is("account") {
-            words.next()?;
+        } else if is("account") {
+            words.next();
+        } else if is("login") {
+            login = login.or(words.next());
         } else if is("password") {
-            let password = words.next()?;
-            if ours {
-                return Some(password);
-            }
+            password = password.or(words.next());
         }
     }
-    None
+    let login = login.unwrap_or_default();
+    password.filter(|_| ours).map(|password| Entry { login, password })
 }
 
 /// The words of a netrc file, one after the other.
@@ -123,7 +135,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Option<String> {
-        find(text, "cache.example.com").map(|password| password.to_string())
+        find(text, "cache.example.com").map(|entry| entry.password.to_string())
     }
 
     #[test]
@@ -160,9 +172,24 @@ mod tests {
         ] {
             assert_eq!(found(text), None, "{text}");
         }
-        let error = password("machine other password no", Path::new("/n"), "h").expect_err("not there");
+        let error = entry("machine other password no", Path::new("/n"), "h").err().expect("not there");
         assert_eq!(error.to_string(), "/n has no password for h; add the line `machine h password TOKEN`");
-        assert_eq!(*password("machine ::1 password yes", Path::new("/n"), "[::1]").expect("found"), "yes");
+        assert_eq!(*entry("machine ::1 password yes", Path::new("/n"), "[::1]").expect("found").password, "yes");
+    }
+
+    #[test]
+    fn a_login_goes_with_the_password_of_its_own_entry() {
+        for (text, login) in [
+            ("machine cache.example.com login me password s3cret", "me"),
+            ("machine cache.example.com password s3cret login me machine other login you", "me"),
+            ("machine cache.example.com login \"a b\" password s3cret default login you", "a b"),
+            ("machine cache.example.com login you\nmachine cache.example.com password s3cret", ""),
+            ("machine other login you password no default login me password s3cret", "me"),
+            ("machine cache.example.com password s3cret", ""),
+        ] {
+            let found = find(text, "cache.example.com").expect(text);
+            assert_eq!((found.login.as_str(), found.password.as_str()), (login, "s3cret"), "{text}");
+        }
     }
 
     proptest! {
@@ -177,7 +204,8 @@ mod tests {
         #[test]
         fn no_file_is_too_odd_to_be_read(text in "(machine |default |password |macdef |\"|\\\\|#|\n|\r|\\PC){0,30}") {
             // Only that it comes to an end, with at most what stands in the file.
-            prop_assert!(found(&text).is_none_or(|password| password.len() <= text.len()));
+            let entry = find(&text, "cache.example.com");
+            prop_assert!(entry.is_none_or(|entry| entry.login.len() + entry.password.len() <= text.len()));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 use super::error::{NoText, SecretError};
 use super::file::{self, Readers};
@@ -74,6 +75,13 @@ impl Provider {
     #[must_use]
     pub fn of_lines(source: Source, real_store: &Path) -> Self {
         Self::at(source, Form::Lines, real_store, None)
+    }
+
+    /// A provider of what a netrc file has for a host, `USER:PASSWORD`; what other sources give counts as that. Who has
+    /// no name there has an empty one.
+    #[must_use]
+    pub fn of_login(source: Source, real_store: &Path, host: Option<&str>) -> Self {
+        Self::at(source, Form::Login, real_store, host)
     }
 
     fn at(source: Source, form: Form, real_store: &Path, host: Option<&str>) -> Self {
@@ -191,7 +199,7 @@ fn read(source: &Source, form: Form, place: &Place) -> Result<Secret, SecretErro
         }
         Source::Env { name } => {
             let value = (place.env)(name).ok_or_else(|| SecretError::NoVariable { name: name.clone() })?;
-            Secret::new(&zeroize::Zeroizing::new(value.into_encoded_bytes()), form, source)
+            Secret::new(&Zeroizing::new(value.into_encoded_bytes()), form, source)
         }
         Source::Credential { name } => {
             if name.is_empty() || name.contains('/') || matches!(name.as_str(), "." | "..") {
@@ -207,8 +215,12 @@ fn read(source: &Source, form: Form, place: &Place) -> Result<Secret, SecretErro
             let path = path.clone().map_or_else(|| netrc::default_path(place), Ok)?;
             let bytes = file::contents(&path, &place.real_store, readers(*readable_by_others))?;
             let no_text = |_| SecretError::NoText { from: path.display().to_string(), problem: NoText::NotUtf8 };
-            let password = netrc::password(std::str::from_utf8(&bytes).map_err(no_text)?, &path, host)?;
-            Secret::new(password.as_bytes(), form, &format!("{} for {host}", path.display()))
+            let found = netrc::entry(std::str::from_utf8(&bytes).map_err(no_text)?, &path, host)?;
+            let text = match form {
+                Form::Login => Zeroizing::new(format!("{}:{}", *found.login, *found.password)),
+                Form::OneLine | Form::Lines => found.password,
+            };
+            Secret::new(text.as_bytes(), form, &format!("{} for {host}", path.display()))
         }
         Source::Command { .. } | Source::Keychain { .. } => unreachable!("a command is not read but run"),
     }

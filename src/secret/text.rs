@@ -21,6 +21,8 @@ pub(super) enum Form {
     OneLine,
     /// Several lines: keys in PEM.
     Lines,
+    /// One line, `USER:PASSWORD`.
+    Login,
 }
 
 impl Secret {

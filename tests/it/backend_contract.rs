@@ -1,15 +1,18 @@
-//! What every binary cache has to stand, the same cases for each backend: a directory, Garage, and a strict fake of S3 with
-//! and without conditional PUT.
+//! What every binary cache has to stand, the same cases for each backend: a directory, Garage, a strict fake of S3 with and
+//! without conditional PUT, nginx with WebDAV, and a program.
 
-use crate::support::s3::{BUCKET, Key, Op};
+use crate::support::backend::{Backend, Who};
+use crate::support::nix::Key;
+use crate::support::s3::Op;
 use crate::support::{
-    CacheDir, FakeS3, Fault, FlakyProxy, Garage, Nix, On, Reader, Running, ScratchStore, Storewatch, expr,
+    Canned, Fault, FlakyProxy, Nix, On, Reader, Running, ScratchStore, Storewatch, expr, write_secret,
 };
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
 
-/// Makes a test of each case and backend, `CASE::BACKEND`; of those between which and us there is a network, where it says
-/// `Server`.
+/// Makes a test of each case and backend, `CASE::BACKEND`: of all, where it says `Backend`; of those between which and us
+/// there is a network, where it says `Server` (a program speaks to its own by itself, and what it says of that is tested
+/// where programs are); of those that take large archives in parts, where it says `Bucket`.
 macro_rules! each_backend {
     ($($(#[$meta:meta])* fn $case:ident($backend:ident: $which:ident, $store:ident: ScratchStore) $body:block)+) => {$(
         mod $case {
@@ -23,121 +26,33 @@ macro_rules! each_backend {
                 run(backend, ScratchStore::new(&nix));
             }
 
-            each_backend!(@file $which);
-
-            #[test]
-            fn garage() {
-                with(Backend::garage);
-            }
-
-            #[test]
-            fn fake_s3() {
-                with(Backend::fake);
-            }
-
-            #[test]
-            fn fake_s3_that_only_overwrites() {
-                with(Backend::overwriting_fake);
-            }
+            each_backend!(@rows $which);
         }
     )+};
-    (@file Backend) => {
-        #[test]
-        fn file() {
-            with(Backend::file);
-        }
+    (@rows Backend) => {
+        each_backend!(@tests file, program);
+        each_backend!(@rows Server);
     };
-    (@file Server) => {};
+    (@rows Server) => {
+        each_backend!(@tests nginx);
+        each_backend!(@rows Bucket);
+    };
+    (@rows Bucket) => {
+        each_backend!(@tests garage, fake_s3, fake_s3_that_only_overwrites);
+    };
+    (@tests $($name:ident),+) => {$(
+        #[test]
+        fn $name() {
+            with(Backend::$name);
+        }
+    )+};
 }
 
-/// Where paths go.
-enum Backend {
-    File { cache: CacheDir, _folder: tempfile::TempDir },
-    Garage(Garage),
-    Fake(FakeS3),
-}
-
-impl Backend {
-    fn file() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        Some(Self::File { cache: CacheDir::at(folder.path().join("cache")), _folder: folder })
-    }
-
-    fn garage() -> Option<Self> {
-        Garage::start().map(Self::Garage)
-    }
-
-    fn fake() -> Option<Self> {
-        Some(Self::Fake(FakeS3::start()))
-    }
-
-    fn overwriting_fake() -> Option<Self> {
-        let fake = FakeS3::start();
-        fake.state().overwrites = true;
-        Some(Self::Fake(fake))
-    }
-
-    /// The port of its server, and a key that may do everything.
-    fn server(&self) -> (u16, Key) {
-        match self {
-            Self::File { .. } => unreachable!("a directory has no server"),
-            Self::Garage(garage) => (garage.port(), garage.key().clone()),
-            Self::Fake(fake) => (fake.port(), fake.key().clone()),
-        }
-    }
-
-    /// Its lines in a policy; its keys are written beside that.
-    fn policy(&self, storewatch: &Storewatch<'_>) -> String {
-        if let Self::File { cache, .. } = self {
-            return format!("version = 1\n[caches.team]\nurl = \"{}\"\n", cache.url());
-        }
-        let (port, key) = self.server();
-        bucket_policy(storewatch, port, &key)
-    }
-
-    /// What Nix reads it by.
-    fn substituter(&self) -> String {
-        match self {
-            Self::File { cache, .. } => cache.url(),
-            Self::Garage(garage) => garage.website(),
-            Self::Fake(fake) => fake.website(),
-        }
-    }
-
-    /// Whether it has no more than a narinfo and an archive for each of so many paths, and a `nix-cache-info`.
-    fn has_just(&self, paths: usize) -> bool {
-        match self {
-            Self::File { cache, .. } => cache.archives().len() == paths && cache.temporary_files().is_empty(),
-            Self::Garage(garage) => {
-                let contents = garage.contents();
-                contents.objects == 2 * paths as u64 + 1 && contents.unfinished == 0
-            }
-            Self::Fake(fake) => {
-                let state = fake.state();
-                state.objects.len() == 2 * paths + 1 && state.multiparts.is_empty()
-            }
-        }
-    }
-}
-
-/// Writes a secret as the policy wants it, readable for its owner only.
-pub(crate) fn write_secret(file: &Path, secret: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(file, secret).unwrap();
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A policy whose cache is the bucket at that port, with the keys in files beside the state.
-pub(crate) fn bucket_policy(storewatch: &Storewatch<'_>, port: u16, key: &Key) -> String {
-    let folder = storewatch.state_dir().with_file_name("keys");
-    std::fs::create_dir_all(&folder).unwrap();
-    write_secret(&folder.join("id"), &key.id);
-    write_secret(&folder.join("secret"), &key.secret);
-    format!(
-        "version = 1\n[caches.team]\nurl = \"s3://{BUCKET}?endpoint=http://127.0.0.1:{port}&region=garage\"\n\
-         access_key_id = {{ file = \"{folder}/id\" }}\nsecret_access_key = {{ file = \"{folder}/secret\" }}\n",
-        folder = folder.display()
-    )
+/// A key that signs, in a file as the policy wants it, and its public half.
+fn signing_key(storewatch: &Storewatch<'_>, key: &Key) -> PathBuf {
+    let file = storewatch.state_dir().with_file_name("signing");
+    write_secret(&file, std::fs::read_to_string(&key.secret).unwrap());
+    file
 }
 
 /// Waits until nothing is left to do, and everything is done.
@@ -161,7 +76,8 @@ fn assert_read_back(backend: &Backend, store: &ScratchStore, key: &str, paths: &
 each_backend! {
     fn a_closure_arrives_and_is_not_sent_again(backend: Backend, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy(&storewatch));
+        let key = store.generate_key("team-1");
+        storewatch.policy(&backend.policy(&storewatch, &store, &signing_key(&storewatch, &key)));
         let mut running = storewatch.start();
         let mut top = store.build(&expr::lattice(8, 100_000)).unwrap();
         // Three parts of an upload, and one that fits into a single request.
@@ -169,11 +85,11 @@ each_backend! {
         let closure: BTreeSet<_> = top.iter().flat_map(|path| store.query_closure(path)).collect();
         eventually_done(&mut running, &storewatch, closure.len());
         running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
+        assert_read_back(&backend, &store, &key.public, &top);
         assert!(backend.has_just(closure.len()));
 
         let again = Storewatch::new(&store);
-        again.policy(&backend.policy(&again));
+        again.policy(&backend.policy(&again, &store, &signing_key(&again, &key)));
         again.cmd(&["push", &top[0], &top[1]]).ok();
         assert!(backend.has_just(closure.len()), "what is there is not sent again");
         if let Backend::Fake(fake) = &backend {
@@ -191,9 +107,7 @@ each_backend! {
         let key = store.generate_key("team-1");
         let mut pushing: Vec<Running> = Vec::new();
         for host in &hosts {
-            let file = host.state_dir().with_file_name("signing");
-            write_secret(&file, &std::fs::read_to_string(&key.secret).unwrap());
-            host.policy(&format!("{}signing_key = {{ file = \"{}\" }}\n", backend.policy(host), file.display()));
+            host.policy(&backend.policy(host, &store, &signing_key(host, &key)));
             pushing.push(host.spawn(&["push", &top[0]]));
         }
         for pushing in pushing {
@@ -209,59 +123,48 @@ each_backend! {
     }
 
     fn wrong_credentials_wait_for_good_ones(backend: Server, store: ScratchStore) {
-        let (port, good) = backend.server();
         let storewatch = Storewatch::new(&store);
-        storewatch.policy(&bucket_policy(&storewatch, port, &Key { id: "GK000000000000000000000000".to_owned(), ..good.clone() }));
+        storewatch.policy(&backend.policy_at(&storewatch, backend.port(), Who::Nobody));
         let mut running = storewatch.start();
         let top = store.build(&expr::chain(3)).unwrap();
+        let secret = backend.secret();
         running.eventually("the reason in the status", || {
             let status = storewatch.cache_status("team");
-            status["waiting_why"].as_str().is_some_and(|why| why.contains("at s3://nix-cache: "))
+            status["waiting_why"].as_str().is_some_and(|why| why.contains(" at ") && !why.contains(&secret))
         });
         assert_eq!(storewatch.cache_status("team")["failed"], 0);
         let said = storewatch.cmd(&["cache", "ping"]);
-        assert!(said.code == Some(1) && !said.stdout.contains(&good.secret), "{said:?}");
-        let ids = storewatch.state_dir().with_file_name("keys").join("id");
-        write_secret(&ids, &good.id);
+        assert!(said.code == Some(1) && !said.stdout.contains(&secret), "{said:?}");
+        backend.give(&storewatch, Who::Writer);
         eventually_done(&mut running, &storewatch, 3);
         let ping = storewatch.cmd(&["cache", "ping"]).ok();
         assert!(ping.contains("lets us read and push"), "{ping}");
         assert_eq!(storewatch.cmd(&["cache", "info", "team", "--json"]).json()["priority"], 50);
         let log = running.log();
-        assert!(!log.contains(&good.secret), "the secret is in the log");
+        assert!(!log.contains(&secret), "the secret is in the log");
         running.stop();
         assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
     }
 
     fn who_may_only_read_waits_for_the_right_to_write(backend: Server, store: ScratchStore) {
-        let reader = match &backend {
-            Backend::File { .. } => unreachable!("`room` tests a directory that can't be written"),
-            Backend::Garage(garage) => garage.reader_key(),
-            Backend::Fake(fake) => fake.reader_key(),
-        };
-        let (port, _) = backend.server();
         let storewatch = Storewatch::new(&store);
-        storewatch.policy(&bucket_policy(&storewatch, port, &reader));
+        storewatch.policy(&backend.policy_at(&storewatch, backend.port(), Who::Reader));
         let mut running = storewatch.start();
         let top = store.build(&expr::chain(2)).unwrap();
+        let says = backend.says_of_readers();
         running.eventually("the reason in the status", || {
-            storewatch.cache_status("team")["waiting_why"].as_str().is_some_and(|why| why.contains("AccessDenied"))
+            storewatch.cache_status("team")["waiting_why"].as_str().is_some_and(|why| why.contains(says))
         });
-        match &backend {
-            Backend::Garage(garage) => garage.allow_to_write(&reader),
-            Backend::Fake(fake) => fake.allow_to_write(&reader),
-            Backend::File { .. } => unreachable!("it has no keys"),
-        }
+        backend.let_the_reader_write(&storewatch);
         eventually_done(&mut running, &storewatch, 2);
         running.stop();
         assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
     }
 
     fn what_is_cut_in_the_middle_arrives_later_and_leaves_nothing(backend: Server, store: ScratchStore) {
-        let (port, key) = backend.server();
-        let proxy = FlakyProxy::before(port);
+        let proxy = FlakyProxy::before(backend.port());
         let storewatch = Storewatch::new(&store);
-        storewatch.policy(&bucket_policy(&storewatch, proxy.port(), &key));
+        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
         proxy.fail(On::Every, Fault::CutAfter(1_000_000));
         let mut running = storewatch.start();
         let mut paths = store.build(&expr::sized(12_000_000)).unwrap();
@@ -274,11 +177,45 @@ each_backend! {
         running.stop();
     }
 
-    fn what_a_killed_upload_left_is_gone_after_the_next_start(backend: Server, store: ScratchStore) {
-        let (port, key) = backend.server();
-        let proxy = FlakyProxy::before(port);
+    fn a_server_that_takes_nothing_for_a_while_gets_everything_in_the_end(backend: Server, store: ScratchStore) {
+        let proxy = FlakyProxy::before(backend.port());
         let storewatch = Storewatch::new(&store);
-        storewatch.policy(&bucket_policy(&storewatch, proxy.port(), &key));
+        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
+        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
+        let mut running = storewatch.start();
+        let large = store.build(&expr::sized(12_000_000)).unwrap();
+        running.eventually("the stall", || proxy.faults() > 0);
+        // What is small goes past it meanwhile.
+        let small = store.build(&expr::many(2)).unwrap();
+        running.eventually("the small ones", || storewatch.jobs("done").len() == 2);
+        proxy.pass();
+        eventually_done(&mut running, &storewatch, 3);
+        running.stop();
+        assert_read_back(&backend, &store, &storewatch.public_key("team"), &[large, small].concat());
+        assert!(backend.has_just(3), "nothing was sent twice");
+    }
+
+    fn a_pause_that_is_asked_for_is_made_and_nothing_fails(backend: Server, store: ScratchStore) {
+        let proxy = FlakyProxy::before(backend.port());
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
+        proxy.fail(On::Every, Fault::Answer(Canned::slow_down(2)));
+        let mut running = storewatch.start();
+        let paths = store.build(&expr::chain(3)).unwrap();
+        running.eventually("the reason in the status", || {
+            storewatch.cache_status("team")["waiting_why"].as_str().is_some_and(|why| why.contains("503"))
+        });
+        proxy.pass();
+        eventually_done(&mut running, &storewatch, 3);
+        assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
+        running.stop();
+        assert_read_back(&backend, &store, &storewatch.public_key("team"), &paths);
+    }
+
+    fn what_a_killed_upload_left_is_gone_after_the_next_start(backend: Bucket, store: ScratchStore) {
+        let proxy = FlakyProxy::before(backend.port());
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
         proxy.fail(On::Every, Fault::StallAfter(1_000_000));
         let mut running = storewatch.start();
         let paths = store.build(&expr::sized(12_000_000)).unwrap();
@@ -295,5 +232,24 @@ each_backend! {
         running.eventually("the rest to be taken back", || backend.has_just(1));
         running.stop();
         assert_read_back(&backend, &store, &storewatch.public_key("team"), &paths);
+    }
+
+    fn an_archive_that_was_not_shown_before_the_kill_is_gone_after_the_next_start(backend: Server, store: ScratchStore) {
+        let proxy = FlakyProxy::before(backend.port());
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
+        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
+        let mut running = storewatch.start();
+        // The archive of the small ones is sent; their narinfos wait for that of the large ones, which hang.
+        let top = store.build(&expr::lattice(3, 3_000_000)).unwrap();
+        running.eventually("an archive", || proxy.faults() >= 2 && backend.archives() == 1);
+        assert_eq!(storewatch.jobs("done"), Vec::<serde_json::Value>::new());
+        running.kill9();
+        proxy.pass();
+        let mut running = storewatch.start();
+        eventually_done(&mut running, &storewatch, 3);
+        running.eventually("the rest to be taken back", || backend.has_just(3));
+        running.stop();
+        assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
     }
 }

@@ -1,6 +1,7 @@
 //! What a binary cache has beside archives and narinfos: lists of files and logs of builds, as Nix writes them.
 
-use crate::backend_contract::{bucket_policy, eventually_done};
+use crate::backend_contract::eventually_done;
+use crate::support::backend::bucket_policy;
 use crate::support::nix::base_name;
 use crate::support::{CacheDir, FakeS3, Nix, Said, ScratchStore, Storewatch, each_nix, expr};
 use serde_json::Value;

@@ -1,9 +1,10 @@
 //! Caches in buckets of object stores, beyond what every backend has to stand: where keys come from, memory, and what is
 //! sent once.
 
-use crate::backend_contract::{bucket_policy, eventually_done, write_secret};
+use crate::backend_contract::eventually_done;
+use crate::support::backend::bucket_policy;
 use crate::support::s3::{BUCKET, Cluster, Dialect, Op, Trouble};
-use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr};
+use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr, write_secret};
 
 /// Google's and Azure's interfaces, as far as a fake of them goes: what is put is what Nix reads back.
 #[test]
@@ -78,11 +79,11 @@ fn keys_come_from_the_environment_and_from_profiles() {
         |name: &str| format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret);
     push("", &|storewatch, _| {
         std::fs::create_dir(storewatch.state_dir().with_file_name("home").join(".aws")).unwrap();
-        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), &profile("default"));
+        write_secret(&storewatch.state_dir().with_file_name("home").join(".aws/credentials"), profile("default"));
     });
     push("&profile=nix", &|storewatch, command| {
         let file = storewatch.state_dir().with_file_name("credentials");
-        write_secret(&file, &profile("nix"));
+        write_secret(&file, profile("nix"));
         // The URL says which profile it is, whatever else there is.
         command.env("AWS_SHARED_CREDENTIALS_FILE", file).env("AWS_ACCESS_KEY_ID", "AKNOBODY");
     });

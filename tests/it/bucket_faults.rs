@@ -1,6 +1,7 @@
 //! What goes wrong at an object store: it happens, ends, and everything arrives, in a sound cache.
 
-use crate::backend_contract::{bucket_policy, eventually_done};
+use crate::backend_contract::eventually_done;
+use crate::support::backend::bucket_policy;
 use crate::support::nix::base_name;
 use crate::support::s3::{Op, Trouble};
 use crate::support::{FakeS3, Nix, Running, ScratchStore, Storewatch, expr};

@@ -1,6 +1,6 @@
 //! What is missing in a bucket, found by listing it where that is cheaper than to ask for each path.
 
-use crate::backend_contract::bucket_policy;
+use crate::support::backend::bucket_policy;
 use crate::support::nix::base_name;
 use crate::support::s3::{Op, Trouble};
 use crate::support::{FakeS3, Nix, ScratchStore, Storewatch, expr};

@@ -1,29 +1,12 @@
 //! Programs as caches, and the examples in `docs/commands.md`.
 
+use crate::support::backend::{documented, write_program};
 use crate::support::nix::base_name;
 use crate::support::{Nix, Reader, Running, ScratchStore, Storewatch, each_nix, expr};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
-/// Writes the script that `docs/commands.md` calls so, as its reader does.
-fn documented(name: &str, folder: &Path) -> PathBuf {
-    let manual = include_str!("../../docs/commands.md");
-    let script = manual
-        .split("```sh\n")
-        .skip(1)
-        .filter_map(|behind| behind.split("```").next())
-        .find(|script| script.contains(&format!("# {name}: ")));
-    let file = folder.join(name);
-    write_program(&file, script.unwrap_or_else(|| panic!("no script {name} in the manual")));
-    file
-}
-
-fn write_program(file: &Path, script: &str) {
-    fs::write(file, script).unwrap();
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
-}
+use std::path::Path;
 
 /// A policy whose cache is a program with these arguments, and more lines.
 fn policy(program: &Path, args: &[&str], more: &str) -> String {

@@ -24,6 +24,7 @@ mod layers;
 mod nar;
 mod packing;
 mod priority;
+mod put;
 mod realisations;
 mod reconfigured;
 mod room;

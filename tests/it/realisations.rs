@@ -1,6 +1,6 @@
 //! Content-addressed derivations: who reads a cache gets their outputs without building them.
 
-use crate::backend_contract::write_secret;
+use crate::support::write_secret;
 use crate::support::{CacheDir, Nix, Reader, ScratchStore, Storewatch, each_nix, expr};
 
 /// A store of a Nix that knows content-addressed derivations.

@@ -3,12 +3,9 @@
 use reqwest::Url;
 
 use super::{AtticCache, AtticOptions, join, parse_endpoint};
-use crate::cache::http::{Http, HttpError, refuse_own};
+use crate::cache::http::{HttpError, refuse_own};
 use crate::cache::{Cache, CacheError, Class, Trial};
 use crate::nix::StorePath;
-
-/// So many greetings: the first opens a connection, and the median of the rest is what a request takes.
-const GREETINGS: usize = 5;
 
 /// A store path that nobody has: to ask for it needs the permission to push, and nothing else comes of it.
 const MADE_UP: &str = "00000000000000000000000000000000-storewatch-asks";
@@ -51,17 +48,7 @@ async fn refuse_own_server(options: &AtticOptions) -> Result<(), CacheError> {
 }
 
 async fn greet(options: &AtticOptions, trial: &mut Trial) -> Result<(), HttpError> {
-    let http = Http::new(&options.http).await?;
-    let url = what_anybody_asks_for(options)?;
-    let mut times = Vec::with_capacity(GREETINGS);
-    for _ in 0..GREETINGS {
-        let greeting = http.greet(url.clone()).await?;
-        times.push(greeting.took);
-        trial.clock_ahead = greeting.clock_ahead;
-    }
-    times.sort_unstable();
-    trial.round_trip = Some(times[GREETINGS / 2]);
-    Ok(())
+    trial.greet(&options.http, what_anybody_asks_for(options)?).await
 }
 
 /// What Nix asks a cache for first. Whether it is given to us doesn't matter here.

@@ -7,12 +7,9 @@ use reqwest::Url;
 use super::error::unwrapped;
 use super::store::{Store, StoreOptions};
 use crate::cache::binary::agree_on_store;
-use crate::cache::http::{Action, Http, HttpError, HttpOptions};
+use crate::cache::http::{Action, HttpError, HttpOptions};
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
 use crate::nix::StoreDir;
-
-/// So many greetings: the first opens a connection, and the median of the rest is what a request takes.
-const GREETINGS: usize = 5;
 
 const NOT_THERE_YET: &str = "there is no cache in it yet; the first upload makes it";
 
@@ -105,14 +102,6 @@ async fn greet(options: &StoreOptions, trial: &mut Trial) -> Result<(), HttpErro
         host: endpoint,
         problem: "its endpoint is no address".to_owned(),
     })?;
-    let http = Http::new(&HttpOptions { direct: options.url.is_within_this_host(), ..options.http.clone() }).await?;
-    let mut times = Vec::with_capacity(GREETINGS);
-    for _ in 0..GREETINGS {
-        let greeting = http.greet(url.clone()).await?;
-        times.push(greeting.took);
-        trial.clock_ahead = greeting.clock_ahead;
-    }
-    times.sort_unstable();
-    trial.round_trip = Some(times[GREETINGS / 2]);
-    Ok(())
+    let http = HttpOptions { direct: options.url.is_within_this_host(), ..options.http.clone() };
+    trial.greet(&http, url).await
 }

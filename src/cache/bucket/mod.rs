@@ -20,11 +20,9 @@ mod profile;
 mod send;
 mod shelf;
 mod store;
-mod unfinished;
 mod uploads;
 mod wire;
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,11 +40,11 @@ pub use self::look::{look, try_out};
 pub use self::shelf::BucketShelf;
 use self::store::{Put, Store};
 pub use self::store::{StoreKeys, StoreOptions};
-use self::unfinished::Notes;
-use super::binary::{RealisationFile, agree_on_store};
+use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::condemned_with;
 use super::pack::Packing;
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, NarStream, Push, Pushed, StoredNar, layout};
+use super::unfinished::Notes;
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, Push, Pushed, StoredNar, layout};
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -56,21 +54,6 @@ const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// So many paths are asked for at once, each by a request of its own.
 const ASKED_AT_ONCE: usize = 32;
-
-/// What narinfos are, as Nix tells stores.
-const NARINFO: &str = "text/x-nix-narinfo";
-
-/// What `nix-cache-info` is.
-const CACHE_INFO: &str = "text/x-nix-cache-info";
-
-/// What logs are, as Nix tells stores.
-const LOG: &str = "text/plain; charset=utf-8";
-
-/// Longest log that is sent, in bytes: it is held in memory.
-const LONGEST_LOG: u64 = 16 * 1024 * 1024;
-
-/// What listings and realisations are.
-const JSON: &str = "application/json";
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -124,7 +107,7 @@ impl BucketCache {
             Err(error) if error.may_be_missing() => Some(error),
             Err(error) => return Err(error.into()),
         };
-        let put = self.put_new(&file, self.binary.cache_info(), CACHE_INFO).await;
+        let put = self.put_new(&file, self.binary.cache_info(), layout::CACHE_INFO_TYPE).await;
         match (put, forbidden) {
             // Credentials that may only write are enough.
             (Ok(Put::New | Put::Exists), _) => Ok(()),
@@ -171,7 +154,8 @@ impl BucketCache {
                 return Ok(Pushed { read, sent: 0, deduplicated: true });
             }
         }
-        let url = self.binary.new_nar_name(&info).map_err(|source| CacheError::Io {
+        let compression = self.binary.compression();
+        let url = self.binary.new_nar_name(&info, compression).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
             path: PathBuf::from(&*self.store.name),
             source,
@@ -180,9 +164,9 @@ impl BucketCache {
         let (reader, listed) = self.binary.listed(reader);
         let slot = reader.slot();
         let object = self.store.object(&url);
-        let mut upload = self.notes.begin(&self.store, object.clone()).await?;
+        let mut upload = self.notes.begin(&self.store, object.to_string()).await?;
         let began = Instant::now();
-        let packing = Packing::start(reader, self.binary.compression(), info.nar_size);
+        let packing = Packing::start(reader, compression, info.nar_size);
         let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
         self.binary.note_pace(&packed, began.elapsed());
         // Its parts are sent, so that nothing of it is held any more.
@@ -229,7 +213,7 @@ impl BucketCache {
     /// Takes an archive back that was let go and that no narinfo names for certain.
     async fn take_back(&self, object: object_store::path::Path) {
         // What can't be noted is tried once.
-        match self.notes.begin(&self.store, object.clone()).await {
+        match self.notes.begin(&self.store, object.to_string()).await {
             Ok(upload) => upload.take_back().await,
             Err(_) => drop(self.store.delete(&object).await),
         }
@@ -256,7 +240,7 @@ impl BucketCache {
     ) -> Result<(), CacheError> {
         let Some(json) = listing.await? else { return Ok(()) };
         let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), JSON, false).await?;
+        self.store.put(&object, PutPayload::from(json), layout::JSON_TYPE, false).await?;
         Ok(())
     }
 
@@ -278,37 +262,16 @@ impl BucketCache {
         if self.store.has(&object).await? {
             return Ok(());
         }
-        let (binary, derivation) = (Arc::clone(&self.binary), derivation.clone());
-        let read = spawn_blocking(move || {
-            let mut text = Vec::new();
-            let log = binary.build_log(&derivation)?;
-            match log.take(LONGEST_LOG + 1).read_to_end(&mut text) {
-                Ok(read) if read as u64 > LONGEST_LOG => debug!("the log of {derivation} is too long for a bucket"),
-                Ok(_) => return Some(text),
-                Err(error) => debug!("read the log of {derivation}: {error}"),
-            }
-            None
-        });
-        let read = read.await.map_err(|_| CacheError::LostThread { action: "read a log" })?;
-        let Some(text) = read else { return Ok(()) };
-        self.put_new(&object, text, LOG).await?;
+        let Some(text) = whole_log(&self.binary, derivation).await? else { return Ok(()) };
+        self.put_new(&object, text, layout::LOG_TYPE).await?;
         Ok(())
     }
 
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
-        self.put_new(&narinfo, self.binary.narinfo(info, nar), NARINFO).await
+        self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await
     }
-}
-
-/// The list of the files of an archive that needn't be sent; counts the bytes that are read for it.
-async fn list(nar: NarStream, count: &mut u64) -> Result<Option<Vec<u8>>, CacheError> {
-    let (mut reader, listed) = nar.start().await?.listed();
-    while let Some(chunk) = reader.next().await? {
-        *count += chunk.len() as u64;
-    }
-    Ok(listed.take())
 }
 
 impl Cache for BucketCache {
@@ -348,7 +311,7 @@ impl Cache for BucketCache {
             for RealisationFile { name, json, .. } in self.binary.realisations(&info).await? {
                 let object = self.store.object(&name);
                 if !self.store.has(&object).await? {
-                    self.put_new(&object, json, JSON).await?;
+                    self.put_new(&object, json, layout::JSON_TYPE).await?;
                 }
             }
             Ok(())

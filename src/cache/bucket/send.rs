@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 
 use super::error::unwrapped;
 use super::store::{Store, content_type};
-use super::unfinished::Upload;
 use crate::cache::http::Action;
 use crate::cache::pack::{Packed, Packing};
-use crate::cache::{CacheError, NarFailure};
+use crate::cache::unfinished::Upload;
+use crate::cache::{CacheError, NarFailure, layout};
 
 /// Bytes of a part, and of what is sent in one request: the least that S3 takes for a part. Three of them are in memory for
 /// each upload, so that four uploads at once stay within 128 MiB with all that compression needs.
@@ -26,22 +26,19 @@ const PART_OF_UNKNOWN: u64 = 32 * 1024 * 1024;
 /// Parts on their way at the same time; a third is being gathered meanwhile.
 const IN_FLIGHT: usize = 2;
 
-/// What archives are, as Nix tells stores.
-const NAR: &str = "application/x-nix-nar";
-
 /// Sends all of an archive of `nar_size` bytes (0: nobody knows).
 pub(super) async fn send(
     store: &Store,
     object: &Path,
     mut packing: Packing,
     nar_size: u64,
-    upload: &mut Upload,
+    upload: &mut Upload<Store>,
 ) -> Result<Packed, CacheError> {
     let mut parts = Gathering { packing: &mut packing, left: Bytes::new(), size: part_size(nar_size), ended: false };
     let first = parts.next().await?.unwrap_or_default();
     if parts.ended {
-        if let Err(error) = store.put(object, first, NAR, false).await {
-            return Err(upload.refused(error).await);
+        if let Err(error) = store.put(object, first, layout::NAR_TYPE, false).await {
+            return Err(refused(upload, error.into()).await);
         }
     } else {
         send_parts(store, object, first, &mut parts, upload).await?;
@@ -54,18 +51,21 @@ async fn send_parts(
     object: &Path,
     first: PutPayload,
     parts: &mut Gathering<'_>,
-    upload: &mut Upload,
+    upload: &mut Upload<Store>,
 ) -> Result<(), CacheError> {
     let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
     // Azure is told what an object is only where it comes in one piece, and has nothing to abort.
-    let attributes = if store.aborts { content_type(NAR) } else { Attributes::new() };
+    let attributes = if store.aborts { content_type(layout::NAR_TYPE) } else { Attributes::new() };
     let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
     let (begun_in, begun_at) = (store.clone(), object.clone());
     let begin = async move {
         let begun = begun_in.multiparts.create_multipart_opts(&begun_at, options).await;
-        begun.map_err(|error| unwrapped(Action::Upload, &begun_in.name, &error))
+        begun.map_err(|error| unwrapped(Action::Upload, &begun_in.name, &error).into())
     };
-    let id = upload.begin_parts(begin).await?;
+    let id = match upload.begin_parts(begin).await {
+        Ok(id) => id,
+        Err(error) => return Err(refused(upload, error).await),
+    };
     // Dropped with this future, and what is on its way with it.
     let mut on_their_way = JoinSet::new();
     let mut sent: Vec<PartId> = Vec::new();
@@ -86,6 +86,16 @@ async fn send_parts(
     store.multiparts.complete_multipart(object, &id, sent).await.map_err(failed)?;
     upload.put_together();
     Ok(())
+}
+
+/// The store has not taken the first that it was to take.
+pub(super) async fn refused(upload: &mut Upload<Store>, error: CacheError) -> CacheError {
+    if let CacheError::Bucket(why) = &error
+        && why.is_certain()
+    {
+        upload.nothing_was_taken().await;
+    }
+    error
 }
 
 type Sent = (usize, Result<PartId, object_store::Error>);

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
 
+use super::BucketError;
 use super::error::unwrapped;
 use super::store::{Put, Store, StoreOptions};
-use super::{BucketError, NARINFO};
 use crate::cache::binary::agree_on_store;
 use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
@@ -71,7 +71,7 @@ impl BucketShelf {
             }
         };
         if !self.only_overwrites.load(Ordering::Relaxed) {
-            match self.store.put_as(&object, content.clone().into(), NARINFO, mode).await {
+            match self.store.put_as(&object, content.clone().into(), layout::NARINFO_TYPE, mode).await {
                 Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
                 put => return Ok(put? == Put::New),
             }
@@ -84,7 +84,7 @@ impl BucketShelf {
             Condition::Unchanged(text) => there.is_some_and(|there| there.content == text.content),
         };
         if holds {
-            self.store.put_as(&object, content.into(), NARINFO, PutMode::Overwrite).await?;
+            self.store.put_as(&object, content.into(), layout::NARINFO_TYPE, PutMode::Overwrite).await?;
         }
         Ok(holds)
     }

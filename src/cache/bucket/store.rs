@@ -20,8 +20,9 @@ use super::error::{BucketError, unwrapped};
 use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
 use crate::cache::http::{Action, Http, HttpOptions};
+use crate::cache::unfinished::Place;
 use crate::cache::url::is_loopback;
-use crate::cache::{Addressing, BucketUrl, Service};
+use crate::cache::{Addressing, BucketUrl, CacheError, Service};
 use crate::secret::{Provider, Secret};
 
 /// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
@@ -306,6 +307,20 @@ impl Store {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
         }
+    }
+}
+
+impl Place for Store {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
+        let object = Path::from(object);
+        if let Some(parts) = parts.filter(|_| self.aborts) {
+            self.abort(&object, parts).await?;
+        }
+        Ok(self.delete(&object).await?)
     }
 }
 

@@ -1,3 +1,5 @@
+mod unfinished;
+
 use std::sync::Mutex as Lock;
 
 use tempfile::TempDir;

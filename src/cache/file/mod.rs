@@ -109,12 +109,14 @@ impl FileCache {
         let FileOptions { dir, binary, .. } = &self.options;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
-        let url = binary.new_nar_name(info).map_err(io_error("draw a name for an archive in", &folder))?;
+        let compression = binary.compression();
+        let drawn = binary.new_nar_name(info, compression);
+        let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
         let out = GrowingFile { file, written: 0, on_its_way: 0, dropped };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
-        let packed = pack(nar, binary.compression(), info.nar_size, out);
+        let packed = pack(nar, compression, info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
             PackError::Write(source) => io_error("write an archive in", &folder)(source),

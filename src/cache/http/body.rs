@@ -11,6 +11,7 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::cache::pack::{Packed, Packing};
 use crate::cache::{NarFailure, NarReader};
 
 /// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
@@ -21,7 +22,7 @@ pub(in crate::cache) const TAKING: Duration = Duration::from_secs(30);
 /// store needs some for what it has buffered.
 pub(in crate::cache) const ANSWERING: Duration = Duration::from_secs(180);
 
-/// An archive as the body of a request.
+/// What a request brings: an archive for the most part.
 pub struct Body {
     chunks: mpsc::Receiver<Result<Bytes, io::Error>>,
     progress: Progress,
@@ -34,6 +35,26 @@ pub struct Progress(Arc<Mutex<State>>);
 struct State {
     stage: Stage,
     failure: Option<NarFailure>,
+    packed: Option<Packed>,
+    /// Bytes that were handed on.
+    offered: u64,
+}
+
+/// What chunks come from.
+enum Archive {
+    None,
+    Plain(NarReader),
+    Packed(Packing),
+}
+
+impl Archive {
+    async fn next(&mut self) -> Result<Option<Bytes>, NarFailure> {
+        match self {
+            Self::None => Ok(None),
+            Self::Plain(reader) => reader.next().await,
+            Self::Packed(packing) => packing.next().await,
+        }
+    }
 }
 
 enum Stage {
@@ -49,10 +70,27 @@ impl Body {
     /// The archive, behind some bytes that go ahead of it.
     #[must_use]
     pub fn new(ahead: Bytes, reader: NarReader) -> Self {
+        Self::of(ahead, Archive::Plain(reader))
+    }
+
+    /// What is there already, in one piece.
+    #[must_use]
+    pub fn whole(content: Bytes) -> Self {
+        Self::of(content, Archive::None)
+    }
+
+    /// The archive as it is packed.
+    #[must_use]
+    pub fn packed(packing: Packing) -> Self {
+        Self::of(Bytes::new(), Archive::Packed(packing))
+    }
+
+    fn of(ahead: Bytes, archive: Archive) -> Self {
         let (sender, chunks) = mpsc::channel(1);
-        let progress = Progress(Arc::new(Mutex::new(State { stage: Stage::Reading, failure: None })));
-        // Whoever drops the body lets this end at its next chunk, and the reader with it.
-        tokio::spawn(hand_on(ahead, reader, sender, progress.clone()));
+        let state = State { stage: Stage::Reading, failure: None, packed: None, offered: 0 };
+        let progress = Progress(Arc::new(Mutex::new(state)));
+        // Whoever drops the body lets this end at its next chunk, and the archive with it.
+        tokio::spawn(hand_on(ahead, archive, sender, progress.clone()));
         Self { chunks, progress }
     }
 
@@ -69,7 +107,7 @@ impl Body {
 
 async fn hand_on(
     ahead: Bytes,
-    mut reader: NarReader,
+    mut archive: Archive,
     sender: mpsc::Sender<Result<Bytes, io::Error>>,
     progress: Progress,
 ) {
@@ -78,14 +116,18 @@ async fn hand_on(
     loop {
         match next {
             Ok(Some(chunk)) => {
-                progress.lock().stage = Stage::Offered(Instant::now());
+                progress.offer(chunk.len());
                 if sender.send(Ok(chunk)).await.is_err() {
                     return;
                 }
             }
             Ok(None) if first => {}
             Ok(None) => {
-                progress.lock().stage = Stage::Taken(Instant::now());
+                let mut state = progress.lock();
+                state.stage = Stage::Taken(Instant::now());
+                if let Archive::Packed(packing) = &archive {
+                    state.packed = packing.packed().ok();
+                }
                 return;
             }
             Err(failure) => {
@@ -97,7 +139,7 @@ async fn hand_on(
         }
         first = false;
         progress.lock().stage = Stage::Reading;
-        next = reader.next().await;
+        next = archive.next().await;
     }
 }
 
@@ -106,6 +148,25 @@ impl Progress {
     #[must_use]
     pub fn failure(&self) -> Option<NarFailure> {
         self.lock().failure.clone()
+    }
+
+    /// Bytes that have been handed on.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
+        self.lock().offered
+    }
+
+    fn offer(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.stage = Stage::Offered(Instant::now());
+        state.offered += bytes as u64;
+    }
+
+    /// What a packed archive came to, once all of it has been taken. Before that, whatever a server says, it hasn't got it
+    /// whole.
+    #[must_use]
+    pub fn packed(&self) -> Option<Packed> {
+        self.lock().packed
     }
 
     /// Comes true when the server has done nothing for too long; says for how long.

@@ -1,8 +1,10 @@
-//! What a server is shown: a token, and headers for what stands in front of it.
+//! What a server is shown: who this is, and headers for what stands in front of it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
@@ -18,9 +20,58 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// again and again with what it refused.
 #[derive(Default)]
 pub struct Credentials {
-    token: Option<Provider>,
+    proof: Option<Proof>,
     headers: Vec<(HeaderName, Header)>,
     refused: Mutex<Option<Refused>>,
+}
+
+/// How a server learns who this is.
+pub enum Proof {
+    /// By a token, as a bearer (RFC 6750).
+    Bearer(Provider),
+    /// By a user's name and password (RFC 7617).
+    Basic {
+        /// The name, without a colon.
+        user: String,
+        /// The password.
+        password: Provider,
+    },
+    /// The same, by a secret that has both: `USER:PASSWORD`.
+    Login(Provider),
+}
+
+impl Proof {
+    fn provider(&self) -> &Provider {
+        match self {
+            Self::Bearer(provider) | Self::Basic { password: provider, .. } | Self::Login(provider) => provider,
+        }
+    }
+
+    /// What it is, in words, and where it comes from.
+    fn in_words(&self) -> String {
+        let what = match self {
+            Self::Bearer(_) => "the token",
+            Self::Basic { .. } => "`user` or the password",
+            Self::Login(_) => "the login",
+        };
+        format!("{what} from {}", self.provider().source())
+    }
+
+    /// The value of the header, and what of it must show nowhere.
+    fn header(&self, secret: &Secret) -> (HeaderValue, Vec<Zeroizing<String>>) {
+        let hidden = Zeroizing::new(secret.expose().to_owned());
+        let basic = |login: Zeroizing<String>| {
+            let encoded = Zeroizing::new(STANDARD.encode(login.as_bytes()));
+            let value = secret_value(&Zeroizing::new(format!("Basic {}", *encoded)));
+            let (_, password) = login.split_once(':').unwrap_or(("", &login));
+            (value, vec![encoded, Zeroizing::new(password.to_owned()), login])
+        };
+        match self {
+            Self::Bearer(_) => (secret_value(&Zeroizing::new(format!("bearer {}", *hidden))), vec![hidden]),
+            Self::Basic { user, .. } => basic(Zeroizing::new(format!("{user}:{}", *hidden))),
+            Self::Login(_) => basic(hidden),
+        }
+    }
 }
 
 /// A header's value.
@@ -40,15 +91,17 @@ struct Refused {
 /// What one request shows.
 pub(super) struct Shown {
     secrets: Vec<Secret>,
+    /// What must show nowhere: the secrets, and other ways of writing them.
+    hidden: Vec<Zeroizing<String>>,
     headers: Vec<(HeaderName, HeaderValue)>,
     fingerprints: Vec<Fingerprint>,
 }
 
 impl Credentials {
-    /// Shows this token as a bearer's, and these headers.
+    /// Shows who this is by that proof, and these headers.
     #[must_use]
-    pub fn new(token: Option<Provider>, headers: Vec<(HeaderName, Header)>) -> Self {
-        Self { token, headers, refused: Mutex::new(None) }
+    pub fn new(proof: Option<Proof>, headers: Vec<(HeaderName, Header)>) -> Self {
+        Self { proof, headers, refused: Mutex::new(None) }
     }
 
     /// Whether anything secret is shown at all.
@@ -80,7 +133,7 @@ impl Credentials {
             Header::Secret(provider) => Some(provider),
             Header::Plain(_) => None,
         });
-        self.token.iter().chain(headers)
+        self.proof.iter().map(Proof::provider).chain(headers)
     }
 
     async fn fingerprints(&self) -> Vec<Fingerprint> {
@@ -92,11 +145,13 @@ impl Credentials {
     }
 
     pub(super) async fn shown(&self) -> Result<Shown, SecretError> {
-        let (mut secrets, mut headers) = (Vec::new(), Vec::new());
-        if let Some(provider) = &self.token {
-            let token = provider.get().await?;
-            headers.push((AUTHORIZATION, secret_value(&Zeroizing::new(format!("bearer {}", token.expose())))));
-            secrets.push(token);
+        let (mut secrets, mut headers, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(proof) = &self.proof {
+            let secret = proof.provider().get().await?;
+            let (value, more) = proof.header(&secret);
+            headers.push((AUTHORIZATION, value));
+            hidden.extend(more);
+            secrets.push(secret);
         }
         for (name, value) in &self.headers {
             match value {
@@ -104,12 +159,13 @@ impl Credentials {
                 Header::Secret(provider) => {
                     let secret = provider.get().await?;
                     headers.push((name.clone(), secret_value(secret.expose())));
+                    hidden.push(Zeroizing::new(secret.expose().to_owned()));
                     secrets.push(secret);
                 }
             }
         }
         let fingerprints = secrets.iter().map(Fingerprint::of).collect();
-        Ok(Shown { secrets, headers, fingerprints })
+        Ok(Shown { secrets, hidden, headers, fingerprints })
     }
 
     /// The server took them.
@@ -128,15 +184,15 @@ impl Credentials {
 
     /// What of all that a server may have refused, in words, at the end of a message.
     pub(super) fn refused_words(&self, shown: &Shown, action: Action, head: &Head, says: &ServerSays) -> String {
-        let token = self.token.as_ref().map(|provider| provider.source().to_string());
-        // The token is the first.
-        let own_word = shown.secrets.first().filter(|_| token.is_some()).and_then(|token| expiry(token.expose()));
+        // The proof is the first of the secrets, and a token may say until when it holds.
+        let token = shown.secrets.first().filter(|_| matches!(self.proof, Some(Proof::Bearer(_))));
+        let own_word = token.and_then(|token| expiry(token.expose()));
         let header = |(name, value): &(HeaderName, Header)| match value {
             Header::Plain(_) => format!("`{name}`"),
             Header::Secret(provider) => format!("`{name}` from {}", provider.source()),
         };
         let words = cure::Shown {
-            token,
+            proof: self.proof.as_ref().map(Proof::in_words),
             expired: own_word.filter(|at| *at < SystemTime::now()),
             headers: self.headers.iter().map(header).collect(),
         };
@@ -166,6 +222,9 @@ impl Shown {
 
     /// What a server says, without the secrets that it may repeat.
     pub(super) fn blacken(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "[secret]"))
+        self.hidden
+            .iter()
+            .filter(|hidden| !hidden.is_empty())
+            .fold(text.to_owned(), |text, hidden| text.replace(hidden.as_str(), "[secret]"))
     }
 }

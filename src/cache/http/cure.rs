@@ -37,14 +37,33 @@ pub(in crate::cache) fn reason(status: u16) -> String {
 /// What people can do about a status.
 pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -> String {
     match (action, status) {
-        (Action::Upload, 413) => format!(
+        (Action::Upload | Action::Put, 413) => format!(
             "; the server or a proxy in front of {host} refuses bodies of this size: raise its limit \
              (`client_max_body_size` of nginx), then `storewatch queue retry`"
         ),
         (Action::Upload, 403) => format!("; something in front of {host} refuses this path"),
-        (Action::Upload, 408 | 504 | 524) => format!(
+        (Action::Upload | Action::Put, 408 | 504 | 524) => format!(
             "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
         ),
+        (Action::Put, 404 | 409) => {
+            "; the folder isn't there, and the server doesn't let it be made: make it, or let the \
+                                     server do so (`create_full_put_path on` of nginx)"
+                .to_owned()
+        }
+        // nginx says so where there is no folder, and others of much else.
+        (Action::Put, 500) => "; should the folder be missing there, make it, or let the server do so \
+                               (`create_full_put_path on` of nginx)"
+            .to_owned(),
+        (Action::Put, 405 | 501) => {
+            "; the server does not take uploads there (read-only): let it, by `dav_methods PUT \
+                                     DELETE MKCOL` of nginx, by `Dav On` of Apache, or by the right to deploy in that \
+                                     repository"
+                .to_owned()
+        }
+        (Action::Put, 411) => {
+            "; the server wants to be told sizes beforehand, and Nix has not registered this path's".to_owned()
+        }
+        (Action::Put, 507) => "; make room there, or raise the quota".to_owned(),
         (_, 401 | 403) => String::new(),
         (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
         (_, 408 | 429 | 500..) => String::new(),
@@ -59,8 +78,8 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
 /// What a server was shown, in words.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
-    /// Where the token came from.
-    pub(super) token: Option<String>,
+    /// By what the server is to learn who this is, and where that comes from: `the token from FILE`.
+    pub(super) proof: Option<String>,
     /// When the token expired, as far as it says so itself.
     pub(super) expired: Option<SystemTime>,
     /// The headers, and where the secret ones came from.
@@ -71,19 +90,33 @@ impl Shown {
     /// What of it was refused, as the end of a message. Who names its errors is the cache's server itself and speaks of the
     /// token; it may be something in front of it otherwise, which the headers are for.
     pub(super) fn refused(&self, action: Action, status: u16, says: &ServerSays) -> String {
-        let expired = self.token.as_ref().zip(self.expired);
-        match (status, &self.token) {
-            (401 | 403, _) if let Some((token, at)) = expired => {
-                format!("; the token from {token} expired on {}: write a new one there", fmt_http_date(at))
+        let expired = self.proof.as_ref().zip(self.expired);
+        match (status, &self.proof) {
+            (401 | 403, _) if let Some((proof, at)) = expired => {
+                format!("; {proof} expired on {}: write a new one there", fmt_http_date(at))
             }
-            (401, Some(token)) if says.error.is_some() => {
-                format!("; the token from {token} is wrong or expired, or there is no such cache")
+            (401 | 403, _) if action.is_about_files() => match self.all().as_slice() {
+                [] if status == 403 && action == Action::Put => {
+                    "; the server takes no uploads there (read-only), or none without credentials, and the policy gives \
+                     it none"
+                        .to_owned()
+                }
+                [] => "; it wants credentials, and the policy gives it none: neither `token`, nor `user` and `password`"
+                    .to_owned(),
+                all if status == 403 && action == Action::Put => {
+                    let all = all.join(" or ");
+                    format!("; the server takes no uploads there (read-only), or none with {all}")
+                }
+                all => format!("; the server refuses {}, or does not let it in there", all.join(" or ")),
+            },
+            (401, Some(proof)) if says.error.is_some() => {
+                format!("; {proof} is wrong or expired, or there is no such cache")
             }
             (401, None) if says.error.is_some() => {
                 "; the policy gives no `token` for it, and the cache is private or isn't there".to_owned()
             }
-            (403, Some(token)) if says.error.is_some() => {
-                format!("; the token from {token} does not allow this, or is wrong or expired")
+            (403, Some(proof)) if says.error.is_some() => {
+                format!("; {proof} does not allow this, or is wrong or expired")
             }
             (403, None) if says.error.is_some() => "; the policy gives no `token` for it".to_owned(),
             (403, _) if action == Action::Upload => String::new(),
@@ -98,8 +131,7 @@ impl Shown {
     }
 
     fn all(&self) -> Vec<String> {
-        let token = self.token.iter().map(|from| format!("the token from {from}"));
-        token.chain(self.headers.iter().map(|header| format!("the header {header}"))).collect()
+        self.proof.iter().cloned().chain(self.headers.iter().map(|header| format!("the header {header}"))).collect()
     }
 }
 
@@ -112,9 +144,9 @@ mod tests {
     #[test]
     fn what_was_refused_is_named_with_where_it_comes_from() {
         let itself = ServerSays { error: Some("Unauthorized".to_owned()), ..ServerSays::default() };
-        let (token, headers) = (Some("/run/token".to_owned()), vec!["`x-id` from /run/id".to_owned()]);
+        let (proof, headers) = (Some("the token from /run/token".to_owned()), vec!["`x-id` from /run/id".to_owned()]);
         let nothing = Shown::default();
-        let both = Shown { token, headers, expired: None };
+        let both = Shown { proof, headers, expired: None };
         let expired =
             Shown { expired: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)), ..both.clone() };
         let asked = |shown: &Shown, status, says: &ServerSays| shown.refused(Action::Missing, status, says);
@@ -133,6 +165,8 @@ mod tests {
         );
         assert!(asked(&nothing, 401, &itself).contains("the policy gives no `token`"));
         assert!(asked(&nothing, 401, &ServerSays::default()).contains("the policy gives it none"));
+        assert!(nothing.refused(Action::Put, 401, &itself).contains("neither `token`, nor `user` and `password`"));
+        assert!(both.refused(Action::Look, 403, &itself).contains("refuses the token from /run/token or the header"));
         assert_eq!(asked(&both, 500, &itself), "");
         assert_eq!(both.refused(Action::Upload, 403, &ServerSays::default()), "", "one path may be disliked");
         assert_eq!(nothing.refused(Action::Upstream, 401, &ServerSays::default()), "", "it is asked as anybody may");

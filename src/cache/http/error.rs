@@ -1,7 +1,6 @@
 //! What can go wrong between this host and a cache's server, and what that means.
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use reqwest::{RequestBuilder, Url};
 use rustls::{AlertDescription, InvalidMessage};
 
+use super::Action;
 use super::answer::{Head, ServerSays};
 use super::cure::{cure, reason};
 use crate::cache::Class;
@@ -21,23 +21,6 @@ pub(in crate::cache) const UNTOLD_PAUSE: Duration = Duration::from_secs(5);
 /// No pause is shorter or longer, whatever a server asks for. Zero would be no pause at all, and more than an hour is taken
 /// for a mistake, which costs one request.
 const TOLD_PAUSES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// To learn whether it is there.
-    Greeting,
-    /// To learn what the cache is.
-    Configuration,
-    /// To learn what the cache lacks.
-    Missing,
-    /// To put a path there.
-    Upload,
-    /// To learn what an upstream cache has.
-    Upstream,
-    /// To get credentials from the machine or the cloud that this runs in.
-    Credentials,
-}
 
 /// Why a server didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -212,9 +195,7 @@ impl HttpError {
             | Self::File { .. }
             | Self::Unusable { .. } => Class::CacheWaits,
             Self::Secret { .. } | Self::StillRefused { .. } => Class::Credentials,
-            Self::Status { action, status, says, retry_after, .. } => {
-                class_of(*action == Action::Upload, *status, says, *retry_after)
-            }
+            Self::Status { action, status, says, retry_after, .. } => class_of(*action, *status, says, *retry_after),
         }
     }
 
@@ -224,11 +205,18 @@ impl HttpError {
     }
 }
 
-/// What a status means. `uploading`: the fault may be that of one path.
-fn class_of(uploading: bool, status: u16, says: &ServerSays, retry_after: Option<Duration>) -> Class {
+/// What a status means.
+fn class_of(action: Action, status: u16, says: &ServerSays, retry_after: Option<Duration>) -> Class {
+    // The fault may be that of one path.
+    let uploading = matches!(action, Action::Upload | Action::Put);
     let of_the_path = |class| if uploading { class } else { Class::CacheWaits };
     match status {
+        // Who may put things there needn't be allowed to do more.
+        401 | 403 if matches!(action, Action::Delete | Action::MakeFolder) => Class::Permanent,
         401 => Class::Credentials,
+        403 if action == Action::Put => Class::Credentials,
+        // The server takes no files there as it is set up, whatever the path.
+        405 | 409 | 411 | 501 | 507 if action == Action::Put => Class::CacheWaits,
         // A server that knows the token says so in its own words; what stands in front of it may dislike one path.
         403 if !uploading || says.error.is_some() => Class::Credentials,
         429 => Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) },
@@ -249,10 +237,15 @@ pub(in crate::cache) fn within(pause: Duration) -> Duration {
     pause.clamp(*TOLD_PAUSES.start(), *TOLD_PAUSES.end())
 }
 
-/// Whose server a request is for, as people write it.
-pub(super) fn host_of(request: &RequestBuilder) -> String {
-    let built = request.try_clone().and_then(|request| request.build().ok());
-    built.map_or_else(|| "the server".to_owned(), |request| origin(request.url()))
+/// What a request asks for.
+pub(super) fn url_of(request: &RequestBuilder) -> Option<Url> {
+    let built = request.try_clone().and_then(|request| request.build().ok())?;
+    Some(built.url().clone())
+}
+
+/// Whose server that is, as people write it.
+pub(super) fn host_of(url: Option<&Url>) -> String {
+    url.map_or_else(|| "the server".to_owned(), origin)
 }
 
 /// `https://HOST:PORT`, without anything that could be secret.
@@ -294,19 +287,6 @@ fn wants_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Greeting => "greet the server",
-            Self::Configuration => "ask for the cache's configuration",
-            Self::Missing => "ask what is missing",
-            Self::Upload => "upload",
-            Self::Upstream => "ask what an upstream cache has",
-            Self::Credentials => "ask for credentials",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_status_means_something_for_the_path_or_for_the_cache() {
-        use Action::{Configuration, Missing, Upload};
+        use Action::{Configuration, Delete, Look, Missing, Put, Read, Upload};
         let attic = r#"{"code":403,"error":"AccessError","message":"no"}"#;
         for (action, code, answer, expected) in [
             (Upload, 401, "", Class::Credentials),
@@ -344,6 +324,20 @@ mod tests {
             (Upload, 418, "", Class::Permanent),
             (Upload, 429, "", Class::Throttled { after: UNTOLD_PAUSE }),
             (Upload, 503, "", Class::Unavailable),
+            (Read, 401, "", Class::Credentials),
+            (Look, 403, "", Class::Credentials),
+            (Look, 502, "", Class::Unavailable),
+            (Put, 401, "", Class::Credentials),
+            (Put, 403, "<html>", Class::Credentials),
+            (Put, 404, "", Class::CacheWaits),
+            (Put, 405, "", Class::CacheWaits),
+            (Put, 409, "", Class::CacheWaits),
+            (Put, 413, "", Class::Permanent),
+            (Put, 429, "", Class::Throttled { after: UNTOLD_PAUSE }),
+            (Put, 500, "", Class::Unavailable),
+            (Put, 504, "", Class::Doubtful),
+            (Put, 507, "", Class::CacheWaits),
+            (Delete, 403, "", Class::Permanent),
         ] {
             assert_eq!(status(action, code, answer, None).class(), expected, "{action}: {code} {answer}");
         }
@@ -360,6 +354,10 @@ mod tests {
         let too_large = status(Action::Upload, 413, "<html><title>413 Too\nLarge</title>s3cret", None).to_string();
         assert!(too_large.starts_with("upload at https://cache.example.com: 413 Payload Too Large: 413 Too Large; "));
         assert!(too_large.contains("client_max_body_size"), "{too_large}");
+        let read_only = status(Action::Put, 405, "<html>", None).to_string();
+        assert!(
+            read_only.starts_with("upload at https://cache.example.com: 405 Method Not Allowed; the server does not")
+        );
         let echo = status(Action::Missing, 400, "you sent s3cret\u{1b}[2J", None).to_string();
         assert!(echo.contains("you sent [secret] [2J"), "{echo:?}");
         let long = status(Action::Missing, 400, &"word ".repeat(1000), None).to_string();

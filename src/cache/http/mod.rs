@@ -7,6 +7,7 @@
 //! Deliberately absent: trying again. An [`HttpError`] says what kind of failure it was, and the uploader draws the
 //! conclusion.
 
+mod action;
 mod answer;
 mod body;
 mod credentials;
@@ -22,19 +23,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response};
+use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, Url};
 use rustls::crypto::ring;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
+pub use self::action::Action;
 use self::answer::Head;
 pub use self::answer::ServerSays;
 pub(super) use self::answer::{pause, plain};
-pub use self::body::Body;
 pub(super) use self::body::{ANSWERING, TAKING};
-pub use self::credentials::{Credentials, Header};
+pub use self::body::{Body, Progress};
+pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;
-pub use self::error::{Action, HttpError};
+pub use self::error::HttpError;
 pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
 pub use self::jwt::expiry;
@@ -133,8 +135,8 @@ impl Http {
     /// # Errors
     /// [`HttpError`], also where the server answers with anything but success.
     pub async fn ask(&self, action: Action, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
-        let host = error::host_of(&request);
-        self.exchange(action, host, request.timeout(ANSWERING_BRIEFLY)).await
+        let asked = error::url_of(&request);
+        self.exchange(action, asked, request.timeout(ANSWERING_BRIEFLY)).await
     }
 
     /// As [`Http::ask`], with a long body on its way: whoever takes or gives nothing for too long is given up.
@@ -142,21 +144,31 @@ impl Http {
     /// # Errors
     /// [`HttpError`].
     pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Vec<u8>, HttpError> {
-        let host = error::host_of(&request);
+        let asked = error::url_of(&request);
         let (stream, progress) = body.split();
         let request = request.body(reqwest::Body::wrap_stream(stream));
         tokio::select! {
-            ended = self.exchange(action, host.clone(), request) => ended,
-            after = progress.stalled() => Err(HttpError::Stalled { action, host, after }),
+            ended = self.exchange(action, asked.clone(), request) => ended,
+            after = progress.stalled() => Err(HttpError::Stalled { action, host: error::host_of(asked.as_ref()), after }),
         }
     }
 
     /// Sends a request with everything that the server is to be shown, and reads the answer.
-    async fn exchange(&self, action: Action, host: String, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
+    async fn exchange(
+        &self,
+        action: Action,
+        asked: Option<Url>,
+        request: RequestBuilder,
+    ) -> Result<Vec<u8>, HttpError> {
+        let host = error::host_of(asked.as_ref());
         let shown = self.credentials.shown().await.map_err(|source| HttpError::Secret { source })?;
         let failed = |source| HttpError::of_transport(action, host.clone(), source);
         let response = shown.dress(request).send().await.map_err(failed)?;
         let head = Head::of(&response);
+        // Who follows a redirect may end with a question in place of what it was to put: the success of that says nothing.
+        if action == Action::Put && asked.as_ref() != Some(response.url()) {
+            return Err(HttpError::Redirected { action, host, to: origin(response.url()) });
+        }
         let answer = read_whole(response).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted();

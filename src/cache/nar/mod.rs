@@ -110,6 +110,13 @@ impl NarStream {
         Self { seat, ..self }
     }
 
+    /// The same archive once more, for who may have to send it a second time; read alone.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let Self { archive, lane, slots, gate, seat: _ } = self;
+        Self { archive: archive.clone(), lane: *lane, slots: slots.clone(), gate: gate.clone(), seat: None }
+    }
+
     /// Waits for a slot and begins to read.
     ///
     /// # Errors
@@ -142,6 +149,7 @@ impl NarStream {
 }
 
 /// The files that an archive is made of, and what it must come to.
+#[derive(Clone)]
 struct Archive {
     root: PathBuf,
     registered: (NarHash, u64),

@@ -3,14 +3,11 @@
 /// Why a URL names no cache.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// A kind of cache that there is, but not here yet.
-    #[error(
-        "caches of the kind `{0}` are not supported by this version of storewatch; `file:///DIR`, `s3://BUCKET`, \
-         `gs://BUCKET`, `az://CONTAINER`, `attic+https://HOST/CACHE` and `command:///PROGRAM` are"
-    )]
-    NotYet(String),
     /// No kind of cache that is known. The URL isn't repeated, since one may hold a password.
-    #[error("this is no cache URL; write `file:///DIR`, `s3://BUCKET` or `attic+https://HOST/CACHE`")]
+    #[error(
+        "this is no cache URL; write `file:///DIR`, `https://HOST/FOLDER`, `s3://BUCKET`, `gs://BUCKET`, \
+         `az://CONTAINER`, `attic+https://HOST/CACHE` or `command:///PROGRAM`"
+    )]
     Unknown,
     /// What should be the address of a server is none.
     #[error("this is no address of a server ({0}); write `https://HOST`")]
@@ -21,6 +18,15 @@ pub enum UrlError {
          `token = {{ file = \"/run/secrets/token\" }}`"
     )]
     Credentials,
+    /// The same, where a password can stand beside it.
+    #[error(
+        "the URL has a user name or a password in it: take it out, and write beside it `user = \"NAME\"` and where the \
+         password is to be had, `password = {{ file = \"/run/secrets/password\" }}`"
+    )]
+    UserInfo,
+    /// `#…`: nothing is meant by it.
+    #[error("leave out what begins with `#`: a cache's URL has nothing of the kind")]
+    Fragment,
     /// `?…` or `#…`: nothing is meant by them, and a token may be among them.
     #[error(
         "this URL takes no parameters: leave out what begins with `?` or `#`, and write where the token is to be had \

@@ -33,6 +33,13 @@ pub enum CacheUrl {
         /// What its parameters say.
         layout: Layout,
     },
+    /// `https://HOST[:PORT][/FOLDER]`: a binary cache on a web server that takes what is put there.
+    Http {
+        /// `https://HOST[:PORT]/[FOLDER/]`, always ending in `/`.
+        endpoint: String,
+        /// What its parameters say.
+        layout: Layout,
+    },
     /// `attic+https://HOST[:PORT][/PREFIX]/CACHE`: a cache of an Attic server.
     Attic {
         /// `https://HOST[:PORT]/[PREFIX/]`, always ending in `/`.
@@ -61,7 +68,7 @@ impl CacheUrl {
             "gs" => bucket::parse_gs(rest),
             "az" => bucket::parse_az(rest),
             "command" => Self::parse_command(rest),
-            "https" | "http" => Err(UrlError::NotYet(scheme.to_owned())),
+            "https" | "http" => web::parse_http(url),
             _ => Err(UrlError::Unknown),
         }
     }
@@ -73,15 +80,12 @@ impl CacheUrl {
         match self {
             Self::Attic { endpoint, cache } => format!("attic+{endpoint}{cache}"),
             Self::Command { .. } => as_written.to_owned(),
+            Self::Http { endpoint, .. } => with_parameters(endpoint.trim_end_matches('/'), as_written),
             Self::File { .. } | Self::Bucket { .. } => {
-                let (place, parameters) = match as_written.split_once('?') {
-                    Some((place, parameters)) => (place, format!("?{parameters}")),
-                    None => (as_written, String::new()),
-                };
+                let place = as_written.split('?').next().unwrap_or_default();
                 let trimmed = place.trim_end_matches('/');
                 // Nothing but slashes is the root.
-                let place = if trimmed == "file:" { "file:///" } else { trimmed };
-                format!("{place}{}", if parameters == "?" { "" } else { &parameters })
+                with_parameters(if trimmed == "file:" { "file:///" } else { trimmed }, as_written)
             }
         }
     }
@@ -90,7 +94,7 @@ impl CacheUrl {
     #[must_use]
     pub fn layout(&self) -> Option<&Layout> {
         match self {
-            Self::File { layout, .. } | Self::Bucket { layout, .. } => Some(layout),
+            Self::File { layout, .. } | Self::Bucket { layout, .. } | Self::Http { layout, .. } => Some(layout),
             Self::Attic { .. } | Self::Command { .. } => None,
         }
     }
@@ -101,6 +105,7 @@ impl CacheUrl {
         match self {
             Self::File { .. } => "file",
             Self::Bucket { bucket, .. } => bucket.scheme(),
+            Self::Http { .. } => "http",
             Self::Attic { .. } => "attic",
             Self::Command { .. } => "command",
         }
@@ -112,7 +117,7 @@ impl CacheUrl {
         match self {
             Self::File { .. } | Self::Command { .. } => None,
             Self::Bucket { bucket, .. } => web::host(&bucket.likely_endpoint()),
-            Self::Attic { endpoint, .. } => web::host(endpoint),
+            Self::Http { endpoint, .. } | Self::Attic { endpoint, .. } => web::host(endpoint),
         }
     }
 
@@ -122,7 +127,9 @@ impl CacheUrl {
         match self {
             Self::File { .. } | Self::Command { .. } => true,
             Self::Bucket { bucket, .. } => bucket.is_within_this_host(),
-            Self::Attic { endpoint, .. } => endpoint.parse().is_ok_and(|address| is_loopback(&address)),
+            Self::Http { endpoint, .. } | Self::Attic { endpoint, .. } => {
+                endpoint.parse().is_ok_and(|address| is_loopback(&address))
+            }
         }
     }
 
@@ -132,7 +139,7 @@ impl CacheUrl {
         match self {
             Self::File { .. } | Self::Command { .. } => false,
             Self::Bucket { bucket, .. } => bucket.is_readable_on_the_way(),
-            Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
+            Self::Http { endpoint, .. } | Self::Attic { endpoint, .. } => web::is_readable_on_the_way(endpoint),
         }
     }
 
@@ -158,6 +165,14 @@ impl CacheUrl {
             return Err(UrlError::RelativeProgram);
         }
         Ok(Self::Command { program: PathBuf::from(path.as_ref()) })
+    }
+}
+
+/// A place with the parameters that stand behind it, if there are any.
+fn with_parameters(place: &str, as_written: &str) -> String {
+    match as_written.split_once('?') {
+        Some((_, parameters)) if !parameters.is_empty() => format!("{place}?{parameters}"),
+        _ => place.to_owned(),
     }
 }
 
@@ -208,6 +223,9 @@ mod tests {
             ("file:///srv/cache/?", "file:///srv/cache"),
             ("file:///srv/a%20b/?compression=none", "file:///srv/a%20b?compression=none"),
             ("file:///", "file:///"),
+            ("https://H:443/nix/", "https://h/nix"),
+            ("http://h:8080", "http://h:8080"),
+            ("https://h/a/../nix//?compression=none", "https://h/nix?compression=none"),
         ] {
             let understood = CacheUrl::parse(written).expect("a good URL");
             assert_eq!(understood.normal(written), normal);
@@ -226,7 +244,8 @@ mod tests {
         let message = |url| CacheUrl::parse(url).expect_err("a bad URL").to_string();
         assert_eq!(
             message("/srv/cache"),
-            "this is no cache URL; write `file:///DIR`, `s3://BUCKET` or `attic+https://HOST/CACHE`"
+            "this is no cache URL; write `file:///DIR`, `https://HOST/FOLDER`, `s3://BUCKET`, `gs://BUCKET`, \
+             `az://CONTAINER`, `attic+https://HOST/CACHE` or `command:///PROGRAM`"
         );
         assert_eq!(message("file://srv"), "a file:// URL must name an absolute directory: `file:///DIR`");
         assert!(!message("ftp://me:s3cret@host/").contains("s3cret"));
@@ -246,7 +265,6 @@ mod tests {
             "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
              write-build-logs, write-nar-listing, write-realisations and write-build-trace"
         );
-        assert!(message("https://x").contains("not supported by this version"));
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");
         assert_eq!(
             message("command:///usr/bin/cachix?to=team"),

@@ -1,10 +1,11 @@
-//! Addresses of servers: what stands behind `attic+`, and upstream caches.
+//! Addresses of servers: what stands behind `attic+`, web servers that take what is put there, and upstream caches.
 //!
 //! Taken apart by the library that also the client uses, so that the host that is looked at here is the host that is
 //! spoken to. No message repeats any of an address, since people put passwords and tokens into them.
 
 use url::{Host, Url};
 
+use super::parameters::Parameters;
 use super::{CacheUrl, UrlError};
 
 /// Longest name of a cache in Attic (`attic/src/cache.rs`, `MAX_NAME_LENGTH`).
@@ -24,6 +25,24 @@ pub(super) fn parse_attic(url: &str) -> Result<CacheUrl, UrlError> {
     let prefix = prefix.trim_end_matches('/');
     address.set_path(&format!("{prefix}/"));
     Ok(CacheUrl::Attic { endpoint: address.into(), cache: cache.to_owned() })
+}
+
+/// `https://HOST[:PORT][/FOLDER]`, with the parameters that binary caches have in Nix.
+pub(super) fn parse_http(url: &str) -> Result<CacheUrl, UrlError> {
+    if url.contains('#') {
+        return Err(UrlError::Fragment);
+    }
+    // Looked at before the parameters: a password may have a `?` in it, and messages name parameters.
+    if url.contains('@') {
+        return Err(UrlError::UserInfo);
+    }
+    let (place, mut parameters) = Parameters::split(url)?;
+    let mut address = parse(place)?;
+    let folder = address.path().trim_end_matches('/').to_owned();
+    address.set_path(&format!("{folder}/"));
+    let layout = parameters.layout()?;
+    parameters.finish()?;
+    Ok(CacheUrl::Http { endpoint: address.into(), layout })
 }
 
 /// The address of an upstream cache, always ending in `/`.
@@ -94,6 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache::{Compression, Layout};
 
     fn attic(url: &str) -> (String, String) {
         match CacheUrl::parse(url) {
@@ -154,6 +174,45 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_a_web_server_has_nixs_parameters() {
+        let parsed = |url: &str| match CacheUrl::parse(url) {
+            Ok(CacheUrl::Http { endpoint, layout }) => (endpoint, layout),
+            other => panic!("{url}: {other:?}"),
+        };
+        for (url, endpoint) in [
+            ("https://cache.example.com", "https://cache.example.com/"),
+            ("https://Cache.Example.com:8443/nix/team/", "https://cache.example.com:8443/nix/team/"),
+            ("http://[::1]:8080/a%20b?priority=30", "http://[::1]:8080/a%20b/"),
+        ] {
+            assert_eq!(parsed(url).0, endpoint, "{url}");
+        }
+        let (_, layout) = parsed("https://h/?compression=none&write-nar-listing=true&want-mass-query=false&priority=7");
+        let expected = Layout {
+            compression: Some(Compression::None),
+            priority: 7,
+            want_mass_query: false,
+            write_nar_listing: true,
+            ..Layout::default()
+        };
+        assert_eq!(layout, expected);
+        for (url, expected) in [
+            ("https://s3cret@h/nix", UrlError::UserInfo),
+            ("https://me:s3cret@h/nix", UrlError::UserInfo),
+            ("https://me:1?s3cret@h/nix", UrlError::UserInfo),
+            ("https://h/nix#s3cret", UrlError::Fragment),
+            ("https://h/nix?priority=1#s3cret", UrlError::Fragment),
+        ] {
+            let error = CacheUrl::parse(url).expect_err(url);
+            assert_eq!(error, expected, "{url}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+        }
+        let message = |url| CacheUrl::parse(url).expect_err(url).to_string();
+        assert!(message("https://h/?token=s3cret").starts_with("unknown parameter `token`; known are compression"));
+        assert!(!message("https://h/?token=s3cret").contains("s3cret"));
+        assert_eq!(message("https://"), "this is no address of a server (empty host); write `https://HOST`");
+    }
+
+    #[test]
     fn upstreams_are_plain_addresses() {
         let good = |url| parse_upstream(url).expect(url);
         assert_eq!(good("https://cache.nixos.org"), "https://cache.nixos.org/");
@@ -186,6 +245,7 @@ mod tests {
         ] {
             assert!(readable(&format!("attic+{url}")), "{url}");
         }
+        assert!(readable("http://h/nix") && !readable("https://h/nix") && !readable("http://127.0.0.1:1/nix"));
         // Written so that a careless reader takes it for this host.
         assert!(readable("attic+http://127.0.0.1.example.com/t"));
         assert!(!CacheUrl::parse("file:///srv/cache").expect("a URL").is_readable_on_the_way());

@@ -260,6 +260,56 @@ fn a_secret_crosses_no_open_line() {
 }
 
 #[test]
+fn a_web_server_knows_us_by_one_thing() {
+    let policy = |lines: &str| format!("version = 1\n[caches.web]\nurl = \"https://h/nix\"\n{lines}");
+    let http = |lines: &str| good(&policy(lines)).caches.remove(0).http;
+    let basic = http("user = \"me\"\npassword = { file = \"/p\" }\n");
+    assert_eq!((basic.user.as_deref(), basic.password), (Some("me"), Some(Source::file("/p"))));
+    let netrc = http("password = { netrc = true }");
+    assert_eq!((netrc.user, netrc.password), (None, Some(Source::Netrc { path: None, readable_by_others: false })));
+    assert_eq!(http("token = { file = \"/t\" }").token, Some(Source::file("/t")));
+    assert_eq!(http(""), HttpConfig::default());
+    for (lines, expected) in [
+        (
+            "token = { file = \"/t\" }\nuser = \"me\"\npassword = { file = \"/p\" }",
+            "6:1: `token` and `password` are two ways to say who this is: leave out one of them",
+        ),
+        ("user = \"me\"", "4:1: `user` is of no use without `password`: give both or none"),
+        (
+            "password = { file = \"/p\" }",
+            "4:1: `password` is of no use without `user`: write whose it is, `user = \"NAME\"`",
+        ),
+        (
+            "user = \"me\"\npassword = { netrc = true }",
+            "4:1: the netrc file that has the password has the user's name too: leave `user` out",
+        ),
+        (
+            "user = \"m:e\"\npassword = { file = \"/p\" }",
+            "4:8: `user` is no name that a server can be told: it is empty, or has a colon or control characters in it",
+        ),
+        (
+            "user = \"me\"\npassword = \"s3cret\"",
+            "5:12: `password` is a string: a secret must not stand in the policy, which others may read; write where it \
+             comes from, `password = { file = \"/run/secrets/password\" }`, and take a new one if this was one",
+        ),
+    ] {
+        bad(&policy(lines), &[expected]);
+    }
+    bad(
+        "version = 1\n[caches.a]\nurl = \"http://h/nix\"\nuser = \"me\"\npassword = { file = \"/p\" }\nca_file = \"/c\"\n\
+         [caches.b]\nurl = \"attic+https://h/team\"\nuser = \"me\"\npassword = { file = \"/p\" }\n",
+        &[
+            "3:7: the password would cross the network unencrypted: write `https` instead of `http`, or, if everybody on \
+             the way may have it, `allow_unencrypted = true`",
+            "6:1: `ca_file` makes no sense here, since nothing is encrypted over http: leave it out",
+            "9:1: `user` makes no sense here, since Attic knows us by a `token`: leave it out",
+            "10:1: `password` makes no sense here, since Attic knows us by a `token`: leave it out",
+        ],
+    );
+    good("version = 1\n[caches.a]\nurl = \"http://127.0.0.1:80/nix\"\nuser = \"me\"\npassword = { file = \"/p\" }\n");
+}
+
+#[test]
 fn upstreams_are_asked() {
     let config =
         good("version = 1\n[upstreams]\ncaches = [\"https://cache.nixos.org\", \"http://h/x/\"]\nremember = \"7d\"");

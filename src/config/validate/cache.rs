@@ -17,8 +17,10 @@ use super::source::{Secret, source};
 use super::{absolute, not_empty, uploads};
 
 /// The keys that only a cache with a server can have.
-const SERVER_KEYS: [&str; 8] = [
+const SERVER_KEYS: [&str; 10] = [
     "token",
+    "user",
+    "password",
     "headers",
     "ca_file",
     "client_certificate",
@@ -38,12 +40,16 @@ const STORE_KEYS: [(&str, &str, &str); 5] = [
 ];
 
 /// The keys of caches with a server that an object store has no use for.
-const NOT_OF_STORES: [(&str, &str); 4] = [
-    ("token", "since requests to an object store are signed: name its keys instead"),
+const NOT_OF_STORES: [(&str, &str); 6] = [
+    ("token", SIGNED),
+    ("user", SIGNED),
+    ("password", SIGNED),
     ("headers", "since requests to an object store are signed as they are"),
     ("allow_self", "since nothing that is put into a bucket comes back by itself"),
     ("server_hostnames", "since nothing that is put into a bucket comes back by itself"),
 ];
+
+const SIGNED: &str = "since requests to an object store are signed: name its keys instead";
 
 /// The keys that are about the encrypted connection.
 const TLS_KEYS: [&str; 3] = ["ca_file", "client_certificate", "client_key"];
@@ -82,6 +88,7 @@ pub(super) fn cache(
     };
     let signing_key = secret(&raw.signing_key, "signing_key", "a signing key", false, problems);
     let token = secret(&raw.token, "token", "a token", true, problems);
+    let password = secret(&raw.password, "password", "a password", true, problems);
     let store_key = "a key of an object store";
     let store_keys = StoreKeyConfig {
         access_key_id: secret(&raw.access_key_id, "access_key_id", store_key, false, problems),
@@ -96,9 +103,12 @@ pub(super) fn cache(
     let (ca_file, client_certificate) =
         (file("ca_file", &raw.ca_file), file("client_certificate", &raw.client_certificate));
     both_or_none(raw, problems);
+    one_proof(raw, problems);
     let flag = |flag: &Option<Spanned<bool>>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
     let mut http = HttpConfig {
         token,
+        user: raw.user.as_ref().and_then(|user| self::user(user, problems)),
+        password,
         headers,
         ca_file,
         client_certificate,
@@ -144,9 +154,15 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
                 TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
             }
         }
+        CacheUrl::Http { endpoint, .. } => {
+            if endpoint.starts_with("http://") {
+                TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
+            }
+        }
         CacheUrl::Attic { endpoint, .. } => {
             senseless("signing_key", "since Attic signs by itself");
             compression::KEYS.iter().for_each(|key| senseless(key, "since Attic packs by itself"));
+            ["user", "password"].iter().for_each(|key| senseless(key, "since Attic knows us by a `token`"));
             if endpoint.starts_with("http://") {
                 TLS_KEYS.iter().for_each(|key| senseless(key, "since nothing is encrypted over http"));
             }
@@ -170,6 +186,8 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
     let google = matches!(url, CacheUrl::Bucket { bucket, .. } if matches!(bucket.service, Service::Gcs { .. }));
     let secret = if raw.token.is_some() {
         Some("the token")
+    } else if raw.password.is_some() {
+        Some("the password")
     } else if header_secret {
         Some("a secret header")
     } else if raw.session_token.is_some() {
@@ -187,6 +205,36 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
         );
         problems.add(text.span(), message);
     }
+}
+
+/// A server is shown one thing by which it knows us: a token; or a user name and a password, which a netrc file has both.
+fn one_proof(raw: &RawCache, problems: &mut Problems<'_>) {
+    let given = |key: &str| raw.given.iter().find(|(given, _)| *given == key).map(|(_, at)| at.clone());
+    let from_netrc = raw.password.as_ref().is_some_and(|source| source.netrc.is_some());
+    match (given("token"), given("user"), given("password")) {
+        (Some(_), _, Some(at)) => {
+            problems.add(at, "`token` and `password` are two ways to say who this is: leave out one of them");
+        }
+        (_, Some(at), None) => problems.add(at, "`user` is of no use without `password`: give both or none"),
+        (_, Some(at), Some(_)) if from_netrc => {
+            problems.add(at, "the netrc file that has the password has the user's name too: leave `user` out");
+        }
+        (_, None, Some(at)) if !from_netrc => {
+            problems.add(at, "`password` is of no use without `user`: write whose it is, `user = \"NAME\"`");
+        }
+        _ => {}
+    }
+}
+
+fn user(name: &Spanned<String>, problems: &mut Problems<'_>) -> Option<String> {
+    let text = name.get_ref();
+    if text.is_empty() || text.contains(':') || text.contains(char::is_control) {
+        let message =
+            "`user` is no name that a server can be told: it is empty, or has a colon or control characters in it";
+        problems.add(name.span(), message);
+        return None;
+    }
+    Some(text.clone())
 }
 
 fn both_or_none(raw: &RawCache, problems: &mut Problems<'_>) {

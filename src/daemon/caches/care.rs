@@ -32,6 +32,10 @@ pub async fn shelf(config: &CacheConfig, nix: &NixStore) -> Result<Arc<dyn Shelf
             why: "its server keeps its files and collects its garbage; `attic cache configure CACHE --retention-period` \
                   says when, and the server alone has the key that signs",
         }),
+        CacheUrl::Http { .. } => Err(CacheError::NotOurs {
+            why: "web servers have no common way to list what is in them; run this where its files are, with a cache whose \
+                  `url` is that directory (`file:///DIR`) or bucket",
+        }),
         CacheUrl::Command { .. } => Err(CacheError::NotOurs {
             why: "only its program knows where paths end up; use the tools of whatever that brings them to",
         }),

@@ -77,7 +77,8 @@ pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) ->
 pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     let signer = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { .. }) => "server.",
-        Ok(CacheUrl::File { .. } | CacheUrl::Bucket { .. } | CacheUrl::Command { .. }) | Err(_) => "",
+        Ok(CacheUrl::File { .. } | CacheUrl::Http { .. } | CacheUrl::Bucket { .. } | CacheUrl::Command { .. })
+        | Err(_) => "",
     };
     state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }

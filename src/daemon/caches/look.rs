@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{attic_options, command_options, public_key, reserve_percent, store_options};
+use super::{attic_options, command_options, public_key, put_options, reserve_percent, store_options};
 use crate::cache::attic::{self, AtticCache};
-use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, command, file};
+use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, command, file, put};
 use crate::config::{CacheConfig, NixStore};
 
 /// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
@@ -27,10 +27,10 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
             Ok(AtticCache::open(attic_options(config, nix, endpoint, cache)).await?.info())
         }
         CacheUrl::Bucket { bucket: url, .. } => {
-            let found = bucket::look(&store_options(config, nix, url)).await?;
-            let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
-            let key = in_time(move || public_key(&config, &state_dir, &nix)).await?;
-            Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..found })
+            with_key(bucket::look(&store_options(config, nix, url)).await?, config, state_dir, nix).await
+        }
+        CacheUrl::Http { endpoint, .. } => {
+            with_key(put::look(&put_options(config, nix, endpoint)).await?, config, state_dir, nix).await
         }
         CacheUrl::Command { .. } => Ok(CacheInfo { remark: Some(PROGRAM), ..CacheInfo::default() }),
         CacheUrl::File { dir, .. } => {
@@ -44,6 +44,18 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
     }
 }
 
+/// What was found, with the key that storewatch signs with there.
+async fn with_key(
+    found: CacheInfo,
+    config: &CacheConfig,
+    state_dir: &Path,
+    nix: &NixStore,
+) -> Result<CacheInfo, CacheError> {
+    let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
+    let key = in_time(move || public_key(&config, &state_dir, &nix)).await?;
+    Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..found })
+}
+
 /// What is known of a cache where only a program knows the rest.
 const PROGRAM: &str = "a program takes its paths; where it puts them, it alone knows";
 
@@ -55,6 +67,9 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
         }
         Ok(CacheUrl::Bucket { bucket: url, .. }) => {
             Ok(bucket::try_out(&store_options(config, nix, url), &nix.logical).await)
+        }
+        Ok(CacheUrl::Http { endpoint, .. }) => {
+            Ok(put::try_out(&put_options(config, nix, endpoint), &nix.logical).await)
         }
         Ok(CacheUrl::Command { program }) => Ok(command::try_out(&command_options(config, nix, program)).await),
         Ok(CacheUrl::File { dir, .. }) => {

@@ -19,7 +19,8 @@ use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
 use crate::cache::command::{CommandCache, CommandOptions};
 use crate::cache::file::{FileCache, FileOptions};
-use crate::cache::http::{Credentials, Header, HttpOptions};
+use crate::cache::http::{Credentials, Header, HttpOptions, Proof};
+use crate::cache::put::{PutCache, PutOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::nix::{PublicKey, StoreFacts};
@@ -111,7 +112,8 @@ pub fn tell_what_is_off(config: &Config) {
 /// This host's name, if that makes it the server of the cache: what is in there came from here or would come back.
 #[must_use]
 pub fn own_server(config: &CacheConfig) -> Option<String> {
-    if config.http.allow_self || !matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. })) {
+    let has_server = matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. } | CacheUrl::Http { .. }));
+    if config.http.allow_self || !has_server {
         return None;
     }
     let full = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -146,6 +148,11 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
             let options = store_options(config, &surroundings.nix, bucket);
             let (config, surroundings) = (config.clone(), surroundings.clone());
             Arc::new(move || open_bucket(options.clone(), layout, config.clone(), surroundings.clone()))
+        }
+        Ok(CacheUrl::Http { endpoint, layout }) => {
+            let options = put_options(config, &surroundings.nix, endpoint);
+            let (config, surroundings) = (config.clone(), surroundings.clone());
+            Arc::new(move || open_put(options.clone(), layout, config.clone(), surroundings.clone()))
         }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, &surroundings.nix, endpoint, cache);
@@ -185,20 +192,39 @@ fn open_file(
     })
 }
 
-/// Opens a cache in a bucket. What it notes of its uploads lies in the state directory.
 fn open_bucket(
     options: StoreOptions,
     layout: Layout,
     config: CacheConfig,
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
-    let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
     Box::pin(async move {
-        let binary = tokio::task::spawn_blocking(move || binary_cache(layout, &config, &surroundings)).await;
-        let binary = binary.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?;
-        let cache = BucketCache::open(options, binary, unfinished).await?;
-        Ok(Arc::new(cache) as Arc<dyn Cache>)
+        let (binary, unfinished) = sent_to_a_server(layout, config, surroundings).await?;
+        Ok(Arc::new(BucketCache::open(options, binary, unfinished).await?) as Arc<dyn Cache>)
     })
+}
+
+fn open_put(
+    options: PutOptions,
+    layout: Layout,
+    config: CacheConfig,
+    surroundings: CacheSurroundings,
+) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+    Box::pin(async move {
+        let (binary, unfinished) = sent_to_a_server(layout, config, surroundings).await?;
+        Ok(Arc::new(PutCache::open(options, binary, unfinished).await?) as Arc<dyn Cache>)
+    })
+}
+
+/// What a binary cache on a server is made of, and the folder of the state directory in which it notes its uploads.
+async fn sent_to_a_server(
+    layout: Layout,
+    config: CacheConfig,
+    surroundings: CacheSurroundings,
+) -> Result<(BinaryCache, PathBuf), CacheError> {
+    let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
+    let binary = tokio::task::spawn_blocking(move || binary_cache(layout, &config, &surroundings)).await;
+    Ok((binary.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?, unfinished))
 }
 
 /// What is the same for a binary cache wherever it lies; `layout` is what its URL says.
@@ -216,6 +242,13 @@ fn binary_cache(
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
         pace: Pace::default(),
     })
+}
+
+/// A cache on a web server, as the policy has it. What is remembered of its credentials lives as long as these.
+#[must_use]
+pub fn put_options(config: &CacheConfig, nix: &NixStore, endpoint: String) -> PutOptions {
+    let url = CacheUrl::parse(&config.url).ok();
+    PutOptions { endpoint, http: http_options(&config.http, url.as_ref(), nix), allow_self: config.http.allow_self }
 }
 
 /// A bucket, as the policy and the surroundings have it.
@@ -309,10 +342,17 @@ fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> 
         };
         Some((name, value))
     };
-    let token = config.token.as_ref().map(|source| Provider::new(source.clone(), &nix.real, host));
+    let secret = |source: &Source| Provider::new(source.clone(), &nix.real, host);
+    let login = |source: &Source| Provider::of_login(source.clone(), &nix.real, host);
+    let proof = match (&config.token, &config.user, &config.password) {
+        (Some(token), ..) => Some(Proof::Bearer(secret(token))),
+        (None, Some(user), Some(password)) => Some(Proof::Basic { user: user.clone(), password: secret(password) }),
+        (None, None, Some(netrc)) => Some(Proof::Login(login(netrc))),
+        (None, _, None) => None,
+    };
     let key = config.client_key.as_ref().map(|source| Provider::of_lines(source.clone(), &nix.real));
     HttpOptions {
-        credentials: Arc::new(Credentials::new(token, config.headers.iter().filter_map(header).collect())),
+        credentials: Arc::new(Credentials::new(proof, config.headers.iter().filter_map(header).collect())),
         ca_file: config.ca_file.clone(),
         client_certificate: config.client_certificate.clone().zip(key),
         direct: url.is_some_and(CacheUrl::is_within_this_host),
@@ -325,6 +365,7 @@ pub fn substituter(url: &str) -> Option<String> {
     match CacheUrl::parse(url) {
         Ok(CacheUrl::File { dir, .. }) => Some(format!("file://{}", dir.display())),
         Ok(CacheUrl::Bucket { bucket, .. }) => Some(bucket.substituter()),
+        Ok(CacheUrl::Http { endpoint, .. }) => Some(endpoint.trim_end_matches('/').to_owned()),
         Ok(CacheUrl::Attic { endpoint, cache }) => Some(format!("{endpoint}{cache}")),
         Ok(CacheUrl::Command { .. }) => None,
         Err(_) => Some(url.to_owned()),

@@ -57,7 +57,7 @@ fn ways(config: &Config, matcher: &Matcher) -> Vec<Finding> {
         let endpoint = match &url {
             CacheUrl::File { .. } | CacheUrl::Command { .. } => return None,
             CacheUrl::Bucket { bucket, .. } => bucket.likely_endpoint(),
-            CacheUrl::Attic { endpoint, .. } => endpoint.clone(),
+            CacheUrl::Http { endpoint, .. } | CacheUrl::Attic { endpoint, .. } => endpoint.clone(),
         };
         let found = match matcher.intercept(&endpoint.parse().ok()?) {
             Some(proxy) if !url.is_within_this_host() => {

@@ -29,6 +29,7 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
         }
         let keys = &cache.store_keys;
         let keys = [
+            ("password", &cache.http.password),
             ("key id", &keys.access_key_id),
             ("secret key", &keys.secret_access_key),
             ("session token", &keys.session_token),

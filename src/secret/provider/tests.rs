@@ -40,6 +40,10 @@ impl Host {
     }
 
     fn provider(&self, source: Source) -> Provider {
+        self.provider_of(source, Form::OneLine)
+    }
+
+    fn provider_of(&self, source: Source, form: Form) -> Provider {
         let env = self.env.clone();
         let place = Place {
             real_store: self.path("store"),
@@ -47,7 +51,7 @@ impl Host {
             root: false,
             env: Arc::new(move |name| env.get(name).cloned()),
         };
-        Provider(Arc::new(Inner { source, form: Form::OneLine, place, kept: Mutex::new(None) }))
+        Provider(Arc::new(Inner { source, form, place, kept: Mutex::new(None) }))
     }
 
     /// By the program, since rustix makes none on macOS.
@@ -192,6 +196,8 @@ async fn netrc_files() {
     assert_eq!(text(host.provider(netrc(None)).get().await), "own");
     let host = host.with("NETRC", &named);
     assert_eq!(text(host.provider(netrc(None)).get().await), "named");
+    assert_eq!(text(host.provider_of(netrc(None), Form::Login).get().await), "me:named");
+    assert_eq!(text(host.provider_of(netrc(Some(own.clone())), Form::Login).get().await), ":own");
     assert_eq!(text(host.provider(netrc(Some(own))).get().await), "own");
     let others = host.write("others", "machine example.org password s3cret\n", 0o600);
     let error = host.provider(netrc(Some(others))).get().await.expect_err("not there");

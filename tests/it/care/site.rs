@@ -1,6 +1,6 @@
 //! Where the cache lies that is cared for, and how it is broken.
 
-use crate::backend_contract::bucket_policy;
+use crate::support::backend::bucket_policy;
 use crate::support::cache::Narinfo;
 use crate::support::nix::base_name;
 use crate::support::s3::BUCKET;

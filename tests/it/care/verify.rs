@@ -118,14 +118,14 @@ fn an_unfinished_upload_is_found_in_garage() {
     let (Some(nix), Some(garage)) = (Nix::recent(), Garage::start()) else { return };
     let (store, proxy) = (ScratchStore::new(&nix), FlakyProxy::before(garage.port()));
     let dead = Storewatch::new(&store);
-    dead.policy(&crate::backend_contract::bucket_policy(&dead, proxy.port(), garage.key()));
+    dead.policy(&crate::support::backend::bucket_policy(&dead, proxy.port(), garage.key()));
     proxy.fail(On::Every, Fault::StallAfter(1_000_000));
     let mut running = dead.start();
     store.build(&expr::sized(12_000_000)).unwrap();
     running.eventually("an upload in parts", || garage.contents().unfinished == 1);
     running.kill9();
     let storewatch = Storewatch::new(&store);
-    storewatch.policy(&crate::backend_contract::bucket_policy(&storewatch, garage.port(), garage.key()));
+    storewatch.policy(&crate::support::backend::bucket_policy(&storewatch, garage.port(), garage.key()));
     let (found, code) = json(&storewatch, "verify", &["--trust", &store.generate_key("team-1").public]);
     assert_eq!((code, &found["leftover_files"][0]["what"]), (Some(0), &"upload".into()), "{found:#}");
     assert_eq!(json(&storewatch, "prune", &["--keep", "1d"]).0["unfinished_uploads"], 0, "it is young");

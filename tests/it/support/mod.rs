@@ -1,11 +1,13 @@
 //! What the tests stand on: real Nix of several versions ([`nix`]), expressions for it to build ([`expr`]), the program
 //! under test ([`storewatch`]), and waiting for a condition instead of for a time ([`wait`]); servers to upload to
-//! ([`attic`]), and what can stand between ([`proxy`], [`tls`]).
+//! ([`attic`], [`s3`], [`nginx`]), and what can stand between ([`proxy`], [`tls`]).
 
 pub mod attic;
+pub mod backend;
 pub mod cache;
 pub mod expr;
 pub mod http;
+pub mod nginx;
 pub mod nix;
 pub mod port;
 pub mod proxy;
@@ -19,6 +21,7 @@ pub mod wait;
 pub(crate) use attic::each_attic;
 pub use attic::{AtticServer, Grant, Kind, Visibility};
 pub use cache::CacheDir;
+pub use nginx::Nginx;
 pub use nix::{Nix, ScratchStore};
 pub use proxy::{Canned, Fault, FlakyProxy, On};
 pub use reader::Reader;

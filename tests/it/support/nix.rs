@@ -53,6 +53,12 @@ impl Nix {
     }
 }
 
+/// A program that `variable` names, or that lies where `tests/setup` puts it.
+pub fn tool(variable: &str, place: &str) -> Option<PathBuf> {
+    let program = std::env::var_os(variable).map_or_else(|| tools().join(place), PathBuf::from);
+    program.exists().then_some(program)
+}
+
 /// Where `tests/setup` puts its tools.
 fn tools() -> PathBuf {
     let cache = || std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);

@@ -67,6 +67,12 @@ impl Canned {
         Self { header, ..Self::html(StatusCode::TOO_MANY_REQUESTS) }
     }
 
+    /// 503: come again in so many seconds.
+    pub fn slow_down(seconds: u64) -> Self {
+        let header = Some(("retry-after", seconds.to_string()));
+        Self { header, ..Self::html(StatusCode::SERVICE_UNAVAILABLE) }
+    }
+
     /// 500, as Attic itself says it.
     pub fn internal_error() -> Self {
         Self::error_saying("The server encountered an internal error or misconfiguration.")

@@ -4,9 +4,9 @@ use super::super::port::Port;
 use super::super::{Said, eventually};
 use super::garage::{config, field, program};
 use super::{BUCKET, Key, hex};
-use std::ffi::{OsStr, OsString};
+
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ pub struct Cluster {
 
 #[derive(Debug)]
 struct Node {
-    program: OsString,
+    program: PathBuf,
     folder: TempDir,
     rpc: Port,
     s3: Port,
@@ -79,7 +79,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(program: &OsStr, secret: &str) -> Self {
+    fn start(program: &Path, secret: &str) -> Self {
         let (folder, rpc, s3, web) = (tempfile::tempdir().unwrap(), Port::hold(), Port::hold(), Port::hold());
         let config = config(folder.path(), [&rpc, &s3, &web], NODES, secret);
         std::fs::write(folder.path().join("garage.toml"), config).unwrap();
@@ -88,7 +88,7 @@ impl Node {
         let file = File::create(&log).unwrap();
         let mut command = node.command(&["server"]);
         command.env("RUST_LOG", "garage=info").stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let mut running = command.spawn().unwrap_or_else(|error| panic!("start {program:?}: {error}"));
+        let mut running = command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", program.display()));
         eventually("a node of Garage", || {
             let ended = running.try_wait().unwrap();
             let port = node.rpc.number();
@@ -111,7 +111,7 @@ impl Node {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(Path::new(&self.program));
+        let mut command = Command::new(&self.program);
         command.arg("-c").arg(self.folder.path().join("garage.toml")).args(arguments);
         command
     }

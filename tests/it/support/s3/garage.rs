@@ -1,10 +1,9 @@
 //! A real Garage of one node, on the loopback, with folders of its own.
 
-use super::super::nix::left_out;
+use super::super::nix::{left_out, tool};
 use super::super::port::Port;
 use super::super::{Said, eventually};
 use super::{BUCKET, Key, hex};
-use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,11 +29,11 @@ pub struct Contents {
     pub unfinished: u64,
 }
 
-/// The program that `GARAGE` names. Says so where there is none.
-pub(super) fn program() -> Option<OsString> {
-    let program = std::env::var_os("GARAGE").filter(|program| Path::new(program).exists());
+/// The program. Says so where there is none.
+pub(super) fn program() -> Option<PathBuf> {
+    let program = tool("GARAGE", "garage/bin/garage");
     if program.is_none() {
-        left_out("no GARAGE, which names the program; `tests/setup/garage` builds it. A fake stands in");
+        left_out("there is no Garage; `tests/setup/garage` builds it, or GARAGE names it. A fake stands in");
     }
     program
 }
@@ -65,13 +64,13 @@ impl Garage {
         program().map(Self::of)
     }
 
-    fn of(program: OsString) -> Self {
+    fn of(program: PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = Key { id: format!("GK{}", hex(12)), secret: hex(32) };
         let (s3, web, rpc) = (Port::hold(), Port::hold(), Port::hold());
         let config = config(folder.path(), [&rpc, &s3, &web], 1, &hex(32));
         std::fs::write(folder.path().join("garage.toml"), config).unwrap();
-        let mut garage = Self { program: program.into(), folder, s3, web, _rpc: rpc, key, running: None };
+        let mut garage = Self { program, folder, s3, web, _rpc: rpc, key, running: None };
         garage.go_on();
         garage.admin(&["bucket", "website", "--allow", BUCKET]);
         garage

@@ -1,12 +1,23 @@
-use std::time::Instant;
+//! What becomes of uploads that have begun and are not shown yet, with a bucket in memory.
 
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::path::Path as Object;
 use object_store::{ObjectStoreExt, PutPayload};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::super::code::Code;
-use super::*;
+use super::super::error::BucketError;
+use super::super::send::refused;
+use super::super::store::Store;
+use crate::cache::CacheError;
 use crate::cache::http::Action;
+use crate::cache::unfinished::{Notes, Upload};
 
 /// A bucket in memory, and a folder for notes.
 struct Host {
@@ -23,8 +34,8 @@ impl Host {
     }
 
     /// An archive that is there, and noted.
-    async fn sent(&self, name: &str) -> Upload {
-        let upload = self.notes.begin(&self.store, Object::from(name)).await.expect("noted");
+    async fn sent(&self, name: &str) -> Upload<Store> {
+        let upload = self.notes.begin(&self.store, name.to_owned()).await.expect("noted");
         self.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
         upload
     }
@@ -47,15 +58,15 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn refused(status: u16, code: &str) -> Arc<BucketError> {
-    Arc::new(BucketError::Refused {
+fn refusal(status: u16, code: &str) -> CacheError {
+    CacheError::from(Arc::new(BucketError::Refused {
         action: Action::Upload,
         bucket: "s3://b".to_owned(),
         status,
         code: Code::parse(code),
         says: String::new(),
         retry_after: None,
-    })
+    }))
 }
 
 #[tokio::test]
@@ -67,12 +78,7 @@ async fn a_note_is_gone_for_good_before_the_archive_is_let_go() {
     }
     assert!(going.join_all().await.into_iter().all(|gone| gone.is_ok()));
     assert!(host.notes().is_empty());
-    let removals = &host.notes.removals;
-    assert_eq!(
-        (removals.made.load(Ordering::SeqCst), *removals.synced.lock().await),
-        (3, 3),
-        "and the folder is synced"
-    );
+    assert_eq!(host.notes.removals().await, (3, 3), "and the folder is synced");
     assert!(host.has("a").await && host.has("b").await && host.has("c").await);
 }
 
@@ -92,9 +98,9 @@ async fn what_can_not_be_let_go_is_taken_back() {
 async fn what_was_refused_for_certain_leaves_no_note_and_what_may_be_there_does() {
     let host = Host::new();
     let mut upload = host.sent("a").await;
-    assert!(matches!(upload.refused(refused(503, "SlowDown")).await, CacheError::Bucket(_)));
+    assert!(matches!(refused(&mut upload, refusal(503, "SlowDown")).await, CacheError::Bucket(_)));
     assert_eq!(host.notes().len(), 1);
-    upload.refused(refused(403, "AccessDenied")).await;
+    refused(&mut upload, refusal(403, "AccessDenied")).await;
     assert!(host.notes().is_empty());
     drop(upload);
     tokio::task::yield_now().await;
@@ -105,7 +111,7 @@ async fn what_was_refused_for_certain_leaves_no_note_and_what_may_be_there_does(
 async fn an_upload_in_parts_is_aborted_though_its_name_comes_when_nobody_waits_any_more() {
     let host = Host::new();
     let object = Object::from("a");
-    let mut upload = host.notes.begin(&host.store, object.clone()).await.expect("noted");
+    let mut upload = host.notes.begin(&host.store, object.to_string()).await.expect("noted");
     let (begun, beginning) = oneshot::channel::<String>();
     let pushing =
         tokio::spawn(
@@ -125,7 +131,7 @@ async fn an_upload_in_parts_is_aborted_though_its_name_comes_when_nobody_waits_a
 async fn the_name_of_an_upload_in_parts_is_in_the_note() {
     let host = Host::new();
     let mut upload = host.sent("a").await;
-    let id = host.store.multiparts.create_multipart(&upload.object).await.expect("begun");
+    let id = host.store.multiparts.create_multipart(&Object::from("a")).await.expect("begun");
     let named = id.clone();
     assert_eq!(upload.begin_parts(async move { Ok(named) }).await.expect("begun"), id);
     let note = fs::read_to_string(&host.notes()[0]).expect("a note");

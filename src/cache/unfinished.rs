@@ -19,37 +19,43 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use object_store::path::Path as Object;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::error::BucketError;
-use super::store::Store;
-use crate::cache::{CacheError, Class, run};
+use super::{CacheError, Class, run};
 use crate::report::one_line;
 
 /// How long to wait before what could not be taken back is tried again.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
 
+/// Where archives are sent, as far as they can be taken back from there.
+pub(super) trait Place: Clone + Send + Sync + 'static {
+    /// As notes and messages call it.
+    fn name(&self) -> &str;
+
+    /// Aborts what was sent in parts under that name, and deletes what was put. That nothing is there is fine.
+    fn take_back(&self, object: &str, parts: Option<&str>) -> impl Future<Output = Result<(), CacheError>> + Send;
+}
+
 /// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
-pub(super) struct Upload {
-    store: Store,
+pub(super) struct Upload<P: Place> {
+    place: P,
     notes: Notes,
     /// A note of it; `None` once it has been let go.
     note: Option<PathBuf>,
-    object: Object,
-    /// Where the store is about to begin an upload in parts.
+    object: String,
+    /// Where the place is about to begin an upload in parts.
     beginning: Option<JoinHandle<Begun>>,
     /// The name of the upload in parts.
-    multipart: Option<String>,
+    parts: Option<String>,
 }
 
-/// The name that the store has given an upload in parts, and whether it could be noted.
-type Begun = Result<(String, Result<(), CacheError>), Arc<BucketError>>;
+/// The name that an upload in parts was given, and whether it could be noted.
+type Begun = Result<(String, Result<(), CacheError>), CacheError>;
 
 /// The folder of a cache's notes.
 #[derive(Clone)]
@@ -75,16 +81,16 @@ impl Notes {
     }
 
     /// Notes an upload that is about to begin.
-    pub(super) async fn begin(&self, store: &Store, object: Object) -> Result<Upload, CacheError> {
+    pub(super) async fn begin<P: Place>(&self, place: &P, object: String) -> Result<Upload<P>, CacheError> {
         let note = self.folder.join(run::new_name());
-        add(note.clone(), format!("{}\n{object}\n", store.name), false).await?;
-        let (store, notes) = (store.clone(), self.clone());
-        Ok(Upload { store, notes, note: Some(note), object, beginning: None, multipart: None })
+        add(note.clone(), format!("{}\n{object}\n", place.name()), false).await?;
+        let (place, notes) = (place.clone(), self.clone());
+        Ok(Upload { place, notes, note: Some(note), object, beginning: None, parts: None })
     }
 
-    /// Tidies up what earlier runs have left of that bucket, one after the other. What can't be tidied up now stays noted,
+    /// Tidies up what earlier runs have left of that place, one after the other. What can't be tidied up now stays noted,
     /// and so does all that comes behind it: it would fare no better.
-    pub(super) async fn tidy_up(self, store: Store) {
+    pub(super) async fn tidy_up<P: Place>(self, place: P) {
         let folder = self.folder.clone();
         let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
             let files = fs::read_dir(folder)?.flatten();
@@ -94,27 +100,27 @@ impl Notes {
         let Ok(Ok(notes)) = spawn_blocking(left_over).await else { return };
         for (note, text) in notes {
             let mut lines = text.lines();
-            let (whose, object, multipart) = (lines.next(), lines.next(), lines.next());
+            let (whose, object, parts) = (lines.next(), lines.next(), lines.next());
             // Cut short by a power failure: what was sent, if anything was, can't be found by it.
             let Some(object) = object else {
                 let _ = self.remove(&note).await;
                 continue;
             };
-            let is_of_it = whose == Some(&*store.name);
-            if is_of_it && !self.take_back(&store, &Object::from(object), multipart, &note).await {
+            let is_of_it = whose == Some(place.name());
+            if is_of_it && !self.take_back(&place, object, parts, &note).await {
                 return;
             }
         }
     }
 
-    /// Takes an upload back, and tries again for a while where its store can't be reached: what made the upload fail may
+    /// Takes an upload back, and tries again for a while where its place can't be reached: what made the upload fail may
     /// last. What is still there then waits for the next start, and so does what these keys may not delete. Returns
     /// whether nothing is left.
-    async fn take_back(&self, store: &Store, object: &Object, multipart: Option<&str>, note: &Path) -> bool {
+    async fn take_back<P: Place>(&self, place: &P, object: &str, parts: Option<&str>, note: &Path) -> bool {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let Err(error) = self.take_back_once(store, object, multipart, note).await else { return true };
-            debug!("what was sent of {object} stays in {} for now: {}", store.name, one_line(&*error));
+            let Err(error) = self.take_back_once(place, object, parts, note).await else { return true };
+            debug!("what was sent of {object} stays in {} for now: {}", place.name(), one_line(&error));
             match pauses.next().filter(|_| error.class() != Class::Credentials) {
                 Some(pause) => sleep(pause).await,
                 None => return false,
@@ -122,18 +128,15 @@ impl Notes {
         }
     }
 
-    /// Aborts what was sent in parts, deletes what was put, and forgets the note when both went well.
-    async fn take_back_once(
+    /// Takes an upload back, and forgets the note when that went well.
+    async fn take_back_once<P: Place>(
         &self,
-        store: &Store,
-        object: &Object,
-        multipart: Option<&str>,
+        place: &P,
+        object: &str,
+        parts: Option<&str>,
         note: &Path,
-    ) -> Result<(), Arc<BucketError>> {
-        if let Some(id) = multipart.filter(|_| store.aborts) {
-            store.abort(object, id).await?;
-        }
-        store.delete(object).await?;
+    ) -> Result<(), CacheError> {
+        place.take_back(object, parts).await?;
         // Should it stay, the next start deletes what isn't there.
         let _ = self.remove(note).await;
         Ok(())
@@ -167,21 +170,27 @@ impl Notes {
         Ok(())
     }
 
+    /// How many notes were removed for good, and how many of those removals are durable.
+    #[cfg(test)]
+    pub(super) async fn removals(&self) -> (u64, u64) {
+        (self.removals.made.load(Ordering::SeqCst), *self.removals.synced.lock().await)
+    }
+
     /// Errors name the folder, not a file whose name is another each time.
     fn failed(&self, action: &'static str, source: io::Error) -> CacheError {
         CacheError::Io { action, path: self.folder.clone(), source }
     }
 }
 
-impl Upload {
-    /// Has the store begin an upload in parts, which gives it a name: noted, and made durable, before the first part is
-    /// sent. Dropped meanwhile, that goes on by itself until there is a name to abort it by.
+impl<P: Place> Upload<P> {
+    /// Begins an upload in parts, which is given a name: noted, and made durable, before the first part is sent. Dropped
+    /// meanwhile, that goes on by itself until there is a name to abort it by.
     ///
     /// # Errors
-    /// [`CacheError::Bucket`]; [`CacheError::Io`] where the name can't be noted.
+    /// That of `begin`; [`CacheError::Io`] where the name can't be noted.
     pub(super) async fn begin_parts(
         &mut self,
-        begin: impl Future<Output = Result<String, Arc<BucketError>>> + Send + 'static,
+        begin: impl Future<Output = Result<String, CacheError>> + Send + 'static,
     ) -> Result<String, CacheError> {
         let note = self.note.clone();
         let beginning = self.beginning.insert(tokio::spawn(async move {
@@ -194,29 +203,23 @@ impl Upload {
         }));
         let begun = beginning.await;
         self.beginning = None;
-        let (id, noted) = match begun.map_err(|_| CacheError::LostThread { action: "begin an upload" })? {
-            Ok(begun) => begun,
-            Err(error) => return Err(self.refused(error).await),
-        };
-        self.multipart = Some(id.clone());
+        let (id, noted) = begun.map_err(|_| CacheError::LostThread { action: "begin an upload" })??;
+        self.parts = Some(id.clone());
         noted.map(|()| id)
     }
 
     /// The parts are put together: from now on it is an object as any other.
     pub(super) fn put_together(&mut self) {
-        self.multipart = None;
+        self.parts = None;
     }
 
-    /// The store has not taken the first that it was to take. If that is certain, there is nothing to be taken back: who
-    /// may not write may not delete either, and would be refused again and again.
-    pub(super) async fn refused(&mut self, error: Arc<BucketError>) -> CacheError {
-        if error.is_certain()
-            && let Some(note) = self.note.take()
-        {
+    /// For certain nothing of it was taken, so that there is nothing to be taken back: who may not write may not delete
+    /// either, and would be refused again and again.
+    pub(super) async fn nothing_was_taken(&mut self) {
+        if let Some(note) = self.note.take() {
             // Should it stay, the next start deletes what isn't there.
             let _ = self.notes.remove(&note).await;
         }
-        error.into()
     }
 
     /// The narinfo is about to be sent: from now on the archive stays, whatever becomes of that. Where that can't be made
@@ -235,32 +238,32 @@ impl Upload {
     /// Takes it back now, or, where that fails, as if it were dropped.
     pub(super) async fn take_back(mut self) {
         let Some(note) = self.note.clone() else { return };
-        let multipart = self.multipart.as_deref();
-        if self.notes.take_back_once(&self.store, &self.object, multipart, &note).await.is_ok() {
+        let parts = self.parts.as_deref();
+        if self.notes.take_back_once(&self.place, &self.object, parts, &note).await.is_ok() {
             self.note = None;
         }
     }
 }
 
-impl Drop for Upload {
+impl<P: Place> Drop for Upload<P> {
     fn drop(&mut self) {
         let Some(note) = self.note.take() else { return };
         // Where there is no runtime any more, the next start does it.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (store, notes, object) = (self.store.clone(), self.notes.clone(), self.object.clone());
-        let (beginning, mut multipart) = (self.beginning.take(), self.multipart.take());
+        let (place, notes, object) = (self.place.clone(), self.notes.clone(), self.object.clone());
+        let (beginning, mut parts) = (self.beginning.take(), self.parts.take());
         runtime.spawn(async move {
             if let Some(beginning) = beginning
                 && let Ok(Ok((id, _))) = beginning.await
             {
-                multipart = Some(id);
+                parts = Some(id);
             }
-            notes.take_back(&store, &object, multipart.as_deref(), &note).await;
+            notes.take_back(&place, &object, parts.as_deref(), &note).await;
         });
     }
 }
 
-/// Adds to a note: the bucket, the object, and the name of the upload in parts, a line each.
+/// Adds to a note: the place, the object, and the name of the upload in parts, a line each.
 async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
     let path = file.clone();
     let written = spawn_blocking(move || {
@@ -275,6 +278,3 @@ async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheErro
         CacheError::Io { action: "write a file in", path: folder, source }
     })
 }
-
-#[cfg(test)]
-mod tests;

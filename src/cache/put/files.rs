@@ -1,0 +1,242 @@
+//! The files of a cache on a web server: looked for, read, put, and taken back.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
+use reqwest::{Method, RequestBuilder, Url};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::PutOptions;
+use crate::cache::http::{Action, Body, Http, HttpError, origin, refuse_own};
+use crate::cache::unfinished::Place;
+use crate::cache::{CacheError, layout};
+use crate::report::one_line;
+
+/// A tag that no file has, by which a server that knows conditions is asked for something without its doing it.
+const NOBODYS_TAG: &str = "\"storewatch-asks\"";
+
+/// The files of a cache. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub(super) http: Http,
+    /// Their folder, with a slash at its end.
+    root: Url,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Whether the server has been found not to know HEAD.
+    knows_no_head: AtomicBool,
+    /// Folders that were made, and when.
+    made: Mutex<HashMap<String, Instant>>,
+}
+
+impl Files {
+    /// Makes ready to speak, unless the server is this host itself, or has just refused the same credentials.
+    pub(super) async fn new(options: &PutOptions) -> Result<Self, CacheError> {
+        let PutOptions { endpoint, http, allow_self } = options;
+        http.credentials.check().await?;
+        let root = parse(endpoint)?;
+        if !allow_self {
+            refuse_own(&root).await?;
+        }
+        Ok(Self { http: Http::new(http).await?, root, shared: Arc::default() })
+    }
+
+    /// The address of a file.
+    pub(super) fn url(&self, file: &str) -> Url {
+        let mut url = self.root.clone();
+        // Segment by segment, since the name of a derivation may have a `?` in it.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(file.split('/'));
+        }
+        url
+    }
+
+    /// What errors about a file that is drawn a name for call its folder.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(self.root.as_str())
+    }
+
+    /// An answer that no such server gives.
+    pub(super) fn not_understood(&self, action: Action, problem: &str) -> HttpError {
+        HttpError::NotUnderstood { action, host: origin(&self.root), problem: problem.to_owned() }
+    }
+
+    /// What a file holds, if it is there.
+    pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, HttpError> {
+        match self.http.ask(Action::Read, self.http.client().get(self.url(file))).await {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a file is there. By its first byte, where the server knows no HEAD.
+    pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
+        let there = |answer: Result<Vec<u8>, HttpError>| match answer {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if !self.shared.knows_no_head.load(Ordering::Relaxed) {
+            match self.http.ask(Action::Look, self.http.client().head(self.url(file))).await {
+                Err(HttpError::Status { status: 405 | 501, .. }) => {
+                    self.shared.knows_no_head.store(true, Ordering::Relaxed);
+                }
+                answer => return there(answer),
+            }
+        }
+        let first_byte = self.http.client().get(self.url(file)).header(RANGE, "bytes=0-0");
+        there(self.http.ask(Action::Look, first_byte).await)
+    }
+
+    /// Puts a small file, over one that is there.
+    pub(super) async fn put(&self, file: &str, content: impl Into<Bytes>, kind: &str) -> Result<(), HttpError> {
+        let (content, began) = (content.into(), Instant::now());
+        match self.put_once(self.request(file, kind), content.clone()).await {
+            Err(error) if self.has_made_the_folder(&error, file, began).await => {
+                self.put_once(self.request(file, kind), content).await
+            }
+            put => put,
+        }
+    }
+
+    /// Finds out whether what is there could be put. The file stays as it is: a server that knows conditions says that they
+    /// aren't met, and another is given the very content that it has.
+    pub(super) async fn may_put(&self, file: &str, content: Vec<u8>, kind: &str) -> Result<(), HttpError> {
+        let request = self.request(file, kind).header(IF_MATCH, NOBODYS_TAG);
+        match self.put_once(request, content.into()).await {
+            Err(HttpError::Status { status: 412, .. }) => Ok(()),
+            put => put,
+        }
+    }
+
+    async fn put_once(&self, request: RequestBuilder, content: Bytes) -> Result<(), HttpError> {
+        let request = request.header(CONTENT_LENGTH, content.len());
+        self.http.upload(Action::Put, request, Body::whole(content)).await.map(drop)
+    }
+
+    /// Puts an archive. `length`: its size in bytes, where that is known beforehand.
+    pub(super) async fn put_archive(&self, file: &str, body: Body, length: Option<u64>) -> Result<(), HttpError> {
+        let mut request = self.request(file, layout::NAR_TYPE);
+        if let Some(length) = length {
+            request = request.header(CONTENT_LENGTH, length);
+        }
+        self.http.upload(Action::Put, request, body).await.map(drop)
+    }
+
+    fn request(&self, file: &str, kind: &str) -> RequestBuilder {
+        self.http.client().put(self.url(file)).header(CONTENT_TYPE, kind)
+    }
+
+    /// Deletes a file; that it isn't there is fine, and so is a server that doesn't know how.
+    pub(super) async fn delete(&self, file: &str) -> Result<(), HttpError> {
+        match self.http.ask(Action::Delete, self.http.client().delete(self.url(file))).await {
+            Ok(_) | Err(HttpError::Status { status: 400..=499 | 501, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this is how the server says that a file's folder isn't there (nginx says 500, others 409 or 404), and the
+    /// folder has been made since it was asked: now, or meanwhile for another file.
+    pub(super) async fn has_made_the_folder(&self, error: &HttpError, file: &str, asked: Instant) -> bool {
+        matches!(error, HttpError::Status { status: 404 | 409 | 500, .. }) && self.make_folder(file, asked).await
+    }
+
+    /// Makes the folder that a file is to lie in, and those above it, unless it was made since that time. Returns whether it
+    /// was made. That the server doesn't know how is no error: then somebody else has to.
+    pub(super) async fn make_folder(&self, file: &str, since: Instant) -> bool {
+        let mut made = self.shared.made.lock().await;
+        let url = self.url(file);
+        let path = url.path();
+        let folders: Vec<&str> = path.match_indices('/').skip(1).map(|(slash, _)| &path[..=slash]).collect();
+        let Some(own) = folders.last() else { return false };
+        if made.get(*own).is_some_and(|when| *when > since) {
+            return true;
+        }
+        for folder in &folders {
+            let mut url = self.root.clone();
+            url.set_path(folder);
+            let Ok(method) = Method::from_bytes(b"MKCOL") else { return false };
+            match self.http.ask(Action::MakeFolder, self.http.client().request(method, url)).await {
+                Ok(_) => {
+                    info!("made {folder} at {}", origin(&self.root));
+                    made.insert((*folder).to_owned(), Instant::now());
+                }
+                // Those above are there for the most part.
+                Err(error) => debug!("{}", one_line(&error)),
+            }
+        }
+        made.get(*own).is_some_and(|when| *when > since)
+    }
+}
+
+impl Place for Files {
+    fn name(&self) -> &str {
+        self.root.as_str()
+    }
+
+    async fn take_back(&self, object: &str, _: Option<&str>) -> Result<(), CacheError> {
+        Ok(self.delete(object).await?)
+    }
+}
+
+/// Whether an answer says that there is no such file.
+fn is_absent(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 404 | 410, .. })
+}
+
+/// The folder's address.
+pub(super) fn parse(endpoint: &str) -> Result<Url, HttpError> {
+    Url::parse(endpoint).map_err(|_| HttpError::NotUnderstood {
+        action: Action::Read,
+        host: "the cache's server".to_owned(),
+        problem: "its address can't be used".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::http::ServerSays;
+
+    #[test]
+    fn only_what_the_server_says_is_absent_is_missing() {
+        let status = |status| HttpError::Status {
+            action: Action::Look,
+            host: "https://h".to_owned(),
+            status,
+            says: ServerSays::default(),
+            retry_after: None,
+            refused: String::new(),
+        };
+        assert!([404, 410].into_iter().all(|code| is_absent(&status(code))));
+        // Who isn't let in learns nothing of what is there.
+        for code in [400, 401, 403, 405, 407, 429, 500, 502, 503] {
+            assert!(!is_absent(&status(code)), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_has_its_place_below_the_folder_whatever_its_name() {
+        let options =
+            PutOptions { endpoint: "http://127.0.0.1:1/a%20b/".to_owned(), http: Default::default(), allow_self: true };
+        let files = Files::new(&options).await.expect("nothing is sent yet");
+        for (file, url) in [
+            ("", "http://127.0.0.1:1/a%20b/"),
+            ("nar/", "http://127.0.0.1:1/a%20b/nar/"),
+            ("nar/x.nar.zst", "http://127.0.0.1:1/a%20b/nar/x.nar.zst"),
+            ("log/h-a?b+c=d.drv", "http://127.0.0.1:1/a%20b/log/h-a%3Fb+c=d.drv"),
+        ] {
+            assert_eq!(files.url(file).as_str(), url);
+        }
+    }
+}

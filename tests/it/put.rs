@@ -1,0 +1,307 @@
+//! Caches on web servers, beyond what every backend has to stand: what servers lack, how they know us, and what goes over the
+//! wire. With a real nginx.
+
+use crate::backend_contract::eventually_done;
+use crate::support::backend::{Backend, Who};
+use crate::support::nginx::{WRITABLE, WRITER};
+use crate::support::tls::{Authority, Certificate, Clients};
+use crate::support::{
+    Canned, Fault, FlakyProxy, Nginx, Nix, On, Reader, Running, ScratchStore, Storewatch, each_nix, expr, write_secret,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A policy with nginx's folder, and what stands behind it, as the cache `team`, with these further lines.
+fn policy(storewatch: &Storewatch<'_>, port: u16, behind: &str, lines: &str) {
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"http://127.0.0.1:{port}/nix{behind}\"\n{lines}"));
+}
+
+/// The lines by which nginx knows who may write; the password is in that file.
+fn login(file: &Path) -> String {
+    write_secret(file, WRITER.1);
+    format!("user = \"{}\"\npassword = {{ file = \"{}\" }}\n", WRITER.0, file.display())
+}
+
+#[track_caller]
+fn eventually_waits_because(running: &mut Running, storewatch: &Storewatch<'_>, words: &str) {
+    running.eventually(&format!("the reason {words:?}"), || {
+        let status = storewatch.cache_status("team");
+        assert_eq!(status["failed"], 0, "{status}");
+        status["waiting_why"].as_str().is_some_and(|why| why.contains(words))
+    });
+}
+
+each_nix! {
+    fn nix_reads_back_what_was_put(nix: Nix) {
+        let Some(nginx) = Nginx::start() else { return };
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, nginx.port(), "/?write-nar-listing=true&write-build-logs=true&priority=7", &login);
+        let mut running = storewatch.start();
+        let mut top = store.build(&expr::lattice(6, 2_000_000)).unwrap();
+        top.extend(store.build(&expr::script("said", "echo the log says so >&2; echo x > $out")).unwrap());
+        eventually_done(&mut running, &storewatch, 7);
+        running.stop();
+
+        let closure: Vec<String> = top.iter().flat_map(|path| store.query_closure(path)).collect();
+        let key = storewatch.public_key("team");
+        let reader = Reader::empty(&store);
+        reader.copy_from(&nginx.website(), &key, &top).unwrap();
+        assert_eq!(reader.contents(&closure), store.contents(&closure));
+        let substituted = Reader::empty(&store);
+        substituted.substitute(&nginx.website(), &key, &top).unwrap();
+        assert!(substituted.all_valid(&closure));
+        let other = store.generate_key("other-1");
+        assert!(Reader::empty(&store).copy_from(&nginx.website(), &other.public, &top).is_err());
+        let cache = nginx.cache();
+        let listing = std::fs::read_to_string(cache.dir().join(format!("{}.ls", hash(&top[0])))).unwrap();
+        assert!(listing.contains("\"root\""), "{listing}");
+        let logs = std::fs::read_dir(cache.dir().join("log")).unwrap();
+        let logs: String = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap()).collect();
+        assert!(logs.contains("the log says so"), "{logs}");
+        assert!(std::fs::read_to_string(cache.dir().join("nix-cache-info")).unwrap().contains("Priority: 7\n"));
+
+        // The archive first, in chunks, then what goes beside it, then the narinfo; and nothing over anything.
+        let asked = nginx.asked();
+        let mut put = BTreeMap::new();
+        for (at, asked) in asked.iter().enumerate().filter(|(_, asked)| asked.method == "PUT") {
+            assert_eq!(asked.status, 201, "{asked:?}: none was there");
+            assert_eq!(asked.chunked, asked.file.starts_with("nar/"), "{asked:?}");
+            assert_eq!(put.insert(asked.file.clone(), at), None, "{asked:?}: put twice");
+        }
+        for path in &closure {
+            let narinfo = put[&format!("{}.narinfo", hash(path))];
+            assert!(put[&cache.narinfo(path).unwrap().url] < narinfo && put[&format!("{}.ls", hash(path))] < narinfo);
+        }
+        assert!(asked.iter().all(|asked| asked.method != "DELETE"), "{asked:?}");
+    }
+}
+
+fn hash(path: &str) -> &str {
+    &crate::support::nix::base_name(path)[..32]
+}
+
+/// A server that takes nothing is told apart from one that takes it and from one that is down; once it takes paths, all
+/// arrive.
+#[test]
+fn a_server_that_takes_no_uploads_says_so_until_it_does() {
+    let Some(nix) = Nix::recent() else { return };
+    for (directives, words) in [
+        ("", "the server does not take uploads there (read-only): let it, by `dav_methods PUT"),
+        (
+            "limit_except GET HEAD { deny all; }",
+            "the server takes no uploads there (read-only), or none with `user` or",
+        ),
+    ] {
+        let Some(mut nginx) = Nginx::with(directives) else { return };
+        let store = ScratchStore::new(&nix);
+        // It is a cache already, so that only the archive shows it.
+        let info = format!("StoreDir: {}\nWantMassQuery: 1\n", store.store_dir().display());
+        std::fs::write(nginx.cache().dir().join("nix-cache-info"), &info).unwrap();
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, nginx.port(), "", &login);
+        let mut running = storewatch.start();
+        let top = store.build(&expr::chain(2)).unwrap();
+        eventually_waits_because(&mut running, &storewatch, words);
+        let ping = storewatch.cmd(&["cache", "ping"]);
+        assert!(ping.code == Some(1) && ping.stdout.contains("lets us read, but not push"), "{ping:?}");
+        let doctor = storewatch.cmd(&["doctor"]);
+        assert!(doctor.stdout.contains("trouble  cache team") && doctor.stdout.contains("(read-only)"), "{doctor:?}");
+        nginx.change(WRITABLE);
+        eventually_done(&mut running, &storewatch, 2);
+        assert!(storewatch.cmd(&["cache", "ping"]).ok().contains("lets us read and push"));
+        running.stop();
+        assert_eq!(std::fs::read_to_string(nginx.cache().dir().join("nix-cache-info")).unwrap(), info);
+        Reader::empty(&store).copy_from(&nginx.website(), &storewatch.public_key("team"), &top).unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_wants_sizes_gets_archives_unpacked() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::refusing("$http_transfer_encoding", 411)) else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, nginx.port(), "", &login);
+    let mut running = storewatch.start();
+    let mut paths = store.build(&expr::chain(3)).unwrap();
+    paths.extend(store.build(&expr::sized(3_000_000)).unwrap());
+    eventually_done(&mut running, &storewatch, 4);
+    assert_eq!(running.log().matches("wants to be told sizes beforehand").count(), 1);
+    assert!(!running.log().contains("will try again"), "{}", running.log());
+    running.stop();
+    assert!(nginx.cache().archives().iter().all(|name| name.ends_with(".nar")), "{:?}", nginx.cache().archives());
+    Reader::empty(&store).copy_from(&nginx.website(), &storewatch.public_key("team"), &paths).unwrap();
+    nginx.cache().assert_sound(&[]);
+}
+
+#[test]
+fn a_server_that_knows_no_head_is_asked_for_a_byte() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::refusing("$request_method = HEAD", 405)) else { return };
+    let store = ScratchStore::new(&nix);
+    let paths = store.build(&expr::chain(3)).unwrap();
+    for there in ["already there    0", "already there    1"] {
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, nginx.port(), "", &login);
+        let said = storewatch.cmd(&["push", &paths[0]]).ok();
+        assert!(said.contains(there), "{said}");
+    }
+    assert_eq!(nginx.cache().archives().len(), 3);
+    let heads = nginx.asked().iter().filter(|asked| asked.method == "HEAD").count();
+    assert_eq!(heads, 2, "one for each of the two to find it out");
+}
+
+#[test]
+fn folders_that_are_missing_are_made() {
+    let (Some(nix), Some(mut nginx)) = (Nix::recent(), Nginx::with("dav_methods PUT DELETE MKCOL;")) else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, nginx.port(), "/a/b?write-build-logs=true", &login);
+    let mut running = storewatch.start();
+    let paths = store.build(&expr::script("said", "echo something >&2; echo x > $out")).unwrap();
+    eventually_done(&mut running, &storewatch, 1);
+    // Somebody tidies up meanwhile.
+    std::fs::remove_dir_all(nginx.cache().dir().join("a/b/nar")).unwrap();
+    let more = store.build(&expr::many(3)).unwrap();
+    eventually_done(&mut running, &storewatch, 4);
+    running.stop();
+    Reader::empty(&store)
+        .copy_from(&format!("{}/a/b", nginx.website()), &storewatch.public_key("team"), &more)
+        .unwrap();
+    assert!(!paths.is_empty());
+
+    nginx.change("dav_methods PUT;");
+    policy(&storewatch, nginx.port(), "/c", &login);
+    let said = storewatch.cmd(&["push", "--timeout", "3s", &more[0]]);
+    assert!(said.stderr.contains("should the folder be missing there, make it"), "{said:?}");
+}
+
+#[test]
+fn a_server_that_has_everything_has_nothing() {
+    let all = format!("{WRITABLE} try_files $uri /nix/nix-cache-info;");
+    let (Some(nix), Some(mut nginx)) = (Nix::recent(), Nginx::with(&all)) else { return };
+    let store = ScratchStore::new(&nix);
+    std::fs::write(nginx.cache().dir().join("nix-cache-info"), format!("StoreDir: {}\n", store.store_dir().display()))
+        .unwrap();
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, nginx.port(), "", &login);
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    eventually_waits_because(&mut running, &storewatch, "it has a file of every name");
+    nginx.change(WRITABLE);
+    eventually_done(&mut running, &storewatch, 1);
+    running.stop();
+    assert_eq!(nginx.cache().archives().len(), 1);
+}
+
+/// By a netrc file, by a bearer's token, by nothing: each where the server wants just that.
+#[test]
+fn a_server_knows_us_in_several_ways() {
+    let bearer = "auth_basic off; dav_methods PUT DELETE; create_full_put_path on; \
+                  if ($http_authorization != \"bearer a-good-token\") { return 401; }";
+    let open = "auth_basic off; dav_methods PUT DELETE; create_full_put_path on;";
+    let netrc = format!(
+        "machine other.invalid login me password wrong\nmachine 127.0.0.1\n  login {} password {}\n",
+        WRITER.0, WRITER.1
+    );
+    for (directives, lines, wrong, right) in [
+        (WRITABLE, "password = { netrc = \"FILE\" }\n", "machine 127.0.0.1 password wrong", netrc.as_str()),
+        (bearer, "token = { file = \"FILE\" }\n", "an-old-token", "a-good-token"),
+        (open, "", "", ""),
+    ] {
+        let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::with(directives)) else { return };
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let file = storewatch.state_dir().with_file_name("secret");
+        policy(&storewatch, nginx.port(), "", &lines.replace("FILE", &file.display().to_string()));
+        let mut running;
+        if lines.is_empty() {
+            running = storewatch.start();
+        } else {
+            running = storewatch.start();
+            let before = store.build(&expr::many(1)).unwrap();
+            eventually_waits_because(&mut running, &storewatch, "its credentials are missing");
+            write_secret(&file, wrong);
+            eventually_waits_because(&mut running, &storewatch, "401 Unauthorized");
+            assert!(!nginx.cache().has(&before[0]));
+            write_secret(&file, right);
+        }
+        let paths = store.build(&expr::many(2)).unwrap();
+        running.eventually("all of them", || nginx.cache().has_all(&paths) && storewatch.jobs_left().is_empty());
+        running.stop();
+    }
+}
+
+/// The password, and the login as the header has it.
+#[test]
+fn the_password_shows_nowhere() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let proxy = FlakyProxy::before(nginx.port());
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, proxy.port(), "", &login);
+    let mut running = storewatch.start_with(|command| {
+        command.env("STOREWATCH_LOG", "trace");
+    });
+    let encoded = STANDARD.encode(format!("{}:{}", WRITER.0, WRITER.1));
+    let (mut seen, mut paths) = (Vec::new(), Vec::new());
+    for canned in [
+        Canned::error_saying(&format!("what is 'authorization: Basic {encoded}', {}?", WRITER.1)),
+        Canned::redirect(&format!("http://elsewhere.invalid/?{encoded}")),
+        Canned::json(&format!("Basic {encoded}")),
+    ] {
+        let before = proxy.faults();
+        proxy.fail(On::Every, Fault::Answer(canned));
+        paths.extend(store.build(&expr::many(1)).unwrap());
+        running.eventually("the answer", || proxy.faults() > before);
+        running.eventually("the cache to wait", || storewatch.cache_status("team")["waiting_why"].is_string());
+        for command in [&["status"][..], &["status", "--json"], &["cache", "ping"], &["doctor"], &["queue", "list"]] {
+            let said = storewatch.cmd(command);
+            seen.push(said.stdout + &said.stderr);
+        }
+        proxy.pass();
+        running.eventually("all of them", || nginx.cache().has_all(&paths));
+    }
+    seen.push(running.log());
+    running.stop();
+    assert!(seen.iter().any(|text| text.contains("TRACE")) && seen.iter().any(|text| text.contains("[secret]")));
+    for text in &seen {
+        let line = text.lines().find(|line| line.contains(WRITER.1) || line.contains(&encoded));
+        assert_eq!(line, None, "the secret shows");
+    }
+}
+
+/// Servers of buckets too, since the tests of TLS are Attic's otherwise.
+#[test]
+fn an_authority_of_ones_own_is_trusted_and_a_stranger_is_not() {
+    let Some(nix) = Nix::recent() else { return };
+    for backend in [Backend::nginx, Backend::fake_s3] {
+        let Some(backend) = backend() else { return };
+        let (authority, stranger) = (Authority::new("ours"), Authority::new("a stranger"));
+        for (its, good) in [(&stranger, false), (&authority, true)] {
+            let proxy = FlakyProxy::with_tls(backend.port(), its.server(Certificate::Good, Clients::Anybody));
+            let store = ScratchStore::new(&nix);
+            let storewatch = Storewatch::new(&store);
+            let text = backend.policy_at(&storewatch, proxy.port(), Who::Writer).replace("http://", "https://");
+            storewatch.policy(&format!("{text}ca_file = \"{}\"\n", authority.ca_file().display()));
+            let mut running = storewatch.start();
+            let paths = store.build(&expr::many(2)).unwrap();
+            if good {
+                eventually_done(&mut running, &storewatch, paths.len());
+                assert!(!proxy.seen().is_empty());
+            } else {
+                eventually_waits_because(&mut running, &storewatch, "certificate");
+                assert!(proxy.refused() > 0 && proxy.seen().is_empty());
+            }
+            running.stop();
+        }
+    }
+}
