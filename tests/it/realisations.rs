@@ -70,7 +70,7 @@ each_nix! {
         std::fs::write(&settings, format!("{text}secret-key-files = {}\n", key.secret.display())).unwrap();
         let storewatch = Storewatch::new(&store);
         let (cache, secret) = (storewatch.cache_at("cache"), storewatch.state_dir().with_file_name("signing"));
-        write_secret(&secret, &std::fs::read_to_string(&key.secret).unwrap());
+        write_secret(&secret, std::fs::read_to_string(&key.secret).unwrap());
         let signing_key = format!("signing_key = {{ file = \"{}\" }}", secret.display());
         storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n{signing_key}\n", cache.url()));
         let top = store.build(&expr::content_addressed(&["base", "top"], &store.root().join("built"))).unwrap();
