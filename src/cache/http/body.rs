@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::pack::{Packed, Packing};
-use crate::cache::{NarFailure, NarReader};
+use crate::cache::{BoxFuture, NarFailure, NarReader};
 
 /// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
 /// some do that in bursts.
@@ -24,7 +23,8 @@ pub(in crate::cache) const ANSWERING: Duration = Duration::from_secs(180);
 
 /// What a request brings: an archive for the most part.
 pub struct Body {
-    chunks: mpsc::Receiver<Result<Bytes, io::Error>>,
+    ahead: Bytes,
+    archive: Archive,
     progress: Progress,
 }
 
@@ -86,12 +86,8 @@ impl Body {
     }
 
     fn of(ahead: Bytes, archive: Archive) -> Self {
-        let (sender, chunks) = mpsc::channel(1);
         let state = State { stage: Stage::Reading, failure: None, packed: None, offered: 0 };
-        let progress = Progress(Arc::new(Mutex::new(state)));
-        // Whoever drops the body lets this end at its next chunk, and the archive with it.
-        tokio::spawn(hand_on(ahead, archive, sender, progress.clone()));
-        Self { chunks, progress }
+        Self { ahead, archive, progress: Progress(Arc::new(Mutex::new(state))) }
     }
 
     /// How far it is.
@@ -101,45 +97,8 @@ impl Body {
     }
 
     pub(super) fn split(self) -> (Chunks, Progress) {
-        (Chunks(self.chunks), self.progress)
-    }
-}
-
-async fn hand_on(
-    ahead: Bytes,
-    mut archive: Archive,
-    sender: mpsc::Sender<Result<Bytes, io::Error>>,
-    progress: Progress,
-) {
-    let mut next = Ok(Some(ahead).filter(|ahead| !ahead.is_empty()));
-    let mut first = true;
-    loop {
-        match next {
-            Ok(Some(chunk)) => {
-                progress.offer(chunk.len());
-                if sender.send(Ok(chunk)).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) if first => {}
-            Ok(None) => {
-                let mut state = progress.lock();
-                state.stage = Stage::Taken(Instant::now());
-                if let Archive::Packed(packing) = &archive {
-                    state.packed = packing.packed().ok();
-                }
-                return;
-            }
-            Err(failure) => {
-                // Whatever the sender of the request makes of it, this is what went wrong.
-                progress.lock().failure = Some(failure);
-                let _ = sender.send(Err(io::Error::other("the archive failed"))).await;
-                return;
-            }
-        }
-        first = false;
-        progress.lock().stage = Stage::Reading;
-        next = archive.next().await;
+        let Self { ahead, archive, progress } = self;
+        (Chunks { next: Next::Ahead(ahead, archive), progress: progress.clone() }, progress)
     }
 }
 
@@ -190,13 +149,108 @@ impl Progress {
     }
 }
 
-/// The chunks, as a request takes them.
-pub(super) struct Chunks(mpsc::Receiver<Result<Bytes, io::Error>>);
+/// The chunks, as a request takes them: each is asked for when there is room for it. Whoever drops them lets go of the
+/// archive.
+pub(super) struct Chunks {
+    next: Next,
+    progress: Progress,
+}
+
+/// What comes next.
+enum Next {
+    Ahead(Bytes, Archive),
+    OfArchive(BoxFuture<'static, (Archive, Result<Option<Bytes>, NarFailure>)>),
+    Nothing,
+}
+
+impl Next {
+    fn of(mut archive: Archive) -> Self {
+        Self::OfArchive(Box::pin(async move {
+            let next = archive.next().await;
+            (archive, next)
+        }))
+    }
+}
 
 impl Stream for Chunks {
     type Item = Result<Bytes, io::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context)
+        let Self { next, progress } = &mut *self;
+        loop {
+            let (archive, chunk) = match std::mem::replace(next, Next::Nothing) {
+                Next::Ahead(ahead, archive) if ahead.is_empty() => {
+                    *next = Next::of(archive);
+                    continue;
+                }
+                Next::Ahead(ahead, archive) => (archive, Ok(Some(ahead))),
+                Next::OfArchive(mut reading) => match reading.as_mut().poll(context) {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => {
+                        progress.lock().stage = Stage::Reading;
+                        *next = Next::OfArchive(reading);
+                        return Poll::Pending;
+                    }
+                },
+                Next::Nothing => return Poll::Ready(None),
+            };
+            return Poll::Ready(match chunk {
+                Ok(Some(chunk)) => {
+                    progress.offer(chunk.len());
+                    *next = Next::of(archive);
+                    Some(Ok(chunk))
+                }
+                Ok(None) => {
+                    let mut state = progress.lock();
+                    state.stage = Stage::Taken(Instant::now());
+                    if let Archive::Packed(packing) = &archive {
+                        state.packed = packing.packed().ok();
+                    }
+                    None
+                }
+                Err(failure) => {
+                    // Whatever the sender of the request makes of it, this is what went wrong.
+                    progress.lock().failure = Some(failure);
+                    Some(Err(io::Error::other("the archive failed")))
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Chunks {
+    /// Of a request that says how long it is, nobody asks for the end.
+    fn drop(&mut self) {
+        let mut state = self.progress.lock();
+        if let Stage::Offered(_) = state.stage {
+            state.stage = Stage::Taken(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_sooner_than_who_has_everything() {
+        let take = async |chunks: &mut Chunks| poll_fn(|context| Pin::new(&mut *chunks).poll_next(context)).await;
+        for (asked_for_the_end, dropped, limit) in
+            [(false, false, TAKING), (true, false, ANSWERING), (false, true, ANSWERING)]
+        {
+            let (mut chunks, progress) = Body::whole(Bytes::from_static(b"content")).split();
+            assert_eq!(take(&mut chunks).await.expect("a chunk").expect("whole"), "content");
+            if asked_for_the_end {
+                assert!(take(&mut chunks).await.is_none());
+            }
+            let mut chunks = Some(chunks);
+            if dropped {
+                chunks = None;
+            }
+            assert_eq!(progress.stalled().await, limit, "{asked_for_the_end} {dropped}");
+            drop(chunks);
+        }
     }
 }
