@@ -15,6 +15,11 @@
 mod error;
 mod realisations;
 mod row;
+/// Whether a database has no tables yet.
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
 #[cfg(test)]
 mod tests;
 mod torn;
@@ -121,6 +126,10 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
         connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
+        // Nix is making it.
+        if is_empty(&connection).map_err(explain)? {
+            return Err(DatabaseError::NotFound { path: path.to_owned() });
+        }
         let columns = Columns::look_up(&connection)
             .map_err(explain)?
             .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;

@@ -10,7 +10,7 @@ use super::backoff;
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
-use super::target::{Ends, Pause, Waits};
+use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
 use crate::limit::Slots;
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
@@ -228,7 +228,8 @@ async fn find_references(
         }
     }
     let missing = presence.missing(&asked).await?;
-    if !missing.contains(&job.path) {
+    let is_there = !missing.contains(&job.path);
+    if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
     let upstream = match context.upstreams.have(&missing).await {
@@ -242,8 +243,22 @@ async fn find_references(
     };
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
-    if signed || upstream.contains(&job.path) {
+    if !is_there && (signed || upstream.contains(&job.path)) {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
+    }
+    if is_there {
+        // Its closure is broken, perhaps by the cache's garbage collection: what this host may deliver of it goes first.
+        let mut to_come_first = Vec::new();
+        for reference in missing.into_iter().filter(|missing| !upstream.contains(missing)) {
+            if let Whereabouts::Here = find(context, policy, name, keys, &reference).await {
+                to_come_first.push(reference);
+            }
+        }
+        let outcome = match to_come_first.is_empty() {
+            true => Outcome::Delivered(Delivery::AlreadyThere),
+            false => Outcome::WaitsFor(to_come_first),
+        };
+        return Ok(References::Settled(outcome.into()));
     }
     deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
     let mut to_come_first = Vec::new();
@@ -328,7 +343,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
             Outcome::Failed { reason }.into()
         }
-        Class::Throttled { after } => waits(reason, Pause::Told(after), Ends::Answered),
+        Class::Throttled { after } => waits(reason, Pause::Told(after.min(LONGEST_TOLD)), Ends::Answered),
         Class::CacheWaits => waits(reason, Pause::Growing, Ends::Took),
         Class::Credentials => waits(reason, Pause::until_other_credentials(error), Ends::Answered),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),

@@ -49,6 +49,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// token is in use within seconds.
 const SHORT_PAUSE: Duration = Duration::from_secs(2);
 
+/// No server is left alone for longer because it says so: it may have meant something else, and nobody would know of it.
+pub(super) const LONGEST_TOLD: Duration = Duration::from_secs(10 * 60);
+
 /// How long a cache that takes nothing is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
@@ -98,7 +101,7 @@ impl Waits {
     pub(super) fn unopened(error: &CacheError) -> Self {
         let pause = match error.class() {
             Class::Credentials => Pause::until_other_credentials(error),
-            Class::Throttled { after } => Pause::Told(after),
+            Class::Throttled { after } => Pause::Told(after.min(LONGEST_TOLD)),
             _ => Pause::Growing,
         };
         Self { why: error.with_cure(), pause, ends: Ends::Opened, is_off: error.is_own_server() }

@@ -88,8 +88,10 @@ pub struct Watcher {
     parts: Parts,
     source: Source,
     next_look: Instant,
-    /// Whether it has been able to look at least once: then trouble is taken to be passing.
-    has_looked: bool,
+    /// Whether it has tried to look at least once: then trouble is taken to be passing.
+    has_tried: bool,
+    /// Since when (seconds since 1970) it waits for a database that wasn't there at the first look.
+    began_without: Option<i64>,
     /// The last trouble that was told, so that it is told once.
     told: Option<String>,
 }
@@ -115,7 +117,14 @@ impl Watcher {
     /// A watcher that looks for the first time at once.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, source: Source::None, next_look: Instant::now(), has_looked: false, told: None }
+        Self {
+            parts,
+            source: Source::None,
+            next_look: Instant::now(),
+            has_tried: false,
+            began_without: None,
+            told: None,
+        }
     }
 
     /// Watches until it is dropped.
@@ -152,20 +161,23 @@ impl Watcher {
             }
         }
         let looked = self.look().await;
+        let is_first = !std::mem::replace(&mut self.has_tried, true);
         self.next_look = next_beat(self.parts.began, self.parts.interval, Instant::now());
         match looked {
             Ok(found) => {
                 if let Event::Woken(folder) = event {
                     self.parts.wake.found(folder, found);
                 }
-                self.has_looked = true;
                 if self.told.take().is_some() {
                     info!("the Nix store can be read again");
                 }
                 Ok(())
             }
             // While Nix makes, moves or locks its database, later is soon enough: the cursor hasn't moved.
-            Err(WatchError::Database(error)) if self.has_looked || !is_final(&error) => {
+            Err(WatchError::Database(error)) if !is_first || !is_final(&error) => {
+                if is_first && matches!(error, DatabaseError::NotFound { .. }) {
+                    self.began_without = Some(crate::queue::now() / 1000);
+                }
                 self.source = Source::None;
                 self.tell_once(&one_line(&error));
                 Ok(())
@@ -175,7 +187,7 @@ impl Watcher {
                 self.tell_once(&one_line(&error));
                 Ok(())
             }
-            Err(error @ WatchError::Blind { .. }) if self.has_looked => {
+            Err(error @ WatchError::Blind { .. }) if !is_first => {
                 self.tell_once(&one_line(&error));
                 Ok(())
             }
@@ -186,7 +198,7 @@ impl Watcher {
     /// Returns how many paths were found.
     async fn look(&mut self) -> Result<usize, WatchError> {
         if let Source::None = self.source {
-            self.source = find_source(&self.parts).await?;
+            self.source = find_source(&self.parts, self.began_without).await?;
         }
         match std::mem::replace(&mut self.source, Source::None) {
             Source::Database(scan) => {
@@ -222,8 +234,8 @@ impl Watcher {
             // It can only fail by a panic; then the next look begins anew from the cursor.
             let Ok((read, step)) = read.await else {
                 error!("reading the Nix database ended by a defect of storewatch");
-                let scan =
-                    Scan::open(self.parts.db_path.clone(), self.parts.store_dir.clone(), &self.parts.queue).await?;
+                let Parts { db_path, store_dir, queue, .. } = &self.parts;
+                let scan = Scan::open(db_path.clone(), store_dir.clone(), queue, None).await?;
                 return Ok((scan, found));
             };
             scan = read;
@@ -261,9 +273,9 @@ impl Watcher {
 }
 
 /// The database where it can be read, otherwise the daemon.
-async fn find_source(parts: &Parts) -> Result<Source, WatchError> {
+async fn find_source(parts: &Parts, began_without: Option<i64>) -> Result<Source, WatchError> {
     let Parts { queue, db_path, real_store, socket, store_dir, .. } = parts;
-    match Scan::open(db_path.clone(), store_dir.clone(), queue).await {
+    match Scan::open(db_path.clone(), store_dir.clone(), queue, began_without).await {
         Err(WatchError::Database(error)) if error.is_denied() => {
             let reason = one_line(&error);
             let listing = Listing::open(real_store.clone(), socket.clone(), store_dir.clone(), queue).await;

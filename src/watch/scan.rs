@@ -55,8 +55,14 @@ pub(super) struct Decided {
 
 impl Scan {
     /// Opens the database and finds out where to go on: at the cursor, or, the first time, at its end, since what is there
-    /// already is for backfill.
-    pub(super) async fn open(db_path: PathBuf, store_dir: StoreDir, queue: &QueueHandle) -> Result<Self, WatchError> {
+    /// already is for backfill. Where there was no database yet when watching began (seconds since 1970), what was
+    /// registered since then is new.
+    pub(super) async fn open(
+        db_path: PathBuf,
+        store_dir: StoreDir,
+        queue: &QueueHandle,
+        began_without: Option<i64>,
+    ) -> Result<Self, WatchError> {
         let database = Database::open(&db_path, &store_dir)?;
         let uses_wal = database.uses_wal()?;
         if !uses_wal {
@@ -75,6 +81,7 @@ impl Scan {
                     return Ok((cursor, since));
                 }
                 let file = (dev, ino);
+                let since = since.or(began_without);
                 let cursor = match since {
                     // Watched before, but not by this database.
                     Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },

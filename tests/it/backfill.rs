@@ -233,3 +233,19 @@ fn alter(path: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(path, "altered").unwrap();
 }
+
+#[test]
+fn a_push_brings_what_a_path_that_is_there_has_lost() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let chain = store.query_closure(&store.build(&expr::chain(2)).unwrap()[0]);
+    let top = chain.last().unwrap();
+    storewatch.cmd(&["push", top]).ok();
+    assert!(storewatch.cache().has_all(&chain));
+    // As a cache's garbage collection may.
+    let narinfo = format!("{}.narinfo", &base_name(&chain[0])[..32]);
+    fs::remove_file(storewatch.cache().dir().join(narinfo)).unwrap();
+    storewatch.cmd(&["push", top]).ok();
+    assert!(storewatch.cache().has_all(&chain));
+}

@@ -35,6 +35,20 @@ each_nix! {
         assert_eq!(storewatch.cache().store_paths(), expected.into_iter().collect::<BTreeSet<_>>(), "not {before:?}");
     }
 
+    fn what_the_first_build_of_a_new_nix_makes_is_found(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        // As on a host where Nix has not been run yet: its first command makes the database.
+        fs::remove_dir_all(store.state_dir()).unwrap();
+        fs::create_dir_all(store.db_path().parent().unwrap()).unwrap();
+        let storewatch = Storewatch::new(&store);
+        let mut running = storewatch.run();
+        running.eventually_logs("there is no Nix database");
+        let mut paths = store.build(&expr::many(3)).unwrap();
+        paths.extend(store.build(&expr::many(3)).unwrap());
+        running.eventually("all of them in the cache", || storewatch.cache().has_all(&paths));
+        running.stop();
+    }
+
     fn a_database_restored_while_it_runs_is_read_again(nix: Nix) {
         a_restored_database_is_read_again(&nix, true);
     }

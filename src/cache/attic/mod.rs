@@ -25,7 +25,7 @@ use self::wire::{LONGEST_HEADER, MissingAnswer, MissingRequest, NAR_INFO, NarInf
 use super::http::{Action, Body, Http, HttpError, HttpOptions, plain, refuse_own};
 use super::url::is_loopback;
 use super::{BoxFuture, Cache, CacheError, CacheInfo, Push, Pushed};
-use crate::nix::{PathInfo, StoreDir, StorePath, system_of};
+use crate::nix::{PathInfo, PublicKey, StoreDir, StorePath, system_of};
 
 /// So long it is believed that a path is there. Attic collects garbage by the day, and spares what is fresh.
 const ANSWERS_HOLD: Duration = Duration::from_secs(60);
@@ -134,14 +134,17 @@ impl AtticCache {
         let Configuration { substituter_endpoint, api_endpoint, public_key, is_public, store_dir, priority, .. } =
             self.configuration.clone();
         let untold = "the token may only push, so the server says nothing of the cache";
+        // What it says is copied into configurations, and stands on terminals.
+        let plain = |text: String| plain(&text);
         CacheInfo {
-            substituter: substituter_endpoint.or_else(|| Some(format!("{}{}", self.api, self.cache))),
-            public_key,
-            api: api_endpoint.or_else(|| Some(self.api.to_string())),
+            substituter: substituter_endpoint.map(plain).or_else(|| Some(format!("{}{}", self.api, self.cache))),
+            // One that is none is told nowhere.
+            public_key: public_key.filter(|key| PublicKey::parse(key).is_ok()),
+            api: api_endpoint.map(plain).or_else(|| Some(self.api.to_string())),
             is_public,
-            store_dir,
+            store_dir: store_dir.map(plain),
             priority,
-            upstream_key_names: self.upstream_key_names.clone(),
+            upstream_key_names: self.upstream_key_names.iter().cloned().map(plain).collect(),
             retention: self.configuration.retention(),
             directory: None,
             remark: (!self.is_told()).then_some(untold),
@@ -216,8 +219,17 @@ impl AtticCache {
         let progress = body.progress();
         match self.http.upload(Action::Upload, request, body).await {
             Ok(answer) => {
-                // A success without JSON is a success.
                 let answer: UploadAnswer = serde_json::from_slice(&answer).unwrap_or_default();
+                if !answer.is_attics() && !self.ask_missing(std::slice::from_ref(&info.path)).await?.is_empty() {
+                    return Err(HttpError::NotUnderstood {
+                        action: Action::Upload,
+                        host: self.api.origin().ascii_serialization(),
+                        problem:
+                            "it says yes, and doesn't have the path; does something in front of it answer in its place?"
+                                .to_owned(),
+                    }
+                    .into());
+                }
                 Ok(Pushed { read: info.nar_size, sent: info.nar_size, deduplicated: answer.is_deduplicated() })
             }
             Err(error) => Err(match progress.failure() {

@@ -83,6 +83,11 @@ pub(super) struct UploadAnswer {
 }
 
 impl UploadAnswer {
+    /// Whether it is the answer of an Attic server, which then has the path.
+    pub(super) fn is_attics(&self) -> bool {
+        self.kind == "Uploaded" || self.is_deduplicated()
+    }
+
     /// Whether the server had the same content already.
     pub(super) fn is_deduplicated(&self) -> bool {
         self.kind == "Deduplicated"

@@ -23,6 +23,9 @@ pub(super) fn parse_attic(url: &str) -> Result<CacheUrl, UrlError> {
         return Err(UrlError::BadCacheName);
     }
     let prefix = prefix.trim_end_matches('/');
+    if prefix.split('/').any(is_token) {
+        return Err(UrlError::Credentials);
+    }
     address.set_path(&format!("{prefix}/"));
     Ok(CacheUrl::Attic { endpoint: address.into(), cache: cache.to_owned() })
 }
@@ -39,10 +42,18 @@ pub(super) fn parse_http(url: &str) -> Result<CacheUrl, UrlError> {
     let (place, mut parameters) = Parameters::split(url)?;
     let mut address = parse(place)?;
     let folder = address.path().trim_end_matches('/').to_owned();
+    if folder.split('/').any(is_token) {
+        return Err(UrlError::Credentials);
+    }
     address.set_path(&format!("{folder}/"));
     let layout = parameters.layout()?;
     parameters.finish()?;
     Ok(CacheUrl::Http { endpoint: address.into(), layout })
+}
+
+/// Whether a part of a path looks like a token of Attic's, a JWT: JSON in base64 begins with `eyJ`, and there are two dots.
+fn is_token(part: &str) -> bool {
+    part.starts_with("eyJ") && part.matches('.').count() == 2
 }
 
 /// The address of an upstream cache, always ending in `/`.
@@ -149,6 +160,7 @@ mod tests {
             ("attic+https://me:s3cret@h/team", UrlError::Credentials),
             ("attic+https://:s3cret@h/team", UrlError::Credentials),
             ("attic+https://h/team?token=s3cret", UrlError::Parameters),
+            ("attic+https://h/eyJhbGci.eyJleHA.c2ln/team", UrlError::Credentials),
             ("attic+https://h/team?s3cret", UrlError::Parameters),
             ("attic+https://h/team#s3cret", UrlError::Parameters),
             ("attic+https://h", UrlError::NoCacheName),

@@ -141,3 +141,26 @@ compression_level = 3
         ],
     );
 }
+
+#[test]
+fn two_caches_are_in_two_places() {
+    bad_v1(
+        r#"[caches.a]
+url = "file:///srv/cache"
+[caches.b]
+url = "file:///srv/cache/?compression=none"
+[caches.c]
+url = "attic+https://h/team"
+[caches.d]
+url = "attic+https://H/team/"
+[caches.e]
+url = "s3://b"
+[caches.f]
+url = "s3://b/folder"
+"#,
+        &[
+            "5:7: another cache is in the same place: leave one of the two out",
+            "9:7: another cache is in the same place: leave one of the two out",
+        ],
+    );
+}

@@ -5,6 +5,7 @@ mod command;
 mod compression;
 mod source;
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, 
 use super::duration::parse_duration;
 use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
+use super::raw_cache::RawCache;
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
 use super::{CacheConfig, CommandConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
@@ -57,6 +59,7 @@ pub(super) fn validate(
     let store = store(&raw.store, problems);
     let mut caches: Vec<_> =
         raw.caches.iter().filter_map(|raw| cache::cache(raw, &store, check_url, problems)).collect();
+    each_place_once(&raw.caches, problems);
     if raw.caches.is_empty() {
         caches.push(defaults.cache());
     }
@@ -79,6 +82,25 @@ pub(super) fn validate(
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None
+        }
+    }
+}
+
+/// Two caches in one place would each take what the other wrote for what is there, and sign it with another key.
+fn each_place_once(caches: &[RawCache], problems: &mut Problems<'_>) {
+    let mut seen = BTreeSet::new();
+    for text in caches.iter().filter_map(|raw| raw.url.as_ref()) {
+        let place = match CacheUrl::parse(text.get_ref()) {
+            // Without a slash at its end.
+            Ok(CacheUrl::File { dir, .. }) => dir.components().as_path().to_string_lossy().into_owned(),
+            Ok(url @ (CacheUrl::Http { .. } | CacheUrl::Bucket { .. } | CacheUrl::Attic { .. })) => {
+                url.normal(text.get_ref())
+            }
+            // One program may serve several, by its arguments.
+            Ok(CacheUrl::Command { .. }) | Err(_) => continue,
+        };
+        if !seen.insert(place) {
+            problems.add(text.span(), "another cache is in the same place: leave one of the two out");
         }
     }
 }

@@ -44,7 +44,7 @@ fn own_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Sec
     let file = own_key_file(&surroundings.state_dir, config);
     let from = file.display().to_string();
     if !file.exists() {
-        let key = SecretKey::generate(&key_name()).map_err(key_error(&from))?;
+        let key = SecretKey::generate(&key_name(config)).map_err(key_error(&from))?;
         match secret::write_new(&file, &key.to_nix_string()) {
             Err(SecretError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
             written => written?,
@@ -83,11 +83,12 @@ pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf
     state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }
 
-/// `HOST-1`, as Nix's manual names keys; the number leaves room for a next one.
-fn key_name() -> String {
+/// `HOST-CACHE-1`, much as Nix's manual names keys; the number leaves room for a next one. Nix knows one key of each name, so
+/// who reads from two caches needs two names.
+fn key_name(config: &CacheConfig) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let legal: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-    format!("{}-1", if legal.is_empty() { "storewatch" } else { &legal })
+    format!("{}-{}-1", if legal.is_empty() { "storewatch" } else { &legal }, config.name)
 }
 
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.

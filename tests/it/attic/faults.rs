@@ -31,6 +31,8 @@ each_fault! {
     a_bad_gateway_at_upload: On::Only(Kind::Upload), Fault::Answer(Canned::bad_gateway());
     refused_by_a_proxy: On::Every, Fault::Answer(Canned::unauthorized());
     uploads_refused_by_a_proxy: On::Only(Kind::Upload), Fault::Answer(Canned::unauthorized());
+    a_page_instead_of_an_upload: On::Only(Kind::Upload), Fault::Answer(Canned::page());
+    a_yes_to_an_upload_that_is_not_attics: On::Only(Kind::Upload), Fault::Answer(Canned::json("{\"kind\": \"Taken\"}"));
     pages_instead_of_what_is_missing: On::Only(Kind::MissingPaths), Fault::Answer(Canned::page());
     pages_instead_of_anything: On::Only(Kind::CacheConfig), Fault::Answer(Canned::page());
     broken_json: On::Only(Kind::MissingPaths), Fault::Answer(Canned::json("{\"missing_paths\": ["));
