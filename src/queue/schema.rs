@@ -276,6 +276,11 @@ fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
+/// Whether there are tables already, which a new database has none of.
+fn has_tables(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
 fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     let known = MIGRATIONS.len() as i64;
     if schema_version(db).map_err(sqlite("read its schema version"))? == known {
@@ -288,6 +293,9 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     let found = schema_version(&tx).map_err(sqlite("read its schema version"))?;
     if found > known {
         return Err(QueueError::NewerSchema { path: path.to_owned(), found, known });
+    }
+    if found == 0 && has_tables(&tx).map_err(sqlite("look for tables"))? {
+        return Err(corrupt("another program's database"));
     }
     for step in &MIGRATIONS[found as usize..] {
         tx.execute_batch(step).map_err(sqlite("migrate"))?;

@@ -409,7 +409,7 @@ impl Uploader {
             let Some(job) = self.claimed.remove(&task) else { continue };
             let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
-                state.ended(job.id);
+                let was_trial = state.ended(job.id);
                 let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
                 let waits = match cache {
                     Verdict::Nothing | Verdict::ToldElsewhere => None,
@@ -426,6 +426,8 @@ impl Uploader {
                 };
                 if taking {
                     note_taking(&self.queue, job.cache, state).await?;
+                } else if was_trial && waits.is_none() {
+                    state.tried_in_vain();
                 }
                 // What is wrong with the cache is told once, not for each path.
                 let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };

@@ -190,10 +190,18 @@ impl State {
         self.probe = Some(job);
     }
 
-    /// A job claimed for it has come to its end.
-    pub(super) fn ended(&mut self, job: i64) {
+    /// A job claimed for it has come to its end. Returns whether it was the one that tried it.
+    pub(super) fn ended(&mut self, job: i64) -> bool {
         self.under_way -= 1;
-        self.probe.take_if(|probe| *probe == job);
+        self.probe.take_if(|probe| *probe == job).is_some()
+    }
+
+    /// It was tried with a path, and that has shown nothing of the cache: it isn't tried again at once, which would only
+    /// use up the path's tries.
+    pub(super) fn tried_in_vain(&mut self) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.until = waiting.until.max(Instant::now() + waiting.pause);
+        }
     }
 
     /// What keeps jobs of it from being begun while it takes nothing; nothing keeps the one that tries it.

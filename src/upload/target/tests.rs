@@ -33,6 +33,20 @@ async fn pauses_grow_to_a_bound_and_the_first_success_ends_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_path_that_tried_it_in_vain_does_not_try_it_again_at_once() {
+    let mut state = State::serve(target(), None);
+    state.wait(&growing("away"), 0);
+    tokio::time::advance(FIRST_PAUSE).await;
+    state.under_way = 1;
+    state.probe_with(7);
+    assert!(state.ended(7));
+    assert_eq!(state.room(256), 1);
+    state.tried_in_vain();
+    assert_eq!(state.room(256), 0);
+    assert_eq!(state.retry_at().expect("a time") - Instant::now(), FIRST_PAUSE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_many_jobs_report_at_once_is_one_failure_and_told_once() {
     let mut state = State::serve(target(), None);
     assert!(state.wait(&growing("away"), 0));
