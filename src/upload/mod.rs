@@ -19,6 +19,7 @@ mod deliver;
 mod flight;
 mod note;
 mod presence;
+mod settle;
 mod target;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,16 +33,16 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use self::claim::{Claimed, How, Question};
-use self::deliver::{Context, Landed, Place, Verdict, deliver};
+use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
-use self::note::{note_taking, note_waiting, tell};
+use self::note::{note_taking, note_waiting};
 use self::presence::Presence;
-use self::target::{Ends, State, Waits};
 pub use self::target::{Open, Target};
+use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -397,57 +398,4 @@ impl Uploader {
         self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
         Ok(())
     }
-
-    /// Writes down what became of deliveries.
-    async fn settle(&mut self, ended: Vec<TaskEnd>) -> Result<(), QueueError> {
-        let mut outcomes = Vec::with_capacity(ended.len());
-        for end in ended {
-            let (task, landed) = match end {
-                Ok(landed) => landed,
-                Err(error) => (error.id(), Landed::from(outcome_of(&error))),
-            };
-            let Some(job) = self.claimed.remove(&task) else { continue };
-            let Landed { outcome, cache } = landed;
-            if let Some(state) = self.caches.get_mut(&job.cache) {
-                let was_trial = state.ended(job.id);
-                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
-                let waits = match cache {
-                    Verdict::Nothing | Verdict::ToldElsewhere => None,
-                    Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
-                    Verdict::Waits(waits) => Some(waits),
-                };
-                if let Some(waits) = &waits {
-                    note_waiting(&self.queue, job.cache, state, waits).await?;
-                }
-                let taking = match outcome {
-                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.shown(Ends::Took),
-                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.shown(Ends::Answered),
-                    _ => false,
-                };
-                if taking {
-                    note_taking(&self.queue, job.cache, state).await?;
-                } else if was_trial && waits.is_none() {
-                    state.tried_in_vain();
-                }
-                // What is wrong with the cache is told once, not for each path.
-                let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
-                tell(&job, outcome, state.name().as_str());
-            }
-            outcomes.push((job, outcome));
-        }
-        let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
-        self.queue.call(move |queue| queue.settle(&outcomes, now())).await?;
-        for (cache, path) in places {
-            self.context.flights.forget(cache, &path);
-        }
-        Ok(())
-    }
-}
-
-/// What becomes of a job whose task did not end by itself.
-fn outcome_of(error: &JoinError) -> Outcome {
-    if error.is_cancelled() {
-        return Outcome::Returned;
-    }
-    Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
 }

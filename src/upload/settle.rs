@@ -1,0 +1,64 @@
+//! Writing down what became of deliveries, and what that says of their caches.
+
+use tokio::task::JoinError;
+
+use super::deliver::{Landed, Verdict};
+use super::note::{note_taking, note_waiting, tell};
+use super::target::{Ends, Waits};
+use super::{TaskEnd, Uploader};
+use crate::queue::{Delivery, Outcome, QueueError, now};
+
+impl Uploader {
+    /// Writes down what became of deliveries.
+    pub(super) async fn settle(&mut self, ended: Vec<TaskEnd>) -> Result<(), QueueError> {
+        let mut outcomes = Vec::with_capacity(ended.len());
+        for end in ended {
+            let (task, landed) = match end {
+                Ok(landed) => landed,
+                Err(error) => (error.id(), Landed::from(outcome_of(&error))),
+            };
+            let Some(job) = self.claimed.remove(&task) else { continue };
+            let Landed { outcome, cache } = landed;
+            if let Some(state) = self.caches.get_mut(&job.cache) {
+                let was_trial = state.ended(job.id);
+                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
+                let waits = match cache {
+                    Verdict::Nothing | Verdict::ToldElsewhere => None,
+                    Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
+                    Verdict::Waits(waits) => Some(waits),
+                };
+                if let Some(waits) = &waits {
+                    note_waiting(&self.queue, job.cache, state, waits).await?;
+                }
+                let taking = match outcome {
+                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.shown(Ends::Took),
+                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.shown(Ends::Answered),
+                    _ => false,
+                };
+                if taking {
+                    note_taking(&self.queue, job.cache, state).await?;
+                } else if was_trial && waits.is_none() {
+                    state.tried_in_vain();
+                }
+                // What is wrong with the cache is told once, not for each path.
+                let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
+                tell(&job, outcome, state.name().as_str());
+            }
+            outcomes.push((job, outcome));
+        }
+        let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
+        self.queue.call(move |queue| queue.settle(&outcomes, now())).await?;
+        for (cache, path) in places {
+            self.context.flights.forget(cache, &path);
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a job whose task did not end by itself.
+fn outcome_of(error: &JoinError) -> Outcome {
+    if error.is_cancelled() {
+        return Outcome::Returned;
+    }
+    Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
+}
