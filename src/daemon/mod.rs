@@ -196,7 +196,9 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     });
     let mut watcher = tokio::spawn(watcher.run());
     let queue_file = state_dir.join(Queue::FILE_NAME);
-    let mut wake = wake_for(events, std::iter::once(queue_file).chain(settings.file().map(Path::to_owned)));
+    // The policy's folder is one of these too, since it may be made later, with a file in it that denies something.
+    let policy = settings.file().into_iter().flat_map(|file| file.ancestors().take(2)).map(Path::to_owned);
+    let mut wake = wake_for(events, std::iter::once(queue_file).chain(policy));
     // In step with the watcher's, so that one wake-up serves both.
     let mut timer = interval_at(began, if events { INTERVAL * INTERVALS_BESIDE_EVENTS } else { INTERVAL });
     timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -218,12 +220,10 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Some(Signal::End) | None => break Ok(()),
             },
             // One folder or the other: both are looked at, which costs nothing.
-            _ = wake.changed() => {}
+            _ = wake.changed() => watch_what_is_there(&mut wake),
             () = look_at(look_again), if look_again.is_some() => {}
             _ = timer.tick() => {
-                for unwatched in wake.rearm() {
-                    debug!("{}", one_line(&unwatched.why));
-                }
+                watch_what_is_there(&mut wake);
                 if clocks.have_parted() {
                     info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
                     working.tell(Command::Hurry).await;
@@ -316,6 +316,13 @@ fn wake_for(events: bool, files: impl IntoIterator<Item = PathBuf>) -> Wake {
         Some(Folder { path: file.parent()?.to_owned(), names: vec![name, log] })
     });
     Wake::start(folders.collect())
+}
+
+/// Listens to what has come to be there meanwhile, too.
+fn watch_what_is_there(wake: &mut Wake) {
+    for unwatched in wake.rearm() {
+        debug!("{}", one_line(&unwatched.why));
+    }
 }
 
 /// The two clocks, which part while a computer sleeps.
