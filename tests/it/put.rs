@@ -263,6 +263,10 @@ fn the_password_shows_nowhere() {
         paths.extend(store.build(&expr::many(1)).unwrap());
         running.eventually("the answer", || proxy.faults() > before);
         running.eventually("the cache to wait", || storewatch.cache_status("team")["waiting_why"].is_string());
+        if seen.is_empty() {
+            let why = || storewatch.cache_status("team")["waiting_why"].to_string();
+            running.eventually("the server's words", || why().contains("[secret]"));
+        }
         for command in [&["status"][..], &["status", "--json"], &["cache", "ping"], &["doctor"], &["queue", "list"]] {
             let said = storewatch.cmd(command);
             seen.push(said.stdout + &said.stderr);

@@ -107,12 +107,19 @@ fn shrink(
     while size.total > max_size
         && let Some(Reverse((_, circle))) = tops.pop()
     {
-        fates[circle] = Fate::Goes;
-        circles.members(circle).iter().for_each(|member| size.remove(&nodes[*member as usize]));
-        for reference in circles.references(circle, graph) {
-            referrers[reference] -= 1;
-            if referrers[reference] == 0 && is_old(reference) {
-                tops.push(Reverse((circles.youngest[reference], reference)));
+        let mut going = vec![circle];
+        while let Some(circle) = going.pop() {
+            fates[circle] = Fate::Goes;
+            circles.members(circle).iter().for_each(|member| size.remove(&nodes[*member as usize]));
+            for reference in circles.references(circle, graph) {
+                referrers[reference] -= 1;
+                if referrers[reference] == 0 && is_old(reference) {
+                    // What is too old to be kept on its own account was only needed by what has just gone.
+                    match fates[reference] {
+                        Fate::Needed => going.push(reference),
+                        Fate::Goes | Fate::Kept => tops.push(Reverse((circles.youngest[reference], reference))),
+                    }
+                }
             }
         }
     }
