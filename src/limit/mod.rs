@@ -1,9 +1,13 @@
-//! How much is done at once, and for whom first.
+//! How much is done at once and how much is sent, and for whom first.
 //!
 //! No I/O and no clock here: who waits is woken by who gives back.
 
+mod rate;
+mod shaper;
 mod slots;
 
+pub use rate::Rate;
+pub use shaper::{Rates, Shaper, Tap};
 pub use slots::{Slot, Slots};
 
 /// Which of two lanes work stands in; the first is always served first.

@@ -1,0 +1,125 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+fn rates(line: u64, backfill: u64, caches: &[(&str, u64)]) -> Rates {
+    let caches = caches.iter().filter_map(|(name, rate)| Some(((*name).to_owned(), Rate::new(*rate)?))).collect();
+    Rates { line: Rate::new(line), backfill: Rate::new(backfill), caches }
+}
+
+/// Sends without end, and counts.
+fn flood(tap: Tap) -> Arc<AtomicU64> {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
+    tokio::spawn(async move {
+        loop {
+            let piece = tap.piece().min(LARGEST_PIECE);
+            tap.take(piece).await;
+            counter.fetch_add(piece as u64, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    sent
+}
+
+/// Lets so much time pass in small steps, in which everybody gets as far as it can.
+async fn pass(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn assert_near(found: u64, wanted: u64, per_cent: u64, what: &str) {
+    assert!(found.abs_diff(wanted) * 100 <= wanted * per_cent, "{what}: {found} where {wanted} were to be sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_looks_like_one_over_half_a_second_and_is_one_over_ten() {
+    for rate in [256 * KIB, MIB, 10 * MIB, 100 * MIB] {
+        for uploads in [1, 8] {
+            let shaper = Shaper::default();
+            shaper.set(&rates(rate, 0, &[]));
+            let sent: Vec<_> = (0..uploads).map(|_| flood(shaper.tap("team", Lane::Fresh, true))).collect();
+            let total = || sent.iter().map(|sent| sent.load(Ordering::Relaxed)).sum::<u64>();
+            let mut before = 0;
+            for _ in 0..20 {
+                pass(Duration::from_millis(500)).await;
+                assert_near(total() - before, rate / 2, 10, &format!("{rate} with {uploads} in 500 ms"));
+                before = total();
+            }
+            assert_near(total(), rate * 10, 2, &format!("{rate} with {uploads} in 10 s"));
+            for own in &sent {
+                assert_near(own.load(Ordering::Relaxed), rate * 10 / uploads, 5, "an even share");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_used_is_not_made_up_for() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(MIB, 0, &[]));
+    pass(Duration::from_secs(60)).await;
+    let sent = flood(shaper.tap("team", Lane::Fresh, true));
+    pass(Duration::from_millis(500)).await;
+    assert_near(sent.load(Ordering::Relaxed), MIB / 2, 10, "after a minute of silence");
+}
+
+#[tokio::test(start_paused = true)]
+async fn backfill_takes_what_fresh_work_leaves_and_never_more_than_its_share() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(MIB, 256 * KIB, &[]));
+    let backfill = flood(shaper.tap("team", Lane::Backfill, true));
+    pass(Duration::from_secs(4)).await;
+    assert_near(backfill.load(Ordering::Relaxed), MIB, 5, "backfill alone");
+    let before = backfill.load(Ordering::Relaxed);
+    let fresh = flood(shaper.tap("team", Lane::Fresh, true));
+    pass(Duration::from_secs(4)).await;
+    assert_near(fresh.load(Ordering::Relaxed), 4 * MIB, 5, "fresh work beside it");
+    assert!(backfill.load(Ordering::Relaxed) - before < 64 * KIB, "backfill was not held back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_cache_has_its_own_bucket_below_that_of_the_line() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(MIB, 0, &[("slow", 128 * KIB)]));
+    let slow = flood(shaper.tap("slow", Lane::Fresh, true));
+    let fast = flood(shaper.tap("fast", Lane::Fresh, true));
+    let disk = flood(shaper.tap("slow", Lane::Fresh, false));
+    pass(Duration::from_secs(8)).await;
+    let (slow, fast, disk) = [slow, fast, disk].map(|sent| sent.load(Ordering::Relaxed)).into();
+    assert_near(slow + disk, MIB, 5, "the slow one");
+    assert_near(slow + fast, 8 * MIB, 5, "the line");
+    assert!(disk > 0, "nothing came to the disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_rates_count_at_once_and_who_gave_up_takes_nothing() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(1, 0, &[]));
+    let tap = shaper.tap("team", Lane::Fresh, true);
+    tap.take(KIB as usize).await;
+    let given_up = tokio::time::timeout(Duration::from_secs(1), tap.take(KIB as usize)).await;
+    assert!(given_up.is_err(), "a byte a second let more through");
+    let sent = flood(tap.clone());
+    shaper.set(&rates(MIB, 0, &[]));
+    pass(Duration::from_secs(2)).await;
+    assert_near(sent.load(Ordering::Relaxed), 2 * MIB, 5, "at the new rate");
+    shaper.set(&Rates::default());
+    tokio::time::timeout(Duration::from_millis(1), tap.take(1 << 30)).await.expect("no limit, no waiting");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_upload_is_through_after_its_turns() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(MIB, 0, &[]));
+    let _large: Vec<_> = (0..8).map(|_| flood(shaper.tap("team", Lane::Fresh, true))).collect();
+    pass(Duration::from_secs(1)).await;
+    let tap = shaper.tap("team", Lane::Fresh, true);
+    let through = tokio::time::timeout(Duration::from_millis(200), tap.take(4096)).await;
+    assert!(through.is_ok(), "it stood behind the large ones");
+}
