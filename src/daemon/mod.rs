@@ -30,6 +30,7 @@ use self::settings::Reload;
 pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore};
+use crate::limit::Shaper;
 use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
@@ -132,6 +133,7 @@ impl Working {
             facts,
             real_store: nix.real.clone(),
             bell: Arc::clone(&bell),
+            shaper: Shaper::default(),
             commands: inbox,
         });
         let uploader = tokio::spawn(uploader.run());

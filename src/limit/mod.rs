@@ -1,6 +1,6 @@
 //! How much is done at once and how much is sent, and for whom first.
 //!
-//! No I/O and no clock here: who waits is woken by who gives back.
+//! No I/O here, and no clock but tokio's, which tests hold.
 
 mod rate;
 mod shaper;

@@ -1,15 +1,23 @@
-//! A fixed number of slots for work that costs: reading, hashing and packing a path.
+//! A number of slots for work that costs: reading, hashing and packing a path.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use super::Lane;
 
+/// Where no slot was given back for so long, those who have them are slow, and fresh work needn't stand behind them. Well
+/// below the second within which a fresh path is to be through, and well above what a few megabytes take on a fast line.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// Hands out slots, first come first served within a lane. Cheap to clone.
 ///
-/// A semaphore of its own since tokio's knows one line only: a fresh path must not stand behind a long backfill.
+/// A semaphore of its own since tokio's knows one line only: a fresh path must not stand behind a long backfill, nor a small
+/// one behind large ones, which on a slow line may have their slots for hours. So there are two more than are told, for then:
+/// one for fresh work while backfill has all the others, and one for small fresh work.
 #[derive(Clone)]
 pub struct Slots {
     state: Arc<Mutex<State>>,
@@ -17,8 +25,18 @@ pub struct Slots {
 
 struct State {
     limit: usize,
-    taken: usize,
-    waiting: [VecDeque<oneshot::Sender<Slot>>; 2],
+    /// By lane.
+    taken: [usize; 2],
+    /// Those beyond the limit: for small work, and for any.
+    extra: [bool; 2],
+    /// When a slot within the limit was given back last, or could be had.
+    moved: Instant,
+    waiting: [VecDeque<Waiter>; 2],
+}
+
+struct Waiter {
+    is_small: bool,
+    turn: oneshot::Sender<Slot>,
 }
 
 /// One slot; given back when its last clone is dropped.
@@ -27,13 +45,31 @@ pub struct Slot {
     _taken: Option<Arc<Taken>>,
 }
 
-struct Taken(Slots);
+struct Taken {
+    slots: Slots,
+    which: Which,
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    WithinLimit(Lane),
+    /// Beyond the limit.
+    Extra {
+        is_small: bool,
+    },
+}
 
 impl Slots {
     /// So many slots, at least one.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        let state = State { limit: limit.max(1), taken: 0, waiting: [VecDeque::new(), VecDeque::new()] };
+        let state = State {
+            limit: limit.max(1),
+            taken: [0; 2],
+            extra: [false; 2],
+            moved: Instant::now(),
+            waiting: [VecDeque::new(), VecDeque::new()],
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -43,26 +79,27 @@ impl Slots {
         self.hand_out();
     }
 
-    /// Waits for a slot.
-    pub async fn acquire(&self, lane: Lane) -> Slot {
-        let (sender, receiver) = oneshot::channel();
-        self.lock().waiting[lane as usize].push_back(sender);
-        self.hand_out();
-        // The sender lies in the queue until it is used, and the queue lives as long as `self`.
-        receiver.await.unwrap_or(Slot { _taken: None })
+    /// Waits for a slot. `is_small`: it will be given back soon, however slow the line is.
+    pub async fn acquire(&self, lane: Lane, is_small: bool) -> Slot {
+        let (turn, mut receiver) = oneshot::channel();
+        self.lock().waiting[lane as usize].push_back(Waiter { is_small, turn });
+        loop {
+            self.hand_out();
+            let patient_until = self.lock().moved + PATIENCE;
+            tokio::select! {
+                biased;
+                // The sender lies in the queue until it is used, and the queue lives as long as `self`.
+                slot = &mut receiver => return slot.unwrap_or(Slot { _taken: None }),
+                () = sleep_until(patient_until.max(Instant::now() + PATIENCE / 10)), if lane == Lane::Fresh => {}
+            }
+        }
     }
 
     fn hand_out(&self) {
         loop {
-            let mut state = self.lock();
-            if state.taken >= state.limit {
-                return;
-            }
-            let Some(next) = state.waiting.iter_mut().find_map(VecDeque::pop_front) else { return };
-            state.taken += 1;
-            drop(state);
+            let Some((which, waiter)) = self.lock().next(Instant::now()) else { return };
             // Who no longer waits gives the slot back by dropping it, here and now.
-            let _ = next.send(Slot { _taken: Some(Arc::new(Taken(self.clone()))) });
+            let _ = waiter.turn.send(Slot { _taken: Some(Arc::new(Taken { slots: self.clone(), which })) });
         }
     }
 
@@ -71,10 +108,41 @@ impl Slots {
     }
 }
 
+impl State {
+    /// Who is served next, and with which slot, which is then taken.
+    fn next(&mut self, now: Instant) -> Option<(Which, Waiter)> {
+        let [fresh, backfill] = self.taken;
+        if fresh + backfill < self.limit {
+            self.moved = now;
+            let lane =
+                [Lane::Fresh, Lane::Backfill].into_iter().find(|lane| !self.waiting[*lane as usize].is_empty())?;
+            self.taken[lane as usize] += 1;
+            return Some((Which::WithinLimit(lane), self.waiting[lane as usize].pop_front()?));
+        }
+        if now < self.moved + PATIENCE {
+            return None;
+        }
+        let [for_small, for_any] = self.extra;
+        let has_one = |waiter: &Waiter| if waiter.is_small { !for_small } else { fresh == 0 && !for_any };
+        let queue = &mut self.waiting[Lane::Fresh as usize];
+        let waiter = queue.iter().position(has_one).and_then(|place| queue.remove(place))?;
+        self.extra[usize::from(!waiter.is_small)] = true;
+        Some((Which::Extra { is_small: waiter.is_small }, waiter))
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.lock().taken -= 1;
-        self.0.hand_out();
+        let mut state = self.slots.lock();
+        match self.which {
+            Which::WithinLimit(lane) => {
+                state.taken[lane as usize] -= 1;
+                state.moved = Instant::now();
+            }
+            Which::Extra { is_small } => state.extra[usize::from(!is_small)] = false,
+        }
+        drop(state);
+        self.slots.hand_out();
     }
 }
 
@@ -85,20 +153,20 @@ mod tests {
     #[tokio::test]
     async fn fresh_work_goes_before_backfill_and_nothing_is_lost() {
         let slots = Slots::new(1);
-        let first = slots.acquire(Lane::Backfill).await;
+        let first = slots.acquire(Lane::Backfill, false).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = tokio::task::JoinSet::new();
         for lane in [Lane::Backfill, Lane::Backfill, Lane::Fresh, Lane::Fresh] {
             let (slots, order) = (slots.clone(), Arc::clone(&order));
             tasks.spawn(async move {
-                let _slot = slots.acquire(lane).await;
+                let _slot = slots.acquire(lane, false).await;
                 order.lock().expect("no panic").push(lane);
             });
             tokio::task::yield_now().await;
         }
         // One that gave up waiting must not swallow a slot.
         {
-            let given_up = slots.acquire(Lane::Fresh);
+            let given_up = slots.acquire(Lane::Fresh, false);
             tokio::pin!(given_up);
             assert!(futures_poll_once(given_up.as_mut()).await.is_none());
         }
@@ -107,6 +175,36 @@ mod tests {
             done.expect("no panic");
         }
         assert_eq!(*order.lock().expect("no panic"), [Lane::Fresh, Lane::Fresh, Lane::Backfill, Lane::Backfill]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_slow_work_small_fresh_work_is_not_stuck_and_fresh_work_goes_on() {
+        let slots = Slots::new(2);
+        let within = async |lane, is_small, time| tokio::time::timeout(time, slots.acquire(lane, is_small)).await;
+        let soon = PATIENCE * 2;
+        let _backfill = [slots.acquire(Lane::Backfill, true).await, slots.acquire(Lane::Backfill, false).await];
+        assert!(within(Lane::Backfill, true, soon * 10).await.is_err(), "backfill has what it is given");
+        let large = within(Lane::Fresh, false, soon).await.expect("one for fresh work");
+        assert!(within(Lane::Fresh, false, soon).await.is_err(), "a second one for large work");
+        for _ in 0..3 {
+            let _small = within(Lane::Fresh, true, soon).await.expect("one for small work");
+            assert!(within(Lane::Fresh, true, soon).await.is_err(), "a second one for small work");
+        }
+        drop(large);
+        within(Lane::Fresh, false, soon).await.expect("the one that was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_quick_work_everybody_waits_for_a_slot_within_the_limit() {
+        let slots = Slots::new(1);
+        let mut held = slots.acquire(Lane::Fresh, false).await;
+        for _ in 0..100 {
+            let next = slots.acquire(Lane::Fresh, true);
+            tokio::pin!(next);
+            assert!(tokio::time::timeout(PATIENCE / 2, next.as_mut()).await.is_err(), "beyond the limit");
+            drop(held);
+            held = next.await;
+        }
     }
 
     async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {

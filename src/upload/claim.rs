@@ -69,6 +69,8 @@ pub(super) struct Claimed {
     pub(super) presence: Presence,
     pub(super) slots: Slots,
     pub(super) gate: Option<Gate>,
+    /// Whether the cache is reached over a line.
+    pub(super) over_line: bool,
     punctuality: Punctuality,
 }
 
@@ -81,6 +83,7 @@ impl Claimed {
             name: state.name().clone(),
             presence: state.presence()?.clone(),
             slots: state.slots().clone(),
+            over_line: state.is_over_line(),
             punctuality: state.punctuality().clone(),
         })
     }

@@ -12,7 +12,7 @@ use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
-use crate::limit::Slots;
+use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -36,6 +36,7 @@ pub(super) struct Context {
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
     pub(super) upstreams: Upstreams,
     pub(super) queue: QueueHandle,
+    pub(super) shaper: Shaper,
 }
 
 /// What became of a delivery.
@@ -70,10 +71,17 @@ pub(super) struct Place {
     pub(super) gate: Option<Gate>,
     /// A seat, where other caches want the path at the same time.
     pub(super) seat: Option<Seat>,
+    /// Whether the cache is reached over a line, or is on a disk of this host.
+    pub(super) over_line: bool,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it.
 pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+    let tap = context.shaper.tap(name.as_str(), job.lane, place.over_line);
+    tap.scope(deliver_through_tap(context, name, presence, job, place)).await
+}
+
+async fn deliver_through_tap(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -98,7 +106,7 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
     let root = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat } = place;
+    let Place { slots, gate, seat, over_line: _ } = place;
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
     let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).behind(gate).seated(seat);

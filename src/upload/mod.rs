@@ -40,6 +40,7 @@ use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
+use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
 use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
@@ -71,6 +72,8 @@ pub struct Parts {
     pub real_store: PathBuf,
     /// Rings when there may be new jobs.
     pub bell: Arc<Notify>,
+    /// What bytes go through on their way into the caches.
+    pub shaper: Shaper,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
 }
@@ -151,7 +154,7 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, commands } = parts;
+        let Parts { queue, facts, real_store, bell, shaper, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
@@ -162,6 +165,7 @@ impl Uploader {
             policy: policy_in_force,
             upstreams: Upstreams::none(),
             queue: queue.clone(),
+            shaper,
         };
         Self {
             queue,
@@ -383,11 +387,11 @@ impl Uploader {
             claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job.cache, &job.path)).collect();
         let seats = claim::seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
-            let Claimed { job, name, presence, slots, gate, .. } = claimed;
+            let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
             let context = self.context.clone();
             let own = job.clone();
             let task = self.tasks.spawn(async move {
-                let landed = deliver(context, name, presence, &own, Place { slots, gate, seat }).await;
+                let landed = deliver(context, name, presence, &own, Place { slots, gate, seat, over_line }).await;
                 if let Outcome::Delivered(_) = landed.outcome {
                     flight.land();
                 }

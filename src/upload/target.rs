@@ -32,6 +32,8 @@ pub struct Target {
     pub name: CacheName,
     /// How many of its paths are read, packed and sent at once.
     pub uploads: usize,
+    /// Whether it is reached over a line, whose limits then count for it, or is on a disk of this host.
+    pub over_line: bool,
     /// Opens it.
     pub open: Open,
 }
@@ -178,6 +180,11 @@ impl State {
 
     pub(super) fn name(&self) -> &CacheName {
         &self.target.name
+    }
+
+    /// Whether it is reached over a line.
+    pub(super) fn is_over_line(&self) -> bool {
+        self.target.over_line
     }
 
     /// How many of its paths are read, packed and sent at once.

@@ -12,6 +12,7 @@ use crate::cache::http::Action;
 use crate::cache::pack::{Packed, Packing};
 use crate::cache::unfinished::Upload;
 use crate::cache::{CacheError, NarFailure, layout};
+use crate::limit::Tap;
 
 /// Bytes of a part, and of what is sent in one request: the least that S3 takes for a part. Three of them are in memory for
 /// each upload, so that four uploads at once stay within 128 MiB with all that compression needs.
@@ -77,7 +78,8 @@ async fn send_parts(
         let index = sent.len();
         sent.push(PartId { content_id: String::new() });
         let (multiparts, object, id) = (store.multiparts.clone(), object.clone(), id.clone());
-        on_their_way.spawn(async move { (index, multiparts.put_part(&object, &id, index, part).await) });
+        let sending = async move { (index, multiparts.put_part(&object, &id, index, part).await) };
+        on_their_way.spawn(Tap::of_this_task().scope(sending));
         next = parts.next().await?;
     }
     while !on_their_way.is_empty() {

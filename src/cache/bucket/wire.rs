@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +25,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::arriving::Arriving;
 use super::code::Code;
 use super::error::{BucketError, Carried};
-use crate::cache::http::{ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, origin, pause, plain, read_whole};
+use crate::cache::http::{
+    ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, head_size, origin, pause, plain, read_whole,
+};
+use crate::limit::Tap;
 
 /// What hands out the credentials of a machine in a cloud is so near that it answers within this time, or isn't there.
 const HANDING_OUT: Duration = Duration::from_secs(5);
@@ -42,7 +45,7 @@ const TOKEN: &str = "x-amz-security-token";
 /// What Azure's servers are shown in an address, of which the rest is for everybody.
 const AZURE_SIGNATURE: &str = "sig";
 
-/// A piece of a body that is sent (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
+/// A piece of a body that is sent at most (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
 /// takes a second or two.
 const PIECE: usize = 16 * 1024;
 
@@ -101,8 +104,10 @@ impl Wire {
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
         *request.headers_mut() = parts.headers;
+        let tap = Tap::of_this_task();
+        tap.take(head_size(&request)).await;
         if has_body {
-            *request.body_mut() = Some(reqwest::Body::wrap(Watched { body, piece: Bytes::new(), sent: sent.clone() }));
+            *request.body_mut() = Some(reqwest::Body::wrap(Watched::new(body, tap, sent.clone())));
         }
         let failed = |source| BucketError::Http(HttpError::of_transport(action, host.clone(), source));
         let stalled = |after| BucketError::Http(HttpError::Stalled { action, host: host.clone(), after });
@@ -236,28 +241,38 @@ fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, S
 
 /// How far a body has been taken.
 #[derive(Clone, Default)]
-struct Sent(Arc<Mutex<Taken>>);
+struct Sent(Arc<Mutex<Stage>>);
 
-#[derive(Default)]
-struct Taken {
-    last: Option<Instant>,
-    whole: bool,
+#[derive(Clone, Copy, Default)]
+enum Stage {
+    /// Nothing has been taken.
+    #[default]
+    Begun,
+    /// The next piece may not be sent yet, which isn't the server's fault.
+    Held,
+    /// Some has been taken.
+    Taken(Instant),
+    /// Everything has been taken.
+    Whole(Instant),
 }
 
 impl Sent {
-    fn took(&self, whole: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Taken { last: Some(Instant::now()), whole };
+    fn is(&self, stage: Stage) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 
     /// Comes true when nothing has moved for too long; says for how long.
     async fn stalled(&self, has_body: bool, answering: Duration) -> Duration {
         let began = Instant::now();
         loop {
-            let (since, limit) = {
-                let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                (taken.last.unwrap_or(began), if taken.whole || !has_body { answering } else { TAKING })
+            let (stage, now) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+            let (since, limit) = match stage {
+                Stage::Begun => (began, if has_body { TAKING } else { answering }),
+                Stage::Held => (now, TAKING),
+                Stage::Taken(since) => (since, TAKING),
+                Stage::Whole(since) => (since, answering),
             };
-            if since + limit <= Instant::now() {
+            if since + limit <= now {
                 return limit;
             }
             sleep_until(since + limit).await;
@@ -265,12 +280,24 @@ impl Sent {
     }
 }
 
-/// A body that notes when some of it was taken.
+/// A body that is sent as its tap lets it through, and notes when some of it was taken.
 struct Watched {
     body: HttpRequestBody,
     /// What is left of a larger piece.
-    piece: Bytes,
+    left: Bytes,
+    tap: Tap,
+    /// How much of it is next, and its turn.
+    turn: Option<(usize, Turn)>,
     sent: Sent,
+}
+
+/// Waits until a piece may be sent.
+type Turn = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+impl Watched {
+    fn new(body: HttpRequestBody, tap: Tap, sent: Sent) -> Self {
+        Self { body, left: Bytes::new(), tap, turn: None, sent }
+    }
 }
 
 impl Body for Watched {
@@ -281,30 +308,38 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, LibraryError>>> {
-        if self.piece.is_empty() {
-            match Pin::new(&mut self.body).poll_frame(context).map_ok(Frame::into_data) {
-                Poll::Ready(Some(Ok(Ok(piece)))) => self.piece = piece,
-                Poll::Ready(Some(Ok(Err(other)))) => return Poll::Ready(Some(Ok(other))),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => {
-                    self.sent.took(true);
+        if self.left.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context).map_ok(Frame::into_data)) {
+                Some(Ok(Ok(left))) => self.left = left,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    self.sent.is(Stage::Whole(Instant::now()));
                     return Poll::Ready(None);
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
-        let length = self.piece.len().min(PIECE);
-        let piece = self.piece.split_to(length);
-        self.sent.took(self.is_end_stream());
+        let (length, mut turn): (_, Turn) = self.turn.take().unwrap_or_else(|| {
+            let (length, tap) = (self.left.len().min(PIECE).min(self.tap.piece()), self.tap.clone());
+            (length, Box::pin(async move { tap.take(length).await }))
+        });
+        if turn.as_mut().poll(context).is_pending() {
+            self.sent.is(Stage::Held);
+            self.turn = Some((length, turn));
+            return Poll::Pending;
+        }
+        let piece = self.left.split_to(length);
+        let now = Instant::now();
+        self.sent.is(if self.is_end_stream() { Stage::Whole(now) } else { Stage::Taken(now) });
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.piece.is_empty() && self.body.is_end_stream()
+        self.left.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (left, behind) = (self.piece.len() as u64, self.body.size_hint());
+        let (left, behind) = (self.left.len() as u64, self.body.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(behind.lower() + left);
         if let Some(upper) = behind.upper() {
@@ -319,6 +354,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::limit::{Lane, Rate, Rates, Shaper};
 
     #[test]
     fn what_a_server_repeats_of_what_it_was_shown_is_blackened() {
@@ -339,7 +375,7 @@ mod tests {
     async fn a_body_is_sent_whole_in_pieces_that_a_slow_line_takes() {
         let payload: object_store::PutPayload = vec![7; 100_000].into();
         let body = HttpRequestBody::from(payload);
-        let mut watched = Watched { body, piece: Bytes::new(), sent: Sent::default() };
+        let mut watched = Watched::new(body, Tap::of_this_task(), Sent::default());
         let mut left = 100_000;
         while left > 0 {
             assert!(!watched.is_end_stream() && watched.size_hint().exact() == Some(left as u64));
@@ -348,5 +384,27 @@ mod tests {
             left -= piece.len();
         }
         assert!(watched.is_end_stream() && watched.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_not_given_up_while_nothing_may_be_sent_to_it() {
+        let shaper = Shaper::default();
+        shaper.set(&Rates { line: Rate::new(1), ..Rates::default() });
+        let payload: object_store::PutPayload = vec![7; 2000].into();
+        let sent = Sent::default();
+        let tap = shaper.tap("team", Lane::Fresh, true);
+        let mut watched = Watched::new(HttpRequestBody::from(payload), tap, sent.clone());
+        let sending = async {
+            let mut sizes = Vec::new();
+            while let Some(piece) = watched.frame().await {
+                sizes.push(piece.expect("a piece").into_data().expect("data").len());
+            }
+            sizes
+        };
+        tokio::select! {
+            biased;
+            sizes = sending => assert_eq!(sizes, [1024, 976], "some twenty minutes apart"),
+            after = sent.stalled(true, ANSWERING) => panic!("given up after {after:?}"),
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::environment::environment;
 use super::{CommandError, CommandOptions};
 use crate::cache::{BoxFuture, CacheError, NarFailure, NarReader};
+use crate::limit::Tap;
 use crate::program::{Running, Tail};
 
 /// What is read of a program's standard output at most (bytes): some thousand paths that are missing.
@@ -113,13 +114,25 @@ async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) 
         return Ok(());
     }
     let Some(mut nar) = nar else { return Ok(()) };
+    let tap = Tap::of_this_task();
     loop {
         match nar.next().await {
-            Ok(Some(chunk)) if stdin.write_all(&chunk).await.is_ok() => {}
+            Ok(Some(chunk)) if write_through(&tap, &mut stdin, &chunk).await.is_ok() => {}
             Ok(_) => return Ok(()),
             Err(failure) => return Err(Unfed { failure, _open: stdin }),
         }
     }
+}
+
+/// Writes as the tap lets it through.
+async fn write_through(tap: &Tap, stdin: &mut ChildStdin, mut left: &[u8]) -> io::Result<()> {
+    while !left.is_empty() {
+        let (piece, rest) = left.split_at(tap.piece().min(left.len()));
+        tap.take(piece.len()).await;
+        stdin.write_all(piece).await?;
+        left = rest;
+    }
+    Ok(())
 }
 
 /// Why a program's output was not read to its end.

@@ -216,7 +216,7 @@ async fn a_program_whose_upload_is_called_off_is_killed_and_its_slot_is_free() {
     assert!(pushing.await.is_err_and(|ended| ended.is_cancelled()));
     closed(&pipe).await;
     drop(held);
-    drop(host.slots.acquire(Lane::Fresh).await);
+    drop(host.slots.acquire(Lane::Fresh, true).await);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ use self::temp::{TempFile, io_error};
 use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
 use super::{BinaryCache, BoxFuture, Cache, CacheError, CallOff, Listed, NarReader, Push, Pushed, layout};
+use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
@@ -105,7 +106,7 @@ impl FileCache {
     }
 
     /// Writes archive and narinfo under temporary names. Blocks.
-    fn write(&self, info: &PathInfo, nar: NarReader, dropped: CallOff) -> Result<Written, CacheError> {
+    fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
         let FileOptions { dir, binary, .. } = &self.options;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
@@ -113,7 +114,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, dropped };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -232,7 +233,8 @@ impl Cache for FileCache {
             // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its end.
             let dropped = CallOff::default();
             let _ends_the_thread = dropped.when_dropped();
-            let written = spawn_blocking(move || cache.write(&info, nar, dropped)).await;
+            let way_out = WayOut { tap: Tap::of_this_task(), dropped };
+            let written = spawn_blocking(move || cache.write(&info, nar, way_out)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
@@ -265,6 +267,12 @@ struct GrowingFile {
     written: u64,
     /// How much of it the system has been told to write out.
     on_its_way: u64,
+    way_out: WayOut,
+}
+
+/// What the bytes of an archive go through.
+struct WayOut {
+    tap: Tap,
     /// Called off when nobody wants the file any more.
     dropped: CallOff,
 }
@@ -278,7 +286,10 @@ impl GrowingFile {
 
 impl Write for GrowingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.dropped.is_off() {
+        let WayOut { tap, dropped } = &self.way_out;
+        let bytes = &bytes[..bytes.len().min(tap.piece())];
+        tap.take_blocking(bytes.len());
+        if dropped.is_off() {
             return Err(io::Error::other("its push was dropped"));
         }
         let written = self.file.write(bytes)?;

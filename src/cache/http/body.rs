@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cache::pack::{Packed, Packing};
 use crate::cache::{BoxFuture, NarFailure, NarReader};
+use crate::limit::Tap;
 
 /// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
 /// some do that in bursts.
@@ -58,7 +59,7 @@ impl Archive {
 }
 
 enum Stage {
-    /// The archive is being read: however long that takes, it isn't the server's fault.
+    /// The archive is being read, or may not be sent yet: however long that takes, it isn't the server's fault.
     Reading,
     /// A chunk waits to be taken.
     Offered(Instant),
@@ -96,9 +97,11 @@ impl Body {
         self.progress.clone()
     }
 
-    pub(super) fn split(self) -> (Chunks, Progress) {
+    /// What is sent, as `tap` lets it through, and how far that is.
+    pub(super) fn split(self, tap: Tap) -> (Chunks, Progress) {
         let Self { ahead, archive, progress } = self;
-        (Chunks { next: Next::Ahead(ahead, archive), progress: progress.clone() }, progress)
+        let rest = Rest { ahead, archive, tap };
+        (Chunks { next: Some(rest.next()), progress: progress.clone() }, progress)
     }
 }
 
@@ -149,26 +152,35 @@ impl Progress {
     }
 }
 
-/// The chunks, as a request takes them: each is asked for when there is room for it. Whoever drops them lets go of the
+/// The pieces, as a request takes them: each is asked for when there is room for it. Whoever drops them lets go of the
 /// archive.
 pub(super) struct Chunks {
-    next: Next,
+    next: Option<BoxFuture<'static, (Rest, Result<Option<Bytes>, NarFailure>)>>,
     progress: Progress,
 }
 
-/// What comes next.
-enum Next {
-    Ahead(Bytes, Archive),
-    OfArchive(BoxFuture<'static, (Archive, Result<Option<Bytes>, NarFailure>)>),
-    Nothing,
+/// What is still to be sent.
+struct Rest {
+    /// Ahead of what the archive has left.
+    ahead: Bytes,
+    archive: Archive,
+    tap: Tap,
 }
 
-impl Next {
-    fn of(mut archive: Archive) -> Self {
-        Self::OfArchive(Box::pin(async move {
-            let next = archive.next().await;
-            (archive, next)
-        }))
+impl Rest {
+    /// The next piece, once it may be sent.
+    fn next(mut self) -> BoxFuture<'static, (Self, Result<Option<Bytes>, NarFailure>)> {
+        Box::pin(async move {
+            if self.ahead.is_empty() {
+                match self.archive.next().await {
+                    Ok(Some(chunk)) => self.ahead = chunk,
+                    end => return (self, end),
+                }
+            }
+            let piece = self.ahead.split_to(self.tap.piece().min(self.ahead.len()));
+            self.tap.take(piece.len()).await;
+            (self, Ok(Some(piece)))
+        })
     }
 }
 
@@ -177,44 +189,32 @@ impl Stream for Chunks {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Self { next, progress } = &mut *self;
-        loop {
-            let (archive, chunk) = match std::mem::replace(next, Next::Nothing) {
-                Next::Ahead(ahead, archive) if ahead.is_empty() => {
-                    *next = Next::of(archive);
-                    continue;
+        let Some(mut reading) = next.take() else { return Poll::Ready(None) };
+        let Poll::Ready((rest, piece)) = reading.as_mut().poll(context) else {
+            progress.lock().stage = Stage::Reading;
+            *next = Some(reading);
+            return Poll::Pending;
+        };
+        Poll::Ready(match piece {
+            Ok(Some(piece)) => {
+                progress.offer(piece.len());
+                *next = Some(rest.next());
+                Some(Ok(piece))
+            }
+            Ok(None) => {
+                let mut state = progress.lock();
+                state.stage = Stage::Taken(Instant::now());
+                if let Archive::Packed(packing) = &rest.archive {
+                    state.packed = packing.packed().ok();
                 }
-                Next::Ahead(ahead, archive) => (archive, Ok(Some(ahead))),
-                Next::OfArchive(mut reading) => match reading.as_mut().poll(context) {
-                    Poll::Ready(read) => read,
-                    Poll::Pending => {
-                        progress.lock().stage = Stage::Reading;
-                        *next = Next::OfArchive(reading);
-                        return Poll::Pending;
-                    }
-                },
-                Next::Nothing => return Poll::Ready(None),
-            };
-            return Poll::Ready(match chunk {
-                Ok(Some(chunk)) => {
-                    progress.offer(chunk.len());
-                    *next = Next::of(archive);
-                    Some(Ok(chunk))
-                }
-                Ok(None) => {
-                    let mut state = progress.lock();
-                    state.stage = Stage::Taken(Instant::now());
-                    if let Archive::Packed(packing) = &archive {
-                        state.packed = packing.packed().ok();
-                    }
-                    None
-                }
-                Err(failure) => {
-                    // Whatever the sender of the request makes of it, this is what went wrong.
-                    progress.lock().failure = Some(failure);
-                    Some(Err(io::Error::other("the archive failed")))
-                }
-            });
-        }
+                None
+            }
+            Err(failure) => {
+                // Whatever the sender of the request makes of it, this is what went wrong.
+                progress.lock().failure = Some(failure);
+                Some(Err(io::Error::other("the archive failed")))
+            }
+        })
     }
 }
 
@@ -233,6 +233,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::limit::{Lane, Rate, Rates, Shaper};
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_given_up_sooner_than_who_has_everything() {
@@ -240,7 +241,7 @@ mod tests {
         for (asked_for_the_end, dropped, limit) in
             [(false, false, TAKING), (true, false, ANSWERING), (false, true, ANSWERING)]
         {
-            let (mut chunks, progress) = Body::whole(Bytes::from_static(b"content")).split();
+            let (mut chunks, progress) = Body::whole(Bytes::from_static(b"content")).split(Tap::of_this_task());
             assert_eq!(take(&mut chunks).await.expect("a chunk").expect("whole"), "content");
             if asked_for_the_end {
                 assert!(take(&mut chunks).await.is_none());
@@ -251,6 +252,26 @@ mod tests {
             }
             assert_eq!(progress.stalled().await, limit, "{asked_for_the_end} {dropped}");
             drop(chunks);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_not_given_up_while_nothing_may_be_sent_to_it() {
+        let shaper = Shaper::default();
+        shaper.set(&Rates { line: Rate::new(1), ..Rates::default() });
+        let tap = shaper.tap("team", Lane::Fresh, true);
+        let (mut chunks, progress) = Body::whole(Bytes::from(vec![7; 2000])).split(tap);
+        let sending = async {
+            let mut sent = Vec::new();
+            while let Some(piece) = poll_fn(|context| Pin::new(&mut chunks).poll_next(context)).await {
+                sent.push((piece.expect("whole").len(), progress.offered()));
+            }
+            sent
+        };
+        tokio::select! {
+            biased;
+            sent = sending => assert_eq!(sent, [(1024, 1024), (976, 2000)], "some twenty minutes apart"),
+            after = progress.stalled() => panic!("given up after {after:?}"),
         }
     }
 }

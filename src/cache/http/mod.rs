@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, Url};
+use reqwest::{Certificate, Client, Identity, Request, RequestBuilder, Response, Url};
 use rustls::crypto::ring;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
@@ -41,6 +41,7 @@ pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
 pub use self::jwt::expiry;
 pub use self::own::refuse_own;
+use crate::limit::Tap;
 use crate::secret::{Provider, SecretError};
 
 /// To connect takes so long at most: more than any network in use needs.
@@ -145,7 +146,7 @@ impl Http {
     /// [`HttpError`].
     pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Vec<u8>, HttpError> {
         let asked = error::url_of(&request);
-        let (stream, progress) = body.split();
+        let (stream, progress) = body.split(Tap::of_this_task());
         let request = request.body(reqwest::Body::wrap_stream(stream));
         tokio::select! {
             ended = self.exchange(action, asked.clone(), request) => ended,
@@ -163,7 +164,9 @@ impl Http {
         let host = error::host_of(asked.as_ref());
         let shown = self.credentials.shown().await.map_err(|source| HttpError::Secret { source })?;
         let failed = |source| HttpError::of_transport(action, host.clone(), source);
-        let response = shown.dress(request).send().await.map_err(failed)?;
+        let request = shown.dress(request).build().map_err(failed)?;
+        Tap::of_this_task().take(head_size(&request)).await;
+        let response = self.client.execute(request).await.map_err(failed)?;
         let head = Head::of(&response);
         // Who follows a redirect may end with a question in place of what it was to put: the success of that says nothing.
         if action == Action::Put && asked.as_ref() != Some(response.url()) {
@@ -182,6 +185,14 @@ impl Http {
         }
         Err(error)
     }
+}
+
+/// Bytes that a request takes ahead of its body, some more or less.
+pub(super) fn head_size(request: &Request) -> usize {
+    /// What stands around a header's name and value.
+    const AROUND: usize = ": \r\n".len();
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND);
+    request.url().as_str().len() + headers.sum::<usize>()
 }
 
 /// An answer, as long as it may be.

@@ -123,7 +123,7 @@ impl NarStream {
     /// [`NarFailure::Cancelled`].
     pub async fn start(self) -> Result<NarReader, NarFailure> {
         let Self { archive, lane, slots, gate, seat } = self;
-        let slot = slots.acquire(lane).await;
+        let slot = slots.acquire(lane, archive.is_small()).await;
         if archive.call_off.is_off() || gate.is_some_and(|gate| gate.is_shut()) {
             return Err(NarFailure::Cancelled);
         }

@@ -88,7 +88,7 @@ async fn who_wants_no_more_gets_the_slot_back() {
         }
         drop(packing);
         // Comes true only when the thread has let go of the reader.
-        drop(slots.acquire(Lane::Fresh).await);
+        drop(slots.acquire(Lane::Fresh, true).await);
     }
 }
 

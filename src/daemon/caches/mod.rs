@@ -68,6 +68,7 @@ pub fn orders(
             id,
             name: cache.name.clone(),
             uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
+            over_line: !matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::File { .. })),
             open: opener(cache, surroundings),
         })
     };

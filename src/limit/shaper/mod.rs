@@ -6,12 +6,13 @@
 //! ```
 //!
 //! Whoever sends asks its [`Tap`] before each piece, and waits until every bucket above it has room. Fresh work is served
-//! before backfill, which so takes what the other leaves; within a lane pieces are served in turn, so that uploads share
+//! before backfill, which so takes what the other leaves (and a trickle, so that its connections stay alive); within a lane pieces are served in turn, so that uploads share
 //! evenly and a small one is through after a few pieces, whatever else is on its way.
 //!
 //! No I/O here. The one clock is tokio's, which tests hold; [`bucket::Bucket`] is pure.
 
 mod bucket;
+mod tap;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,6 +22,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use self::bucket::Bucket;
+pub use self::tap::Tap;
+use self::tap::Through;
 use super::{Lane, Rate};
 
 /// A piece takes so long at the rate that limits it: short enough that others' turns come soon.
@@ -31,6 +34,10 @@ const SMALLEST_PIECE: usize = 1024;
 
 /// The largest (bytes): as archives come.
 const LARGEST_PIECE: usize = 256 * 1024;
+
+/// Backfill that has waited so long gets a piece all the same: a connection on which nothing moves for longer is taken for dead
+/// by some servers. That costs fresh work 2 thousandths for each upload.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What may be sent, in bytes a second; where nothing is said, as much as goes through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,19 +54,6 @@ pub struct Rates {
 #[derive(Clone)]
 pub struct Shaper {
     shared: Arc<Shared>,
-}
-
-/// Where the bytes of one upload go through. Cheap to clone.
-#[derive(Clone)]
-pub struct Tap(Option<Through>);
-
-#[derive(Clone)]
-struct Through {
-    shaper: Shaper,
-    cache: Arc<str>,
-    lane: Lane,
-    /// Whether it goes over the line, or only to a disk.
-    over_line: bool,
 }
 
 struct Shared {
@@ -82,6 +76,7 @@ struct Waiter {
     cache: Arc<str>,
     over_line: bool,
     bytes: usize,
+    since: Instant,
     go: oneshot::Sender<()>,
 }
 
@@ -119,33 +114,7 @@ impl Shaper {
     /// What an upload to that cache goes through. One that goes to a disk of this host counts for the cache's own rate only.
     #[must_use]
     pub fn tap(&self, cache: &str, lane: Lane, over_line: bool) -> Tap {
-        Tap(Some(Through { shaper: self.clone(), cache: Arc::from(cache), lane, over_line }))
-    }
-}
-
-impl Tap {
-    /// One that lets everything through.
-    #[must_use]
-    pub fn open() -> Self {
-        Self(None)
-    }
-
-    /// How many bytes to ask for at once, at most.
-    #[must_use]
-    pub fn piece(&self) -> usize {
-        let slowest = self.0.as_ref().and_then(|through| through.shaper.shared.lock().slowest(through));
-        slowest.map_or(usize::MAX, |rate| {
-            (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE)
-        })
-    }
-
-    /// Waits until so many bytes may be sent, which then count as sent. May be dropped at any time; then they don't.
-    pub async fn take(&self, bytes: usize) {
-        let Some(through) = &self.0 else { return };
-        if let Some(turn) = through.ask(bytes) {
-            // The sender lies in the queue until it is used, and the queue lives as long as `self`.
-            let _ = turn.await;
-        }
+        Tap::new(Through { shaper: self.clone(), cache: Arc::from(cache), lane, over_line })
     }
 }
 
@@ -154,13 +123,20 @@ impl Through {
     fn ask(&self, bytes: usize) -> Option<oneshot::Receiver<()>> {
         let Self { shaper: Shaper { shared }, cache, lane, over_line } = self;
         let mut state = shared.lock();
+        let now = Instant::now();
         let nobody_waits = state.waiting.iter().all(VecDeque::is_empty);
-        if nobody_waits && state.opens(cache, *lane, *over_line, Instant::now()).is_none() {
+        if nobody_waits && state.opens(cache, *lane, *over_line, now).is_none() {
             state.sends(cache, *lane, *over_line, bytes);
             return None;
         }
         let (go, turn) = oneshot::channel();
-        state.waiting[*lane as usize].push_back(Waiter { cache: Arc::clone(cache), over_line: *over_line, bytes, go });
+        state.waiting[*lane as usize].push_back(Waiter {
+            cache: Arc::clone(cache),
+            over_line: *over_line,
+            bytes,
+            since: now,
+            go,
+        });
         let is_driven = std::mem::replace(&mut state.is_driven, true);
         drop(state);
         if is_driven {
@@ -201,30 +177,31 @@ impl Shared {
 impl State {
     /// Gives everybody who can have it a turn, and says when to look again; never, when nobody waits.
     fn serve(&mut self, now: Instant) -> Option<Instant> {
+        let overdue = |waiter: &&Waiter| waiter.since + LONGEST_WAIT <= now;
+        let overdue = self.waiting[Lane::Backfill as usize].iter().take_while(overdue).count();
+        let order = [(Lane::Backfill, overdue), (Lane::Fresh, usize::MAX), (Lane::Backfill, usize::MAX)];
+        order.into_iter().filter_map(|(lane, most)| self.serve_first(lane, most, now)).min()
+    }
+
+    /// The same for so many who have waited longest in a lane.
+    fn serve_first(&mut self, lane: Lane, most: usize, now: Instant) -> Option<Instant> {
+        let mut waiting = std::mem::take(&mut self.waiting[lane as usize]);
+        let rest = waiting.split_off(most.min(waiting.len()));
         let mut next: Option<Instant> = None;
-        for lane in [Lane::Fresh, Lane::Backfill] {
-            let mut still_waiting = VecDeque::new();
-            while let Some(waiter) = self.waiting[lane as usize].pop_front() {
-                let Waiter { cache, over_line, bytes, .. } = &waiter;
-                // Who doesn't wait any longer sends nothing.
-                if waiter.go.is_closed() {
-                    continue;
-                }
-                match self.opens(cache, lane, *over_line, now) {
-                    Some(time) => {
-                        next = Some(next.map_or(time, |next| next.min(time)));
-                        still_waiting.push_back(waiter);
-                    }
-                    None => {
-                        self.sends(&waiter.cache, lane, *over_line, *bytes);
-                        if waiter.go.send(()).is_err() {
-                            // It has gone in this very moment; its turn is lost, which is one piece.
-                        }
-                    }
-                }
+        // Who doesn't wait any longer sends nothing.
+        waiting.retain(|waiter| !waiter.go.is_closed());
+        for waiter in waiting {
+            let Waiter { cache, over_line, bytes, .. } = &waiter;
+            if let Some(opens) = self.opens(cache, lane, *over_line, now) {
+                next = Some(next.map_or(opens, |next| next.min(opens)));
+                self.waiting[lane as usize].push_back(waiter);
+            } else {
+                self.sends(cache, lane, *over_line, *bytes);
+                // One that has gone in this very moment leaves its turn unused, which is one piece.
+                let _ = waiter.go.send(());
             }
-            self.waiting[lane as usize] = still_waiting;
         }
+        self.waiting[lane as usize].extend(rest);
         next
     }
 

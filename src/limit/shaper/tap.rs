@@ -1,0 +1,67 @@
+//! Where the bytes of one upload go through.
+//!
+//! A tap belongs to the task that delivers a path, and is asked where bytes leave this process: so whatever a cache sends for
+//! a path, its archive as well as its narinfo, counts, and no cache needs to know of lanes and limits.
+
+use std::sync::Arc;
+
+use super::{LARGEST_PIECE, PIECE_TIME, SMALLEST_PIECE, Shaper};
+use crate::limit::Lane;
+
+tokio::task_local! {
+    static OF_THE_TASK: Tap;
+}
+
+/// What one upload's bytes go through. Cheap to clone.
+#[derive(Clone)]
+pub struct Tap(Option<Through>);
+
+/// Which buckets those are.
+#[derive(Clone)]
+pub(super) struct Through {
+    pub(super) shaper: Shaper,
+    pub(super) cache: Arc<str>,
+    pub(super) lane: Lane,
+    /// Whether it goes over the line, or only to a disk.
+    pub(super) over_line: bool,
+}
+
+impl Tap {
+    pub(super) fn new(through: Through) -> Self {
+        Self(Some(through))
+    }
+
+    /// Does something, and lets all that is sent meanwhile by the same task go through this tap.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        OF_THE_TASK.scope(self, future).await
+    }
+
+    /// The one that this task was given; one that lets everything through where it was given none. Whoever begins another task
+    /// to send from hands it on, by [`Tap::scope`].
+    #[must_use]
+    pub fn of_this_task() -> Self {
+        OF_THE_TASK.try_with(Self::clone).unwrap_or(Self(None))
+    }
+
+    /// How many bytes to ask for at once, at most.
+    #[must_use]
+    pub fn piece(&self) -> usize {
+        let slowest = self.0.as_ref().and_then(|through| through.shaper.shared.lock().slowest(through));
+        slowest.map_or(usize::MAX, |rate| (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE))
+    }
+
+    /// Waits until so many bytes may be sent, which then count as sent. May be dropped at any time; then they don't.
+    pub async fn take(&self, bytes: usize) {
+        let Some(through) = &self.0 else { return };
+        if let Some(turn) = through.ask(bytes) {
+            // The sender lies in the queue until it is used, and the queue lives as long as `self`.
+            let _ = turn.await;
+        }
+    }
+
+    /// As [`Tap::take`], for a thread of the runtime's that may wait.
+    pub fn take_blocking(&self, bytes: usize) {
+        let Some(turn) = self.0.as_ref().and_then(|through| through.ask(bytes)) else { return };
+        let _ = turn.blocking_recv();
+    }
+}
