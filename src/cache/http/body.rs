@@ -155,9 +155,12 @@ impl Progress {
 /// The pieces, as a request takes them: each is asked for when there is room for it. Whoever drops them lets go of the
 /// archive.
 pub(super) struct Chunks {
-    next: Option<BoxFuture<'static, (Rest, Result<Option<Bytes>, NarFailure>)>>,
+    next: Option<BoxFuture<'static, Next>>,
     progress: Progress,
 }
+
+/// The next piece, and what is behind it.
+type Next = (Rest, Result<Option<Bytes>, NarFailure>);
 
 /// What is still to be sent.
 struct Rest {
@@ -169,7 +172,7 @@ struct Rest {
 
 impl Rest {
     /// The next piece, once it may be sent.
-    fn next(mut self) -> BoxFuture<'static, (Self, Result<Option<Bytes>, NarFailure>)> {
+    fn next(mut self) -> BoxFuture<'static, Next> {
         Box::pin(async move {
             if self.ahead.is_empty() {
                 match self.archive.next().await {
