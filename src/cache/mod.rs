@@ -74,6 +74,12 @@ pub trait Cache: Send + Sync {
         &[]
     }
 
+    /// Sends the cache's server a small request that costs it next to nothing and shows it no secret, for who wants to know how
+    /// long the line takes; whether it was answered, whatever the answer. None where there is no server.
+    fn touch(&self) -> Option<BoxFuture<'_, bool>> {
+        None
+    }
+
     /// Puts what Nix has noted of the derivations of a path beside the path, which is there already, as far as the cache
     /// has room for that and lacks it.
     fn add_realisations(self: Arc<Self>, _info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {

@@ -2,10 +2,12 @@
 //!
 //! No I/O here, and no clock but tokio's, which tests hold.
 
+mod background;
 mod rate;
 mod shaper;
 mod slots;
 
+pub use background::Background;
 pub use rate::Rate;
 pub use shaper::{Rates, Shaper, Tap};
 pub use slots::{Slot, Slots};

@@ -14,6 +14,18 @@ impl Rate {
         NonZeroU64::new(bytes_per_second).map(Self)
     }
 
+    /// So many times 1,024 bytes a second, at least one.
+    #[must_use]
+    pub(super) const fn kib(number: u64) -> Self {
+        match NonZeroU64::new(number * 1024) {
+            Some(rate) => Self(rate),
+            None => Self::LEAST,
+        }
+    }
+
+    /// The least that there is: one byte a second.
+    pub const LEAST: Self = Self(NonZeroU64::MIN);
+
     /// Bytes a second.
     #[must_use]
     pub fn per_second(self) -> u64 {

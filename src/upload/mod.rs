@@ -17,6 +17,7 @@ mod claim;
 mod contents;
 mod deliver;
 mod flight;
+mod giving_way;
 mod note;
 mod presence;
 mod settle;
@@ -338,7 +339,7 @@ impl Uploader {
         let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         match result {
             Ok(opened) => {
-                if state.opened(opened, &self.queue) {
+                if state.opened(opened, &self.queue, &self.context.shaper) {
                     note_taking(&self.queue, cache, state).await?;
                 }
                 Ok(())

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::contents::Remembered;
+use super::giving_way::Measuring;
 use super::presence::Presence;
 use crate::cache::bucket::BucketError;
 use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
-use crate::limit::Slots;
+use crate::limit::{Shaper, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, QueueHandle};
 
@@ -141,7 +142,7 @@ enum Stage {
     Closed,
     /// Somebody waits for it to open: the number tells this attempt from an earlier one that still hangs.
     Opening(u64),
-    Open(Presence),
+    Open(Presence, #[expect(dead_code, reason = "kept while it is open")] Measuring),
 }
 
 struct Waiting {
@@ -247,7 +248,7 @@ impl State {
     /// What it is known to have, if it is open.
     pub(super) fn presence(&self) -> Option<&Presence> {
         match &self.stage {
-            Stage::Open(presence) => Some(presence),
+            Stage::Open(presence, _) => Some(presence),
             Stage::Closed | Stage::Opening(_) => None,
         }
     }
@@ -262,9 +263,10 @@ impl State {
     }
 
     /// It is open. Returns whether it therefore takes paths again, which is news.
-    pub(super) fn opened(&mut self, cache: Arc<dyn Cache>, queue: &QueueHandle) -> bool {
+    pub(super) fn opened(&mut self, cache: Arc<dyn Cache>, queue: &QueueHandle, shaper: &Shaper) -> bool {
+        let measuring = Measuring::start(shaper, &self.target.name, &cache);
         let memory = Remembered { queue: queue.clone(), cache: self.target.id };
-        self.stage = Stage::Open(Presence::new(cache, Some(memory)));
+        self.stage = Stage::Open(Presence::new(cache, Some(memory)), measuring);
         self.shown(Ends::Opened)
     }
 

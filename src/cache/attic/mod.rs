@@ -270,6 +270,10 @@ impl Cache for AtticCache {
         &self.upstream_key_names
     }
 
+    fn touch(&self) -> Option<BoxFuture<'_, bool>> {
+        Some(Box::pin(self.http.touch(&self.api)))
+    }
+
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move { self.upload(push).await })
     }

@@ -302,6 +302,11 @@ impl Cache for BucketCache {
         ANSWERS_HOLD
     }
 
+    fn touch(&self) -> Option<BoxFuture<'_, bool>> {
+        let server = self.store.server.as_deref()?;
+        Some(Box::pin(server.touch()))
+    }
+
     fn forget(&self) {
         self.listing.forget();
     }

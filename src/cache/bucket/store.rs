@@ -69,6 +69,8 @@ pub(super) struct Store {
     /// As messages call it.
     pub(super) name: Arc<str>,
     prefix: Arc<str>,
+    /// The bucket's server, for who only wants to know how far it is; none where there isn't one.
+    pub(super) server: Option<Arc<Wire>>,
     /// Whether there is something to abort: Azure forgets what isn't put together by itself, after a week.
     pub(super) aborts: bool,
 }
@@ -106,7 +108,7 @@ impl Store {
         };
         let wire = wire(&endpoint, http, &name).await?;
         let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
-        let mut uploads = None;
+        let (server, mut uploads) = (Some(Arc::new(wire.clone())), None);
         let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
             match &url.service {
                 Service::S3 { addressing, endpoint: own, .. } => {
@@ -167,7 +169,7 @@ impl Store {
             };
         let aborts = !matches!(url.service, Service::Azure { .. });
         let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
-        Ok(Self { objects, multiparts, pages, uploads, name, prefix, aborts })
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, aborts })
     }
 
     /// The object that a file of the cache's layout is.
@@ -403,6 +405,7 @@ mod tests {
                 uploads: None,
                 name: "memory://b".into(),
                 prefix: "".into(),
+                server: None,
                 aborts: true,
             }
         }

@@ -26,7 +26,7 @@ use super::arriving::Arriving;
 use super::code::Code;
 use super::error::{BucketError, Carried};
 use crate::cache::http::{
-    ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, head_size, origin, pause, plain, read_whole,
+    ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, head_size, origin, pause, plain, read_whole, touch,
 };
 use crate::limit::Tap;
 
@@ -87,6 +87,11 @@ impl HttpService for Wire {
 }
 
 impl Wire {
+    /// Whether the server answers a small request, that shows it no key.
+    pub(super) async fn touch(&self) -> bool {
+        touch(&self.client, &self.endpoint).await
+    }
+
     /// Sends a request, and says what went wrong.
     pub(super) async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, BucketError> {
         let (parts, body) = request.into_parts();

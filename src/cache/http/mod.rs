@@ -131,6 +131,12 @@ impl Http {
         self.credentials.accepted();
     }
 
+    /// Asks the server at `url` for the head of its front page, without any of what it is to be shown, and says whether it
+    /// answered, whatever it said.
+    pub async fn touch(&self, url: &Url) -> bool {
+        touch(&self.client, url).await
+    }
+
     /// Sends a request that has no long body, and reads the answer.
     ///
     /// # Errors
@@ -193,6 +199,14 @@ pub(super) fn head_size(request: &Request) -> usize {
     const AROUND: usize = ": \r\n".len();
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND);
     request.url().as_str().len() + headers.sum::<usize>()
+}
+
+/// As [`Http::touch`], by a client.
+pub(super) async fn touch(client: &Client, url: &Url) -> bool {
+    let mut front = url.clone();
+    front.set_path("/");
+    front.set_query(None);
+    client.head(front).send().await.is_ok()
 }
 
 /// An answer, as long as it may be.

@@ -70,6 +70,11 @@ impl Files {
         HttpError::NotUnderstood { action, host: origin(&self.root), problem: problem.to_owned() }
     }
 
+    /// Whether the server answers a small request.
+    pub(super) async fn touch(&self) -> bool {
+        self.http.touch(&self.root).await
+    }
+
     /// What a file holds, if it is there.
     pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, HttpError> {
         match self.http.ask(Action::Read, self.http.client().get(self.url(file))).await {

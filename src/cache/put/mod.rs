@@ -323,6 +323,10 @@ impl Cache for PutCache {
         ANSWERS_HOLD
     }
 
+    fn touch(&self) -> Option<BoxFuture<'_, bool>> {
+        Some(Box::pin(self.files.touch()))
+    }
+
     fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
         Box::pin(async move {
             for RealisationFile { name, json, .. } in self.binary.realisations(&info).await? {

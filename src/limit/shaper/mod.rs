@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              all that goes over the line ─┬─ backfill's share of it
-//!                                           └─ each cache's own
+//!                                           └─ each cache's own ── what it may have while it gives way
 //! ```
 //!
 //! Whoever sends asks its [`Tap`] before each piece, and waits until every bucket above it has room. Fresh work is served
@@ -14,17 +14,17 @@
 mod bucket;
 mod tap;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::bucket::Bucket;
 pub use self::tap::Tap;
 use self::tap::Through;
-use super::{Lane, Rate};
+use super::{Background, Lane, Rate};
 
 /// A piece takes so long at the rate that limits it: short enough that others' turns come soon.
 const PIECE_TIME: Duration = Duration::from_millis(10);
@@ -48,6 +48,8 @@ pub struct Rates {
     pub backfill: Option<Rate>,
     /// To each cache, by its name.
     pub caches: BTreeMap<String, Rate>,
+    /// Caches that give way to all others on the line, by their names.
+    pub background: BTreeSet<String>,
 }
 
 /// Hands out bandwidth. Cheap to clone; all clones are one.
@@ -67,9 +69,19 @@ struct State {
     backfill: Bucket,
     /// Those that have a rate.
     caches: BTreeMap<String, Bucket>,
+    /// Those that give way.
+    background: BTreeMap<String, GivesWay>,
+    /// Told of each piece that goes there.
+    flows: watch::Sender<()>,
     waiting: [VecDeque<Waiter>; 2],
     /// Whether a task looks after those who wait.
     is_driven: bool,
+}
+
+struct GivesWay {
+    bucket: Bucket,
+    /// Bytes that have been sent.
+    sent: u64,
 }
 
 struct Waiter {
@@ -88,6 +100,8 @@ impl Default for Shaper {
             line: Bucket::unlimited(now),
             backfill: Bucket::unlimited(now),
             caches: BTreeMap::new(),
+            background: BTreeMap::new(),
+            flows: watch::Sender::new(()),
             waiting: [VecDeque::new(), VecDeque::new()],
             is_driven: false,
         };
@@ -107,6 +121,43 @@ impl Shaper {
             let bucket = state.caches.entry(name.clone()).or_insert_with(|| Bucket::unlimited(now));
             bucket.set(Some(*rate), now);
         }
+        state.background.retain(|name, _| rates.background.contains(name));
+        for name in &rates.background {
+            state.background.entry(name.clone()).or_insert_with(|| {
+                let mut bucket = Bucket::unlimited(now);
+                bucket.set(Some(Background::FIRST), now);
+                GivesWay { bucket, sent: 0 }
+            });
+        }
+        drop(state);
+        self.shared.news.notify_one();
+    }
+
+    /// Bytes that have been sent to a cache while it gives way; none where it doesn't.
+    #[must_use]
+    pub fn sent_in_background(&self, cache: &str) -> Option<u64> {
+        Some(self.shared.lock().background.get(cache)?.sent)
+    }
+
+    /// Waits until something is sent to a cache that gives way.
+    pub async fn flows_in_background(&self, cache: &str) {
+        let mut flows = self.shared.lock().flows.subscribe();
+        let before = self.sent_in_background(cache);
+        loop {
+            let sent = self.sent_in_background(cache);
+            if sent.is_some_and(|sent| sent > before.unwrap_or(0)) {
+                return;
+            }
+            // The sender lives as long as `self`.
+            let _ = flows.changed().await;
+        }
+    }
+
+    /// Lets a cache that gives way have so much from now on.
+    pub fn give_way(&self, cache: &str, rate: Rate) {
+        let mut state = self.shared.lock();
+        let Some(gives_way) = state.background.get_mut(cache) else { return };
+        gives_way.bucket.set(Some(rate), Instant::now());
         drop(state);
         self.shared.news.notify_one();
     }
@@ -210,8 +261,13 @@ impl State {
         self.above(cache, lane, over_line).filter_map(|bucket| bucket.opens(now)).max()
     }
 
+    /// Notes that so many bytes are sent.
     fn sends(&mut self, cache: &str, lane: Lane, over_line: bool, bytes: usize) {
         self.above(cache, lane, over_line).for_each(|bucket| bucket.take(bytes));
+        if let Some(gives_way) = self.background.get_mut(cache).filter(|_| over_line) {
+            gives_way.sent += bytes as u64;
+            self.flows.send_replace(());
+        }
     }
 
     fn slowest(&mut self, through: &Through) -> Option<Rate> {
@@ -223,7 +279,8 @@ impl State {
     fn above(&mut self, cache: &str, lane: Lane, over_line: bool) -> impl Iterator<Item = &mut Bucket> {
         let line = over_line.then_some(&mut self.line);
         let backfill = (over_line && lane == Lane::Backfill).then_some(&mut self.backfill);
-        line.into_iter().chain(backfill).chain(self.caches.get_mut(cache))
+        let gives_way = self.background.get_mut(cache).filter(|_| over_line).map(|gives_way| &mut gives_way.bucket);
+        line.into_iter().chain(backfill).chain(self.caches.get_mut(cache)).chain(gives_way)
     }
 }
 

@@ -7,7 +7,7 @@ const MIB: u64 = 1024 * KIB;
 
 fn rates(line: u64, backfill: u64, caches: &[(&str, u64)]) -> Rates {
     let caches = caches.iter().filter_map(|(name, rate)| Some(((*name).to_owned(), Rate::new(*rate)?))).collect();
-    Rates { line: Rate::new(line), backfill: Rate::new(backfill), caches }
+    Rates { line: Rate::new(line), backfill: Rate::new(backfill), caches, background: BTreeSet::new() }
 }
 
 /// Sends without end, and counts.
@@ -122,4 +122,32 @@ async fn a_small_upload_is_through_after_its_turns() {
     let tap = shaper.tap("team", Lane::Fresh, true);
     let through = tokio::time::timeout(Duration::from_millis(200), tap.take(4096)).await;
     assert!(through.is_ok(), "it stood behind the large ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_gives_way_has_what_it_is_given_and_says_when_something_flows() {
+    let shaper = Shaper::default();
+    let background = BTreeSet::from(["away".to_owned()]);
+    shaper.set(&Rates { background: background.clone(), ..rates(10 * MIB, 0, &[]) });
+    let flows = tokio::spawn({
+        let shaper = shaper.clone();
+        async move { shaper.flows_in_background("away").await }
+    });
+    pass(Duration::from_secs(1)).await;
+    assert!(!flows.is_finished() && shaper.sent_in_background("other").is_none());
+    let sent = flood(shaper.tap("away", Lane::Fresh, true));
+    pass(Duration::from_secs(4)).await;
+    assert!(flows.is_finished());
+    assert_near(sent.load(Ordering::Relaxed), 4 * Background::FIRST.per_second(), 5, "at first");
+    assert_eq!(shaper.sent_in_background("away"), Some(sent.load(Ordering::Relaxed)));
+    let before = sent.load(Ordering::Relaxed);
+    shaper.give_way("away", Rate::kib(512));
+    // Rates that change in between leave what was found out in force.
+    shaper.set(&Rates { background, ..rates(20 * MIB, 0, &[]) });
+    pass(Duration::from_secs(4)).await;
+    assert_near(sent.load(Ordering::Relaxed) - before, 2 * MIB, 5, "as it was given");
+    shaper.set(&rates(MIB, 0, &[]));
+    let before = sent.load(Ordering::Relaxed);
+    pass(Duration::from_secs(4)).await;
+    assert_near(sent.load(Ordering::Relaxed) - before, 4 * MIB, 5, "not in the background any more");
 }
