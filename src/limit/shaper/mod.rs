@@ -134,9 +134,7 @@ impl Tap {
     #[must_use]
     pub fn piece(&self) -> usize {
         let slowest = self.0.as_ref().and_then(|through| through.shaper.shared.lock().slowest(through));
-        slowest.map_or(usize::MAX, |rate| {
-            (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE)
-        })
+        slowest.map_or(usize::MAX, |rate| (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE))
     }
 
     /// Waits until so many bytes may be sent, which then count as sent. May be dropped at any time; then they don't.
