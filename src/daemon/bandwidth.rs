@@ -51,12 +51,19 @@ impl Working {
 /// The caches that are given nothing, or no backfill, and what is said of it.
 fn pauses(in_force: &InForce, zone: &TimeZone) -> Pauses {
     let pause = |name: &String| {
-        let all = in_force.paused(name).map(|ruling| why_paused(ruling, zone));
-        let backfill = in_force.backfill_paused(name).map(|ruling| why_paused(ruling, zone));
-        let paused = Some(Paused { all, backfill }).filter(|paused| *paused != Paused::default())?;
+        let paused = Some(paused_in_words(in_force, name, zone)).filter(|paused| *paused != Paused::default())?;
         Some((CacheName::new(name).ok()?, paused))
     };
     in_force.caches.keys().filter_map(pause).collect()
+}
+
+/// Why a cache is paused, or backfill to it, for people, with what ends that.
+#[must_use]
+pub fn paused_in_words(in_force: &InForce, cache: &str, zone: &TimeZone) -> Paused {
+    Paused {
+        all: in_force.paused(cache).map(|ruling| why_paused(ruling, zone)),
+        backfill: in_force.backfill_paused(cache).map(|ruling| why_paused(ruling, zone)),
+    }
 }
 
 /// What has changed, one line each; at first, what isn't without a limit.
