@@ -20,7 +20,7 @@ use crate::queue::now;
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// How much: 5MiB/s, 100Mbit/s, or `none` for no limit.
-    #[arg(value_name = "BANDWIDTH", value_parser = parse_limit)]
+    #[arg(value_name = "BANDWIDTH", value_parser = parse_limit, allow_hyphen_values = true)]
     bandwidth: Option<Limit>,
     #[command(flatten)]
     whose: WhoseArgs,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use tracing::info;
 
 use super::Working;
-use crate::limit::{Bandwidth, By, InForce, Ruling, Schedule};
+use crate::limit::{Bandwidth, By, InForce, Ruling, Schedule, Whose};
 use crate::policy::{ByteSize, CacheName};
 use crate::queue::{Paused, Queue, QueueError, now};
 use crate::upload::{Command, Pauses};
@@ -61,8 +61,8 @@ fn pauses(in_force: &InForce, zone: &TimeZone) -> Pauses {
 #[must_use]
 pub fn paused_in_words(in_force: &InForce, cache: &str, zone: &TimeZone) -> Paused {
     Paused {
-        all: in_force.paused(cache).map(|ruling| why_paused(ruling, zone)),
-        backfill: in_force.backfill_paused(cache).map(|ruling| why_paused(ruling, zone)),
+        all: in_force.paused(cache).map(|(whose, ruling)| why_paused(&whose, ruling, zone)),
+        backfill: in_force.backfill_paused(cache).map(|ruling| why_paused(&Whose::Backfill, ruling, zone)),
     }
 }
 
@@ -109,18 +109,21 @@ fn why(ruling: &Ruling, zone: &TimeZone) -> String {
 }
 
 /// Why a cache is paused, and what ends it.
-fn why_paused(ruling: &Ruling, zone: &TimeZone) -> String {
-    let cure = match ruling.by {
-        By::Hand => "`storewatch resume` ends that",
-        _ => "`storewatch limit none --for 1h` goes on all the same",
+fn why_paused(whose: &Whose, ruling: &Ruling, zone: &TimeZone) -> String {
+    let why = why(ruling, zone);
+    let whose = match whose {
+        _ if ruling.by == By::Hand => return format!("{why}; `storewatch resume` ends that"),
+        Whose::Line => String::new(),
+        Whose::Backfill => " --backfill".to_owned(),
+        Whose::Cache(name) => format!(" --cache {name}"),
     };
-    format!("{}; {cure}", why(ruling, zone))
+    format!("{why}; `storewatch limit none{whose} --for 1h` goes on all the same")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::{ByHand, CacheSchedule, Conditions, Days, Whose, Window};
+    use crate::limit::{ByHand, CacheSchedule, Conditions, Days, Window};
 
     #[test]
     fn what_is_in_force_is_said_in_words_and_again_when_it_changes() {

@@ -284,11 +284,12 @@ impl InForce {
         Rates { line: rate(&self.line), backfill: rate(&self.backfill), caches: caches.collect() }
     }
 
-    /// By what nothing goes to a cache for now, if it is so.
+    /// By what nothing goes to a cache for now, if it is so, and whether that is said of the cache itself or of all.
     #[must_use]
-    pub fn paused(&self, cache: &str) -> Option<&Ruling> {
+    pub fn paused(&self, cache: &str) -> Option<(Whose, &Ruling)> {
         let own = self.caches.get(cache).map(|(own, _)| own).filter(|own| own.is_pause());
-        own.or_else(|| self.above(&self.line, cache))
+        let own = own.map(|own| (Whose::Cache(cache.to_owned()), own));
+        own.or_else(|| Some((Whose::Line, self.above(&self.line, cache)?)))
     }
 
     /// By what no backfill goes to a cache for now, if it is so.

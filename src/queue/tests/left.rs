@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// A backfill that asks for these paths, fresh.
-    fn run_for(&mut self, paths: &[u8]) -> RunId {
+    pub(super) fn run_for(&mut self, paths: &[u8]) -> RunId {
         let scope = RunScope {
             paths: Vec::new(),
             since: None,
