@@ -1,10 +1,13 @@
 //! The command line: one file a subcommand, whose `Args` carry the help.
 
 mod backfill;
+mod bandwidth;
 mod cache;
 mod doctor;
 mod error;
+mod limit;
 mod paths;
+mod pause;
 mod policy;
 mod progress;
 mod push;
@@ -54,6 +57,9 @@ enum Command {
     Push(push::Args),
     Status(status::Args),
     Queue(queue::Args),
+    Limit(limit::Args),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Policy(policy::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
@@ -69,6 +75,9 @@ pub fn main() -> ExitCode {
         Command::Push(args) => push::run(&global, &args),
         Command::Status(args) => status::run(&global, &args),
         Command::Queue(args) => queue::run(&global, &args),
+        Command::Limit(args) => limit::run(&global, &args),
+        Command::Pause(args) => pause::pause(&global, &args),
+        Command::Resume(args) => pause::resume(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
         Command::Cache(args) => cache::run(&global, &args),
         Command::Doctor(args) => doctor::run(&global, &args),

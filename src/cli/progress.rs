@@ -1,6 +1,7 @@
 //! Carrying out what was asked for, a backfill or a push, and showing how far it is.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -73,7 +74,7 @@ struct Display {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
     /// Which caches take nothing, and why, as it was told last.
-    waiting: BTreeMap<String, String>,
+    waiting: BTreeMap<String, Waits>,
     /// How it can be ended is told once, unless it will end by itself.
     is_end_known: bool,
     /// Whether another process works the queue off, whose log isn't this one's.
@@ -141,15 +142,15 @@ impl Display {
 
     /// Says it again whenever it is another reason. On a terminal it stands below the bar all the time.
     fn tell_what_waits(&mut self, left: &[Left]) {
-        let told_elsewhere = self.bar.is_some() || (!self.is_beside && tracing::enabled!(Level::WARN));
+        // Of a pause the log says nothing at this level, since nothing is wrong.
+        let in_log = !self.is_beside && tracing::enabled!(Level::WARN);
         let waiting = what_waits(left);
-        if !told_elsewhere {
-            news(&self.waiting, &waiting).iter().for_each(|line| eprintln!("{line}"));
+        if self.bar.is_none() {
+            news(&self.waiting, &waiting, in_log).iter().for_each(|line| eprintln!("{line}"));
         }
         if !waiting.is_empty() && !std::mem::replace(&mut self.is_end_known, true) {
             self.line(
-                "it is tried again until it succeeds; Ctrl-C ends this, and so does `--timeout` by itself: what is left \
-                 stays queued",
+                "it is waited for; Ctrl-C ends this, and so does `--timeout` by itself: what is left stays queued",
             );
         }
         self.waiting = waiting;
@@ -169,30 +170,54 @@ impl Display {
     }
 }
 
-/// The caches that take nothing for now, each with the reason.
-fn what_waits(left: &[Left]) -> BTreeMap<String, String> {
-    left.iter()
-        .filter(|left| !left.is_off)
-        .filter_map(|left| Some((left.cache.clone(), left.takes_nothing.clone()?)))
-        .collect()
+/// Why paths for a cache wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Waits {
+    /// It takes nothing for now.
+    TakesNothing(String),
+    /// It is paused, which is meant to be so.
+    Paused(String),
 }
 
-/// What has changed since it was told last.
-fn news(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
-    let waits = now.iter().filter(|(cache, why)| before.get(*cache) != Some(why));
-    let waits = waits.map(|(cache, why)| format!("{cache} takes nothing for now: {why}"));
-    let takes = before.keys().filter(|cache| !now.contains_key(*cache));
-    waits.chain(takes.map(|cache| format!("{cache} takes paths again, or has all of them"))).collect()
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TakesNothing(why) => write!(f, "takes nothing for now: {why}"),
+            Self::Paused(why) => write!(f, "is paused {why}"),
+        }
+    }
+}
+
+/// The caches whose paths wait, each with the reason.
+fn what_waits(left: &[Left]) -> BTreeMap<String, Waits> {
+    left.iter().filter(|left| !left.is_off).filter_map(|left| Some((left.cache.clone(), left.waits()?))).collect()
+}
+
+/// What has changed since it was told last, but for what the log tells.
+fn news(before: &BTreeMap<String, Waits>, now: &BTreeMap<String, Waits>, in_log: bool) -> Vec<String> {
+    let untold = |waits: &Waits| matches!(waits, Waits::Paused(_)) || !in_log;
+    let waits = now.iter().filter(|(cache, waits)| before.get(*cache) != Some(waits) && untold(waits));
+    let waits = waits.map(|(cache, waits)| format!("{cache} {waits}"));
+    let takes = before.iter().filter(|(cache, waits)| !now.contains_key(*cache) && untold(waits));
+    waits.chain(takes.map(|(cache, _)| format!("{cache} takes paths again, or has all of them"))).collect()
+}
+
+impl Left {
+    /// Why its paths wait. A pause comes first: as long as it lasts, nobody finds out whether the cache takes anything.
+    fn waits(&self) -> Option<Waits> {
+        let paused = self.paused.clone().map(Waits::Paused);
+        paused.or_else(|| self.takes_nothing.clone().map(Waits::TakesNothing))
+    }
 }
 
 /// What the paths for a cache wait for, if there is anything to say of it.
 fn waits_for(left: &Left) -> Option<String> {
     let Left { cache, takes_nothing, is_off, last_failure, .. } = left;
-    match (takes_nothing, last_failure) {
-        (Some(why), _) if *is_off => Some(format!("{cache}, which is off on this host: {why}")),
-        (Some(why), _) => Some(format!("{cache}, which takes nothing for now: {why}")),
-        (None, Some(why)) => Some(format!("{cache}, to be tried again: {why}")),
-        (None, None) => None,
+    match (takes_nothing, left.waits(), last_failure) {
+        (Some(why), ..) if *is_off => Some(format!("{cache}, which is off on this host: {why}")),
+        (_, Some(waits), _) => Some(format!("{cache}, which {waits}")),
+        (_, None, Some(why)) => Some(format!("{cache}, to be tried again: {why}")),
+        (_, None, None) => None,
     }
 }
 
@@ -253,6 +278,7 @@ mod tests {
             paths: 2,
             takes_nothing: text(takes_nothing),
             is_off: false,
+            paused: None,
             last_failure: text(last_failure),
         }
     }
@@ -261,13 +287,24 @@ mod tests {
     fn what_waits_is_told_again_when_the_reason_is_another() {
         let off = Left { is_off: true, ..left("own", Some("it is this host itself"), None) };
         assert!(what_waits(&[off]).is_empty(), "nobody waits for that");
-        let told = |before: &[Left], now: &[Left]| news(&what_waits(before), &what_waits(now));
+        let told = |before: &[Left], now: &[Left]| news(&what_waits(before), &what_waits(now), false);
         let (away, no_token) = (left("team", Some("away"), None), left("team", Some("no token"), None));
         let both = [away.clone(), left("archive", None, Some("disk error"))];
         assert_eq!(told(&[], &both), ["team takes nothing for now: away"]);
         assert_eq!(told(&both, &both), Vec::<String>::new());
         assert_eq!(told(&both, std::slice::from_ref(&no_token)), ["team takes nothing for now: no token"]);
         assert_eq!(told(&[no_token], &[]), ["team takes paths again, or has all of them"]);
+    }
+
+    #[test]
+    fn a_pause_is_told_whether_or_not_there_is_a_log() {
+        let paused = Left { paused: Some("by hand".to_owned()), ..left("team", Some("away"), None) };
+        let told = |before: &[Left], now: &[Left]| news(&what_waits(before), &what_waits(now), true);
+        let away = left("team", Some("away"), None);
+        assert_eq!(told(&[], std::slice::from_ref(&away)), Vec::<String>::new(), "the log tells it");
+        assert_eq!(told(&[away], std::slice::from_ref(&paused)), ["team is paused by hand"]);
+        assert_eq!(told(std::slice::from_ref(&paused), &[]), ["team takes paths again, or has all of them"]);
+        assert_eq!(waits_for(&paused).as_deref(), Some("team, which is paused by hand"));
     }
 
     #[test]

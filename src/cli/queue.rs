@@ -159,6 +159,9 @@ fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
     if job.not_before > now() {
         write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
     }
+    if let Some(why) = &job.paused {
+        return writeln!(out, "  paused {why}");
+    }
     match (&job.reason, &job.cache_waits) {
         (_, Some(why)) => writeln!(out, "  its cache takes nothing: {why}"),
         (Some(reason), None) => writeln!(out, "  {reason}"),

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::bandwidth::{CacheShown, RulingShown, in_force, view, write_cache, write_line};
 use super::setup::{View, nix_store};
 use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
-use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
+use crate::limit::InForce;
+use crate::queue::{CacheCounts, Queue, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -35,7 +37,13 @@ struct Status {
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
     policy_problems: Vec<String>,
     store: Option<String>,
+    /// What is in force for the line; null without a good policy.
+    line: Option<RulingShown>,
+    /// What is in force for backfill.
+    backfill: Option<RulingShown>,
     caches: Vec<CacheStatus>,
+    #[serde(skip)]
+    in_force: Option<InForce>,
 }
 
 #[derive(Serialize)]
@@ -52,23 +60,27 @@ struct CacheStatus {
     why_off: Option<String>,
     /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
+    /// What is in force for it; null for one that the policy doesn't name.
+    bandwidth: Option<CacheShown>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let View { state_dir, policy_file, config } = View::find(global)?;
-    let counts = match Queue::open_to_look(&state_dir) {
-        Ok(queue) => queue.counts()?,
-        Err(QueueError::NoQueue { .. }) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let (View { state_dir, policy_file, config }, queue) = view(global)?;
+    let counts = queue.as_ref().map(Queue::counts).transpose()?.unwrap_or_default();
+    let in_force = config.as_ref().ok().map(|config| in_force(config, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
-    let caches = match config.as_ref().ok().zip(nix.as_ref()) {
+    let mut caches = match config.as_ref().ok().zip(nix.as_ref()) {
         Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
         None => {
             let used = counts.into_iter().filter(|counts| counts.jobs() > 0);
             used.map(|counts| CacheStatus::without_policy(counts, None)).collect()
         }
     };
+    for cache in &mut caches {
+        // Not that of another cache which has the name now.
+        let named = in_force.as_ref().filter(|_| cache.orphaned == Some(false));
+        cache.bandwidth = named.and_then(|in_force| CacheShown::of(in_force, &cache.counts.name));
+    }
     let (working, working_unknown) = match StateLock::holder(&state_dir) {
         Ok(working) => (working, None),
         Err(error) => (None, Some(error.to_string())),
@@ -80,7 +92,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
         store: nix.map(|nix| nix.logical.as_str().to_owned()),
+        line: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.line)),
+        backfill: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.backfill)),
         caches,
+        in_force,
     };
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -109,6 +124,7 @@ impl CacheStatus {
             orphaned,
             why_off: None,
             off_since_it_is: None,
+            bandwidth: None,
             counts,
         }
     }
@@ -132,6 +148,7 @@ fn cache_states(
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
+            bandwidth: None,
         });
     }
     let busy = |counts: &CacheCounts| counts.pending + counts.uploading + counts.held + counts.failed > 0;
@@ -156,7 +173,12 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
-    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
+    if let Some(in_force) = &status.in_force {
+        write_line(out, in_force)?;
+    }
+    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
+        &status.caches
+    {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
             write!(out, "  {why}")?;
@@ -179,6 +201,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
         if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
             writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
+        }
+        if let Some(in_force) = status.in_force.as_ref().filter(|_| *orphaned == Some(false)) {
+            write_cache(out, in_force, &counts.name)?;
         }
         writeln!(
             out,

@@ -75,6 +75,8 @@ pub const CACHE: Keys = Keys {
         ("answers_missing", "answers_missing = true"),
         ("timeout", "timeout = \"2h\""),
         ("pass_environment", "pass_environment = [\"CACHIX_AUTH_TOKEN\"]"),
+        ("bandwidth", "bandwidth = \"5 MiB/s\""),
+        ("windows", "windows = [{ from = \"09:00\", to = \"18:00\", bandwidth = \"1 MiB/s\" }]"),
     ],
     later: &[],
 };
@@ -107,8 +109,30 @@ pub const UPSTREAMS: Keys = Keys {
 };
 
 /// `[limits]`.
-pub const LIMITS: Keys =
-    Keys { known: &[("uploads", "uploads = 4"), ("priority", "priority = \"low\"")], later: &["bandwidth", "windows"] };
+pub const LIMITS: Keys = Keys {
+    known: &[
+        ("uploads", "uploads = 4"),
+        ("priority", "priority = \"low\""),
+        ("bandwidth", "bandwidth = \"20 MiB/s\""),
+        ("backfill_bandwidth", "backfill_bandwidth = \"5 MiB/s\""),
+        ("windows", "windows = [{ days = [\"mon\"], from = \"09:00\", to = \"18:00\", bandwidth = \"2 MiB/s\" }]"),
+        ("metered", "metered = \"pause\""),
+        ("battery", "battery = \"pause\""),
+    ],
+    later: &[],
+};
+
+/// One of the `windows` of `[limits]` or of a cache.
+pub const WINDOW: Keys = Keys {
+    known: &[
+        ("days", "days = [\"mon\", \"fri\"]"),
+        ("from", "from = \"09:00\""),
+        ("to", "to = \"18:00\""),
+        ("bandwidth", "bandwidth = \"2 MiB/s\""),
+        ("backfill_bandwidth", "backfill_bandwidth = 0"),
+    ],
+    later: &[],
+};
 
 /// `[[rules]]`.
 pub const RULE: Keys = Keys {
@@ -137,13 +161,14 @@ pub const MATCH: Keys = Keys {
 };
 
 /// All tables, as messages call them.
-pub const TABLES: [(&str, &Keys); 8] = [
+pub const TABLES: [(&str, &Keys); 9] = [
     ("the policy's top", &TOP),
     ("[store]", &STORE),
     ("[caches.NAME]", &CACHE),
     ("the table that says where a secret comes from", &SOURCE),
     ("[upstreams]", &UPSTREAMS),
     ("[limits]", &LIMITS),
+    ("a window", &WINDOW),
     ("[[rules]]", &RULE),
     ("match", &MATCH),
 ];

@@ -11,6 +11,7 @@
 //! Deliberately absent: whether a cache can be reached or a key file read. A policy may be checked on another host than
 //! the one that it is for.
 
+mod bandwidth;
 mod cache;
 mod duration;
 mod fingerprint;
@@ -19,6 +20,7 @@ mod places;
 mod problems;
 mod raw;
 mod raw_cache;
+mod raw_limits;
 mod reader;
 mod schema;
 mod store;
@@ -30,8 +32,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::limit::Schedule;
 use crate::policy::Policy;
 
+pub use bandwidth::{BACKGROUND, BadBandwidth, parse_bandwidth};
 pub use cache::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
 pub use duration::{BadDuration, parse_duration};
 pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_STATE_DIR, Surroundings};
@@ -64,6 +68,8 @@ pub struct Config {
     pub policy: Arc<Policy>,
     /// How much storewatch takes.
     pub limits: Limits,
+    /// How much of the line it takes, and when.
+    pub schedule: Schedule,
     /// The file; `None` for the built-in policy.
     pub source: Option<PathBuf>,
     /// What is odd about the file but no reason to refuse it.
@@ -106,6 +112,7 @@ impl Config {
             upstreams: Upstreams::default(),
             policy: defaults.policy(),
             limits: Limits::default(),
+            schedule: defaults.schedule(),
             source: None,
             warnings: Vec::new(),
         }
@@ -142,10 +149,10 @@ impl Config {
         let raw = RawPolicy::read(text, &mut problems);
         let validated = validate(raw, defaults, check_url, &mut problems);
         let warnings = problems.finish()?;
-        let Some(Validated { store, caches, upstreams, policy, limits }) = validated else {
+        let Some(Validated { store, caches, upstreams, policy, limits, schedule }) = validated else {
             unreachable!("what is refused has a problem")
         };
-        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, source: None, warnings })
+        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, schedule, source: None, warnings })
     }
 }
 

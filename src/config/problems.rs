@@ -92,6 +92,11 @@ impl<'t> Problems<'t> {
         Problem { file: self.file.to_owned(), line, column, message }
     }
 
+    /// The line, from 1, in which something stands, for who is told of two places.
+    pub(super) fn line(&self, at: &Range<usize>) -> usize {
+        line_and_column(self.text.as_bytes(), at.start).0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.errors.is_empty()
     }

@@ -5,9 +5,10 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::keys::{CACHE, LIMITS, MATCH, RULE, STORE, TOP, UPSTREAMS};
+use super::keys::{CACHE, MATCH, RULE, STORE, TOP, UPSTREAMS};
 use super::problems::Problems;
 use super::raw_cache::RawCache;
+use super::raw_limits::RawLimits;
 use super::reader::{List, Table};
 
 /// The one version of the file format that there is.
@@ -19,8 +20,7 @@ pub(super) struct RawPolicy {
     pub(super) store: RawStore,
     pub(super) caches: Vec<RawCache>,
     pub(super) upstreams: RawUpstreams,
-    pub(super) uploads: Option<Spanned<i64>>,
-    pub(super) priority: Option<Spanned<String>>,
+    pub(super) limits: RawLimits,
     pub(super) rules: Vec<RawRule>,
 }
 
@@ -71,16 +71,14 @@ impl RawPolicy {
             return Self::default();
         }
         let top = Table::new("the policy", &TOP, document.get_ref(), 0..0, problems);
-        let limits = top.table("limits", "[limits]", &LIMITS, problems);
         let caches = top.named_tables("caches", &CACHE, problems);
-        let rules = top.tables("rules", &RULE, problems);
+        let rules = top.tables("rules", "[[rules]]", &RULE, problems);
         Self {
             builtin_rules: top.boolean("builtin_rules", problems).map(Spanned::into_inner),
             store: RawStore::read(&top, problems),
             caches: caches.into_iter().map(|(name, table)| RawCache::read(name, &table, problems)).collect(),
             upstreams: RawUpstreams::read(&top, problems),
-            uploads: limits.as_ref().and_then(|table| table.integer("uploads", problems)),
-            priority: limits.as_ref().and_then(|table| table.string("priority", problems)),
+            limits: RawLimits::read(&top, problems),
             rules: rules.iter().map(|table| RawRule::read(table, problems)).collect(),
         }
     }

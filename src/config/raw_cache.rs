@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::keys::SOURCE;
 use super::problems::Problems;
+use super::raw_limits::RawWindow;
 use super::reader::{List, Table, as_string, type_of};
 
 pub(super) struct RawCache {
@@ -36,6 +37,8 @@ pub(super) struct RawCache {
     pub(super) answers_missing: Option<Spanned<bool>>,
     pub(super) timeout: Option<Spanned<String>>,
     pub(super) pass_environment: Option<List>,
+    pub(super) bandwidth: Option<Spanned<String>>,
+    pub(super) windows: Vec<RawWindow>,
     /// The keys that are there, good or bad, and their places.
     pub(super) given: Vec<(&'static str, Range<usize>)>,
 }
@@ -98,6 +101,8 @@ impl RawCache {
             answers_missing: table.boolean("answers_missing", problems),
             timeout: table.string("timeout", problems),
             pass_environment: table.list("pass_environment", problems),
+            bandwidth: table.text_or_number("bandwidth", problems),
+            windows: RawWindow::read_all(table, problems),
             given: table.given(),
         }
     }

@@ -100,6 +100,17 @@ impl<'t> Table<'t> {
         string
     }
 
+    /// A string, or a whole number as it is written.
+    pub(super) fn text_or_number(&self, key: &str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
+        let value = self.get(key)?;
+        let number = || value.get_ref().as_integer().map(|int| Spanned::new(value.span(), int.as_str().to_owned()));
+        let text = as_string(value).or_else(number);
+        if text.is_none() {
+            self.wrong_type(key, value, "a string", problems);
+        }
+        text
+    }
+
     pub(super) fn boolean(&self, key: &str, problems: &mut Problems<'_>) -> Option<Spanned<bool>> {
         let value = self.get(key)?;
         let boolean = value.get_ref().as_bool();
@@ -205,8 +216,14 @@ impl<'t> Table<'t> {
         tables
     }
 
-    /// Tables in a list: `[[rules]]`.
-    pub(super) fn tables(&self, key: &str, keys: &'static Keys, problems: &mut Problems<'_>) -> Vec<Table<'t>> {
+    /// Tables in a list: `[[rules]]`. Messages call each by `what` and its number.
+    pub(super) fn tables(
+        &self,
+        key: &str,
+        what: &str,
+        keys: &'static Keys,
+        problems: &mut Problems<'_>,
+    ) -> Vec<Table<'t>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let Some(elements) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of tables", problems);
@@ -216,7 +233,7 @@ impl<'t> Table<'t> {
         for (at, element) in elements.iter().enumerate() {
             match element.get_ref().as_table() {
                 Some(entries) => {
-                    let what = format!("[[{key}]] {}", at + 1);
+                    let what = format!("{what} {}", at + 1);
                     tables.push(Table::new(what, keys, entries, element.span(), problems));
                 }
                 None => self.wrong_type(key, element, "a table", problems),

@@ -1,5 +1,6 @@
 //! What people read when a policy is wrong, word for word, and what a good one comes to.
 
+mod bandwidth;
 mod commands;
 mod manual;
 mod servers;
@@ -83,6 +84,9 @@ const WHOLE: &str = r#"
         [limits]
         uploads = 64
         priority = "normal"
+        bandwidth = "100 Mbit/s"
+        windows = [{ days = ["mon"], from = "22:00", to = "06:00", bandwidth = 0 }]
+        battery = "pause"
         [[rules]]
         name = "licensed"
         match = { name = ["cuda*", "nvidia*"], kind = "output", deriver = "*.drv", size = "1 KiB..1 GiB" }
@@ -166,12 +170,8 @@ to = ["tema", "nowhere"]
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
     bad_v1(
-        "[limits]\nbandwidth = \"1 MiB/s\"\nwindows = []\n[disk]\nlow = \"1 GiB\"",
-        &[
-            "3:1: `bandwidth` in [limits] is not supported by this version of storewatch: leave it out",
-            "4:1: `windows` in [limits] is not supported by this version of storewatch: leave it out",
-            "5:2: `disk` in the policy is not supported by this version of storewatch: leave it out",
-        ],
+        "[disk]\nlow = \"1 GiB\"",
+        &["2:2: `disk` in the policy is not supported by this version of storewatch: leave it out"],
     );
 }
 

@@ -9,7 +9,9 @@
 //! what it holds, and ends with an error, so that whoever supervises it starts it anew. Nothing is lost by that.
 
 pub mod backfill;
+pub mod bandwidth;
 pub mod caches;
+pub mod conditions;
 pub mod health;
 mod priority;
 mod settings;
@@ -25,12 +27,13 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, orders};
+use self::conditions::Lookout;
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::Settings;
 use self::signals::Signal;
 use crate::config::{Config, NixStore};
-use crate::limit::Shaper;
+use crate::limit::{InForce, Shaper};
 use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
@@ -111,6 +114,9 @@ pub enum ServiceError {
 pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
     pub(crate) bell: Arc<Notify>,
+    pub(crate) shaper: Shaper,
+    in_force: Option<InForce>,
+    lookout: Lookout,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     surroundings: CacheSurroundings,
@@ -128,24 +134,29 @@ impl Working {
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
         let bell = Arc::new(Notify::new());
         let (commands, inbox) = mpsc::channel(8);
+        let shaper = Shaper::default();
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
             facts,
             real_store: nix.real.clone(),
             bell: Arc::clone(&bell),
-            shaper: Shaper::default(),
+            shaper: shaper.clone(),
             commands: inbox,
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
-        let working = Self { queue, bell, commands, uploader, surroundings };
+        let (in_force, lookout) = (None, Lookout::default());
+        let mut working = Self { queue, bell, shaper, in_force, lookout, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
 
     /// Works by this configuration from now on.
-    async fn serve(&self, config: &Config) -> Result<Routes, QueueError> {
+    async fn serve(&mut self, config: &Config) -> Result<Routes, QueueError> {
         caches::tell_what_is_off(config);
+        // First, so that nothing is begun that is paused.
+        self.lookout.look_now(&config.schedule).await;
+        self.shape(&config.schedule).await?;
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
         self.tell(Command::Serve(orders)).await;
@@ -213,6 +224,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     // When the policy file is to be looked at again, since it was just being written.
     let mut look_again = None;
     let ended = loop {
+        let next_shape = working.next_shape();
         tokio::select! {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
@@ -224,8 +236,11 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             // One folder or the other: both are looked at, which costs nothing.
             _ = wake.changed() => watch_what_is_there(&mut wake),
             () = look_at(look_again), if look_again.is_some() => {}
+            () = look_at(next_shape), if next_shape.is_some() => {}
+            () = working.lookout.changed() => {}
             _ = timer.tick() => {
                 watch_what_is_there(&mut wake);
+                working.lookout.look(&settings.config().schedule);
                 if clocks.have_parted() {
                     info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
                     working.tell(Command::Hurry).await;
@@ -253,6 +268,8 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         if reloaded == Reload::InForce {
             let routes = working.serve(settings.config()).await?;
             routes_in_force.send_replace(routes);
+        } else {
+            working.shape(&settings.config().schedule).await?;
         }
     };
     watcher.abort();

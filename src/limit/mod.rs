@@ -1,16 +1,22 @@
-//! How much is done at once and how much is sent, and for whom first.
+//! How much is done at once and how much is sent, when, and for whom first.
 //!
 //! No I/O here, and no clock but tokio's, which tests hold.
 
 mod background;
+mod bandwidth;
 mod rate;
+mod schedule;
 mod shaper;
 mod slots;
+mod window;
 
 pub use background::Background;
+pub use bandwidth::Bandwidth;
 pub use rate::Rate;
+pub use schedule::{By, ByHand, CacheSchedule, Conditions, InForce, Ruling, Schedule, Way, Whose};
 pub use shaper::{Rates, Shaper, Tap};
 pub use slots::{Slot, Slots};
+pub use window::{DAY, DAY_NAMES, Days, Window};
 
 /// Which of two lanes work stands in; the first is always served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,4 @@
-//! Sizes of NARs, as people write them.
+//! Sizes, as people write them.
 
 use std::fmt;
 
@@ -67,13 +67,16 @@ impl ByteSize {
         if unit.is_empty() {
             return Err(BadSize::NoUnit(text.to_owned()));
         }
-        let (_, factor) = UNITS
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(unit))
-            .ok_or_else(|| BadSize::BadUnit(unit.to_owned()))?;
+        let factor = Self::unit(unit).ok_or_else(|| BadSize::BadUnit(unit.to_owned()))?;
         let too_large = || BadSize::TooLarge(text.to_owned());
         let number: u64 = digits.parse().map_err(|_| too_large())?;
-        number.checked_mul(*factor).map(Self).ok_or_else(too_large)
+        number.checked_mul(factor).map(Self).ok_or_else(too_large)
+    }
+
+    /// The bytes of a unit, written in upper or lower case.
+    #[must_use]
+    pub fn unit(name: &str) -> Option<u64> {
+        UNITS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, bytes)| *bytes)
     }
 }
 

@@ -18,6 +18,7 @@
 //! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
 
 mod admit;
+mod by_hand;
 mod contents;
 mod delivered;
 mod doubt;
@@ -41,6 +42,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
+pub use by_hand::Paused;
 pub use contents::Content;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};

@@ -65,6 +65,8 @@ pub struct Left {
     pub takes_nothing: Option<String>,
     /// Whether that is so since this host is the cache's own server: then these paths are not waited for.
     pub is_off: bool,
+    /// Why the cache is paused, for these paths at least.
+    pub paused: Option<String>,
     /// Why the path that was tried most often could not be uploaded yet.
     pub last_failure: Option<String>,
 }
@@ -207,7 +209,8 @@ impl Queue {
             .db
             // Beside `max` the other columns are of the row that has it.
             .prepare_cached(
-                "SELECT c.name, count(*), c.waiting_why, j.reason, c.off, max(j.attempts)
+                "SELECT c.name, count(*), c.waiting_why, j.reason, c.off, max(j.attempts),
+                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END)
                  FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
                  WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
             )
@@ -220,6 +223,7 @@ impl Queue {
                     takes_nothing: row.get(2)?,
                     last_failure: row.get(3)?,
                     is_off: row.get(4)?,
+                    paused: row.get(6)?,
                 })
             })
             .and_then(Iterator::collect)

@@ -140,6 +140,21 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN read INTEGER;
     ALTER TABLE jobs ADD COLUMN saved INTEGER;
 ",
+    "
+    -- What was said by hand of bandwidth, and is kept over a restart.
+    CREATE TABLE by_hand (
+        whose INTEGER NOT NULL,            -- 0: of the line, 1: of backfill's share, 2: of a cache
+        cache TEXT NOT NULL,               -- its name; empty where it isn't of a cache
+        pause INTEGER NOT NULL,            -- 1: a pause, which stands beside a limit and hides it
+        rate  INTEGER,                     -- bytes a second; NULL: no limit
+        since INTEGER NOT NULL,            -- ms since 1970
+        until INTEGER,                     -- ms since 1970; NULL: until it is taken back
+        PRIMARY KEY (whose, cache, pause)
+    ) WITHOUT ROWID, STRICT;
+    -- Why nothing goes to the cache for now, or no backfill, in words; NULL: it isn't paused.
+    ALTER TABLE caches ADD COLUMN paused TEXT;
+    ALTER TABLE caches ADD COLUMN backfill_paused TEXT;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

@@ -3,6 +3,7 @@
 mod at_once;
 mod laws;
 mod left;
+mod paused;
 mod reconfigured;
 
 use super::*;

@@ -126,6 +126,8 @@ pub struct JobView {
     pub reason: Option<String>,
     /// Why its cache as a whole takes nothing, where that is what a pending job waits for.
     pub cache_waits: Option<String>,
+    /// Why its cache is paused, or backfill to it, where that is what a pending job waits for.
+    pub paused: Option<String>,
     /// Milliseconds since 1970 of the last change.
     pub changed: i64,
 }
@@ -201,7 +203,8 @@ impl Queue {
             .db
             .prepare_cached(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
-                        CASE WHEN j.state = 0 THEN c.waiting_why END
+                        CASE WHEN j.state = 0 THEN c.waiting_why END,
+                        CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END) END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
@@ -226,6 +229,7 @@ impl Queue {
                     reason: row.get(7)?,
                     changed: row.get(8)?,
                     cache_waits: row.get(9)?,
+                    paused: row.get(10)?,
                 })
             })
             .and_then(Iterator::collect)

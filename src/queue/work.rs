@@ -42,7 +42,8 @@ impl Queue {
         tx.commit().map_err(sqlite("commit what was pruned"))
     }
 
-    /// Claims up to `limit` jobs of a cache and lane that nothing holds back, in the order they came.
+    /// Claims up to `limit` jobs of a cache and lane that nothing holds back, in the order they came; none of backfill's
+    /// where that is [noted](Queue::note_paused) as paused.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -51,6 +52,7 @@ impl Queue {
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
+                            AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
              RETURNING id, path, cache, lane, attempts, needed",
@@ -68,6 +70,7 @@ impl Queue {
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND state = 0 AND blockers = 0
+                            AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                           ORDER BY attempts, lane, id LIMIT 1)
              RETURNING id, path, cache, lane, attempts, needed",
             params![cache.0, now],

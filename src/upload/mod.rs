@@ -19,6 +19,7 @@ mod deliver;
 mod flight;
 mod giving_way;
 mod note;
+mod pause;
 mod presence;
 mod settle;
 mod target;
@@ -37,6 +38,8 @@ use self::claim::{Claimed, How, Question};
 use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting};
+pub use self::pause::Pauses;
+use self::pause::UnderWay;
 use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
@@ -44,7 +47,7 @@ use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, Outcome, Queue, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -85,6 +88,8 @@ pub enum Command {
     Serve(Orders),
     /// Try at once what waits for its time.
     Hurry,
+    /// Give these caches nothing until told otherwise, and the others what there is.
+    Pause(Pauses),
     /// Take nothing new; give back what is not through after so long; then end.
     Drain(Duration),
 }
@@ -115,7 +120,8 @@ pub struct Uploader {
     doubts: Option<u64>,
     tasks: JoinSet<Landed>,
     /// Which job each task has, should it not end by itself.
-    claimed: HashMap<task::Id, Job>,
+    claimed: HashMap<task::Id, UnderWay>,
+    pauses: Pauses,
     /// What has come to an end and isn't written down yet, and when it is to be.
     landed: Vec<TaskEnd>,
     settle_at: Option<Instant>,
@@ -180,6 +186,7 @@ impl Uploader {
             doubts: None,
             tasks: JoinSet::new(),
             claimed: HashMap::new(),
+            pauses: Pauses::new(),
             landed: Vec::new(),
             settle_at: None,
             next_due: None,
@@ -249,6 +256,7 @@ impl Uploader {
             Event::Opened(opening) => self.take_opened(opening).await?,
             Event::Landed(landed) => self.settle(landed).await?,
             Event::Told(Command::Serve(orders)) => self.serve(orders).await?,
+            Event::Told(Command::Pause(pauses)) => self.pause(pauses).await?,
             Event::Told(Command::Hurry) => {
                 self.queue.call(|queue| queue.hurry()).await?;
                 self.caches.values_mut().for_each(State::hurry);
@@ -263,6 +271,7 @@ impl Uploader {
                     self.tasks.abort_all();
                 }
                 self.context.call_off.call_off();
+                self.claimed.values().for_each(UnderWay::call_off);
                 self.drain_until = Some(Instant::now() + Duration::from_secs(1));
             }
             Event::Drained => {}
@@ -304,11 +313,12 @@ impl Uploader {
             self.caches.insert(id, State::serve(target, known));
         }
         // A cache may have been gone from the policy for a while and be back, with jobs still under way.
-        for job in self.claimed.values() {
+        for UnderWay { job, .. } in self.claimed.values() {
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 state.under_way += 1;
             }
         }
+        self.note_pauses().await?;
         self.policy.send_replace(Some(policy));
         // A rule that held something back may be another now, or was changed while nobody watched.
         self.queue.call(|queue| queue.release_held()).await?;
@@ -389,16 +399,20 @@ impl Uploader {
         let seats = claim::seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
             let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
-            let context = self.context.clone();
-            let own = job.clone();
+            // Each can be called off on its own.
+            let context = Context { call_off: CallOff::default(), ..self.context.clone() };
+            let (under_way, given_back) = UnderWay::begin(job.clone(), context.call_off.clone());
             let task = self.tasks.spawn(async move {
-                let landed = deliver(context, name, presence, &own, Place { slots, gate, seat, over_line }).await;
+                let landed = tokio::select! {
+                    landed = deliver(context, name, presence, &job, Place { slots, gate, seat, over_line }) => landed,
+                    landed = given_back.wait() => landed,
+                };
                 if let Outcome::Delivered(_) = landed.outcome {
                     flight.land();
                 }
                 landed
             });
-            self.claimed.insert(task.id(), job);
+            self.claimed.insert(task.id(), under_way);
         }
         self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
         Ok(())

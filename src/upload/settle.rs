@@ -4,6 +4,7 @@ use tokio::task::JoinError;
 
 use super::deliver::{Landed, Verdict};
 use super::note::{note_taking, note_waiting, tell};
+use super::pause::UnderWay;
 use super::target::{Ends, Waits};
 use super::{TaskEnd, Uploader};
 use crate::queue::{Delivery, Outcome, QueueError, now};
@@ -17,7 +18,7 @@ impl Uploader {
                 Ok(landed) => landed,
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
-            let Some(job) = self.claimed.remove(&task) else { continue };
+            let Some(UnderWay { job, .. }) = self.claimed.remove(&task) else { continue };
             let Landed { outcome, cache } = landed;
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 let was_trial = state.ended(job.id);

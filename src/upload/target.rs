@@ -136,6 +136,8 @@ pub(super) struct State {
     /// Requests in a row that it did not serve.
     faltered: u32,
     waiting: Option<Waiting>,
+    /// Nothing is to go there for now, which says nothing of how it is doing.
+    is_paused: bool,
 }
 
 enum Stage {
@@ -174,6 +176,7 @@ impl State {
             gate,
             faltered: 0,
             waiting,
+            is_paused: false,
         };
         state.hurry();
         state
@@ -222,9 +225,15 @@ impl State {
         &self.punctuality
     }
 
+    /// Lets nothing be claimed for it until it is told otherwise.
+    pub(super) fn pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
     /// How many more jobs may be claimed for it, of `most` in all. A cache that took nothing is tried with one.
     pub(super) fn room(&self, most: usize) -> usize {
         match &self.waiting {
+            _ if self.is_paused => 0,
             None => most.saturating_sub(self.under_way),
             Some(waiting) if waiting.until <= Instant::now() && self.probe.is_none() => 1,
             Some(_) => 0,
@@ -234,7 +243,7 @@ impl State {
     /// When it is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         // One that is being opened says so itself when it is.
-        let can_be_tried = self.probe.is_none() && !matches!(self.stage, Stage::Opening(_));
+        let can_be_tried = !self.is_paused && self.probe.is_none() && !matches!(self.stage, Stage::Opening(_));
         self.waiting.as_ref().filter(|_| can_be_tried).map(|waiting| waiting.until)
     }
 

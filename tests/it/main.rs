@@ -23,6 +23,7 @@ mod harness;
 mod layers;
 mod nar;
 mod packing;
+mod pausing;
 mod priority;
 mod put;
 mod realisations;

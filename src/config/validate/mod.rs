@@ -1,5 +1,6 @@
 //! From what stands in the file to what the program believes.
 
+mod bandwidth;
 mod cache;
 mod command;
 mod compression;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use crate::cache::{CacheUrl, parse_upstream};
+use crate::limit::{CacheSchedule, Schedule, Way};
 use crate::nix::{PublicKey, StoreDir};
 use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
 
@@ -21,6 +23,7 @@ use super::duration::parse_duration;
 use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
 use super::raw_cache::RawCache;
+use super::raw_limits::RawLimits;
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
 use super::{CacheConfig, CommandConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
@@ -47,6 +50,7 @@ pub(super) struct Validated {
     pub(super) upstreams: Upstreams,
     pub(super) policy: Policy,
     pub(super) limits: Limits,
+    pub(super) schedule: Schedule,
 }
 
 /// Checks everything, reports all that is wrong, and is `None` where anything was.
@@ -65,7 +69,11 @@ pub(super) fn validate(
     }
     let upstream_keys = upstream_keys(raw.upstreams.keys.as_ref(), problems);
     let upstreams = upstreams(&raw.upstreams, problems);
-    let limits = limits(&raw, problems);
+    let limits = limits(&raw.limits, problems);
+    let mut schedule = bandwidth::schedule(&raw, problems);
+    if raw.caches.is_empty() {
+        schedule.caches = defaults.schedule().caches;
+    }
     // Names also of caches that have another mistake: a rule may name them without making a second one.
     let mut names: Vec<_> = raw.caches.iter().filter_map(|raw| CacheName::new(raw.name.get_ref()).ok()).collect();
     if raw.caches.is_empty() {
@@ -78,7 +86,7 @@ pub(super) fn validate(
     }
     let rules = rules.into_iter().flatten().collect();
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
-        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits }),
+        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits, schedule }),
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None
@@ -186,7 +194,7 @@ fn public_key(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Pub
     PublicKey::parse(text.get_ref()).map_err(|err| problems.add(text.span(), err.to_string())).ok()
 }
 
-fn limits(raw: &RawPolicy, problems: &mut Problems<'_>) -> Limits {
+fn limits(raw: &RawLimits, problems: &mut Problems<'_>) -> Limits {
     let uploads = raw.uploads.as_ref().and_then(|number| uploads(number, problems));
     let priority = raw.priority.as_ref().and_then(|priority| word("priority", priority, &PRIORITIES, problems));
     Limits { uploads, priority: priority.unwrap_or_default() }
@@ -333,6 +341,12 @@ impl Defaults {
             command: CommandConfig::default(),
             builtin: true,
         }
+    }
+
+    /// Nothing limits that cache, to which no line leads.
+    pub(super) fn schedule(&self) -> Schedule {
+        let local = CacheSchedule { bandwidth: None, windows: Vec::new(), way: Way::Disk };
+        Schedule { caches: [(super::LOCAL_CACHE.to_owned(), local)].into(), ..Schedule::default() }
     }
 
     /// All that holds without a policy file.

@@ -18,12 +18,12 @@ use self::scan::Scan;
 use super::signals::Signal;
 use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
-use crate::limit::Lane;
+use crate::limit::{Lane, Schedule};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{
-    Admission, Ended, Left, LockError, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock, Undelivered,
-    now,
+    Admission, Ended, Left, LockError, Queue, QueueError, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock,
+    Undelivered, now,
 };
 
 /// Who holds the lock as a backfill, and as a push; a service that starts meanwhile waits for it.
@@ -182,6 +182,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         if is_over {
             break End::TimedOut;
         }
+        site.shape(&config.schedule).await?;
         if site.take_over(&state_dir, &nix, &config, role).await? {
             tell(Progress::TookOver);
         }
@@ -233,6 +234,13 @@ impl Site {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Puts in force what may be sent, where the queue is worked off here.
+    async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
+        let Some((working, _)) = &mut self.working else { return Ok(()) };
+        working.lookout.look(schedule);
+        working.shape(schedule).await
     }
 
     fn bell(&self) -> Option<Arc<Notify>> {

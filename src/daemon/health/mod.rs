@@ -6,6 +6,7 @@
 //! Invariant kept here: **nothing leaks.** Of a secret it is said where it comes from, never what it is; proxies are shown
 //! without user name and password.
 
+mod bandwidth;
 mod caches;
 mod disk;
 mod events;
@@ -74,6 +75,7 @@ pub async fn examine(host: &Host<'_>) -> Vec<Finding> {
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
             findings.extend(caches::examine(config, nix).await);
             findings.extend(upstreams::examine(config).await);
+            findings.extend(bandwidth::examine(config).await);
         }
         _ => {
             let unknown = "not examined: without a good policy it isn't known which there are";

@@ -14,7 +14,7 @@
 mod bucket;
 mod tap;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub struct Rates {
     pub backfill: Option<Rate>,
     /// To each cache, by its name.
     pub caches: BTreeMap<String, Rate>,
-    /// Caches that give way to all others on the line, by their names.
-    pub background: BTreeSet<String>,
+    /// Caches that give way to all others on the line, by their names, and from which lane on.
+    pub background: BTreeMap<String, Lane>,
 }
 
 /// Hands out bandwidth. Cheap to clone; all clones are one.
@@ -79,6 +79,7 @@ struct State {
 }
 
 struct GivesWay {
+    from: Lane,
     bucket: Bucket,
     /// Bytes that have been sent.
     sent: u64,
@@ -121,13 +122,14 @@ impl Shaper {
             let bucket = state.caches.entry(name.clone()).or_insert_with(|| Bucket::unlimited(now));
             bucket.set(Some(*rate), now);
         }
-        state.background.retain(|name, _| rates.background.contains(name));
-        for name in &rates.background {
-            state.background.entry(name.clone()).or_insert_with(|| {
+        state.background.retain(|name, _| rates.background.contains_key(name));
+        for (name, from) in &rates.background {
+            let gives_way = state.background.entry(name.clone()).or_insert_with(|| {
                 let mut bucket = Bucket::unlimited(now);
                 bucket.set(Some(Background::FIRST), now);
-                GivesWay { bucket, sent: 0 }
+                GivesWay { from: *from, bucket, sent: 0 }
             });
+            gives_way.from = *from;
         }
         drop(state);
         self.shared.news.notify_one();
@@ -264,7 +266,8 @@ impl State {
     /// Notes that so many bytes are sent.
     fn sends(&mut self, cache: &str, lane: Lane, over_line: bool, bytes: usize) {
         self.above(cache, lane, over_line).for_each(|bucket| bucket.take(bytes));
-        if let Some(gives_way) = self.background.get_mut(cache).filter(|_| over_line) {
+        if let Some(gives_way) = self.background.get_mut(cache).filter(|gives_way| over_line && lane >= gives_way.from)
+        {
             gives_way.sent += bytes as u64;
             self.flows.send_replace(());
         }
@@ -279,7 +282,8 @@ impl State {
     fn above(&mut self, cache: &str, lane: Lane, over_line: bool) -> impl Iterator<Item = &mut Bucket> {
         let line = over_line.then_some(&mut self.line);
         let backfill = (over_line && lane == Lane::Backfill).then_some(&mut self.backfill);
-        let gives_way = self.background.get_mut(cache).filter(|_| over_line).map(|gives_way| &mut gives_way.bucket);
+        let gives_way = self.background.get_mut(cache).filter(|gives_way| over_line && lane >= gives_way.from);
+        let gives_way = gives_way.map(|gives_way| &mut gives_way.bucket);
         line.into_iter().chain(backfill).chain(self.caches.get_mut(cache)).chain(gives_way)
     }
 }

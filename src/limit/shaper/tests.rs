@@ -7,7 +7,7 @@ const MIB: u64 = 1024 * KIB;
 
 fn rates(line: u64, backfill: u64, caches: &[(&str, u64)]) -> Rates {
     let caches = caches.iter().filter_map(|(name, rate)| Some(((*name).to_owned(), Rate::new(*rate)?))).collect();
-    Rates { line: Rate::new(line), backfill: Rate::new(backfill), caches, background: BTreeSet::new() }
+    Rates { line: Rate::new(line), backfill: Rate::new(backfill), caches, background: BTreeMap::new() }
 }
 
 /// Sends without end, and counts.
@@ -127,7 +127,7 @@ async fn a_small_upload_is_through_after_its_turns() {
 #[tokio::test(start_paused = true)]
 async fn a_cache_that_gives_way_has_what_it_is_given_and_says_when_something_flows() {
     let shaper = Shaper::default();
-    let background = BTreeSet::from(["away".to_owned()]);
+    let background = BTreeMap::from([("away".to_owned(), Lane::Fresh)]);
     shaper.set(&Rates { background: background.clone(), ..rates(10 * MIB, 0, &[]) });
     let flows = tokio::spawn({
         let shaper = shaper.clone();

@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// A backfill that asks for these paths, fresh.
-    fn run_for(&mut self, paths: &[u8]) -> RunId {
+    pub(super) fn run_for(&mut self, paths: &[u8]) -> RunId {
         let scope = RunScope {
             paths: Vec::new(),
             since: None,
@@ -38,7 +38,14 @@ fn what_is_left_says_what_it_waits_for() {
     let mut bench = Bench::new();
     let (run, other) = (bench.run_for(&[1, 2]), bench.run_for(&[3]));
     let left = |bench: &Bench, run| bench.queue.left(run).expect("listed").into_iter().next();
-    let expected = Left { cache: "team".to_owned(), paths: 2, takes_nothing: None, is_off: false, last_failure: None };
+    let expected = Left {
+        cache: "team".to_owned(),
+        paths: 2,
+        takes_nothing: None,
+        is_off: false,
+        paused: None,
+        last_failure: None,
+    };
     assert_eq!(left(&bench, run), Some(expected.clone()));
     let job = bench.claim_one(2);
     bench.settle(job, Outcome::Retry { not_before: 0, reason: "500".to_owned() });

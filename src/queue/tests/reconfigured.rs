@@ -74,6 +74,9 @@ fn a_queue_of_the_first_version_is_taken_over() {
             "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
              ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
              ALTER TABLE jobs DROP COLUMN read; ALTER TABLE jobs DROP COLUMN saved;
+             DROP TABLE by_hand;
+             ALTER TABLE caches DROP COLUMN paused;
+             ALTER TABLE caches DROP COLUMN backfill_paused;
              PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");

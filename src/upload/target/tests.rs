@@ -99,6 +99,21 @@ async fn a_cache_is_tried_with_one_job_while_a_long_one_is_under_way_and_nothing
     assert_eq!(state.room(256), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_paused_is_given_nothing_and_is_no_worse_for_it() {
+    let mut state = State::serve(target(), None);
+    state.pause(true);
+    assert_eq!(state.room(256), 0);
+    state.pause(false);
+    assert_eq!(state.room(256), 256);
+    state.wait(&growing("away"), 0);
+    tokio::time::advance(FIRST_PAUSE).await;
+    state.pause(true);
+    assert_eq!((state.room(256), state.retry_at()), (0, None), "not tried either, nor looked at in vain");
+    state.pause(false);
+    assert_eq!(state.room(256), 1);
+}
+
 #[tokio::test]
 async fn an_attempt_that_hung_is_not_taken_for_the_new_one() {
     let mut state = State::serve(target(), None);

@@ -81,7 +81,7 @@ impl<'a> Storewatch<'a> {
     fn command_of(&self, program: &Path) -> Command {
         let folder = |name| self.folder.path().join(name);
         let mut command = Command::new(program);
-        let systemd = ["STATE_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "STOREWATCH_CONFIG"];
+        let systemd = ["STATE_DIRECTORY", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "STOREWATCH_CONFIG", "TZ"];
         FOREIGN_VARIABLES.iter().chain(&systemd).for_each(|name| {
             command.env_remove(name);
         });

@@ -1,0 +1,222 @@
+//! What is in force of bandwidth, shown; and saying something of it by hand.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::ZonedDateTime;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::run::runtime;
+use super::setup::View;
+use super::{CliError, Global};
+use crate::config::{Config, parse_duration};
+use crate::daemon::bandwidth::{in_words, paused_in_words};
+use crate::daemon::conditions::{self, Found};
+use crate::limit::{Bandwidth, By, InForce, Ruling, Whose};
+use crate::queue::{Queue, QueueError, StateLock, now};
+
+/// Longest time for which something can be said by hand: who means longer means until further notice.
+const LONGEST: Duration = Duration::from_secs(52 * 7 * 24 * 60 * 60);
+
+/// Who says something by hand, as the state directory's lock names it.
+const ROLE: &str = "storewatch limit";
+
+/// For whom something is said by hand.
+#[derive(clap::Args, Debug)]
+pub(super) struct WhoseArgs {
+    /// Only for this cache.
+    #[arg(long, value_name = "CACHE", conflicts_with = "backfill")]
+    cache: Option<String>,
+    /// Only for backfill.
+    #[arg(long)]
+    backfill: bool,
+}
+
+impl WhoseArgs {
+    /// For whom; `None` where nobody is named.
+    pub(super) fn named(&self) -> Option<Whose> {
+        let cache = self.cache.clone().map(Whose::Cache);
+        cache.or_else(|| self.backfill.then_some(Whose::Backfill))
+    }
+
+    /// Refuses the name of a cache that there isn't.
+    pub(super) fn check(&self, config: &Config) -> Result<(), CliError> {
+        let Some(name) = &self.cache else { return Ok(()) };
+        let known: Vec<&str> = config.caches.iter().map(|cache| cache.name.as_str()).collect();
+        if known.contains(&name.as_str()) {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", "))))
+    }
+}
+
+/// For how long something is said by hand.
+pub(super) fn parse_for(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration > LONGEST {
+        return Err("it must be from 1s to 52w; without --for it holds until something else is said".to_owned());
+    }
+    Ok(duration)
+}
+
+/// When that is over, in the queue's time.
+pub(super) fn until(duration: Option<Duration>) -> Option<i64> {
+    Some(now().saturating_add(i64::try_from(duration?.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// The state directory's queue, to say something in; made where there is none yet.
+pub(super) fn open_to_say(state_dir: &Path) -> Result<Queue, CliError> {
+    match Queue::open_beside(state_dir) {
+        Err(QueueError::NoQueue { .. }) => {}
+        opened => return Ok(opened?),
+    }
+    let _lock = StateLock::acquire(state_dir, ROLE)?;
+    Ok(Queue::open(state_dir)?.queue)
+}
+
+/// What is in force now by this policy and what was said by hand.
+pub(super) fn in_force(config: &Config, queue: Option<&Queue>) -> Result<InForce, CliError> {
+    let by_hand = queue.map(Queue::by_hand).transpose()?.unwrap_or_default();
+    let schedule = &config.schedule;
+    let found = match (schedule.metered, schedule.battery) {
+        (None, None) => Found::default(),
+        _ => runtime()?.block_on(conditions::look(schedule)),
+    };
+    Ok(schedule.in_force(&by_hand, found.conditions(), &ZonedDateTime::now()))
+}
+
+/// Where things are, what the policy says, and the queue if there is one.
+pub(super) fn view(global: &Global) -> Result<(View, Option<Queue>), CliError> {
+    let view = View::find(global)?;
+    let queue = match Queue::open_to_look(&view.state_dir) {
+        Ok(queue) => Some(queue),
+        Err(QueueError::NoQueue { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((view, queue))
+}
+
+/// What is in force, as `--json` prints it.
+#[derive(Serialize)]
+pub(super) struct Shown {
+    line: RulingShown,
+    backfill: RulingShown,
+    caches: BTreeMap<String, CacheShown>,
+}
+
+/// For the line, for backfill or for a cache.
+#[derive(Serialize)]
+pub(super) struct RulingShown {
+    /// Null without a limit and for what others leave, 0 for a pause.
+    bytes_per_second: Option<u64>,
+    /// Whether it is what others leave.
+    background: bool,
+    /// `policy`, `window`, `hand`, `metered` or `battery`.
+    by: &'static str,
+    /// Which window.
+    window: Option<String>,
+    /// Until when, in milliseconds since 1970, as far as that is known.
+    until: Option<i64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct CacheShown {
+    #[serde(flatten)]
+    ruling: RulingShown,
+    /// Why nothing goes there for now, be it paused itself or all.
+    paused: Option<String>,
+}
+
+impl Shown {
+    pub(super) fn of(in_force: &InForce) -> Self {
+        let cache = |name: &String| CacheShown::of(in_force, name).map(|shown| (name.clone(), shown));
+        Self {
+            line: RulingShown::of(&in_force.line),
+            backfill: RulingShown::of(&in_force.backfill),
+            caches: in_force.caches.keys().filter_map(cache).collect(),
+        }
+    }
+}
+
+impl RulingShown {
+    pub(super) fn of(Ruling { bandwidth, by, until }: &Ruling) -> Self {
+        let (by, window) = match by {
+            By::Policy => ("policy", None),
+            By::Window(window) => ("window", Some(window.to_string())),
+            By::Hand => ("hand", None),
+            By::Metered => ("metered", None),
+            By::Battery => ("battery", None),
+        };
+        Self {
+            bytes_per_second: bandwidth.and_then(Bandwidth::per_second),
+            background: *bandwidth == Some(Bandwidth::Background),
+            by,
+            window,
+            until: until.map(|until| until.as_millisecond()),
+        }
+    }
+}
+
+impl CacheShown {
+    /// `None` for a cache that the policy doesn't name.
+    pub(super) fn of(in_force: &InForce, name: &str) -> Option<Self> {
+        let (ruling, _) = in_force.caches.get(name)?;
+        let paused = paused_in_words(in_force, name, &TimeZone::system()).all;
+        Some(Self { ruling: RulingShown::of(ruling), paused })
+    }
+}
+
+/// What is in force for the line and for backfill, where it is a limit or a pause, or was said by hand.
+pub(super) fn write_line(out: &mut impl Write, in_force: &InForce) -> io::Result<()> {
+    write_ruling(out, "line:    ", &in_force.line)?;
+    write_ruling(out, "backfill:", &in_force.backfill)
+}
+
+/// The same for a cache, with why it is paused.
+pub(super) fn write_cache(out: &mut impl Write, in_force: &InForce, name: &str) -> io::Result<()> {
+    if let Some((ruling, _)) = in_force.caches.get(name).filter(|(ruling, _)| !ruling.is_pause()) {
+        write_ruling(out, "  bandwidth:", ruling)?;
+    }
+    let paused = paused_in_words(in_force, name, &TimeZone::system());
+    match (paused.all, paused.backfill) {
+        (Some(why), _) => writeln!(out, "  paused {why}"),
+        (None, Some(why)) => writeln!(out, "  backfill is paused {why}"),
+        (None, None) => Ok(()),
+    }
+}
+
+fn write_ruling(out: &mut impl Write, whose: &str, ruling: &Ruling) -> io::Result<()> {
+    if ruling.bandwidth.is_none() && ruling.by == By::Policy {
+        return Ok(());
+    }
+    writeln!(out, "{whose} {}", in_words(ruling, &TimeZone::system()))
+}
+
+/// All that is in force.
+pub(super) fn write_all(out: &mut impl Write, in_force: &InForce) -> io::Result<()> {
+    let zone = TimeZone::system();
+    writeln!(out, "line:     {}", in_words(&in_force.line, &zone))?;
+    writeln!(out, "backfill: {}", in_words(&in_force.backfill, &zone))?;
+    for (name, (ruling, _)) in &in_force.caches {
+        writeln!(out, "{name}: {}", in_words(ruling, &zone))?;
+        if let Some(why) = paused_in_words(in_force, name, &zone).all.filter(|_| !ruling.is_pause()) {
+            writeln!(out, "  paused {why}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Says what is in force after something was said by hand.
+pub(super) fn tell(state_dir: &Path, queue: &Queue, config: &Config) -> Result<(), CliError> {
+    let in_force = in_force(config, Some(queue))?;
+    let mut out = io::stdout().lock();
+    let told = write_all(&mut out, &in_force).and_then(|()| match StateLock::holder(state_dir) {
+        Ok(None) => writeln!(out, "nobody works the queue off now; it counts as soon as `storewatch run` does"),
+        // Who can't know who does says nothing of it.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    });
+    told.map_err(|source| CliError::System { action: "print what is in force", source })
+}

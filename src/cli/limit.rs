@@ -1,0 +1,120 @@
+//! `storewatch limit`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::bandwidth::{Shown, WhoseArgs, in_force, open_to_say, parse_for, tell, until, view, write_all};
+use super::setup::View;
+use super::{CliError, Global};
+use crate::cache::CacheUrl;
+use crate::cache::command::Gives;
+use crate::config::{Config, parse_bandwidth};
+use crate::limit::{Bandwidth, ByHand, Way, Whose};
+use crate::queue::now;
+
+/// Limit bandwidth by hand, or show what is in force.
+///
+/// It counts at once and is kept over a restart; with --for it ends by itself. It wins over all that the policy says, metered
+/// connections and batteries included. Without any argument it only shows what is in force.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// How much: 5MiB/s, 100Mbit/s, `background` for what others on the line leave, or `none` for no limit.
+    #[arg(value_name = "BANDWIDTH", value_parser = parse_limit, allow_hyphen_values = true)]
+    bandwidth: Option<Limit>,
+    #[command(flatten)]
+    whose: WhoseArgs,
+    /// For so long: 30m, 2h, 1d. Without it, until something else is said.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, requires = "bandwidth")]
+    duration: Option<Duration>,
+    /// Take back what was said, so that the policy decides again.
+    #[arg(long, conflicts_with = "bandwidth")]
+    clear: bool,
+    /// Print JSON.
+    #[arg(long, conflicts_with_all = ["bandwidth", "clear", "cache", "backfill"])]
+    json: bool,
+}
+
+/// How much is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Limit(Option<Bandwidth>);
+
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    match parse_bandwidth(text) {
+        Ok(Bandwidth::Nothing) => Err("to send nothing at all, write `storewatch pause`".to_owned()),
+        Ok(bandwidth) => Ok(Limit(Some(bandwidth))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
+    let whose = args.whose.named();
+    match (args.bandwidth, args.clear) {
+        (None, false) if whose.is_none() => show(global, args.json)?,
+        (None, false) => {
+            return Err(CliError::Usage("say how much, such as 5MiB/s, or `none`, or --clear".to_owned()));
+        }
+        (Some(Limit(bandwidth)), _) => {
+            let View { state_dir, config, .. } = View::find(global)?;
+            let config = config.map_err(CliError::BadPolicy)?;
+            args.whose.check(&config)?;
+            let whose = whose.unwrap_or(Whose::Line);
+            can_be_limited(&whose, bandwidth, &config)?;
+            let mut queue = open_to_say(&state_dir)?;
+            queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
+            tell(&state_dir, &queue, &config)?;
+        }
+        (None, true) => {
+            let View { state_dir, config, .. } = View::find(global)?;
+            let config = config.map_err(CliError::BadPolicy)?;
+            args.whose.check(&config)?;
+            let mut queue = open_to_say(&state_dir)?;
+            if queue.take_back_by_hand(whose.as_ref(), false)?.is_empty() {
+                print("no limit was set by hand")?;
+            }
+            tell(&state_dir, &queue, &config)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A limit that nothing would come of is refused, as in the policy.
+fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) -> Result<(), CliError> {
+    let Whose::Cache(name) = whose else { return Ok(()) };
+    let cache = config.caches.iter().find(|cache| cache.name.as_str() == name);
+    let is_program = |url: &str| matches!(CacheUrl::parse(url), Ok(CacheUrl::Command { .. }));
+    if cache.is_some_and(|cache| is_program(&cache.url) && cache.command.gives == Gives::Path) {
+        return Err(CliError::Usage(format!(
+            "`{name}` is a program that is given paths and sends them by itself, so it can't be limited; \
+             `storewatch pause --cache {name}` pauses it"
+        )));
+    }
+    let way = config.schedule.caches.get(name).map(|cache| cache.way);
+    if bandwidth == Some(Bandwidth::Background) && way != Some(Way::Server) {
+        return Err(CliError::Usage(format!(
+            "`{name}` is on no server to which the line could be measured, so it can't give way: say how much, such as 5MiB/s"
+        )));
+    }
+    Ok(())
+}
+
+fn show(global: &Global, json: bool) -> Result<(), CliError> {
+    let (View { config, .. }, queue) = view(global)?;
+    let in_force = in_force(&config.map_err(CliError::BadPolicy)?, queue.as_ref())?;
+    let mut out = io::stdout().lock();
+    let written = if json {
+        serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force))
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        write_all(&mut out, &in_force)
+    };
+    written.map_err(|source| CliError::System { action: "print what is in force", source })
+}
+
+fn print(line: &str) -> Result<(), CliError> {
+    writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
+}

@@ -1,0 +1,61 @@
+//! `storewatch pause` and `storewatch resume`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::bandwidth::{WhoseArgs, open_to_say, parse_for, tell, until};
+use super::setup::View;
+use super::{CliError, Global};
+use crate::limit::{Bandwidth, ByHand, Whose};
+use crate::queue::now;
+
+/// Upload nothing until told otherwise.
+///
+/// Paths that become valid meanwhile are queued. What is under way is given back at once and not counted as a try. It counts
+/// at once, is kept over a restart, and with --for ends by itself; `storewatch resume` ends it.
+#[derive(clap::Args, Debug)]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    whose: WhoseArgs,
+    /// For so long: 30m, 2h, 1d. Without it, until `storewatch resume`.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
+    duration: Option<Duration>,
+}
+
+/// End what `storewatch pause` began, all of it or what is named.
+///
+/// A pause by the policy isn't ended by it: `storewatch limit none --for 1h` goes on all the same.
+#[derive(clap::Args, Debug)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    whose: WhoseArgs,
+}
+
+pub(super) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, CliError> {
+    let View { state_dir, config, .. } = View::find(global)?;
+    let config = config.map_err(CliError::BadPolicy)?;
+    args.whose.check(&config)?;
+    let mut queue = open_to_say(&state_dir)?;
+    queue.say_by_hand(&ByHand {
+        whose: args.whose.named().unwrap_or(Whose::Line),
+        bandwidth: Some(Bandwidth::Nothing),
+        since: now(),
+        until: until(args.duration),
+    })?;
+    tell(&state_dir, &queue, &config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn resume(global: &Global, args: &ResumeArgs) -> Result<ExitCode, CliError> {
+    let View { state_dir, config, .. } = View::find(global)?;
+    let config = config.map_err(CliError::BadPolicy)?;
+    args.whose.check(&config)?;
+    let mut queue = open_to_say(&state_dir)?;
+    if queue.take_back_by_hand(args.whose.named().as_ref(), true)?.is_empty() {
+        let told = writeln!(io::stdout(), "nothing was paused by hand");
+        told.map_err(|source| CliError::System { action: "print what was done", source })?;
+    }
+    tell(&state_dir, &queue, &config)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,57 @@
+//! What the limits of the policy need to know of this host: its time zone, whether its connection is metered, whether it
+//! runs on battery. Looked at only where the policy makes something of it.
+
+use jiff::tz::TimeZone;
+
+use super::Finding;
+use crate::config::Config;
+use crate::daemon::conditions;
+use crate::limit::Schedule;
+
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let schedule = &config.schedule;
+    let found = conditions::look(schedule).await;
+    let zone = has_windows(schedule).then(|| of_zone(&TimeZone::system()));
+    let metered = found.metered.map(|found| of_condition("connection", "metered", "not metered", found));
+    let battery = found.battery.map(|found| of_condition("power", "on battery", "not on battery", found));
+    [zone, metered, battery].into_iter().flatten().collect()
+}
+
+fn has_windows(schedule: &Schedule) -> bool {
+    !schedule.windows.is_empty() || schedule.caches.values().any(|cache| !cache.windows.is_empty())
+}
+
+fn of_zone(zone: &TimeZone) -> Finding {
+    match zone.iana_name() {
+        _ if zone.is_unknown() => {
+            let found = "not known, so windows go by UTC: neither TZ nor /etc/localtime says one";
+            Finding::warning("time zone", found).cured_by("set it, for example with `timedatectl set-timezone`")
+        }
+        Some(name) => Finding::ok("time zone", name),
+        None => Finding::ok("time zone", "the one of /etc/localtime"),
+    }
+}
+
+fn of_condition(about: &str, so: &str, not_so: &str, found: Result<bool, String>) -> Finding {
+    match found {
+        Ok(true) => Finding::ok(about, so),
+        Ok(false) => Finding::ok(about, not_so),
+        Err(why) => Finding::warning(about, format!("{why}; it counts as {not_so}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::health::Grade;
+
+    #[test]
+    fn what_cannot_be_told_is_a_warning() {
+        let told = |found| of_condition("power", "on battery", "not on battery", found);
+        assert_eq!(told(Ok(true)), Finding::ok("power", "on battery"));
+        let untold = told(Err("no answer".to_owned()));
+        assert_eq!((untold.grade, untold.found.as_str()), (Grade::Warning, "no answer; it counts as not on battery"));
+        assert_eq!(of_zone(&TimeZone::unknown()).grade, Grade::Warning);
+        assert_eq!(of_zone(&TimeZone::UTC).grade, Grade::Ok);
+    }
+}

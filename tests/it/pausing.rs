@@ -1,0 +1,288 @@
+//! Limits and pauses: by hand, by a window, and by how the host is.
+
+use crate::support::backend::write_program;
+use crate::support::{CacheDir, Nix, Running, ScratchStore, Storewatch, eventually, expr};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Two directories, with more lines behind the first one's.
+fn two_caches(team: &CacheDir, other: &CacheDir, more: &str) -> String {
+    format!("version = 1\n[caches.team]\nurl = \"{}\"\n{more}\n[caches.other]\nurl = \"{}\"\n", team.url(), other.url())
+}
+
+/// Why a cache is paused, as `status` says it.
+fn paused(storewatch: &Storewatch<'_>, cache: &str) -> Option<String> {
+    storewatch.cache_status(cache)["bandwidth"]["paused"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (team, other) = (storewatch.cache_at("team"), storewatch.cache_at("other"));
+    storewatch.policy(&two_caches(&team, &other, ""));
+    // Before there is a queue, and without a service.
+    let said = storewatch.cmd(&["pause", "--cache", "team"]).ok();
+    assert!(said.contains("team: paused by hand\n") && said.contains("nobody works the queue off now"), "{said}");
+
+    let mut running = storewatch.start();
+    let first = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the other cache's", || other.has(&first));
+    assert!(!team.has(&first));
+    let jobs = storewatch.jobs("pending");
+    let told = "by hand; `storewatch resume` ends that";
+    assert_eq!((jobs.len(), &jobs[0]["cache"], &jobs[0]["paused"]), (1, &"team".into(), &told.into()));
+    assert!(storewatch.cmd(&["queue", "list"]).ok().contains("paused by hand"));
+    assert_eq!(paused(&storewatch, "team").as_deref(), Some(told));
+    let status = storewatch.cache_status("team");
+    assert_eq!(status["waiting_why"], Value::Null, "nothing is wrong with it");
+    assert!(storewatch.cmd(&["status"]).ok().contains("  paused by hand"));
+    running.kill9();
+
+    // It outlives the service, and a crash.
+    let mut running = storewatch.start();
+    let second = store.build(&expr::many(2)).unwrap().remove(1);
+    running.eventually("the other cache's", || other.has(&second));
+    assert!(!team.has(&first) && !team.has(&second));
+    assert!(storewatch.cmd(&["resume", "--cache", "other"]).ok().contains("nothing was paused by hand"));
+    assert!(paused(&storewatch, "team").is_some(), "that was another's");
+    storewatch.cmd(&["resume"]).ok();
+    running.eventually("its paths", || team.has(&first) && team.has(&second));
+    assert_eq!(paused(&storewatch, "team"), None);
+    running.stop();
+}
+
+#[test]
+fn what_is_said_for_a_while_ends_by_itself() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    let said = storewatch.cmd(&["pause", "--for", "4s"]).ok();
+    assert!(said.contains("line:     paused by hand, until 20"), "{said}");
+    running.eventually_logs("bandwidth of the line: paused by hand, until");
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("its end and the path", || storewatch.cache().has(&path));
+    running.eventually_logs("bandwidth of the line: no limit by the policy");
+    running.stop();
+    assert_eq!(
+        storewatch.status()["line"],
+        json!({ "bytes_per_second": null, "by": "policy", "window": null, "until": null })
+    );
+}
+
+/// A program that begins and does not end.
+const ENDLESS: &str = "#!/bin/sh\necho $$ > \"$1/began.$$\"\nexec sleep 1000\n";
+
+fn programs_begun(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("began.")).collect()
+}
+
+#[test]
+fn what_is_under_way_is_given_back_and_not_counted_as_a_try() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let folder = store.root().join("program");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("endless");
+    write_program(&program, ENDLESS);
+    let folder_name = folder.to_str().unwrap();
+    storewatch.policy(&format!(
+        "version = 1\n[caches.team]\nurl = \"command://{}\"\nargs = [\"{folder_name}\"]\n",
+        program.display()
+    ));
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    running.eventually("an upload under way", || {
+        programs_begun(&folder).len() == 1 && storewatch.jobs("uploading").len() == 1
+    });
+    let pid = fs::read_to_string(&programs_begun(&folder)[0]).unwrap();
+    storewatch.cmd(&["pause"]).ok();
+    running.eventually("the job's return", || storewatch.jobs("pending").len() == 1);
+    assert_eq!(storewatch.jobs("pending")[0]["attempts"], 0);
+    let process = PathBuf::from(format!("/proc/{}", pid.trim()));
+    eventually("the program's end", || !process.exists());
+    assert_eq!(programs_begun(&folder).len(), 1, "it isn't begun again");
+    storewatch.cmd(&["resume"]).ok();
+    running.eventually("another try", || programs_begun(&folder).len() == 2);
+}
+
+#[test]
+fn who_waits_for_a_path_is_told_that_all_is_paused() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    let line = "local is paused by hand; `storewatch resume` ends that";
+    let mut running = Some(storewatch.start());
+    storewatch.cmd(&["pause"]).ok();
+    running.iter_mut().for_each(|running| running.eventually_logs("bandwidth of the line: paused by hand"));
+    for service_runs in [true, false] {
+        let said = storewatch.cmd(&["push", &path, "--timeout", "1s"]);
+        assert_eq!(said.code, Some(4), "{said:?}");
+        assert!(said.stderr.contains(line), "with the service: {service_runs}: {}", said.stderr);
+        assert!(said.stdout.contains("for local, which is paused by hand"), "{}", said.stdout);
+        running.take().into_iter().for_each(Running::stop);
+    }
+    // A push that works alone notices by itself that it may go on.
+    let mut push = storewatch.spawn(&["push", &path]);
+    push.eventually_logs(line);
+    storewatch.cmd(&["resume"]).ok();
+    assert_eq!(push.wait_exit().code(), Some(0));
+    assert!(storewatch.cache().has(&path));
+}
+
+#[test]
+fn a_backfill_can_be_paused_while_fresh_paths_go_on() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let old = store.build(&expr::many(1)).unwrap().remove(0);
+    let mut running = storewatch.start();
+    storewatch.cmd(&["pause", "--backfill"]).ok();
+    let mut backfill = storewatch.spawn(&["backfill"]);
+    backfill.eventually_logs("local is paused by hand");
+    let fresh = store.build(&expr::many(2)).unwrap().remove(1);
+    running.eventually("the fresh path", || storewatch.cache().has(&fresh));
+    assert!(!storewatch.cache().has(&old));
+    storewatch.cmd(&["resume", "--backfill"]).ok();
+    assert_eq!(backfill.wait_exit().code(), Some(0));
+    assert!(storewatch.cache().has(&old));
+    running.stop();
+}
+
+#[test]
+fn a_window_pauses_a_cache_and_is_taken_back_with_the_policy() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (team, other) = (storewatch.cache_at("team"), storewatch.cache_at("other"));
+    let always = "windows = [{ from = \"00:00\", to = \"24:00\", bandwidth = 0 }]\nbandwidth = \"1 MiB/s\"";
+    storewatch.policy(&two_caches(&team, &other, always));
+    let mut running = storewatch.start();
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the other cache's", || other.has(&path));
+    assert!(!team.has(&path));
+    let why = "by the window 00:00 to 24:00; `storewatch limit none --cache team --for 1h` goes on all the same";
+    assert_eq!(paused(&storewatch, "team").as_deref(), Some(why));
+    let ruling = &storewatch.cmd(&["limit", "--json"]).json()["caches"]["team"];
+    assert_eq!(
+        ruling,
+        &json!({ "bytes_per_second": 0, "by": "window", "window": "00:00 to 24:00", "until": null, "paused": why })
+    );
+    storewatch.policy(&two_caches(&team, &other, "bandwidth = \"1 MiB/s\""));
+    running.eventually("its paths", || team.has(&path));
+    assert_eq!(storewatch.cache_status("team")["bandwidth"]["bytes_per_second"], 1 << 20);
+
+    // By hand wins.
+    storewatch.policy(&two_caches(&team, &other, always));
+    running.eventually_logs_times("the policy has changed and is in force", 2);
+    storewatch.cmd(&["limit", "5MiB/s", "--cache", "team"]).ok();
+    let path = store.build(&expr::many(2)).unwrap().remove(1);
+    running.eventually("its path", || team.has(&path));
+    let shown = storewatch.cmd(&["limit", "--clear", "--cache", "team"]).ok();
+    assert!(shown.contains("team: paused by the window"), "{shown}");
+    running.stop();
+}
+
+/// Says what a file beside it says, and notes that it was asked.
+const BUSCTL: &str = "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/asked\"\ncat \"$(dirname \"$0\")/says\"\n";
+
+#[test]
+fn a_metered_connection_pauses_what_goes_over_the_line() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let bin = store.root().join("bin");
+    fs::create_dir(&bin).unwrap();
+    write_program(&bin.join("busctl"), BUSCTL);
+    write_program(&bin.join("take"), "#!/bin/sh\ntouch \"$1/taken\"\n");
+    let says = |number: u8| {
+        fs::write(bin.join("new"), format!("u {number}\n")).unwrap();
+        fs::rename(bin.join("new"), bin.join("says")).unwrap();
+    };
+    says(3);
+    let disk = storewatch.cache_at("disk");
+    storewatch.policy(&format!(
+        "version = 1\n[limits]\nmetered = \"pause\"\n[caches.team]\nurl = \"command://{0}/take\"\nargs = [\"{0}\"]\n\
+         [caches.disk]\nurl = \"{1}\"\n",
+        bin.display(),
+        disk.url()
+    ));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", bin.display());
+    let mut running = storewatch.start_with(|command| {
+        command.env("PATH", &path);
+    });
+    running.eventually_logs("bandwidth of the line: paused on a metered connection");
+    let built = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the disk's", || disk.has(&built));
+    assert!(!bin.join("taken").exists());
+    let asked = fs::read_to_string(bin.join("asked")).unwrap();
+    assert!(asked.lines().all(|line| line.contains("org.freedesktop.NetworkManager Metered")), "{asked}");
+    let doctor = storewatch.command().args(["doctor"]).env("PATH", &path).output().unwrap();
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("connection: metered"), "{doctor:?}");
+    // The service looks again by itself.
+    says(4);
+    running.eventually("the path", || bin.join("taken").exists());
+    running.stop();
+}
+
+#[test]
+fn what_cannot_be_told_of_the_connection_is_said_once_and_by_the_doctor() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let bin = store.root().join("bin");
+    fs::create_dir(&bin).unwrap();
+    write_program(&bin.join("busctl"), "#!/bin/sh\necho 'no such name' >&2\nexit 1\n");
+    storewatch.policy("version = 1\n[limits]\nmetered = \"pause\"\n");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let mut running = storewatch.start_with(|command| {
+        command.env("PATH", &path);
+    });
+    let built = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the path", || storewatch.cache().has(&built));
+    let told = "NetworkManager doesn't tell whether the connection is metered: `busctl` failed: no such name";
+    assert_eq!(running.log().matches(told).count(), 1);
+    let doctor = storewatch.command().args(["doctor"]).env("PATH", &path).output().unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains(&format!("warning  connection: {told}; it counts as not metered")), "{said}");
+    running.stop();
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_what_to_write() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    for (arguments, told) in [
+        (&["limit", "20"][..], "`20` has no unit: write `20 MiB/s`"),
+        (&["limit", "20MB"], "`20MB` doesn't say in which time"),
+        (&["limit", "0"], "to send nothing at all, write `storewatch pause`"),
+        (&["limit", "-5MiB/s"], "`-5MiB/s` is less than nothing"),
+        (&["limit", "99999999999999999999 B/s"], "more than any line carries"),
+        (&["limit", "1MiB/s", "--for", "0s"], "it must be from 1s to 52w"),
+        (&["limit", "1MiB/s", "--for", "0"], "`0` is no length of time"),
+        (&["limit", "1MiB/s", "--for", "99999w"], "it must be from 1s to 52w"),
+        (&["limit", "1MiB/s", "--cache", "tema"], "the policy has no cache `tema`; it has local"),
+        (&["limit", "1MiB/s", "--cache", "local", "--backfill"], "cannot be used with"),
+        (&["limit", "--cache", "local"], "say how much, such as 5MiB/s"),
+        (&["limit", "--for", "2h"], "required"),
+        (&["pause", "--for=-1h"], "no length of time"),
+        (&["pause", "--cache", "tema"], "the policy has no cache `tema`"),
+        (&["resume", "--cache", "tema"], "the policy has no cache `tema`"),
+    ] {
+        let said = storewatch.cmd(arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {said:?}");
+        assert!(said.stderr.contains(told), "{arguments:?}: {}", said.stderr);
+    }
+    assert!(!storewatch.state_dir().join("queue.sqlite").exists(), "something was begun");
+    storewatch.policy("version = 1\n[caches.team]\nurl = \"command:///bin/true\"\n");
+    let said = storewatch.cmd(&["limit", "1MiB/s", "--cache", "team"]);
+    assert!(said.code == Some(2) && said.stderr.contains("sends them by itself, so it can't be limited"), "{said:?}");
+}
