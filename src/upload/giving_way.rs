@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::trace;
 
 use crate::cache::Cache;
 use crate::limit::{Background, Shaper};
@@ -60,6 +61,7 @@ async fn measure(shaper: Shaper, name: CacheName, cache: Weak<dyn Cache>) {
                 false => background.unanswered(sent, now),
             }
             shaper.give_way(name.as_str(), background.rate());
+            trace!(cache = %name, answered, after = ?(now - asked), bytes_a_second = background.rate().per_second());
             sleep_until(asked + INTERVAL).await;
         }
     }

@@ -1,7 +1,7 @@
 //! What every binary cache has to stand, the same cases for each backend: a directory, Garage, a strict fake of S3 with and
 //! without conditional PUT, nginx with WebDAV, and a program.
 
-use crate::support::backend::{Backend, Who};
+use crate::support::backend::{Backend, Who, write_random};
 use crate::support::nix::Key;
 use crate::support::s3::Op;
 use crate::support::{
@@ -9,6 +9,7 @@ use crate::support::{
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Makes a test of each case and backend, `CASE::BACKEND`: of all, where it says `Backend`; of those between which and us
 /// there is a network, where it says `Server` (a program speaks to its own by itself, and what it says of that is tested
@@ -251,5 +252,20 @@ each_backend! {
         running.eventually("the rest to be taken back", || backend.has_just(3));
         running.stop();
         assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
+    }
+
+    fn a_limit_holds_for_what_is_sent(backend: Server, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        let key = store.generate_key("team-1");
+        let policy = backend.policy(&storewatch, &store, &signing_key(&storewatch, &key));
+        let source = store.root().join("random");
+        write_random(&source, 1, 200_000);
+        let path = store.add(&source);
+        storewatch.policy(&format!("{policy}bandwidth = \"100 kB/s\"\n"));
+        let began = Instant::now();
+        storewatch.cmd(&["backfill", &path]).ok();
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(1500), "200 kB at 100 kB/s in {took:?}");
+        assert_read_back(&backend, &store, &key.public, &[path]);
     }
 }

@@ -29,5 +29,6 @@ mod put;
 mod realisations;
 mod reconfigured;
 mod room;
+mod shaping;
 mod support;
 mod watching;

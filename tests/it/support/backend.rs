@@ -259,3 +259,15 @@ fn web_policy(storewatch: &Storewatch<'_>, port: u16, user: &str) -> String {
         keys.display()
     )
 }
+
+/// Writes a file of so many bytes that nothing makes smaller.
+pub fn write_random(file: &Path, seed: u64, len: u64) {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let bytes = (0..len).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    });
+    std::fs::write(file, bytes.collect::<Vec<u8>>()).unwrap();
+}
