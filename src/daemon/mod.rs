@@ -124,7 +124,7 @@ impl Working {
         config: &Config,
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
-        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
+        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
         let bell = Arc::new(Notify::new());
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {

@@ -239,7 +239,7 @@ fn binary_cache(
         layout: Layout { compression: config.compression.or(layout.compression), ..layout },
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
-        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
+        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
         pace: Pace::default(),
     })
 }
