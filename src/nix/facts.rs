@@ -56,6 +56,28 @@ pub enum FactsError {
     /// The daemon, which was asked since the database can't be read.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// Neither of the two is open to this user. Keeps whoever reads it from looking for the fault at the one alone.
+    #[error("{database}, nor does the Nix daemon answer instead")]
+    Blind {
+        /// Why the database can't be read.
+        database: DatabaseError,
+        /// Why the daemon is of no help.
+        source: DaemonError,
+    },
+}
+
+impl FactsError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Database(error) => error.hint(),
+            Self::Daemon(_) => None,
+            Self::Blind { .. } => Some(
+                "run it as root, or as a user who may read the database, or start the Nix daemon, of Nix 2.15 or newer",
+            ),
+        }
+    }
 }
 
 impl StoreFacts {
@@ -87,7 +109,12 @@ impl StoreFacts {
         let wanted = path.clone();
         let asked = self.ask_database("ask for path info", move |open| open.path_info(&wanted)).await?;
         match asked {
-            Err(error) if error.is_denied() => Ok(self.ask_daemon(path).await?),
+            Err(database) if database.is_denied() => {
+                let asked = self.ask_daemon(path).await;
+                asked.map_err(|source| {
+                    if source.is_out_of_reach() { FactsError::Blind { database, source } } else { source.into() }
+                })
+            }
             answer => Ok(answer?),
         }
     }

@@ -22,6 +22,7 @@ mod contents;
 mod delivered;
 mod doubt;
 mod handle;
+mod in_force;
 mod job;
 mod links;
 mod lock;
@@ -84,6 +85,12 @@ pub enum QueueError {
         /// The queue's database.
         path: PathBuf,
     },
+    /// Something else bears the database's name, and there can be none. It may be somebody's, so it isn't moved aside.
+    #[error("{path} is no regular file, and the queue's database has to be there")]
+    NoFile {
+        /// Where the queue's database has to be.
+        path: PathBuf,
+    },
     /// It can't be read, and only who works the queue off may replace it.
     #[error("{path} is corrupt")]
     Corrupt {
@@ -128,6 +135,7 @@ impl QueueError {
             Self::NoQueue { .. } => {
                 Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
             }
+            Self::NoFile { .. } => Some("move it elsewhere if nothing needs it there, or give another --state-dir"),
             Self::NewerSchema { .. } => Some("use the newer storewatch, or another --state-dir"),
             _ => None,
         }

@@ -164,6 +164,9 @@ impl Queue {
     pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
         create_state_dir(state_dir)?;
         let path = state_dir.join(Self::FILE_NAME);
+        if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            return Err(QueueError::NoFile { path });
+        }
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
@@ -262,6 +265,7 @@ fn create_state_dir(dir: &Path) -> Result<(), QueueError> {
 fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
     let path = state_dir.join(Queue::FILE_NAME);
     match fs::metadata(&path) {
+        Ok(there) if !there.is_file() => Err(QueueError::NoFile { path }),
         Ok(_) => Ok(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
         Err(source) => Err(QueueError::StateDir { dir: state_dir.to_owned(), source }),

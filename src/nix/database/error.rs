@@ -98,8 +98,9 @@ impl DatabaseError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotFound { .. } => {
-                Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
+                Some("is Nix installed? NIX_STATE_DIR, NIX_REMOTE or [store] in the policy say where its state is")
             }
+            Self::Denied { .. } => Some("this takes the database itself: run it as root, or as a user who may read it"),
             Self::Busy { .. } => {
                 Some("ask again in a moment; if a Nix was killed meanwhile, the next one puts it right")
             }
