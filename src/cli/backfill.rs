@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.
-    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
     since: Option<Duration>,
     /// Only paths that garbage collection would keep: what profiles and other roots lead to, and what that needs.
     #[arg(long, conflicts_with = "paths")]
@@ -73,6 +73,15 @@ async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
         by_hand: false,
         policy: setup.settings.fingerprint(),
     })
+}
+
+/// An age that a path can have.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("nothing is so young; write for example 90m, 12h, 7d or 4w".to_owned()),
+        Ok(age) => Ok(age),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The valid paths that arguments name.

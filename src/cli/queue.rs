@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::client_state_dir;
+use super::setup::{View, client_state_dir};
 use super::words::counted;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -20,7 +20,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs, the latest change first; those that are done only if asked for.
+    /// List jobs, the latest change first; those that are done only with `--state done`.
     List {
         #[command(flatten)]
         which: Which,
@@ -119,7 +119,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             } else if jobs.is_empty() {
                 writeln!(out, "{}", if which.is_everything() { "the queue is empty" } else { "there is no such job" })
             } else {
-                jobs.iter().try_for_each(|job| write_job(&mut out, job))
+                let config = View::find(global)?.config.ok();
+                let in_use = |job: &JobView| match &config {
+                    Some(config) => {
+                        config.caches.iter().any(|cache| cache.name.as_str() == job.cache && cache.url == job.url)
+                    }
+                    // Without a good policy it isn't known which is which.
+                    None => true,
+                };
+                jobs.iter().try_for_each(|job| write_job(&mut out, job, in_use(job)))
             }
         }
         Command::Retry { which } => {
@@ -151,8 +159,12 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
+fn write_job(out: &mut impl Write, job: &JobView, in_use: bool) -> io::Result<()> {
     write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
+    if !in_use {
+        // A cache that the policy has under that name now is another.
+        write!(out, "  for {}, which the policy no longer names", job.url)?;
+    }
     if job.waits_for > 0 {
         write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
     }

@@ -1,6 +1,7 @@
 //! `storewatch status`
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use super::setup::{View, nix_store};
 use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
-use crate::daemon::caches;
+use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
@@ -34,9 +35,15 @@ struct Status {
     policy_file: Option<String>,
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
     policy_problems: Vec<String>,
+    /// Whether the service that is at work goes by the policy file as it is; null where none is, or it hasn't said so.
+    policy_in_force: Option<bool>,
     store: Option<String>,
     caches: Vec<CacheStatus>,
 }
+
+/// What is said of a policy file that the service hasn't taken.
+pub(super) const NOT_IN_FORCE: &str = "the running service does not go by this policy, but by what it has read before: a \
+                                       file that is saved is in force within seconds, and the log says why if it is not";
 
 #[derive(Serialize)]
 struct CacheStatus {
@@ -56,11 +63,12 @@ struct CacheStatus {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let View { state_dir, policy_file, config } = View::find(global)?;
-    let counts = match Queue::open_to_look(&state_dir) {
-        Ok(queue) => queue.counts()?,
-        Err(QueueError::NoQueue { .. }) => Vec::new(),
+    let queue = match Queue::open_to_look(&state_dir) {
+        Ok(queue) => Some(queue),
+        Err(QueueError::NoQueue { .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    let counts = queue.as_ref().map(Queue::counts).transpose()?.unwrap_or_default();
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
     let caches = match config.as_ref().ok().zip(nix.as_ref()) {
         Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
@@ -73,7 +81,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Ok(working) => (working, None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let policy_in_force = match (&queue, &working) {
+        (Some(queue), Some(working)) => is_in_force(queue, working, policy_file.as_deref())?,
+        _ => None,
+    };
     let status = Status {
+        policy_in_force,
         working,
         working_unknown,
         state_dir: state_dir.display().to_string(),
@@ -90,6 +103,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
+}
+
+/// Whether who works the queue off goes by the policy file as it is, where that is a service, which says so.
+pub(super) fn is_in_force(queue: &Queue, working: &str, file: Option<&Path>) -> Result<Option<bool>, QueueError> {
+    if !working.starts_with(SERVICE_ROLE) {
+        return Ok(None);
+    }
+    let bytes = file.and_then(|file| std::fs::read(file).ok());
+    queue.goes_by_policy(bytes.map(|bytes| fingerprint(&bytes)).as_deref())
 }
 
 /// All that is wrong with a policy file, one line each.
@@ -115,12 +137,7 @@ impl CacheStatus {
 }
 
 /// The caches of the policy in its order, then those that only the queue still knows.
-fn cache_states(
-    mut counts: Vec<CacheCounts>,
-    config: &Config,
-    state_dir: &std::path::Path,
-    nix: &NixStore,
-) -> Vec<CacheStatus> {
+fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path, nix: &NixStore) -> Vec<CacheStatus> {
     let mut states = Vec::new();
     for cache in &config.caches {
         let known = counts.iter().position(|known| known.name == cache.name.as_str() && known.url == cache.url);
@@ -156,6 +173,15 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
+    if status.policy_in_force == Some(false) {
+        writeln!(out, "         {NOT_IN_FORCE}")?;
+    }
+    // After a crash nobody is at it any more, whatever the queue says.
+    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
+        "interrupted in mid-upload"
+    } else {
+        "uploading"
+    };
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
@@ -182,7 +208,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
         writeln!(
             out,
-            "  {} done, {} pending, {} uploading, {} held, {} failed, {} gone",
+            "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
         let volume = counts.volume();

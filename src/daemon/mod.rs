@@ -27,7 +27,7 @@ use tracing::{debug, error, info, warn};
 use self::caches::{CacheSurroundings, orders};
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
-pub use self::settings::Settings;
+pub use self::settings::{Settings, fingerprint};
 use self::signals::Signal;
 use crate::config::{Config, NixStore};
 use crate::nix::{FactsError, StoreFacts};
@@ -180,6 +180,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     lock.keep_until_exit();
     let queue = open_queue(&state_dir)?;
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
+    note_policy(&working.queue, &settings).await?;
     let (routes_in_force, routes) = watching::channel(routes);
     let began = tokio::time::Instant::now();
     let watcher = Watcher::new(watch::Parts {
@@ -251,12 +252,19 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         if reloaded == Reload::InForce {
             let routes = working.serve(settings.config()).await?;
             routes_in_force.send_replace(routes);
+            note_policy(&working.queue, &settings).await?;
         }
     };
     watcher.abort();
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain(DRAIN).await;
     ended.and(drained)
+}
+
+/// Lets those who look know which policy is in force.
+async fn note_policy(queue: &QueueHandle, settings: &Settings) -> Result<(), QueueError> {
+    let fingerprint = settings.fingerprint();
+    queue.call(move |queue| queue.note_policy(fingerprint.as_deref())).await
 }
 
 /// Waits until then; for ever where there is no such time.

@@ -114,6 +114,8 @@ pub struct JobView {
     pub path: String,
     /// The cache's name.
     pub cache: String,
+    /// The cache's URL; under another one the same name was another cache.
+    pub url: String,
     /// Its state's name.
     pub state: &'static str,
     /// How often it has failed so far.
@@ -201,7 +203,7 @@ impl Queue {
             .db
             .prepare_cached(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
-                        CASE WHEN j.state = 0 THEN c.waiting_why END
+                        CASE WHEN j.state = 0 THEN c.waiting_why END, c.url
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
@@ -226,6 +228,7 @@ impl Queue {
                     reason: row.get(7)?,
                     changed: row.get(8)?,
                     cache_waits: row.get(9)?,
+                    url: row.get(10)?,
                 })
             })
             .and_then(Iterator::collect)
