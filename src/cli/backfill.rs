@@ -21,7 +21,7 @@ use crate::daemon::backfill::{self, Request};
 use crate::daemon::caches::{off_by_name, own_server};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{CacheId, PassedOver, Routes};
+use crate::queue::{CacheId, PassedOver, Routes, Why};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
@@ -114,8 +114,10 @@ pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheN
 fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {
     let policy = Arc::clone(&setup.config().policy);
     // Nothing is queued, so the caches' places in the policy serve as their numbers.
-    let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).collect();
-    let routes = Routes { policy: Arc::clone(&policy), caches: Arc::new(ids) };
+    let on =
+        |name: &CacheName| setup.config().caches.iter().any(|cache| cache.name == *name && own_server(cache).is_none());
+    let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).filter(|(name, _)| on(name)).collect();
+    let routes = Routes::to(Arc::clone(&policy), ids);
     let mut out = io::stdout().lock();
     let mut written = Ok(());
     let (mut count, mut size, mut passed_over) = (0, 0, BTreeMap::<PassedOver, u64>::new());
@@ -139,9 +141,10 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
     let written = written.and_then(|()| {
         let (paths, size) = (counted(count, "path"), bytes(size));
         writeln!(out, "would upload {paths} of {size} where missing, with all that is needed")?;
-        passed_over.iter().try_for_each(|(PassedOver { rule, denied }, paths)| {
-            let passed_over = if *denied { "would not let out" } else { "would skip" };
-            writeln!(out, "{passed_over} {paths} by {rule}")
+        passed_over.iter().try_for_each(|(PassedOver { by, why }, paths)| match why {
+            Why::Denied => writeln!(out, "would not let out {paths} by {by}"),
+            Why::Skipped => writeln!(out, "would skip {paths} by {by}"),
+            Why::Off => writeln!(out, "would leave out {paths} for {by}, off on this host"),
         })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;

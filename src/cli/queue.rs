@@ -1,11 +1,13 @@
 //! `storewatch queue`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
 use super::setup::{View, client_state_dir};
+use super::status::again_in;
 use super::words::counted;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -31,7 +33,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Try failed and held jobs again, and at once what waits for its time.
+    /// Try failed and held jobs again, and at once what waits for its time, or for a cache that takes nothing for now.
     Retry {
         #[command(flatten)]
         which: Which,
@@ -127,7 +129,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                     // Without a good policy it isn't known which is which.
                     None => true,
                 };
-                jobs.iter().try_for_each(|job| write_job(&mut out, job, in_use(job)))
+                write_jobs(&mut out, &jobs, in_use)
             }
         }
         Command::Retry { which } => {
@@ -159,21 +161,86 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-fn write_job(out: &mut impl Write, job: &JobView, in_use: bool) -> io::Result<()> {
-    write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
-    if !in_use {
-        // A cache that the policy has under that name now is another.
-        write!(out, "  for {}, which the policy no longer names", job.url)?;
+/// One job a line. Why a cache takes nothing is said once for all of its jobs, and so is a reason that many have.
+fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut before = None;
+    for job in jobs {
+        write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
+        if !in_use(job) {
+            // A cache that the policy has under that name now is another.
+            write!(out, "  for {}, which the policy no longer names", job.url)?;
+        }
+        if job.waits_for > 0 {
+            write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
+        }
+        let pending = job.state == JobState::Pending.name();
+        if let (true, None, Some(again)) = (pending, &job.cache_waits, again_in(job.not_before)) {
+            write!(out, "  {again}")?;
+        }
+        match (&job.reason, &job.cache_waits) {
+            (_, Some(why)) => {
+                waiting.insert((&job.cache, &job.url), (why, job.cache_waits_until));
+                write!(out, "  its cache takes nothing")?;
+            }
+            (Some(reason), None) if before == Some(reason) => write!(out, "  for the same reason")?,
+            (Some(reason), None) => write!(out, "  {reason}")?,
+            (None, None) => {}
+        }
+        before = job.reason.as_ref();
+        writeln!(out)?;
     }
-    if job.waits_for > 0 {
-        write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
+    for ((cache, _), (why, until)) in waiting {
+        let again = until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+        writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
     }
-    if job.not_before > now() {
-        write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(id: i64, state: JobState, reason: Option<&str>) -> JobView {
+        JobView {
+            id,
+            path: format!("path-{id}"),
+            cache: "team".to_owned(),
+            url: "file:///team".to_owned(),
+            state: state.name(),
+            attempts: 1,
+            // Whole seconds ahead, and some of a test's time.
+            not_before: now() + 89_500,
+            waits_for: 0,
+            reason: reason.map(str::to_owned),
+            cache_waits: None,
+            cache_waits_until: None,
+            changed: 0,
+        }
     }
-    match (&job.reason, &job.cache_waits) {
-        (_, Some(why)) => writeln!(out, "  its cache takes nothing: {why}"),
-        (Some(reason), None) => writeln!(out, "  {reason}"),
-        (None, None) => writeln!(out),
+
+    #[test]
+    fn what_many_jobs_have_is_said_once_and_only_who_waits_comes_again() {
+        let waits = |id| JobView { cache_waits: Some("away".to_owned()), ..job(id, JobState::Pending, Some("413")) };
+        let jobs = [
+            job(1, JobState::Failed, Some("too large")),
+            job(2, JobState::Failed, Some("too large")),
+            job(3, JobState::Pending, Some("disk error")),
+            waits(4),
+            JobView { cache_waits_until: Some(now() + 89_500), ..waits(5) },
+            JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
+        ];
+        let mut out = Vec::new();
+        write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            "failed    team         path-1  too large\n\
+             failed    team         path-2  for the same reason\n\
+             pending   team         path-3  again in 90 seconds  disk error\n\
+             pending   team         path-4  its cache takes nothing\n\
+             pending   team         path-5  its cache takes nothing\n\
+             pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
+             team takes nothing for now, again in 90 seconds: away\n"
+        );
     }
 }

@@ -204,7 +204,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             )?;
         }
         if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
-            writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
+            let again = counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+            writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
         }
         writeln!(
             out,
@@ -238,6 +239,14 @@ pub(super) fn bytes(count: u64) -> String {
 /// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
 pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
     format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
+}
+
+/// When something is done again that waits for a time of the queue's: `again in 3 minutes`.
+pub(super) fn again_in(time: i64) -> Option<String> {
+    let left = u64::try_from(time - now()).ok().filter(|left| *left > 0)?;
+    // Whole seconds, the one that has begun among them.
+    let left = std::time::Duration::from_secs(left.div_ceil(1_000));
+    Some(format!("again in {}", indicatif::HumanDuration(left)))
 }
 
 /// How much time has passed since a time of the queue's: `3 minutes`.

@@ -47,7 +47,7 @@ pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};
+pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
 pub use settle::Outcome;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};

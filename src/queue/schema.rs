@@ -140,6 +140,12 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN read INTEGER;
     ALTER TABLE jobs ADD COLUMN saved INTEGER;
 ",
+    "
+    -- Ms since 1970: a cache that has asked for a pause isn't asked again before.
+    ALTER TABLE caches ADD COLUMN waiting_until INTEGER;
+    -- 1: somebody has asked by hand for a job of it since it takes nothing, so that it is to be tried at once.
+    ALTER TABLE caches ADD COLUMN retried INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

@@ -136,7 +136,8 @@ impl Queue {
         Ok(held.len() as u64)
     }
 
-    /// Tries failed and held jobs again, and frees what waits for them. Returns how many jobs that were.
+    /// Tries failed and held jobs again, and frees what waits for them; their caches are tried at once, too, should they take
+    /// nothing. Returns how many jobs that were.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -156,10 +157,31 @@ impl Queue {
                 _ => continue,
             }
             release_dependents(&tx, *id, now)?;
+            execute(
+                &tx,
+                "UPDATE caches SET retried = 1
+                 WHERE waiting_why IS NOT NULL AND id = (SELECT cache FROM jobs WHERE id = ?1)",
+                [id],
+            )?;
             retried += 1;
         }
         tx.commit().map_err(sqlite("commit a retry"))?;
         Ok(retried)
+    }
+
+    /// The caches that are to be tried at once, since somebody has asked for jobs of theirs by hand. Each is told once.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn take_retried(&mut self) -> Result<Vec<CacheId>, QueueError> {
+        let explain = sqlite("look for caches to be tried");
+        let mut asked = self.db.prepare_cached("SELECT id FROM caches WHERE retried = 1").map_err(&explain)?;
+        let rows = asked.query_map([], |row| row.get(0).map(CacheId)).map_err(&explain)?;
+        let caches = rows.collect::<Result<Vec<_>, _>>().map_err(&explain)?;
+        if !caches.is_empty() {
+            self.db.execute("UPDATE caches SET retried = 0", []).map_err(&explain)?;
+        }
+        Ok(caches)
     }
 
     /// Deletes jobs, whatever their state. Returns how many there were.

@@ -345,6 +345,11 @@ impl Uploader {
 
     /// Claims what there is room for.
     async fn claim(&mut self) -> Result<(), QueueError> {
+        if self.caches.values().any(State::is_waiting) {
+            for cache in self.queue.call(Queue::take_retried).await? {
+                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
+            }
+        }
         self.open_caches();
         let mut questions = Vec::new();
         for (id, state) in &self.caches {

@@ -125,9 +125,9 @@ impl Http {
         &self.client
     }
 
-    /// What the server has just refused says nothing of the credentials.
-    pub fn forgive(&self) {
-        self.credentials.accepted();
+    /// That the server has refused that says nothing of the credentials.
+    pub fn forgive(&self, action: Action) {
+        self.credentials.accepted(action);
     }
 
     /// Sends a request that has no long body, and reads the answer.
@@ -171,14 +171,14 @@ impl Http {
         }
         let answer = read_whole(response).await.map_err(failed)?;
         if head.status.is_success() {
-            self.credentials.accepted();
+            self.credentials.accepted(action);
             return Ok(answer);
         }
         let says = ServerSays::read(&answer, |text| shown.blacken(text));
         let refused = self.credentials.refused_words(&shown, action, &head, &says);
         let error = HttpError::of_status(action, host, head, says).refusing(refused);
         if error.is_about_credentials() {
-            self.credentials.refused(&shown, error.to_string()).await;
+            self.credentials.refused(&shown, action, error.to_string()).await;
         }
         Err(error)
     }

@@ -92,6 +92,28 @@ fn what_is_too_large_for_a_proxy_fails_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_pause_that_the_server_asks_for_is_shown_and_ended_by_hand() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    let proxy = FlakyProxy::before(attic.port());
+    proxy.fail(On::Every, Fault::Answer(Canned::too_many_requests(600)));
+    let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
+    let mut running = team.storewatch.start();
+    let paths = store.build(&expr::many(2)).unwrap();
+    running.eventually("the reason in `status`", || team.waits_because().contains("429"));
+    for command in [&["status"][..], &["queue", "list"], &["cache", "list"]] {
+        let said = team.storewatch.cmd(command).ok();
+        assert!(said.contains("again in 10 minutes: ") && said.matches("429").count() == 1, "{said}");
+    }
+    proxy.pass();
+    team.storewatch.cmd(&["queue", "retry"]).ok();
+    team.eventually_delivers(&mut running, &attic, &paths);
+    running.stop();
+}
+
+#[test]
 fn a_redirect_never_takes_the_token_elsewhere() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
