@@ -210,7 +210,7 @@ mod tests {
             state: state.name(),
             attempts: 1,
             // Whole seconds ahead, and some of a test's time.
-            not_before: now() + 89_500,
+            not_before: now() + 9_500,
             waits_for: 0,
             reason: reason.map(str::to_owned),
             cache_waits: None,
@@ -227,7 +227,7 @@ mod tests {
             job(2, JobState::Failed, Some("too large")),
             job(3, JobState::Pending, Some("disk error")),
             waits(4),
-            JobView { cache_waits_until: Some(now() + 89_500), ..waits(5) },
+            JobView { cache_waits_until: Some(now() + 9_500), ..waits(5) },
             JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
         ];
         let mut out = Vec::new();
@@ -236,11 +236,11 @@ mod tests {
             String::from_utf8(out).expect("UTF-8"),
             "failed    team         path-1  too large\n\
              failed    team         path-2  for the same reason\n\
-             pending   team         path-3  again in 90 seconds  disk error\n\
+             pending   team         path-3  again in 10 seconds  disk error\n\
              pending   team         path-4  its cache takes nothing\n\
              pending   team         path-5  its cache takes nothing\n\
              pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
-             team takes nothing for now, again in 90 seconds: away\n"
+             team takes nothing for now, again in 10 seconds: away\n"
         );
     }
 }

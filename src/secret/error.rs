@@ -97,6 +97,14 @@ pub enum SecretError {
         /// The credential that was wanted.
         name: String,
     },
+    /// systemd hands over others than this one.
+    #[error(
+        "there is no credential `{name}` for this process; write `LoadCredential={name}:/FILE` into the service's unit"
+    )]
+    NoCredential {
+        /// The credential that was wanted.
+        name: String,
+    },
     /// A name that would lead out of the directory of credentials.
     #[error("`{name}` is no name for a credential")]
     BadCredentialName {

@@ -210,6 +210,7 @@ impl Credentials {
         let words = cure::Shown {
             proof: self.proof.as_ref().map(Proof::in_words),
             expired: own_word.filter(|at| *at < SystemTime::now()),
+            is_prefixed: token.is_some_and(|token| is_prefixed(token.expose())),
             headers: self.headers.iter().map(header).collect(),
         };
         words.refused(action, head.status.as_u16(), says)
@@ -231,6 +232,11 @@ impl Refused {
         // Many requests at once are refused together: that is one refusal.
         if self.is_fresh(now) { (self.at, self.pause) } else { (now, (self.pause * 2).min(LONGEST_PAUSE)) }
     }
+}
+
+/// Whether somebody has copied the whole header instead of the token.
+fn is_prefixed(token: &str) -> bool {
+    token.get(..7).is_some_and(|begins| begins.eq_ignore_ascii_case("bearer "))
 }
 
 /// A header that no log shows. A secret has no control characters, so that it always is one.
@@ -286,6 +292,15 @@ mod tests {
         }
         assert_eq!(refused.pause, LONGEST_PAUSE);
         assert!((10..=16).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn a_token_is_told_from_a_header() {
+        for (token, prefixed) in
+            [("Bearer abc", true), ("bearer abc", true), ("abc", false), ("bearer", false), ("", false)]
+        {
+            assert_eq!(is_prefixed(token), prefixed, "{token}");
+        }
     }
 
     #[tokio::test]

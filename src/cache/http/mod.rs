@@ -115,7 +115,13 @@ impl Http {
         if let Some((file, key)) = &options.client_certificate {
             builder = builder.identity(identity(file, key).await?);
         }
-        let client = builder.build().map_err(|source| HttpError::Unusable { source })?;
+        let client =
+            builder.build().map_err(|source| match (&options.client_certificate, error::tls_error(&source)) {
+                (Some((file, _)), Some(rustls::Error::InconsistentKeys(_))) => {
+                    unusable(file, "`client_key` is the key of another certificate".to_owned())
+                }
+                _ => HttpError::Unusable { source },
+            })?;
         Ok(Self { client, credentials: Arc::clone(&options.credentials) })
     }
 
