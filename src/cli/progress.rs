@@ -105,7 +105,7 @@ impl Display {
                 self.line("the service has ended; going on in its place");
                 self.is_beside = false;
             }
-            Progress::At { row, to_row, summary, left } => self.at(row, to_row, &summary, &left),
+            Progress::At { row, to_row, summary, left, read } => self.at(row, to_row, &summary, &left, read),
             Progress::Ending { within } => self.line(&format!(
                 "ending: what is under way is finished, for {} s at most; a second signal ends it at once",
                 within.as_secs()
@@ -113,12 +113,10 @@ impl Display {
         }
     }
 
-    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left]) {
-        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, volume, .. } = summary;
-        let there = already_there + at_upstream;
-        let ended = uploaded + there + failed + held + summary.gone;
-        let sent = bytes(volume.sent);
-        let message = format!("{uploaded} uploaded ({sent}), {there} already there, {failed} failed, {held} held");
+    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left], read: Option<u64>) {
+        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, .. } = summary;
+        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone;
+        let message = in_one_line(summary, read);
         self.tell_what_waits(left);
         match &self.bar {
             Some(bar) => {
@@ -167,6 +165,15 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// What has come of it so far. Of what isn't through yet it is only seen that it is read, which for a large path is all there
+/// is to see for a while.
+fn in_one_line(summary: &RunSummary, read: Option<u64>) -> String {
+    let RunSummary { uploaded, already_there, at_upstream, failed, held, volume, .. } = summary;
+    let (there, sent) = (already_there + at_upstream, bytes(volume.sent));
+    let read = read.filter(|read| *read > 0).map_or_else(String::new, |read| format!("{} read, ", bytes(read)));
+    format!("{uploaded} uploaded ({read}{sent} sent), {there} already there, {failed} failed, {held} held")
 }
 
 /// The caches that take nothing for now, each with the reason.
@@ -259,6 +266,14 @@ mod tests {
             is_off: false,
             last_failure: text(last_failure),
         }
+    }
+
+    #[test]
+    fn bytes_move_before_a_path_is_through() {
+        let summary = RunSummary { uploaded: 2, at_upstream: 3, ..RunSummary::default() };
+        let told = |read| in_one_line(&summary, read);
+        assert_eq!(told(Some(1536)), "2 uploaded (1.50 KiB read, 0 B sent), 3 already there, 0 failed, 0 held");
+        assert_eq!(told(None), "2 uploaded (0 B sent), 3 already there, 0 failed, 0 held");
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::{Settings, fingerprint};
 use self::signals::Signal;
+use crate::cache::Tally;
 use crate::config::{Config, NixStore};
 use crate::nix::{FactsError, StoreFacts};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
@@ -110,6 +111,7 @@ pub enum ServiceError {
 pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
     pub(crate) bell: Arc<Notify>,
+    pub(crate) tally: Tally,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     surroundings: CacheSurroundings,
@@ -125,7 +127,7 @@ impl Working {
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
-        let bell = Arc::new(Notify::new());
+        let (bell, tally) = (Arc::new(Notify::new()), Tally::default());
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
@@ -133,10 +135,11 @@ impl Working {
             real_store: nix.real.clone(),
             bell: Arc::clone(&bell),
             commands: inbox,
+            tally: tally.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
-        let working = Self { queue, bell, commands, uploader, surroundings };
+        let working = Self { queue, bell, tally, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }

@@ -34,6 +34,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 mod view;
+mod walk;
 mod work;
 
 use std::path::{Path, PathBuf};

@@ -152,8 +152,8 @@ impl Queue {
         }
         self.db
             .query_row(
-                "INSERT INTO runs (scope, started, row, to_row) VALUES (?1, ?2, 0, ?3) RETURNING id",
-                params![text, now, to_row],
+                "INSERT INTO runs (scope, started, row, to_row, walks) VALUES (?1, ?2, 0, ?3, ?4) RETURNING id",
+                params![text, now, to_row, !scope.paths.is_empty()],
                 |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, started: now, resumed: false }),
             )
             .map_err(sqlite("begin a backfill"))

@@ -145,6 +145,8 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE caches ADD COLUMN waiting_until INTEGER;
     -- 1: somebody has asked by hand for a job of it since it takes nothing, so that it is to be tried at once.
     ALTER TABLE caches ADD COLUMN retried INTEGER NOT NULL DEFAULT 0;
+    -- 1: what a path of it refers to is asked for, too, when the path is there, and so on to the end of the closure.
+    ALTER TABLE runs ADD COLUMN walks INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

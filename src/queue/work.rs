@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::links::{forget_waits, release_dependents, unblock};
-use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -53,13 +53,14 @@ impl Queue {
                           WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed",
+             RETURNING id, path, cache, lane, attempts, needed,
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
 
-    /// Claims the one job to try a cache with that took nothing: the one that was tried least, whether or not its time has
-    /// come, since it is the cache that is tried.
+    /// Claims the one job to try a cache with that took nothing, whether or not its time has come, since it is the cache that
+    /// is tried: the one that was tried least, and of those the one whose last try is longest ago.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -68,8 +69,9 @@ impl Queue {
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND state = 0 AND blockers = 0
-                          ORDER BY attempts, lane, id LIMIT 1)
-             RETURNING id, path, cache, lane, attempts, needed",
+                          ORDER BY attempts, not_before, lane, id LIMIT 1)
+             RETURNING id, path, cache, lane, attempts, needed,
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
             params![cache.0, now],
         )
     }
@@ -115,7 +117,8 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
         let begun = self.db.execute(
-            "UPDATE jobs SET not_before = 0, attempts = 0 WHERE state = 0 AND attempts > 0 AND cache = ?1",
+            "UPDATE jobs SET not_before = 0, attempts = 0
+             WHERE state = 0 AND (attempts > 0 OR not_before > 0) AND cache = ?1",
             [cache.0],
         );
         Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
@@ -263,6 +266,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         lane: if lane == 0 { Lane::Fresh } else { Lane::Backfill },
         attempts: row.get(4)?,
         needed: row.get(5)?,
+        walk: row.get::<_, Option<i64>>(6)?.map(RunId),
     })
 }
 

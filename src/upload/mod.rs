@@ -39,7 +39,7 @@ use self::note::{note_taking, note_waiting};
 use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
-use crate::cache::{Cache, CacheError, CallOff, Upstreams};
+use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
 use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
@@ -73,6 +73,8 @@ pub struct Parts {
     pub bell: Arc<Notify>,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
+    /// Counts what is read.
+    pub tally: Tally,
 }
 
 /// What the uploader can be told.
@@ -151,13 +153,14 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, commands } = parts;
+        let Parts { queue, facts, real_store, bell, commands, tally } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
             facts,
             real_store,
             call_off,
+            tally,
             flights: Flights::default(),
             policy: policy_in_force,
             upstreams: Upstreams::none(),

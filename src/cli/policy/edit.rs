@@ -1,9 +1,9 @@
 //! `storewatch policy edit`: a bad policy never takes the place of a good one, and nothing that was written is lost.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, read_policy};
 
 use super::PolicyCommandError;
 use super::check::good;
+use super::copy::Copy;
 
 /// What a new policy begins with.
 const TEMPLATE: &str = "\
@@ -168,56 +169,6 @@ fn follow(file: &Path) -> Result<PathBuf, PolicyCommandError> {
     }
 }
 
-/// The file that is edited; deleted in the end, unless it was kept or has taken the policy's place. So are the folders that
-/// were made for it.
-struct Copy {
-    path: PathBuf,
-    /// From the innermost on.
-    made: Vec<PathBuf>,
-}
-
-impl Copy {
-    /// In the same folder, so that it can take the file's place in one step. For its author's eyes alone until then.
-    fn beside(target: &Path, text: &str) -> Result<Self, PolicyCommandError> {
-        let folder = target.parent().unwrap_or(Path::new("/"));
-        let made: Vec<PathBuf> = folder.ancestors().take_while(|above| !above.exists()).map(Path::to_owned).collect();
-        // From here on they are removed again, whatever happens.
-        let mut copy = Self { path: PathBuf::new(), made };
-        fs::create_dir_all(folder).map_err(|source| system("make the folder", folder, source))?;
-        // Copies that were kept have taken the first names.
-        let names = (1..).map(|number| folder.join(format!(".policy-{number}.toml")));
-        for path in names {
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(mut file) => {
-                    copy.path = path;
-                    file.write_all(text.as_bytes()).map_err(|source| system("write", &copy.path, source))?;
-                    return Ok(copy);
-                }
-                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(system("write into", folder, source)),
-            }
-        }
-        unreachable!("there is no end of numbers")
-    }
-
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // Gone already where it has taken the policy's place.
-            let _ = fs::remove_file(&self.path);
-        }
-        for folder in &self.made {
-            // Not one in which there is anything.
-            let _ = fs::remove_dir(folder);
-        }
-    }
-}
-
 fn replace(copy: &Path, target: &Path) -> Result<(), PolicyCommandError> {
     let synced = |path: &Path| File::open(path).and_then(|file| file.sync_all());
     synced(copy).map_err(|source| system("write", copy, source))?;
@@ -238,7 +189,7 @@ fn again(answers: &mut dyn BufRead, out: &mut dyn Write) -> io::Result<bool> {
     Ok(!ended && !answer.trim().to_lowercase().starts_with('n'))
 }
 
-fn system(action: &'static str, path: &Path, source: io::Error) -> PolicyCommandError {
+pub(super) fn system(action: &'static str, path: &Path, source: io::Error) -> PolicyCommandError {
     PolicyCommandError::System { action, path: path.to_owned(), source }
 }
 
@@ -250,22 +201,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn folders_that_were_made_for_nothing_are_removed_again() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let outer = dir.path().join("a");
-        let target = outer.join("b/policy.toml");
-        drop(Copy::beside(&target, "text").expect("a copy"));
-        assert!(!outer.exists(), "nothing was written");
-        let kept = Copy::beside(&target, "text").expect("a copy").keep();
-        assert!(kept.exists() && fs::remove_file(kept).is_ok());
-        drop(Copy::beside(&target, "text").expect("a copy"));
-        assert!(target.parent().is_some_and(Path::exists), "those that were there before stay");
-        // Nor is anything left where it couldn't be written.
-        fs::write(outer.join("file"), "").expect("written");
-        assert!(Copy::beside(&outer.join("file/below/policy.toml"), "text").is_err());
-        assert!(outer.join("file").is_file());
-    }
     use crate::cli::setup::check_url;
     use crate::config::Defaults;
 

@@ -74,6 +74,8 @@ fn a_queue_of_the_first_version_is_taken_over() {
             "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
              ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
              ALTER TABLE jobs DROP COLUMN read; ALTER TABLE jobs DROP COLUMN saved;
+             ALTER TABLE caches DROP COLUMN waiting_until; ALTER TABLE caches DROP COLUMN retried;
+             ALTER TABLE runs DROP COLUMN walks;
              PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
