@@ -122,7 +122,7 @@ impl Database {
         connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
         connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
         let (dot_lock, patience) = (DotLock::of(path), BUSY_TIMEOUT);
-        let look = |c: &Connection| Ok((!is_empty(c)?).then(|| Columns::look_up(c)).transpose()?);
+        let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
         // Nix is making it, where there are no tables yet.
         let columns = read(&connection, &dot_lock, patience, look)
             .map_err(explain)?

@@ -60,7 +60,7 @@ pub enum FactsError {
     #[error("{database}, nor does the Nix daemon answer instead")]
     Blind {
         /// Why the database can't be read.
-        database: DatabaseError,
+        database: Box<DatabaseError>,
         /// Why the daemon is of no help.
         source: DaemonError,
     },
@@ -112,7 +112,11 @@ impl StoreFacts {
             Err(database) if database.is_denied() => {
                 let asked = self.ask_daemon(path).await;
                 asked.map_err(|source| {
-                    if source.is_out_of_reach() { FactsError::Blind { database, source } } else { source.into() }
+                    if source.is_out_of_reach() {
+                        FactsError::Blind { database: Box::new(database), source }
+                    } else {
+                        source.into()
+                    }
                 })
             }
             answer => Ok(answer?),
