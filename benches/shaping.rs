@@ -37,7 +37,8 @@ const LOST: Duration = Duration::from_secs(120);
 fn main() {
     let Some(nix) = Nix::recent() else { return };
     // `cargo bench --bench shaping -- background` does that part only.
-    let parts: [(&str, fn(&Nix)); 4] =
+    type Part = fn(&Nix);
+    let parts: [(&str, Part); 4] =
         [("limits", limits), ("cost", cost), ("fresh", fresh_beside_backfill), ("background", background)];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for (name, part) in parts {
@@ -244,7 +245,7 @@ impl Line {
             format!("ip -n {router} link set inner gso_max_segs 1 up"),
             format!("ip -n {name} link set {far} gso_max_segs 1 up"),
             format!("ip -n {name} link set lo up"),
-            format!("ip route add 10.213.77.4/30 via 10.213.77.2"),
+            "ip route add 10.213.77.4/30 via 10.213.77.2".to_owned(),
             format!("ip -n {name} route add default via 10.213.77.5"),
             format!("ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"),
             format!("ip netns exec {name} sysctl -qw net.ipv4.tcp_congestion_control={control}"),

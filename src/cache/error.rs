@@ -246,6 +246,12 @@ impl CacheError {
         matches!(self, Self::OwnServer { .. })
     }
 
+    /// Whether the server refuses the path for its size.
+    #[must_use]
+    pub fn is_about_size(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Status { status: 413, .. }))
+    }
+
     /// What went wrong, in one line, with what a person may do about it.
     #[must_use]
     pub fn with_cure(&self) -> String {

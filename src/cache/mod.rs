@@ -41,7 +41,7 @@ pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
 pub use layout::{Layout, StoredNar, narinfo_name};
-pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat};
+pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat, Tally};
 pub use pace::Pace;
 pub use trial::Trial;
 pub use upstream::{Upstreams, greet as greet_upstream};

@@ -21,11 +21,11 @@ use crate::daemon::backfill::{self, Request};
 use crate::daemon::caches::{off_by_name, own_server};
 use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{CacheId, PassedOver, Routes};
+use crate::queue::{CacheId, PassedOver, Routes, Why};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
-/// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside
+/// Where paths are named, all that they need is looked for as well, to the end of their closure. /// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside
 /// a running service the queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for,
 /// whatever the reason; Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths
 /// failed or are held back, 4 that some are left.
@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.
-    #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
     since: Option<Duration>,
     /// Only paths that garbage collection would keep: what profiles and other roots lead to, and what that needs.
     #[arg(long, conflicts_with = "paths")]
@@ -75,6 +75,15 @@ async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
     })
 }
 
+/// An age that a path can have.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("nothing is so young; write for example 90m, 12h, 7d or 4w".to_owned()),
+        Ok(age) => Ok(age),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The valid paths that arguments name.
 pub(super) async fn named_paths(arguments: &[PathBuf], setup: &Setup) -> Result<Vec<StorePath>, CliError> {
     Ok(valid_paths(arguments, &setup.nix).await?.into_iter().map(|info| info.path).collect())
@@ -105,8 +114,10 @@ pub(super) fn named_caches(names: &[String], setup: &Setup) -> Result<Vec<CacheN
 fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCode, CliError> {
     let policy = Arc::clone(&setup.config().policy);
     // Nothing is queued, so the caches' places in the policy serve as their numbers.
-    let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).collect();
-    let routes = Routes { policy: Arc::clone(&policy), caches: Arc::new(ids) };
+    let on =
+        |name: &CacheName| setup.config().caches.iter().any(|cache| cache.name == *name && own_server(cache).is_none());
+    let ids = policy.caches().iter().cloned().zip((0..).map(CacheId)).filter(|(name, _)| on(name)).collect();
+    let routes = Routes::to(Arc::clone(&policy), ids);
     let mut out = io::stdout().lock();
     let mut written = Ok(());
     let (mut count, mut size, mut passed_over) = (0, 0, BTreeMap::<PassedOver, u64>::new());
@@ -130,9 +141,10 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
     let written = written.and_then(|()| {
         let (paths, size) = (counted(count, "path"), bytes(size));
         writeln!(out, "would upload {paths} of {size} where missing, with all that is needed")?;
-        passed_over.iter().try_for_each(|(PassedOver { rule, denied }, paths)| {
-            let passed_over = if *denied { "would not let out" } else { "would skip" };
-            writeln!(out, "{passed_over} {paths} by {rule}")
+        passed_over.iter().try_for_each(|(PassedOver { by, why }, paths)| match why {
+            Why::Denied => writeln!(out, "would not let out {paths} by {by}"),
+            Why::Skipped => writeln!(out, "would skip {paths} by {by}"),
+            Why::Off => writeln!(out, "would leave out {paths} for {by}, off on this host"),
         })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;

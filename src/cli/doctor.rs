@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::run::runtime;
 use super::setup::View;
+use super::waiting::telling;
 use super::words::counted;
 use super::{CliError, Global};
 use crate::daemon::health::{Finding, Grade, Host, examine};
@@ -34,7 +36,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let View { state_dir, config, .. } = View::find(global)?;
     let host = Host { state_dir, config: &config };
     let runtime = runtime()?;
-    let findings = runtime.block_on(examine(&host));
+    let step = Mutex::new(String::new());
+    let set = |now: &str| now.clone_into(&mut step.lock().unwrap_or_else(PoisonError::into_inner));
+    let get = || step.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let findings = runtime.block_on(telling(get, examine(&host, &set)));
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
     let count = |grade| findings.iter().filter(|finding| finding.grade == grade).count();

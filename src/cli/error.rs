@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
-use crate::nix::{DatabaseError, FactsError, StorePathError};
+use crate::nix::DatabaseError;
 use crate::queue::{LockError, QueueError};
 use crate::report::one_line;
 use crate::watch::WatchError;
@@ -53,7 +53,7 @@ pub enum CliError {
     Lock(#[from] LockError),
     /// An argument is no store path.
     #[error(transparent)]
-    NoStorePath(#[from] StorePathError),
+    NoStorePath(#[from] super::paths::NoStorePath),
     /// An argument is a store path, but Nix doesn't have it.
     #[error("{0} is not valid: Nix has not registered it, or has collected it")]
     NotValid(String),
@@ -123,12 +123,12 @@ impl CliError {
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => error.hint(),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),
+            Self::NoStorePath(error) => error.hint(),
+            Self::Service(ServiceError::Facts(error)) => error.hint(),
             Self::Database(error)
-            | Self::Service(
-                ServiceError::Database(error)
-                | ServiceError::Facts(FactsError::Database(error))
-                | ServiceError::Watch(WatchError::Database(error)),
-            ) => error.hint(),
+            | Self::Service(ServiceError::Database(error) | ServiceError::Watch(WatchError::Database(error))) => {
+                error.hint()
+            }
             _ => None,
         }
     }

@@ -15,6 +15,7 @@ mod queue;
 mod run;
 mod setup;
 mod status;
+mod waiting;
 mod words;
 
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use super::setup::Setup;
 use super::status::{bytes, in_words};
 use super::words::counted;
 use crate::daemon::backfill::{self, End, Finished, Parts, Progress, Request};
-use crate::queue::{Left, PassedOver, RunSummary, Undelivered};
+use crate::queue::{Left, PassedOver, RunSummary, Undelivered, Why};
 
 /// How often a line of progress is printed where no terminal is.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -60,8 +60,8 @@ pub(super) fn work_off(
 /// What has failed for good counts for more than what is only left: that needs somebody.
 pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
     let RunSummary { failed, held, passed_over, .. } = &finished.summary;
-    // What somebody named and the policy keeps back is no success.
-    let refused = by_hand && !passed_over.is_empty();
+    // What somebody named and the policy keeps back is no success. That a cache is off on this host is meant to be so.
+    let refused = by_hand && passed_over.iter().any(|(PassedOver { why, .. }, _)| *why != Why::Off);
     match finished.end {
         _ if failed + held > 0 || refused => NOT_ALL_DELIVERED,
         End::Interrupted | End::TimedOut => NOT_THROUGH,
@@ -106,7 +106,7 @@ impl Display {
                 self.line("the service has ended; going on in its place");
                 self.is_beside = false;
             }
-            Progress::At { row, to_row, summary, left } => self.at(row, to_row, &summary, &left),
+            Progress::At { row, to_row, summary, left, read } => self.at(row, to_row, &summary, &left, read),
             Progress::Ending { within } => self.line(&format!(
                 "ending: what is under way is finished, for {} s at most; a second signal ends it at once",
                 within.as_secs()
@@ -114,12 +114,10 @@ impl Display {
         }
     }
 
-    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left]) {
-        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, volume, .. } = summary;
-        let there = already_there + at_upstream;
-        let ended = uploaded + there + failed + held + summary.gone;
-        let sent = bytes(volume.sent);
-        let message = format!("{uploaded} uploaded ({sent}), {there} already there, {failed} failed, {held} held");
+    fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left], read: Option<u64>) {
+        let RunSummary { uploaded, already_there, at_upstream, failed, held, open, .. } = summary;
+        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone;
+        let message = in_one_line(summary, read);
         self.tell_what_waits(left);
         match &self.bar {
             Some(bar) => {
@@ -168,6 +166,15 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// What has come of it so far. Of what isn't through yet it is only seen that it is read, which for a large path is all there
+/// is to see for a while.
+fn in_one_line(summary: &RunSummary, read: Option<u64>) -> String {
+    let RunSummary { uploaded, already_there, at_upstream, failed, held, volume, .. } = summary;
+    let (there, sent) = (already_there + at_upstream, bytes(volume.sent));
+    let read = read.filter(|read| *read > 0).map_or_else(String::new, |read| format!("{} read, ", bytes(read)));
+    format!("{uploaded} uploaded ({read}{sent} sent), {there} already there, {failed} failed, {held} held")
 }
 
 /// Why paths for a cache wait.
@@ -246,8 +253,12 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
     if summary.at_upstream > 0 {
         line("upstream has it", summary.at_upstream.to_string())?;
     }
-    for (PassedOver { rule, denied }, count) in &summary.passed_over {
-        line(if *denied { "denied" } else { "skipped" }, format!("{count} by {rule}"))?;
+    for (PassedOver { by, why }, count) in &summary.passed_over {
+        match why {
+            Why::Skipped => line("skipped", format!("{count} by {by}"))?,
+            Why::Denied => line("denied", format!("{count} by {by}"))?,
+            Why::Off => line("off here", format!("{count} for {by}, off on this host"))?,
+        }
     }
     if summary.gone > 0 {
         line("collected", format!("{} before being uploaded", summary.gone))?;
@@ -284,6 +295,14 @@ mod tests {
     }
 
     #[test]
+    fn bytes_move_before_a_path_is_through() {
+        let summary = RunSummary { uploaded: 2, at_upstream: 3, ..RunSummary::default() };
+        let told = |read| in_one_line(&summary, read);
+        assert_eq!(told(Some(1536)), "2 uploaded (1.50 KiB read, 0 B sent), 3 already there, 0 failed, 0 held");
+        assert_eq!(told(None), "2 uploaded (0 B sent), 3 already there, 0 failed, 0 held");
+    }
+
+    #[test]
     fn what_waits_is_told_again_when_the_reason_is_another() {
         let off = Left { is_off: true, ..left("own", Some("it is this host itself"), None) };
         assert!(what_waits(&[off]).is_empty(), "nobody waits for that");
@@ -310,8 +329,8 @@ mod tests {
     #[test]
     fn what_is_left_is_summed_up_with_its_reason_and_has_its_own_exit_code() {
         let passed_over = || {
-            let by = |rule: &str, denied| PassedOver { rule: rule.to_owned(), denied };
-            vec![(by("rule 2", false), 5), (by("rule 1", true), 1)]
+            let by = |by: &str, why| PassedOver { by: by.to_owned(), why };
+            vec![(by("rule 2", Why::Skipped), 5), (by("rule 1", Why::Denied), 1), (by("own", Why::Off), 7)]
         };
         let finished = |end, failed, left: &[Left]| Finished {
             summary: RunSummary {
@@ -344,6 +363,7 @@ mod tests {
              upstream has it  3\n\
              skipped          5 by rule 2\n\
              denied           1 by rule 1\n\
+             off here         7 for own, off on this host\n\
              still queued     2 for archive\n\
              still queued     2 for local, to be tried again: disk error\n\
              still queued     2 for team, which takes nothing for now: no token\n"
@@ -353,5 +373,8 @@ mod tests {
         assert_eq!(exit_code(&finished(End::Interrupted, 0, &all), false), NOT_THROUGH);
         assert_eq!(exit_code(&finished(End::TimedOut, 1, &all), false), NOT_ALL_DELIVERED, "that needs somebody");
         assert_eq!(exit_code(&finished(End::Through, 0, &[]), false), 0);
+        let mut off = finished(End::Through, 0, &[]);
+        off.summary.passed_over.retain(|(passed_over, _)| passed_over.why == Why::Off);
+        assert_eq!([true, false].map(|by_hand| exit_code(&off, by_hand)), [0, 0], "that is meant to be so");
     }
 }

@@ -14,7 +14,8 @@ use crate::daemon::backfill::Request;
 
 /// Upload these paths now, with what they need, and say what became of them.
 ///
-/// They go before a backfill, and whether or not a rule skips them; what a rule denies stays here. Beside a running
+/// All that they need is looked for as well, to the end of their closure: a cache may have a path and have lost something
+/// far behind it. They go before a backfill, and whether or not a rule skips them; what a rule denies stays here. Beside a running
 /// service that does the work; alone, it is done here. A cache that takes nothing is waited for, whatever the reason;
 /// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed, are held back or
 /// denied, 4 that some are left.

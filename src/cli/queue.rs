@@ -1,11 +1,13 @@
 //! `storewatch queue`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::client_state_dir;
+use super::setup::{View, client_state_dir};
+use super::status::again_in;
 use super::words::counted;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -20,7 +22,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs, the latest change first; those that are done only if asked for.
+    /// List jobs, the latest change first; those that are done only with `--state done`.
     List {
         #[command(flatten)]
         which: Which,
@@ -31,7 +33,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Try failed and held jobs again, and at once what waits for its time.
+    /// Try failed and held jobs again, and at once what waits for its time, or for a cache that takes nothing for now.
     Retry {
         #[command(flatten)]
         which: Which,
@@ -119,7 +121,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             } else if jobs.is_empty() {
                 writeln!(out, "{}", if which.is_everything() { "the queue is empty" } else { "there is no such job" })
             } else {
-                jobs.iter().try_for_each(|job| write_job(&mut out, job))
+                let config = View::find(global)?.config.ok();
+                let in_use = |job: &JobView| match &config {
+                    Some(config) => {
+                        config.caches.iter().any(|cache| cache.name.as_str() == job.cache && cache.url == job.url)
+                    }
+                    // Without a good policy it isn't known which is which.
+                    None => true,
+                };
+                write_jobs(&mut out, &jobs, in_use)
             }
         }
         Command::Retry { which } => {
@@ -151,20 +161,99 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-fn write_job(out: &mut impl Write, job: &JobView) -> io::Result<()> {
-    write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
-    if job.waits_for > 0 {
-        write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
+/// One job a line. Why a cache takes nothing, or is paused, is said once for all of its jobs, and so is a reason that many
+/// have.
+fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut paused = BTreeMap::new();
+    let mut before = None;
+    for job in jobs {
+        write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
+        if !in_use(job) {
+            // A cache that the policy has under that name now is another.
+            write!(out, "  for {}, which the policy no longer names", job.url)?;
+        }
+        if job.waits_for > 0 {
+            write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
+        }
+        let pending = job.state == JobState::Pending.name();
+        if let (true, None, Some(again)) = (pending, &job.cache_waits, again_in(job.not_before)) {
+            write!(out, "  {again}")?;
+        }
+        match (&job.reason, &job.cache_waits) {
+            _ if job.paused.is_some() => {
+                paused.insert((&job.cache, &job.url), &job.paused);
+                write!(out, "  paused")?;
+            }
+            (_, Some(why)) => {
+                waiting.insert((&job.cache, &job.url), (why, job.cache_waits_until));
+                write!(out, "  its cache takes nothing")?;
+            }
+            (Some(reason), None) if before == Some(reason) => write!(out, "  for the same reason")?,
+            (Some(reason), None) => write!(out, "  {reason}")?,
+            (None, None) => {}
+        }
+        before = job.reason.as_ref();
+        writeln!(out)?;
     }
-    if job.not_before > now() {
-        write!(out, "  again in {} s", (job.not_before - now()) / 1000 + 1)?;
+    for ((cache, _), (why, until)) in waiting {
+        let again = until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+        writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
     }
-    if let Some(why) = &job.paused {
-        return writeln!(out, "  paused {why}");
+    for ((cache, _), why) in paused {
+        writeln!(out, "{cache} is paused {}", why.as_deref().unwrap_or_default())?;
     }
-    match (&job.reason, &job.cache_waits) {
-        (_, Some(why)) => writeln!(out, "  its cache takes nothing: {why}"),
-        (Some(reason), None) => writeln!(out, "  {reason}"),
-        (None, None) => writeln!(out),
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(id: i64, state: JobState, reason: Option<&str>) -> JobView {
+        JobView {
+            id,
+            path: format!("path-{id}"),
+            cache: "team".to_owned(),
+            url: "file:///team".to_owned(),
+            state: state.name(),
+            attempts: 1,
+            // Whole seconds ahead, and some of a test's time.
+            not_before: now() + 9_500,
+            waits_for: 0,
+            reason: reason.map(str::to_owned),
+            cache_waits: None,
+            cache_waits_until: None,
+            paused: None,
+            changed: 0,
+        }
+    }
+
+    #[test]
+    fn what_many_jobs_have_is_said_once_and_only_who_waits_comes_again() {
+        let waits = |id| JobView { cache_waits: Some("away".to_owned()), ..job(id, JobState::Pending, Some("413")) };
+        let jobs = [
+            job(1, JobState::Failed, Some("too large")),
+            job(2, JobState::Failed, Some("too large")),
+            job(3, JobState::Pending, Some("disk error")),
+            waits(4),
+            JobView { cache_waits_until: Some(now() + 9_500), ..waits(5) },
+            JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
+            JobView { paused: Some("by hand".to_owned()), not_before: 0, ..job(7, JobState::Pending, None) },
+        ];
+        let mut out = Vec::new();
+        write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            "failed    team         path-1  too large\n\
+             failed    team         path-2  for the same reason\n\
+             pending   team         path-3  again in 10 seconds  disk error\n\
+             pending   team         path-4  its cache takes nothing\n\
+             pending   team         path-5  its cache takes nothing\n\
+             pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
+             pending   team         path-7  paused\n\
+             team takes nothing for now, again in 10 seconds: away\n\
+             team is paused by hand\n"
+        );
     }
 }

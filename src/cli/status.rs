@@ -1,6 +1,7 @@
 //! `storewatch status`
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -10,9 +11,9 @@ use super::setup::{View, nix_store};
 use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
-use crate::daemon::caches;
+use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::limit::InForce;
-use crate::queue::{CacheCounts, Queue, StateLock, Volume, now};
+use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -36,6 +37,8 @@ struct Status {
     policy_file: Option<String>,
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
     policy_problems: Vec<String>,
+    /// Whether the service that is at work goes by the policy file as it is; null where none is, or it hasn't said so.
+    policy_in_force: Option<bool>,
     store: Option<String>,
     /// What is in force for the line; null without a good policy.
     line: Option<RulingShown>,
@@ -45,6 +48,10 @@ struct Status {
     #[serde(skip)]
     in_force: Option<InForce>,
 }
+
+/// What is said of a policy file that the service hasn't taken.
+pub(super) const NOT_IN_FORCE: &str = "the running service does not go by this policy, but by what it has read before: a \
+                                       file that is saved is in force within seconds, and the log says why if it is not";
 
 #[derive(Serialize)]
 struct CacheStatus {
@@ -85,7 +92,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Ok(working) => (working, None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let policy_in_force = match (&queue, &working) {
+        (Some(queue), Some(working)) => is_in_force(queue, working, policy_file.as_deref())?,
+        _ => None,
+    };
     let status = Status {
+        policy_in_force,
         working,
         working_unknown,
         state_dir: state_dir.display().to_string(),
@@ -105,6 +117,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
+}
+
+/// Whether who works the queue off goes by the policy file as it is, where that is a service, which says so.
+pub(super) fn is_in_force(queue: &Queue, working: &str, file: Option<&Path>) -> Result<Option<bool>, QueueError> {
+    if !working.starts_with(SERVICE_ROLE) {
+        return Ok(None);
+    }
+    let bytes = file.and_then(|file| std::fs::read(file).ok());
+    queue.goes_by_policy(bytes.map(|bytes| fingerprint(&bytes)).as_deref())
 }
 
 /// All that is wrong with a policy file, one line each.
@@ -131,12 +152,7 @@ impl CacheStatus {
 }
 
 /// The caches of the policy in its order, then those that only the queue still knows.
-fn cache_states(
-    mut counts: Vec<CacheCounts>,
-    config: &Config,
-    state_dir: &std::path::Path,
-    nix: &NixStore,
-) -> Vec<CacheStatus> {
+fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path, nix: &NixStore) -> Vec<CacheStatus> {
     let mut states = Vec::new();
     for cache in &config.caches {
         let known = counts.iter().position(|known| known.name == cache.name.as_str() && known.url == cache.url);
@@ -173,9 +189,18 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
+    if status.policy_in_force == Some(false) {
+        writeln!(out, "         {NOT_IN_FORCE}")?;
+    }
     if let Some(in_force) = &status.in_force {
         write_line(out, in_force)?;
     }
+    // After a crash nobody is at it any more, whatever the queue says.
+    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
+        "interrupted in mid-upload"
+    } else {
+        "uploading"
+    };
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
         &status.caches
     {
@@ -200,14 +225,15 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             )?;
         }
         if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
-            writeln!(out, "  takes nothing for {} now: {why}", passed(since))?;
+            let again = counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+            writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
         }
         if let Some(in_force) = status.in_force.as_ref().filter(|_| *orphaned == Some(false)) {
             write_cache(out, in_force, &counts.name)?;
         }
         writeln!(
             out,
-            "  {} done, {} pending, {} uploading, {} held, {} failed, {} gone",
+            "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
         let volume = counts.volume();
@@ -237,6 +263,14 @@ pub(super) fn bytes(count: u64) -> String {
 /// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
 pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
     format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
+}
+
+/// When something is done again that waits for a time of the queue's: `again in 3 minutes`.
+pub(super) fn again_in(time: i64) -> Option<String> {
+    let left = u64::try_from(time - now()).ok().filter(|left| *left > 0)?;
+    // Whole seconds, the one that has begun among them.
+    let left = std::time::Duration::from_secs(left.div_ceil(1_000));
+    Some(format!("again in {}", indicatif::HumanDuration(left)))
 }
 
 /// How much time has passed since a time of the queue's: `3 minutes`.

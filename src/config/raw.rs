@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::keys::{CACHE, MATCH, RULE, STORE, TOP, UPSTREAMS};
 use super::problems::Problems;
 use super::raw_cache::RawCache;
 use super::raw_limits::RawLimits;
-use super::reader::{List, Table};
+use super::reader::{List, Table, type_of};
 
 /// The one version of the file format that there is.
 pub const VERSION: i64 = 1;
@@ -101,8 +101,17 @@ fn version_is_ours(document: &DeTable<'_>, problems: &mut Problems<'_>) -> bool 
             problems.add(value.span(), message);
             false
         }
-        _ => {
+        Some(_) => {
             problems.add(value.span(), format!("there is no such version: write `version = {VERSION}`"));
+            true
+        }
+        None => {
+            let found = match value.get_ref() {
+                DeValue::Integer(_) => "a number that is too large",
+                other => type_of(other),
+            };
+            let message = format!("the version is {found}, expected a whole number: write `version = {VERSION}`");
+            problems.add(value.span(), message);
             true
         }
     }
@@ -139,13 +148,22 @@ impl RawRule {
         let matches = table.table("match", "match", &MATCH, problems);
         Self {
             span: table.span.clone(),
-            name: table.string("name", problems).map(Spanned::into_inner),
+            name: rule_name(table, problems),
             matches: matches.map(|table| RawMatch::read(&table, problems)).unwrap_or_default(),
             action: table.string("action", problems),
             to: table.list("to", problems),
             from: table.list("from", problems),
         }
     }
+}
+
+/// A name by which somebody can tell the rule from others.
+fn rule_name(table: &Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let name = table.string("name", problems)?;
+    if name.get_ref().trim().is_empty() {
+        problems.add(name.span(), "`name` is empty: write one, or leave it out");
+    }
+    Some(name.into_inner())
 }
 
 impl RawMatch {

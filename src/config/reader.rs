@@ -123,8 +123,13 @@ impl<'t> Table<'t> {
     pub(super) fn integer(&self, key: &str, problems: &mut Problems<'_>) -> Option<Spanned<i64>> {
         let value = self.get(key)?;
         let integer = value.get_ref().as_integer().and_then(|int| i64::from_str_radix(int.as_str(), int.radix()).ok());
-        if integer.is_none() {
-            self.wrong_type(key, value, "a whole number", problems);
+        match integer {
+            Some(_) => {}
+            None if value.get_ref().is_integer() => {
+                let example = self.keys.example(key);
+                problems.add(value.span(), format!("`{key}` is a number that is too large: write `{example}`"));
+            }
+            None => self.wrong_type(key, value, "a whole number", problems),
         }
         integer.map(|integer| Spanned::new(value.span(), integer))
     }

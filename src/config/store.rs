@@ -72,10 +72,10 @@ pub enum BadRemote {
     ElsewhereOrUnknown(String),
     /// No URL and no absolute path.
     #[error(
-        "this is no store that storewatch knows: expected `daemon`, `local`, `local?root=/…`, `unix:///…` or an \
-         absolute path"
+        "{0} is no store that storewatch knows: expected `daemon`, `local`, `local?root=/…`, `unix:///…` or an absolute \
+         path"
     )]
-    NotAStore,
+    NotAStore(String),
     /// A folder in it depends on where storewatch was started.
     #[error("{0} must be an absolute path")]
     Relative(&'static str),
@@ -160,7 +160,7 @@ impl Remote {
     /// `local` say nothing about where it lies. Parameters that Nix has beside those of [`Remote`] are not looked at.
     ///
     /// # Errors
-    /// [`BadRemote`]; the text itself is not repeated in it, as URLs may hold passwords.
+    /// [`BadRemote`]; of the text no more is repeated in it than a word, as URLs may hold passwords.
     pub fn parse(text: &str) -> Result<Self, BadRemote> {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
         let mut remote = Self::default();
@@ -171,7 +171,7 @@ impl Remote {
             Some((scheme, _)) => return Err(BadRemote::ElsewhereOrUnknown(scheme.to_owned())),
             None if base.starts_with('/') => remote.root = Some(absolute("the path", base)?),
             None if matches!(base, "" | "auto" | "daemon" | "local") => {}
-            None => return Err(BadRemote::NotAStore),
+            None => return Err(BadRemote::NotAStore(shown(base))),
         }
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
@@ -186,6 +186,12 @@ impl Remote {
         }
         Ok(remote)
     }
+}
+
+/// What was written, where it is but a word; in all else there could be a password.
+fn shown(base: &str) -> String {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
+    if base.bytes().all(word) && base.len() <= 32 { format!("`{base}`") } else { "this".to_owned() }
 }
 
 /// A folder in a store URL, its `%` sequences decoded.
@@ -292,6 +298,11 @@ mod tests {
             ),
             (
                 "nonsense",
+                "`nonsense` is no store that storewatch knows: expected `daemon`, `local`, `local?root=/…`, `unix:///…` or an \
+                 absolute path",
+            ),
+            (
+                "me:secret@host",
                 "this is no store that storewatch knows: expected `daemon`, `local`, `local?root=/…`, `unix:///…` or an \
                  absolute path",
             ),

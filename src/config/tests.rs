@@ -124,8 +124,33 @@ fn versions() {
            the policy anew for version 1",
         ],
     );
-    for version in ["0", "-1", "\"1\"", "1.0", "[1]", "99999999999999999999"] {
+    for version in ["0", "-1"] {
         bad(&format!("version = {version}"), &["1:11: there is no such version: write `version = 1`"]);
+    }
+    for (version, found) in [
+        ("\"1\"", "a string"),
+        ("1.0", "a number with a fraction"),
+        ("[1]", "a list"),
+        ("99999999999999999999", "a number that is too large"),
+    ] {
+        let expected = format!("1:11: the version is {found}, expected a whole number: write `version = 1`");
+        bad(&format!("version = {version}"), &[&expected]);
+    }
+}
+
+#[test]
+fn numbers_that_are_too_large() {
+    for uploads in ["99999999999999999999", "-99999999999999999999", "0xfffffffffffffffff"] {
+        let expected = "2:18: `uploads` is a number that is too large: write `uploads = 4`";
+        bad(&format!("version = 1\nlimits.uploads = {uploads}"), &[expected]);
+    }
+}
+
+#[test]
+fn rules_without_a_name_have_none() {
+    for name in ["", " "] {
+        let rule = format!("[[rules]]\nname = \"{name}\"\nmatch = {{}}\naction = \"skip\"");
+        bad_v1(&rule, &["3:8: `name` is empty: write one, or leave it out"]);
     }
 }
 

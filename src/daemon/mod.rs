@@ -30,8 +30,9 @@ use self::caches::{CacheSurroundings, orders};
 use self::conditions::Lookout;
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
-pub use self::settings::Settings;
+pub use self::settings::{Settings, fingerprint};
 use self::signals::Signal;
+use crate::cache::Tally;
 use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Shaper};
 use crate::nix::{FactsError, StoreFacts};
@@ -115,6 +116,7 @@ pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
     pub(crate) bell: Arc<Notify>,
     pub(crate) shaper: Shaper,
+    pub(crate) tally: Tally,
     in_force: Option<InForce>,
     lookout: Lookout,
     commands: mpsc::Sender<Command>,
@@ -131,8 +133,8 @@ impl Working {
         config: &Config,
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
-        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
-        let bell = Arc::new(Notify::new());
+        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
+        let (bell, tally) = (Arc::new(Notify::new()), Tally::default());
         let (commands, inbox) = mpsc::channel(8);
         let shaper = Shaper::default();
         let uploader = Uploader::new(upload::Parts {
@@ -142,11 +144,12 @@ impl Working {
             bell: Arc::clone(&bell),
             shaper: shaper.clone(),
             commands: inbox,
+            tally: tally.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
         let (in_force, lookout) = (None, Lookout::default());
-        let mut working = Self { queue, bell, shaper, in_force, lookout, commands, uploader, surroundings };
+        let mut working = Self { queue, bell, shaper, tally, in_force, lookout, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -193,6 +196,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     lock.keep_until_exit();
     let queue = open_queue(&state_dir)?;
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
+    note_policy(&working.queue, &settings).await?;
     let (routes_in_force, routes) = watching::channel(routes);
     let began = tokio::time::Instant::now();
     let watcher = Watcher::new(watch::Parts {
@@ -268,6 +272,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         if reloaded == Reload::InForce {
             let routes = working.serve(settings.config()).await?;
             routes_in_force.send_replace(routes);
+            note_policy(&working.queue, &settings).await?;
         } else {
             working.shape(&settings.config().schedule).await?;
         }
@@ -276,6 +281,12 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain(DRAIN).await;
     ended.and(drained)
+}
+
+/// Lets those who look know which policy is in force.
+async fn note_policy(queue: &QueueHandle, settings: &Settings) -> Result<(), QueueError> {
+    let fingerprint = settings.fingerprint();
+    queue.call(move |queue| queue.note_policy(fingerprint.as_deref())).await
 }
 
 /// Waits until then; for ever where there is no such time.

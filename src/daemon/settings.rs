@@ -63,8 +63,7 @@ impl Settings {
     /// A hash of the policy file as it was read last, 64 hexadecimal digits; `None` where there is none.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
-        let hash = Sha256::digest(self.bytes.as_ref()?);
-        Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(fingerprint(self.bytes.as_ref()?))
     }
 
     /// Lets the next [`Settings::reload`] read the file, changed or not, just written or not, and say what came of it.
@@ -119,6 +118,12 @@ impl Settings {
             }
         }
     }
+}
+
+/// A hash of a policy file's content, 64 hexadecimal digits.
+#[must_use]
+pub fn fingerprint(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long to wait until a file that was just written counts as whole. A time that lies ahead is no reason to wait: then

@@ -88,6 +88,14 @@ pub enum DaemonError {
     },
 }
 
+impl DaemonError {
+    /// Whether there is no daemon that this user, with this client, could ask.
+    #[must_use]
+    pub fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::NotThere { .. } | Self::Denied { .. } | Self::TooOld { .. })
+    }
+}
+
 impl Daemon {
     /// Connects to the daemon's socket.
     ///

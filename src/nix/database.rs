@@ -15,11 +15,6 @@
 mod error;
 mod realisations;
 mod row;
-/// Whether a database has no tables yet.
-fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
-}
-
 #[cfg(test)]
 mod tests;
 mod torn;
@@ -126,12 +121,12 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
         connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
-        // Nix is making it.
-        if is_empty(&connection).map_err(explain)? {
-            return Err(DatabaseError::NotFound { path: path.to_owned() });
-        }
-        let columns = Columns::look_up(&connection)
+        let (dot_lock, patience) = (DotLock::of(path), BUSY_TIMEOUT);
+        let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
+        // Nix is making it, where there are no tables yet.
+        let columns = read(&connection, &dot_lock, patience, look)
             .map_err(explain)?
+            .ok_or_else(|| DatabaseError::NotFound { path: path.to_owned() })?
             .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;
         if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
             return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
@@ -142,8 +137,8 @@ impl Database {
             store_dir: store_dir.clone(),
             identity,
             columns,
-            dot_lock: DotLock::of(path),
-            patience: BUSY_TIMEOUT,
+            dot_lock,
+            patience,
         })
     }
 
@@ -287,17 +282,35 @@ impl Database {
         verb: &'static str,
         query: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        let found = wal(&self.connection).and_then(|wal| match wal {
-            true => query(&self.connection),
-            false => self.dot_lock.read(&self.connection, self.patience, query),
-        });
-        found.map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
+        read(&self.connection, &self.dot_lock, self.patience, query)
+            .map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
+    }
+}
+
+/// Runs queries, with the patience that a database without a write-ahead log takes.
+fn read<T>(
+    connection: &Connection,
+    dot_lock: &DotLock,
+    patience: Duration,
+    query: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    match wal(connection) {
+        Ok(true) => query(connection),
+        Ok(false) => dot_lock.read(connection, patience, query),
+        // Met in mid-commit before anything was read of it: only without a write-ahead log there is a journal.
+        Err(error) if error::is_to_be_rolled_back(&error) => dot_lock.read(connection, patience, query),
+        Err(error) => Err(error),
     }
 }
 
 /// Whether the database had a write-ahead log when it was last read.
 fn wal(connection: &Connection) -> rusqlite::Result<bool> {
     connection.prepare_cached("PRAGMA journal_mode")?.query_row([], |row| Ok(row.get_ref(0)?.as_str()? == "wal"))
+}
+
+/// Whether a database has no tables yet.
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
 }
 
 fn identity_of(path: &Path) -> Result<Identity, DatabaseError> {

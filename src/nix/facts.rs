@@ -3,10 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Realisation, StoreDir, StorePath};
+
+/// The first pause between two questions to a database that is being written, beyond the time that each of them waits by
+/// itself; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// No pause between two questions is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Asks Nix about single paths. Cheap to clone.
 ///
@@ -14,6 +25,16 @@ use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Realisation,
 #[derive(Clone)]
 pub struct StoreFacts {
     shared: Arc<Shared>,
+    while_written: WhileWritten,
+}
+
+/// What to do while Nix writes its database for so long that a question isn't answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhileWritten {
+    /// Say so.
+    Tell,
+    /// Wait, one for all that stand in line behind it.
+    Wait,
 }
 
 struct Shared {
@@ -35,6 +56,28 @@ pub enum FactsError {
     /// The daemon, which was asked since the database can't be read.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// Neither of the two is open to this user. Keeps whoever reads it from looking for the fault at the one alone.
+    #[error("{database}, nor does the Nix daemon answer instead")]
+    Blind {
+        /// Why the database can't be read.
+        database: Box<DatabaseError>,
+        /// Why the daemon is of no help.
+        source: DaemonError,
+    },
+}
+
+impl FactsError {
+    /// What a person may do about it, where the error itself doesn't say.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Database(error) => error.hint(),
+            Self::Daemon(_) => None,
+            Self::Blind { .. } => Some(
+                "run it as root, or as a user who may read the database, or start the Nix daemon, of Nix 2.15 or newer",
+            ),
+        }
+    }
 }
 
 impl StoreFacts {
@@ -42,7 +85,14 @@ impl StoreFacts {
     #[must_use]
     pub fn new(db_path: PathBuf, socket: PathBuf, store_dir: StoreDir) -> Self {
         let (database, daemon) = (Arc::default(), Mutex::new(None));
-        Self { shared: Arc::new(Shared { db_path, socket, store_dir, database, daemon }) }
+        let shared = Arc::new(Shared { db_path, socket, store_dir, database, daemon });
+        Self { shared, while_written: WhileWritten::Tell }
+    }
+
+    /// The same for who has time: a database that Nix is writing is waited for, however long that takes.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { while_written: WhileWritten::Wait, ..self }
     }
 
     /// The store directory whose paths these are.
@@ -56,14 +106,20 @@ impl StoreFacts {
     /// # Errors
     /// [`FactsError`].
     pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, FactsError> {
-        let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
-        let mut database = Arc::clone(&shared.database).lock_owned().await;
-        let asked = spawn_blocking(move || shared.with_database(&mut database, |open| open.path_info(&wanted))).await;
+        let wanted = path.clone();
+        let asked = self.ask_database("ask for path info", move |open| open.path_info(&wanted)).await?;
         match asked {
-            Ok(Err(error)) if error.is_denied() => Ok(self.ask_daemon(path).await?),
-            Ok(answer) => Ok(answer?),
-            // A panic in there; the database is opened anew at the next question.
-            Err(_) => Err(DaemonError::Broken { verb: "ask for path info", source: None }.into()),
+            Err(database) if database.is_denied() => {
+                let asked = self.ask_daemon(path).await;
+                asked.map_err(|source| {
+                    if source.is_out_of_reach() {
+                        FactsError::Blind { database: Box::new(database), source }
+                    } else {
+                        source.into()
+                    }
+                })
+            }
+            answer => Ok(answer?),
         }
     }
 
@@ -73,14 +129,42 @@ impl StoreFacts {
     /// # Errors
     /// [`FactsError`].
     pub async fn realisations(&self, path: &StorePath) -> Result<Option<Vec<Realisation>>, FactsError> {
-        let (shared, wanted) = (Arc::clone(&self.shared), path.clone());
-        let mut database = Arc::clone(&shared.database).lock_owned().await;
-        let asked =
-            spawn_blocking(move || shared.with_database(&mut database, |open| open.realisations(&wanted))).await;
+        let wanted = path.clone();
+        let asked = self.ask_database("ask for realisations", move |open| open.realisations(&wanted)).await?;
         match asked {
-            Ok(Err(error)) if error.is_denied() => Ok(None),
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(DaemonError::Broken { verb: "ask for realisations", source: None }.into()),
+            Err(error) if error.is_denied() => Ok(None),
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Asks the database on a thread that may wait. Whoever waits for Nix keeps the database meanwhile: the others would find
+    /// out no more.
+    async fn ask_database<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        question: impl Fn(&Database) -> Result<T, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<Result<T, DatabaseError>, DaemonError> {
+        let question = Arc::new(question);
+        let mut database = Arc::clone(&self.shared.database).lock_owned().await;
+        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
+        loop {
+            let (shared, question) = (Arc::clone(&self.shared), Arc::clone(&question));
+            let asked = spawn_blocking(move || {
+                let answer = shared.with_database(&mut database, |open| question(open));
+                (database, answer)
+            });
+            // A panic in there; the database is opened anew at the next question.
+            let (back, answer) = asked.await.map_err(|_| DaemonError::Broken { verb, source: None })?;
+            match answer {
+                Err(error) if error.is_busy() && self.while_written == WhileWritten::Wait => {
+                    sleep(patience.pause(&error)).await;
+                    database = back;
+                }
+                answer => {
+                    patience.rewarded();
+                    return Ok(answer);
+                }
+            }
         }
     }
 
@@ -107,5 +191,76 @@ impl Shared {
             None => Database::open(&self.db_path, &self.store_dir)?,
         };
         ask(database.insert(open))
+    }
+}
+
+/// The waiting for Nix to end what it writes.
+struct Patience {
+    pause: Duration,
+    told: bool,
+}
+
+impl Patience {
+    /// How long to wait before the next question; says so where that has taken its time.
+    fn pause(&mut self, error: &DatabaseError) -> Duration {
+        if self.pause == LONGEST_PAUSE && !std::mem::replace(&mut self.told, true) {
+            warn!(
+                "uploads wait: {error}; if a Nix was killed while it wrote, the next one that writes puts that right"
+            );
+        }
+        let longer = (self.pause * 2).min(LONGEST_PAUSE);
+        std::mem::replace(&mut self.pause, longer)
+    }
+
+    fn rewarded(&self) {
+        if self.told {
+            info!("uploads go on: the Nix database can be read again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_are_told_once() {
+        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
+        let busy = DatabaseError::Busy { verb: "ask for path info" };
+        let pauses: Vec<_> = (0..10).map(|_| (patience.pause(&busy), patience.told)).collect();
+        assert_eq!(pauses[..2], [(FIRST_PAUSE, false), (FIRST_PAUSE * 2, false)]);
+        assert_eq!(pauses[9], (LONGEST_PAUSE, true));
+        assert!(pauses.iter().all(|(pause, told)| *told == (*pause == LONGEST_PAUSE)), "{pauses:?}");
+    }
+
+    /// A database without a write-ahead log that Nix is writing, with the journal that says so.
+    fn being_written(dir: &std::path::Path) -> rusqlite::Connection {
+        let nix = rusqlite::Connection::open_with_flags_and_vfs(
+            dir.join("db.sqlite"),
+            rusqlite::OpenFlags::default(),
+            c"unix-dotfile",
+        )
+        .expect("a database");
+        nix.execute_batch(
+            "create table ValidPaths (id integer primary key autoincrement, path text, hash text, registrationTime integer);
+             create table Refs (referrer integer, reference integer);
+             begin immediate",
+        )
+        .expect("Nix's tables");
+        nix
+    }
+
+    #[tokio::test]
+    async fn who_is_patient_gets_an_answer_when_nix_has_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nix = being_written(dir.path());
+        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-x").expect("a path");
+        let facts = StoreFacts::new(dir.path().join("db.sqlite"), dir.path().join("no-socket"), StoreDir::default());
+        // Longer than one question takes before it is answered with `Busy`.
+        let two_questions = Duration::from_millis(2_500);
+        let mut waiting = tokio::spawn(async move { facts.patient().path_info(&path).await });
+        assert!(tokio::time::timeout(two_questions, &mut waiting).await.is_err(), "it is being written");
+        nix.execute_batch("commit").expect("unlocked");
+        assert!(waiting.await.expect("no panic").expect("an answer").is_none());
     }
 }

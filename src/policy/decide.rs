@@ -263,6 +263,17 @@ impl Compiled {
         Ok(Some(Condition::SignedBy))
     }
 
+    /// The names of the keys whose signature this rule asks for.
+    pub(super) fn signer_names(&self) -> Vec<&str> {
+        let signers = self.matches.signed_by.iter().flatten();
+        signers
+            .map(|signer| match signer {
+                Signer::Key(key) => key.name(),
+                Signer::Name(name) => name.as_str(),
+            })
+            .collect()
+    }
+
     /// Of the keys that this rule knows by name alone, those that are said to have signed the path.
     pub(super) fn unverified<'a>(&'a self, info: &'a PathInfo) -> impl Iterator<Item = &'a str> {
         self.signers.iter().flatten().filter_map(|test| match test {

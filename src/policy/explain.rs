@@ -120,7 +120,10 @@ fn step(rule: &Compiled, failure: Option<Condition>, info: &PathInfo) -> Step {
             rule: rule.label.clone(),
             condition,
             wanted: rule.matches.text(condition),
-            seen: seen(info, condition),
+            seen: match condition {
+                Condition::SignedBy => signatures(info, &rule.signer_names()),
+                condition => seen(info, condition),
+            },
         },
     }
 }
@@ -144,10 +147,50 @@ fn seen(info: &PathInfo, condition: Condition) -> String {
         Condition::Size => format!("{} ({} bytes)", ByteSize(info.nar_size), info.nar_size),
         Condition::Name => info.path.name().to_owned(),
         Condition::Deriver => info.deriver.as_ref().map_or("no known deriver", StorePath::name).to_owned(),
-        Condition::SignedBy if info.sigs.is_empty() => "no signature".to_owned(),
-        Condition::SignedBy => {
-            let signers: Vec<_> = info.sigs.iter().map(|sig| signer(sig)).collect();
-            format!("no valid signature of these, only what says it is by {}", signers.join(", "))
+        Condition::SignedBy => signatures(info, &[]),
+    }
+}
+
+/// What signatures the path has, none of which is a valid one by a key of these names: such as bear one of the names are
+/// told apart from those of other keys, which may well be valid.
+fn signatures(info: &PathInfo, wanted: &[&str]) -> String {
+    let (feigned, others): (Vec<&str>, Vec<&str>) =
+        info.sigs.iter().map(|sig| signer(sig)).partition(|name| wanted.contains(name));
+    let feigned = (!feigned.is_empty()).then(|| format!("a signature as {} that is not valid", feigned.join(", ")));
+    let others = (!others.is_empty()).then(|| format!("a signature by another key, {}", others.join(", ")));
+    match (feigned, others) {
+        (None, None) => "no signature".to_owned(),
+        (Some(some), None) | (None, Some(some)) => some,
+        (Some(feigned), Some(others)) => format!("{feigned}, and {others}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::NarHash;
+
+    #[test]
+    fn signatures_of_other_keys_are_not_called_invalid() {
+        let info = |signers: &[&str]| PathInfo {
+            id: None,
+            path: StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a path"),
+            nar_hash: NarHash([0; 32]),
+            nar_size: 0,
+            registration_time: 0,
+            deriver: None,
+            ultimate: false,
+            sigs: signers.iter().map(|name| format!("{name}:AAAA")).collect(),
+            ca: None,
+            references: None,
+        };
+        for (signers, told) in [
+            (&[][..], "no signature"),
+            (&["nixos"], "a signature as nixos that is not valid"),
+            (&["host", "ci"], "a signature by another key, host, ci"),
+            (&["host", "nixos"], "a signature as nixos that is not valid, and a signature by another key, host"),
+        ] {
+            assert_eq!(signatures(&info(signers), &["nixos"]), told);
         }
     }
 }

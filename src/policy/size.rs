@@ -99,7 +99,11 @@ impl SizeRange {
     pub fn parse(text: &str) -> Result<Self, BadSize> {
         let trimmed = text.trim();
         let empty = || BadSize::Empty(trimmed.to_owned());
-        let bytes = |text: &str| ByteSize::parse(text).map(|size| size.0);
+        let bytes = |text: &str| match ByteSize::parse(text) {
+            // What is left over behind a comparison is nothing that anybody wrote.
+            Err(BadSize::NoNumber(_)) => Err(BadSize::NoNumber(trimmed.to_owned())),
+            parsed => parsed.map(|size| size.0),
+        };
         let (min, max) = if let Some((low, high)) = trimmed.split_once("..") {
             (bytes(low)?, bytes(high)?)
         } else if let Some(rest) = trimmed.strip_prefix(">=") {
@@ -171,8 +175,12 @@ mod tests {
                 "`big` is no size: expected a whole number and a unit, such as \">= 1 KiB\", \"< 20 MB\" or \"1 KiB..1 GiB\"",
             ),
             (
+                ">> 5 KB",
+                "`>> 5 KB` is no size: expected a whole number and a unit, such as \">= 1 KiB\", \"< 20 MB\" or \"1 KiB..1 GiB\"",
+            ),
+            (
                 "> 1.5 MiB",
-                "`1.5 MiB` is no size: expected a whole number and a unit, such as \">= 1 KiB\", \"< 20 MB\" or \"1 KiB..1 GiB\"",
+                "`> 1.5 MiB` is no size: expected a whole number and a unit, such as \">= 1 KiB\", \"< 20 MB\" or \"1 KiB..1 GiB\"",
             ),
             (">= 99999999 TiB", "`99999999 TiB` is more than any path can have"),
             ("< 0 B", "no size is `< 0 B`, so the rule would never match"),

@@ -1,5 +1,6 @@
 //! A job, the states it goes through, and which change is legal.
 
+use super::RunId;
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -164,6 +165,8 @@ pub struct Job {
     pub attempts: u32,
     /// Whether a referrer needs it, whatever the policy says of the path on its own account.
     pub needed: bool,
+    /// The backfill for which what it refers to is looked for as well.
+    pub walk: Option<RunId>,
 }
 
 #[cfg(test)]

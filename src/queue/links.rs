@@ -19,7 +19,10 @@ pub(super) fn wait_for(
         tx,
         "INSERT INTO jobs (path, cache, state, lane, needed, changed, run)
          VALUES (?1, ?2, 0, ?3, 1, ?4, (SELECT run FROM jobs WHERE id = ?5))
-         ON CONFLICT (path, cache) DO UPDATE SET needed = 1, lane = min(lane, excluded.lane)",
+         ON CONFLICT (path, cache) DO UPDATE
+             SET needed = 1, lane = min(lane, excluded.lane),
+                 -- What is done once more for a backfill is that backfill's.
+                 run = CASE WHEN state IN (2, 5) THEN coalesce(excluded.run, run) ELSE run END",
         params![reference.base_name(), job.cache.0, job.lane as i64, now, job.id],
     )?;
     let (id, state) = tx

@@ -23,6 +23,7 @@ mod contents;
 mod delivered;
 mod doubt;
 mod handle;
+mod in_force;
 mod job;
 mod links;
 mod lock;
@@ -34,6 +35,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 mod view;
+mod walk;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +50,7 @@ pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{LockError, StateLock};
 pub use route::Routes;
-pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};
+pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
 pub use settle::Outcome;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
@@ -84,6 +86,12 @@ pub enum QueueError {
     #[error("{path} was made by an older storewatch")]
     OlderSchema {
         /// The queue's database.
+        path: PathBuf,
+    },
+    /// Something else bears the database's name, and there can be none. It may be somebody's, so it isn't moved aside.
+    #[error("{path} is no regular file, and the queue's database has to be there")]
+    NoFile {
+        /// Where the queue's database has to be.
         path: PathBuf,
     },
     /// It can't be read, and only who works the queue off may replace it.
@@ -130,6 +138,7 @@ impl QueueError {
             Self::NoQueue { .. } => {
                 Some("`storewatch run` or `storewatch backfill` makes one; give --state-dir if it is elsewhere")
             }
+            Self::NoFile { .. } => Some("move it elsewhere if nothing needs it there, or give another --state-dir"),
             Self::NewerSchema { .. } => Some("use the newer storewatch, or another --state-dir"),
             _ => None,
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CacheId, PassedOver, Queue, QueueError, Wanted};
+use super::{CacheId, PassedOver, Queue, QueueError, Wanted, Why};
 use crate::nix::{PathInfo, StoreDir};
 use crate::policy::{CacheName, Decision, Policy};
 
@@ -14,10 +14,13 @@ pub struct Routes {
     pub policy: Arc<Policy>,
     /// Its caches' numbers.
     pub caches: Arc<BTreeMap<CacheName, CacheId>>,
+    /// Those of its caches that are off on this host: nothing goes there.
+    pub off: Arc<Vec<CacheName>>,
 }
 
 impl Routes {
-    /// Routes by a policy to caches of these names and URLs, which get their numbers if they are new.
+    /// Routes by a policy to caches of these names and URLs, which get their numbers if they are new. The others that the
+    /// policy has are off.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -27,7 +30,14 @@ impl Routes {
         caches: impl IntoIterator<Item = (CacheName, String)>,
     ) -> Result<Self, QueueError> {
         let numbered = caches.into_iter().map(|(name, url)| Ok((name.clone(), queue.cache_id(name.as_str(), &url)?)));
-        Ok(Self { policy, caches: Arc::new(numbered.collect::<Result<_, QueueError>>()?) })
+        Ok(Self::to(policy, numbered.collect::<Result<_, QueueError>>()?))
+    }
+
+    /// Routes by a policy to caches that have these numbers. The others that the policy has are off.
+    #[must_use]
+    pub fn to(policy: Arc<Policy>, caches: BTreeMap<CacheName, CacheId>) -> Self {
+        let off = policy.caches().iter().filter(|name| !caches.contains_key(*name)).cloned().collect();
+        Self { policy, caches: Arc::new(caches), off: Arc::new(off) }
     }
 
     /// Only the routes to these caches; all of them for none. A rule that denies still denies.
@@ -38,7 +48,8 @@ impl Routes {
         }
         let caches = self.caches.iter().filter(|(name, _)| names.contains(name));
         let caches = caches.map(|(name, id)| (name.clone(), *id)).collect();
-        Self { policy: self.policy, caches: Arc::new(caches) }
+        let off = self.off.iter().filter(|name| names.contains(name)).cloned().collect();
+        Self { policy: self.policy, caches: Arc::new(caches), off: Arc::new(off) }
     }
 
     /// Where a path goes on its own account; `None` for nowhere.
@@ -61,13 +72,20 @@ impl Routes {
         (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
     }
 
-    /// Why a path goes nowhere by these routes: denied where all of them are closed to it, and by which rule.
+    /// Why a path goes nowhere by these routes: denied where all of them are closed to it, and by which rule; or since the
+    /// caches that it would go to are off.
     #[must_use]
     pub fn why_not(&self, info: &PathInfo, decision: &Decision, store_dir: &StoreDir) -> PassedOver {
         let denied = !self.caches.is_empty() && self.caches.keys().all(|name| decision.denies(name));
+        let off: Vec<&str> = self.off.iter().filter(|name| !decision.denies(name)).map(CacheName::as_str).collect();
+        let would_go = |name: &&str| decision.uploads_to().iter().any(|cache| cache.as_str() == *name);
+        if !denied && !off.is_empty() && (off.iter().any(would_go) || self.caches.is_empty()) {
+            return PassedOver { by: off.join(", "), why: Why::Off };
+        }
         let closed = self.caches.keys().next().filter(|_| denied);
         // For a single cache it may be another rule than the one that decided for the rest.
         let rule = closed.and_then(|name| self.policy.rule_for(info, store_dir, name).ok());
-        PassedOver { rule: rule.as_ref().unwrap_or(decision.rule()).to_string(), denied }
+        let why = if denied { Why::Denied } else { Why::Skipped };
+        PassedOver { by: rule.as_ref().unwrap_or(decision.rule()).to_string(), why }
     }
 }

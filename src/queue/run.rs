@@ -71,13 +71,35 @@ pub struct Left {
     pub last_failure: Option<String>,
 }
 
-/// Why a backfill passed a path over.
+/// Why a path is passed over. The numbers stand in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// A rule skips it, or sends it elsewhere.
+    Skipped = 0,
+    /// A rule denies it.
+    Denied = 1,
+    /// All caches that it would go to are off on this host.
+    Off = 2,
+}
+
+impl Why {
+    fn from_number(number: i64) -> Self {
+        match number {
+            1 => Self::Denied,
+            2 => Self::Off,
+            _ => Self::Skipped,
+        }
+    }
+}
+
+/// What made a backfill pass a path over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PassedOver {
-    /// By which rule.
-    pub rule: String,
-    /// Whether the rule denies it, rather than only skip it or send it elsewhere.
-    pub denied: bool,
+    /// By which rule; for [`Why::Off`], for which caches.
+    pub by: String,
+    /// In what way.
+    pub why: Why,
 }
 
 /// What has come of a backfill so far.
@@ -132,8 +154,8 @@ impl Queue {
         }
         self.db
             .query_row(
-                "INSERT INTO runs (scope, started, row, to_row) VALUES (?1, ?2, 0, ?3) RETURNING id",
-                params![text, now, to_row],
+                "INSERT INTO runs (scope, started, row, to_row, walks) VALUES (?1, ?2, 0, ?3, ?4) RETURNING id",
+                params![text, now, to_row, !scope.paths.is_empty()],
                 |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, started: now, resumed: false }),
             )
             .map_err(sqlite("begin a backfill"))
@@ -152,11 +174,11 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin a batch"))?;
         write_jobs(&tx, admission)?;
-        for (PassedOver { rule, denied }, count) in passed_over {
+        for (PassedOver { by, why }, count) in passed_over {
             tx.execute(
                 "INSERT INTO run_skips (run, rule, denied, count) VALUES (?1, ?2, ?4, ?3)
                  ON CONFLICT (run, rule, denied) DO UPDATE SET count = count + excluded.count",
-                params![run.0, rule, *count as i64, denied],
+                params![run.0, by, *count as i64, *why as i64],
             )
             .map_err(sqlite("note skipped paths"))?;
         }
@@ -293,7 +315,7 @@ impl Queue {
             .map_err(sqlite("sum skipped paths up"))?;
         summary.passed_over = statement
             .query_map([run.0], |row| {
-                Ok((PassedOver { rule: row.get(0)?, denied: row.get(1)? }, row.get::<_, i64>(2)? as u64))
+                Ok((PassedOver { by: row.get(0)?, why: Why::from_number(row.get(1)?) }, row.get::<_, i64>(2)? as u64))
             })
             .and_then(Iterator::collect)
             .map_err(sqlite("sum skipped paths up"))?;

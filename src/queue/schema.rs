@@ -155,6 +155,14 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE caches ADD COLUMN paused TEXT;
     ALTER TABLE caches ADD COLUMN backfill_paused TEXT;
 ",
+    "
+    -- Ms since 1970: a cache that has asked for a pause isn't asked again before.
+    ALTER TABLE caches ADD COLUMN waiting_until INTEGER;
+    -- 1: somebody has asked by hand for a job of it since it takes nothing, so that it is to be tried at once.
+    ALTER TABLE caches ADD COLUMN retried INTEGER NOT NULL DEFAULT 0;
+    -- 1: what a path of it refers to is asked for, too, when the path is there, and so on to the end of the closure.
+    ALTER TABLE runs ADD COLUMN walks INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.
@@ -179,6 +187,9 @@ impl Queue {
     pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
         create_state_dir(state_dir)?;
         let path = state_dir.join(Self::FILE_NAME);
+        if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            return Err(QueueError::NoFile { path });
+        }
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
@@ -277,6 +288,7 @@ fn create_state_dir(dir: &Path) -> Result<(), QueueError> {
 fn existing(state_dir: &Path) -> Result<PathBuf, QueueError> {
     let path = state_dir.join(Queue::FILE_NAME);
     match fs::metadata(&path) {
+        Ok(there) if !there.is_file() => Err(QueueError::NoFile { path }),
         Ok(_) => Ok(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
         Err(source) => Err(QueueError::StateDir { dir: state_dir.to_owned(), source }),

@@ -19,6 +19,14 @@ pub enum Outcome {
         /// What went wrong.
         reason: String,
     },
+    /// To be tried again in the same way, but it was the cache as a whole that was away: that says nothing of the path, and is
+    /// no try of it.
+    Postponed {
+        /// Not before.
+        not_before: i64,
+        /// What went wrong.
+        reason: String,
+    },
     /// Given back as it was: nothing went wrong with this path.
     Returned,
     /// To be done once these references, which the cache lacks, have been.
@@ -89,6 +97,10 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
                 "UPDATE jobs SET not_before = ?2, attempts = attempts + 1 WHERE id = ?1",
                 params![job.id, not_before],
             )
+        }
+        Outcome::Postponed { not_before, reason } => {
+            move_on(Event::Returned, Some(reason))?;
+            execute(tx, "UPDATE jobs SET not_before = ?2 WHERE id = ?1", params![job.id, not_before])
         }
         Outcome::WaitsFor(references) => {
             let mut held_by = None;

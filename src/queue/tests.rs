@@ -3,8 +3,11 @@
 mod at_once;
 mod laws;
 mod left;
+mod opened;
+mod outage;
 mod paused;
 mod reconfigured;
+mod walk;
 
 use super::*;
 use crate::limit::Lane;

@@ -35,6 +35,8 @@ pub struct CacheCounts {
     pub waiting_since: Option<i64>,
     /// Why it takes nothing.
     pub waiting_why: Option<String>,
+    /// When (ms since 1970) it is asked again, where it has asked for the pause itself; otherwise that is within seconds.
+    pub waiting_until: Option<i64>,
     /// Whether that is meant to be so, since this host is its own server.
     #[serde(skip)]
     pub is_off: bool,
@@ -48,8 +50,13 @@ pub struct CacheCounts {
 pub enum Standing<'a> {
     /// It does.
     Takes,
-    /// Not for now, and why. Whoever asked for a path waits.
-    Waits(&'a str),
+    /// Not for now. Whoever asked for a path waits.
+    Waits {
+        /// Why.
+        why: &'a str,
+        /// Until when (ms since 1970), where it has asked for the pause itself.
+        until: Option<i64>,
+    },
     /// Not on this host, and why. Nobody waits.
     Off(&'a str),
 }
@@ -72,6 +79,7 @@ impl CacheCounts {
             bytes_saved: 0,
             waiting_since: None,
             waiting_why: None,
+            waiting_until: None,
             is_off: false,
             id: CacheId(0),
         }
@@ -114,6 +122,8 @@ pub struct JobView {
     pub path: String,
     /// The cache's name.
     pub cache: String,
+    /// The cache's URL; under another one the same name was another cache.
+    pub url: String,
     /// Its state's name.
     pub state: &'static str,
     /// How often it has failed so far.
@@ -128,6 +138,8 @@ pub struct JobView {
     pub cache_waits: Option<String>,
     /// Why its cache is paused, or backfill to it, where that is what a pending job waits for.
     pub paused: Option<String>,
+    /// When (ms since 1970) the cache is asked again, where it has asked for the pause itself.
+    pub cache_waits_until: Option<i64>,
     /// Milliseconds since 1970 of the last change.
     pub changed: i64,
 }
@@ -144,7 +156,8 @@ impl Queue {
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
-                        coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0)
+                        coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
+                        c.waiting_until
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -167,6 +180,7 @@ impl Queue {
                     is_off: row.get(12)?,
                     bytes_read: count(row, 13)?,
                     bytes_saved: count(row, 14)?,
+                    waiting_until: row.get(15)?,
                 })
             })
             .and_then(Iterator::collect)
@@ -178,17 +192,17 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<(), QueueError> {
-        let (why, off) = match standing {
-            Standing::Takes => (None, false),
-            Standing::Waits(why) => (Some(why), false),
-            Standing::Off(why) => (Some(why), true),
+        let (why, until, off) = match standing {
+            Standing::Takes => (None, None, false),
+            Standing::Waits { why, until } => (Some(why), until, false),
+            Standing::Off(why) => (Some(why), None, true),
         };
         self.db
             .execute(
-                "UPDATE caches SET waiting_why = ?2, off = ?4,
+                "UPDATE caches SET waiting_why = ?2, waiting_until = ?5, off = ?4, retried = 0,
                      waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
                  WHERE id = ?1",
-                params![cache.0, why, now, off],
+                params![cache.0, why, now, off, until],
             )
             .map_err(sqlite("note a cache's state"))?;
         Ok(())
@@ -204,7 +218,8 @@ impl Queue {
             .prepare_cached(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
                         CASE WHEN j.state = 0 THEN c.waiting_why END,
-                        CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END) END
+                        CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END) END,
+                        c.url, CASE WHEN j.state = 0 THEN c.waiting_until END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
@@ -230,6 +245,8 @@ impl Queue {
                     changed: row.get(8)?,
                     cache_waits: row.get(9)?,
                     paused: row.get(10)?,
+                    url: row.get(11)?,
+                    cache_waits_until: row.get(12)?,
                 })
             })
             .and_then(Iterator::collect)

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::links::{forget_waits, release_dependents, unblock};
-use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -55,13 +55,14 @@ impl Queue {
                             AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed",
+             RETURNING id, path, cache, lane, attempts, needed,
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
 
-    /// Claims the one job to try a cache with that took nothing: the one that was tried least, whether or not its time has
-    /// come, since it is the cache that is tried.
+    /// Claims the one job to try a cache with that took nothing, whether or not its time has come, since it is the cache that
+    /// is tried: the one that was tried least, and of those the one whose last try is longest ago.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -71,8 +72,9 @@ impl Queue {
              WHERE id IN (SELECT id FROM jobs
                           WHERE cache = ?1 AND state = 0 AND blockers = 0
                             AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
-                          ORDER BY attempts, lane, id LIMIT 1)
-             RETURNING id, path, cache, lane, attempts, needed",
+                          ORDER BY attempts, not_before, lane, id LIMIT 1)
+             RETURNING id, path, cache, lane, attempts, needed,
+                        (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
             params![cache.0, now],
         )
     }
@@ -118,7 +120,8 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
         let begun = self.db.execute(
-            "UPDATE jobs SET not_before = 0, attempts = 0 WHERE state = 0 AND attempts > 0 AND cache = ?1",
+            "UPDATE jobs SET not_before = 0, attempts = 0
+             WHERE state = 0 AND (attempts > 0 OR not_before > 0) AND cache = ?1",
             [cache.0],
         );
         Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
@@ -139,7 +142,8 @@ impl Queue {
         Ok(held.len() as u64)
     }
 
-    /// Tries failed and held jobs again, and frees what waits for them. Returns how many jobs that were.
+    /// Tries failed and held jobs again, and frees what waits for them; their caches are tried at once, too, should they take
+    /// nothing. Returns how many jobs that were.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -159,10 +163,31 @@ impl Queue {
                 _ => continue,
             }
             release_dependents(&tx, *id, now)?;
+            execute(
+                &tx,
+                "UPDATE caches SET retried = 1
+                 WHERE waiting_why IS NOT NULL AND id = (SELECT cache FROM jobs WHERE id = ?1)",
+                [id],
+            )?;
             retried += 1;
         }
         tx.commit().map_err(sqlite("commit a retry"))?;
         Ok(retried)
+    }
+
+    /// The caches that are to be tried at once, since somebody has asked for jobs of theirs by hand. Each is told once.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn take_retried(&mut self) -> Result<Vec<CacheId>, QueueError> {
+        let explain = sqlite("look for caches to be tried");
+        let mut asked = self.db.prepare_cached("SELECT id FROM caches WHERE retried = 1").map_err(&explain)?;
+        let rows = asked.query_map([], |row| row.get(0).map(CacheId)).map_err(&explain)?;
+        let caches = rows.collect::<Result<Vec<_>, _>>().map_err(&explain)?;
+        if !caches.is_empty() {
+            self.db.execute("UPDATE caches SET retried = 0", []).map_err(&explain)?;
+        }
+        Ok(caches)
     }
 
     /// Deletes jobs, whatever their state. Returns how many there were.
@@ -244,6 +269,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         lane: if lane == 0 { Lane::Fresh } else { Lane::Backfill },
         attempts: row.get(4)?,
         needed: row.get(5)?,
+        walk: row.get::<_, Option<i64>>(6)?.map(RunId),
     })
 }
 

@@ -36,6 +36,18 @@ pub enum SecretError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Another user could read and change it, whatever its mode says.
+    #[error(
+        "{path} belongs to uid {owner}, not to root nor to uid {}, as which this was asked; run `chown` on it, or write \
+         `readable_by_others = true` in the policy if that is meant",
+        rustix::process::geteuid().as_raw()
+    )]
+    AnothersFile {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// Nothing is there, or only white space. An empty token would be refused by the server, with a worse message.
     #[error("{from} gives no secret: it is empty")]
     Empty {
@@ -82,6 +94,14 @@ pub enum SecretError {
          `LoadCredential={name}:/FILE` into the service's unit"
     )]
     NoCredentials {
+        /// The credential that was wanted.
+        name: String,
+    },
+    /// systemd hands over others than this one.
+    #[error(
+        "there is no credential `{name}` for this process; write `LoadCredential={name}:/FILE` into the service's unit"
+    )]
+    NoCredential {
         /// The credential that was wanted.
         name: String,
     },
@@ -155,6 +175,7 @@ impl SecretError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("write the secret there, readable for the service's user only")
             }
+            Self::AnothersFile { .. } => Some("if the service runs as that user, ask as that one"),
             Self::Denied { .. } => Some(
                 "if that is not the user that the service runs as, ask as that one; if it is, the file has to belong to \
                  it, with mode 0600, and the folders above must let it in",

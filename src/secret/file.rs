@@ -21,21 +21,23 @@ const OTHERS_OF_A_CREDENTIAL: u32 = 0o007;
 /// Who may read a file that holds a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readers {
-    /// Its owner alone.
+    /// Its owner alone, who is root or who this runs as: whoever else owns a file can read it, and change it.
     Owner,
+    /// Its owner alone, whoever that is: a key that storewatch has made for its user, at which root looks.
+    OwnKeys,
     /// Whom systemd lets.
     Credential,
     /// Anybody: the policy says so.
     Anybody,
 }
 
-/// Reads a secret of one line, without white space around it. `real_store` is the directory in which the store's files
+/// Reads a secret of one line that storewatch has written, without white space around it. `real_store` is the directory in which the store's files
 /// are.
 ///
 /// # Errors
 /// [`SecretError`].
 pub fn read(path: &Path, real_store: &Path) -> Result<Secret, SecretError> {
-    Secret::new(&contents(path, real_store, Readers::Owner)?, Form::OneLine, &path.display())
+    Secret::new(&contents(path, real_store, Readers::OwnKeys)?, Form::OneLine, &path.display())
 }
 
 /// What a file holds, if it may hold a secret: at most [`LONGEST`] bytes.
@@ -50,12 +52,17 @@ pub(super) fn contents(path: &Path, real_store: &Path, readers: Readers) -> Resu
     }
     let mode = metadata.mode() & 0o7777;
     let others = match readers {
-        Readers::Owner => OTHERS,
+        Readers::Owner | Readers::OwnKeys => OTHERS,
         Readers::Credential => OTHERS_OF_A_CREDENTIAL,
         Readers::Anybody => 0,
     };
     if mode & others != 0 {
         return Err(SecretError::Readable { path: resolved, mode });
+    }
+    if readers == Readers::Owner
+        && let Some(owner) = another_owner(metadata.uid(), rustix::process::geteuid().as_raw())
+    {
+        return Err(SecretError::AnothersFile { path: resolved, owner });
     }
     // As long as it can get from the start: growing would leave copies behind.
     let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
@@ -65,6 +72,11 @@ pub(super) fn contents(path: &Path, real_store: &Path, readers: Readers) -> Resu
     }
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// The owner of a file, where that is neither root nor the user as whom this runs.
+fn another_owner(owner: u32, own: u32) -> Option<u32> {
+    (owner != 0 && owner != own).then_some(owner)
 }
 
 /// The file with all symlinks followed, and that very file opened: what was resolved is what is read.
@@ -148,6 +160,27 @@ mod tests {
         assert!(matches!(write_new(&path, "other"), Err(SecretError::Io { .. })), "an existing secret is left alone");
         assert_eq!(read(&path, Path::new("/nix/store")).expect("read").expose(), "s3cret");
         assert_eq!(fs::read_dir(dir.path().join("keys")).expect("a folder").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        for (owner, own, another) in [(0, 0, None), (0, 7, None), (7, 7, None), (7, 0, Some(7)), (7, 8, Some(7))] {
+            assert_eq!(another_owner(owner, own), another, "{owner} as {own}");
+        }
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can give a file to another user");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("token");
+        write_new(&path, "s3cret").expect("written");
+        std::os::unix::fs::chown(&path, Some(65534), None).expect("given away");
+        let store = Path::new("/nix/store");
+        let error = contents(&path, store, Readers::Owner).expect_err("another's");
+        assert!(matches!(error, SecretError::AnothersFile { owner: 65534, .. }), "{error}");
+        for readers in [Readers::Anybody, Readers::OwnKeys, Readers::Credential] {
+            assert!(contents(&path, store, readers).is_ok(), "{readers:?}");
+        }
     }
 
     #[test]

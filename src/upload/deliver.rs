@@ -11,10 +11,12 @@ use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
-use crate::cache::{CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Upstreams};
+use crate::cache::{
+    CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
+};
 use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
-use crate::policy::{CacheName, Policy};
+use crate::policy::{ByteSize, CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
@@ -32,6 +34,7 @@ pub(super) struct Context {
     /// Where the store's files are, which is not where they are said to be for a store within a root.
     pub(super) real_store: PathBuf,
     pub(super) call_off: CallOff,
+    pub(super) tally: Tally,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
     pub(super) upstreams: Upstreams,
@@ -43,6 +46,8 @@ pub(super) struct Context {
 pub struct Landed {
     pub(super) outcome: Outcome,
     pub(super) cache: Verdict,
+    /// What is to be looked for next, where somebody has asked for the closure of the path.
+    pub(super) walk: Vec<StorePath>,
 }
 
 /// What a delivery says of its cache as a whole.
@@ -59,7 +64,7 @@ pub(super) enum Verdict {
 
 impl From<Outcome> for Landed {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, cache: Verdict::Nothing }
+        Self { outcome, cache: Verdict::Nothing, walk: Vec::new() }
     }
 }
 
@@ -75,13 +80,25 @@ pub(super) struct Place {
     pub(super) over_line: bool,
 }
 
-/// Puts one path into one cache, if the policy still wants that and the cache lacks it.
+/// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
+/// closure, says what is behind it.
 pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+    let facts = context.facts.clone();
     let tap = context.shaper.tap(name.as_str(), job.lane, place.over_line);
-    tap.scope(deliver_through_tap(context, name, presence, job, place)).await
+    let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
+    // What an upstream has is the upstream's to keep whole.
+    let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
+    if !is_there || job.walk.is_none() {
+        return landed;
+    }
+    match facts.path_info(&job.path).await {
+        Ok(Some(info)) => Landed { walk: info.other_references().cloned().collect(), ..landed },
+        Ok(None) => landed,
+        Err(error) => retry(job, one_line(&error)).into(),
+    }
 }
 
-async fn deliver_through_tap(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+async fn deliver_alone(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -109,7 +126,10 @@ async fn deliver_through_tap(context: Context, name: CacheName, presence: Presen
     let Place { slots, gate, seat, over_line: _ } = place;
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone()).behind(gate).seated(seat);
+    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone())
+        .behind(gate)
+        .seated(seat)
+        .counted(&context.tally);
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let Deliverable { under_way, there } = references;
     let arrivals = Box::pin(async move {
@@ -246,7 +266,7 @@ async fn find_references(
         Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
         Err(error) => {
             let outcome = retry(job, format!("an upstream cache: {}", one_line(&error)));
-            return Ok(References::Settled(Landed { outcome, cache: Verdict::ToldElsewhere }));
+            return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
         }
     };
     let keys = presence.cache().upstream_key_names();
@@ -335,15 +355,18 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
             _ => {}
         }
     }
-    let reason = one_line(error);
+    let mut reason = one_line(error);
+    if error.is_about_size() {
+        reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
+    }
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-        outcome: Outcome::Retry { not_before: now(), reason },
         cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
+        ..Outcome::Retry { not_before: now(), reason }.into()
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
-        Class::Unavailable => Landed { outcome: retry(job, reason), cache: Verdict::Faltered(error.with_cure()) },
+        Class::Unavailable => Landed { cache: Verdict::Faltered(error.with_cure()), ..retry(job, reason).into() },
         // This try isn't counted yet.
         Class::Doubtful if job.attempts + 1 < DOUBTFUL_TRIES => retry(job, reason).into(),
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),

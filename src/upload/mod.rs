@@ -43,7 +43,7 @@ use self::pause::UnderWay;
 use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
-use crate::cache::{Cache, CacheError, CallOff, Upstreams};
+use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
@@ -80,6 +80,8 @@ pub struct Parts {
     pub shaper: Shaper,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
+    /// Counts what is read.
+    pub tally: Tally,
 }
 
 /// What the uploader can be told.
@@ -161,13 +163,14 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, shaper, commands } = parts;
+        let Parts { queue, facts, real_store, bell, shaper, tally, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
             facts,
             real_store,
             call_off,
+            tally,
             flights: Flights::default(),
             policy: policy_in_force,
             upstreams: Upstreams::none(),
@@ -360,6 +363,11 @@ impl Uploader {
 
     /// Claims what there is room for.
     async fn claim(&mut self) -> Result<(), QueueError> {
+        if self.caches.values().any(State::is_waiting) {
+            for cache in self.queue.call(Queue::take_retried).await? {
+                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
+            }
+        }
         self.open_caches();
         let mut questions = Vec::new();
         for (id, state) in &self.caches {

@@ -1,5 +1,8 @@
 //! What becomes of paths and caches, said in the log and noted in the queue for those who look.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::target::{State, Waits};
@@ -13,16 +16,23 @@ pub(super) async fn note_waiting(
     waits: &Waits,
 ) -> Result<(), QueueError> {
     // Without randomness the pauses are equal, which is no reason to fail.
-    if !state.wait(waits, getrandom::u64().unwrap_or(0)) {
+    let news = state.wait(waits, getrandom::u64().unwrap_or(0));
+    let until =
+        state.told_until().map(|until| now().saturating_add(in_ms(until.saturating_duration_since(Instant::now()))));
+    // Another pause that the cache has asked for is no news, but whoever looks wants to know when it is over.
+    if !news && until.is_none() {
         return Ok(());
     }
     let (noted, is_off) = (waits.why.clone(), waits.is_off);
     let note = move |queue: &mut Queue| {
-        let standing = if is_off { Standing::Off(&noted) } else { Standing::Waits(&noted) };
+        let standing = if is_off { Standing::Off(&noted) } else { Standing::Waits { why: &noted, until } };
         queue.note_cache(id, standing, now())
     };
     // In this order, so that whoever has read the log finds it in the queue.
     queue.call(note).await?;
+    if !news {
+        return Ok(());
+    }
     let why = &waits.why;
     if is_off {
         info!(cache = %state.name(), "off on this host: {why}");
@@ -30,6 +40,10 @@ pub(super) async fn note_waiting(
         warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {why}");
     }
     Ok(())
+}
+
+fn in_ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Notes that a cache takes paths.
@@ -57,6 +71,7 @@ pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
         Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
         Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),
         Outcome::Retry { reason, .. } => warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}"),
+        Outcome::Postponed { reason, .. } => debug!(%path, cache, "will be tried again: {reason}"),
         Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
         Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),
         Outcome::Gone => info!(%path, cache, "garbage-collected before it was uploaded"),

@@ -7,19 +7,22 @@ use super::note::{note_taking, note_waiting, tell};
 use super::pause::UnderWay;
 use super::target::{Ends, Waits};
 use super::{TaskEnd, Uploader};
-use crate::queue::{Delivery, Outcome, QueueError, now};
+use crate::queue::{Delivery, Outcome, Queue, QueueError, now};
 
 impl Uploader {
     /// Writes down what became of deliveries.
     pub(super) async fn settle(&mut self, ended: Vec<TaskEnd>) -> Result<(), QueueError> {
-        let mut outcomes = Vec::with_capacity(ended.len());
+        let (mut outcomes, mut walks) = (Vec::with_capacity(ended.len()), Vec::new());
         for end in ended {
             let (task, landed) = match end {
                 Ok(landed) => landed,
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
             let Some(UnderWay { job, .. }) = self.claimed.remove(&task) else { continue };
-            let Landed { outcome, cache } = landed;
+            let Landed { outcome, cache, walk } = landed;
+            if !walk.is_empty() {
+                walks.push((job.clone(), walk));
+            }
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 let was_trial = state.ended(job.id);
                 let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
@@ -41,18 +44,36 @@ impl Uploader {
                 } else if was_trial && waits.is_none() {
                     state.tried_in_vain();
                 }
+                let outcome = if waits.is_some() { of_an_outage(outcome) } else { outcome };
                 // What is wrong with the cache is told once, not for each path.
-                let outcome = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
-                tell(&job, outcome, state.name().as_str());
+                let told = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
+                tell(&job, told, state.name().as_str());
+                outcomes.push((job, outcome));
+            } else {
+                outcomes.push((job, outcome));
             }
-            outcomes.push((job, outcome));
         }
         let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
-        self.queue.call(move |queue| queue.settle(&outcomes, now())).await?;
+        let settle = move |queue: &mut Queue| {
+            if !walks.is_empty() {
+                queue.walk(&walks, now())?;
+            }
+            queue.settle(&outcomes, now())
+        };
+        self.queue.call(settle).await?;
         for (cache, path) in places {
             self.context.flights.forget(cache, &path);
         }
         Ok(())
+    }
+}
+
+/// What becomes of a job where the cache as a whole is away. Counted as tries of the path, those of an outage would have it
+/// given up at the first doubtful answer behind it, such as the time-out of a proxy whose server is just starting.
+fn of_an_outage(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Retry { not_before, reason } => Outcome::Postponed { not_before, reason },
+        outcome => outcome,
     }
 }
 

@@ -247,7 +247,12 @@ impl State {
         self.waiting.as_ref().filter(|_| can_be_tried).map(|waiting| waiting.until)
     }
 
-    /// Tries it at once.
+    /// Until when it has asked to be left alone, if it has.
+    pub(super) fn told_until(&self) -> Option<Instant> {
+        self.waiting.as_ref().filter(|waiting| waiting.told).map(|waiting| waiting.until)
+    }
+
+    /// Tries it at once, whatever it has asked for.
     pub(super) fn hurry(&mut self) {
         if let Some(waiting) = &mut self.waiting {
             waiting.until = Instant::now();

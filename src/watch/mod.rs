@@ -179,7 +179,8 @@ impl Watcher {
                     self.began_without = Some(crate::queue::now() / 1000);
                 }
                 self.source = Source::None;
-                self.tell_once(&one_line(&error));
+                let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                self.tell_once(&format!("{}{hint}", one_line(&error)));
                 Ok(())
             }
             Err(WatchError::Listing(error)) if !matches!(error, ListingError::Queue(_)) => {

@@ -243,9 +243,37 @@ fn a_push_brings_what_a_path_that_is_there_has_lost() {
     let top = chain.last().unwrap();
     storewatch.cmd(&["push", top]).ok();
     assert!(storewatch.cache().has_all(&chain));
-    // As a cache's garbage collection may.
-    let narinfo = format!("{}.narinfo", &base_name(&chain[0])[..32]);
-    fs::remove_file(storewatch.cache().dir().join(narinfo)).unwrap();
+    lose(&storewatch, &chain[0]);
     storewatch.cmd(&["push", top]).ok();
     assert!(storewatch.cache().has_all(&chain));
+}
+
+#[test]
+fn what_a_cache_lacks_far_behind_a_path_that_is_named_is_found_and_brought() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let chain = store.query_closure(&store.build(&expr::chain(5)).unwrap()[0]);
+    let top = chain.last().unwrap();
+    storewatch.cmd(&["push", top]).ok();
+    for (command, beside) in [("push", false), ("backfill", false), ("push", true), ("backfill", true)] {
+        let mut running = beside.then(|| storewatch.start());
+        lose(&storewatch, &chain[0]);
+        let said = storewatch.cmd(&[command, top]).ok();
+        assert!(storewatch.cache().has_all(&chain), "{command}: {said}");
+        assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("1", "4"), "{said}");
+        running.take().into_iter().for_each(Running::stop);
+    }
+    // What is denied is looked past: it stays where it is, and nothing behind it is asked for.
+    storewatch.policy("version = 1\n[[rules]]\nmatch = { name = \"chain-2\" }\naction = \"deny\"\n");
+    lose(&storewatch, &chain[0]);
+    let said = storewatch.cmd(&["push", top]).ok();
+    assert_eq!((line(&said, "uploaded"), line(&said, "already there")), ("0", "2"), "{said}");
+    assert!(!storewatch.cache().has(&chain[0]) && storewatch.jobs_left().is_empty());
+}
+
+/// As a cache's garbage collection may.
+fn lose(storewatch: &Storewatch<'_>, path: &str) {
+    let narinfo = format!("{}.narinfo", &base_name(path)[..32]);
+    fs::remove_file(storewatch.cache().dir().join(narinfo)).unwrap();
 }

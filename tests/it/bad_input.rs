@@ -191,6 +191,8 @@ fn arguments_that_are_no_paths_or_not_valid() {
     let said = storewatch.cmd(&["backfill", "--since", "yesterday"]);
     assert_eq!(said.code, Some(2));
     assert!(said.stderr.contains("yesterday") && said.stderr.contains("7d"), "{}", said.stderr);
+    let said = storewatch.cmd(&["backfill", "--since", "0d"]);
+    assert!(said.code == Some(2) && said.stderr.contains("nothing is so young"), "{said:?}");
     storewatch.cmd(&["backfill", &store.build(&expr::many(1)).unwrap()[0]]).ok();
     for command in [&["queue", "drop"][..], &["queue", "drop", ""], &["queue", "drop", "/"]] {
         let said = storewatch.cmd(command);

@@ -25,6 +25,8 @@ fn status_and_queue_answer_with_and_without_the_service() {
     running
         .eventually("one done, one held", || (storewatch.jobs("done").len(), storewatch.jobs("held").len()) == (1, 1));
     let pid = running.pid();
+    let other = storewatch.policy_path().with_file_name("other.toml");
+    fs::write(&other, "version = 1\n").unwrap();
     let mut running = Some(running);
     for runs in [true, false] {
         let status = storewatch.status();
@@ -37,6 +39,15 @@ fn status_and_queue_answer_with_and_without_the_service() {
         assert_eq!(counts, [1, 1, 0, 0, 0, 0].map(Some), "{status}");
         assert_eq!(cache["substituter"], storewatch.cache().url());
         assert!(cache["bytes_sent"].as_u64() > Some(0) && cache["orphaned"] == false);
+        // Whoever looks by another policy file than the service's is told so.
+        for (file, in_force) in [(storewatch.policy_path(), true), (other.clone(), false)] {
+            let looked = storewatch.cmd(&["status", "--json", "--config", file.to_str().unwrap()]).json();
+            assert_eq!(looked["policy_in_force"], if runs { Value::from(in_force) } else { Value::Null });
+            let told = storewatch.cmd(&["status", "--config", file.to_str().unwrap()]).ok();
+            assert_eq!(told.contains("the running service does not go by this policy"), runs && !in_force, "{told}");
+            let explained = storewatch.cmd(&["policy", "explain", &path, "--config", file.to_str().unwrap()]);
+            assert_eq!(explained.stderr.contains("does not go by this policy"), runs && !in_force, "{explained:?}");
+        }
         let text = storewatch.cmd(&["status"]).ok();
         for told in ["1 done", "1 held", cache["public_key"].as_str().unwrap(), &storewatch.cache().url()] {
             assert!(text.contains(told), "{told} in {text}");
@@ -101,6 +112,11 @@ fn a_cache_of_the_same_name_is_another_one_at_another_url() {
     let text = storewatch.cmd(&["status"]).ok();
     let drop = format!("queue drop --cache {}", old.url());
     assert!(text.contains(&format!("`storewatch {drop}` ends its jobs")), "{text}");
+    for (state, told) in [("pending", true), ("done", false)] {
+        let listed = storewatch.cmd(&["queue", "list", "--state", state]).ok();
+        let which = format!("for {}, which the policy no longer names", old.url());
+        assert_eq!(listed.contains(&which), told, "{state}: {listed}");
+    }
     assert_eq!(storewatch.cmd(&drop.split(' ').collect::<Vec<_>>()).ok(), "1 job dropped\n");
     assert_eq!((storewatch.jobs("pending").len(), storewatch.jobs("done").len()), (0, 1), "the other one's are kept");
     let unknown = storewatch.cmd(&["queue", "list", "--cache", "nowhere"]);

@@ -1,6 +1,6 @@
 //! Every new path is found: without events, after a pause, in a restored database, and by users of little power.
 
-use crate::support::{NOBODY, Nix, ScratchStore, Storewatch, each_nix, expr};
+use crate::support::{NOBODY, Nix, Said, ScratchStore, Storewatch, each_nix, expr};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -125,6 +125,24 @@ fn where_neither_database_nor_daemon_can_be_asked_it_refuses() {
         assert_eq!(running.wait_exit().code(), Some(1), "{log}");
         let told = log.lines().find(|line| line.starts_with("storewatch: ")).unwrap();
         assert!(told.contains("the Nix database can't be read") && told.contains("run storewatch as root"), "{told}");
+        let path = store.build(&expr::many(1)).unwrap().remove(0);
+        let policy = storewatch.state_dir().join("other.toml");
+        fs::write(&policy, "version = 1\n").unwrap();
+        let either = ["nor does the Nix daemon answer instead", "hint: run it as root", "or start the Nix daemon"];
+        let database = ["no permission to", "hint: this takes the database itself: run it as root", "may read it"];
+        for (command, expected) in [
+            (&["policy", "explain", &path][..], either),
+            (&["backfill", &path], either),
+            (&["backfill"], either),
+            (&["backfill", "--roots"], database),
+            (&["policy", "diff", policy.to_str().unwrap()], database),
+        ] {
+            let said = Said::by(storewatch.command_as_nobody().unwrap().args(command));
+            assert_eq!(said.code, Some(1), "{command:?} {said:?}");
+            for words in expected {
+                assert!(said.stderr.contains(words), "{command:?} lacks `{words}`: {}", said.stderr);
+            }
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl AtticCache {
             })?,
             // A token that may only push is told nothing; that is no reason not to push with it.
             Err(HttpError::Status { status: 403, says, .. }) if says.error.is_some() => {
-                http.forgive();
+                http.forgive(Action::Configuration);
                 Configuration::default()
             }
             Err(HttpError::Status { status: 404, says, .. }) if says.error.is_some() => {

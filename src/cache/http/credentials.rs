@@ -13,8 +13,12 @@ use super::answer::Head;
 use super::{Action, HttpError, ServerSays, cure, expiry};
 use crate::secret::{Fingerprint, Provider, Secret, SecretError};
 
-/// After so long a server that has refused these credentials is asked again: it may have been told to take them.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// After so long a server that has refused these credentials is asked again: it may have been told to take them. Each time
+/// that it refuses them again the pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+
+/// No pause is longer: whoever has the server take them sees it asked within this time. Other credentials are tried at once.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// What a server is shown, and whether it has refused it. It outlives the opened cache, so that a server isn't asked
 /// again and again with what it refused.
@@ -22,7 +26,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub struct Credentials {
     proof: Option<Proof>,
     headers: Vec<(HeaderName, Header)>,
-    refused: Mutex<Option<Refused>>,
+    /// For each thing that was refused: who may ask a server what it has may yet not put anything there.
+    refused: Mutex<Vec<Refused>>,
 }
 
 /// How a server learns who this is.
@@ -82,8 +87,11 @@ pub enum Header {
     Secret(Provider),
 }
 
+#[derive(Clone, Debug)]
 struct Refused {
+    action: Action,
     at: Instant,
+    pause: Duration,
     fingerprints: Vec<Fingerprint>,
     why: String,
 }
@@ -101,7 +109,7 @@ impl Credentials {
     /// Shows who this is by that proof, and these headers.
     #[must_use]
     pub fn new(proof: Option<Proof>, headers: Vec<(HeaderName, Header)>) -> Self {
-        Self { proof, headers, refused: Mutex::new(None) }
+        Self { proof, headers, refused: Mutex::default() }
     }
 
     /// Whether anything secret is shown at all.
@@ -119,12 +127,10 @@ impl Credentials {
             provider.get().await.map_err(|source| HttpError::Secret { source })?;
         }
         let fingerprints = self.fingerprints().await;
-        let refused = self.lock();
-        match &*refused {
-            Some(refused) if refused.fingerprints == fingerprints && refused.at.elapsed() < ASK_AGAIN => {
-                Err(HttpError::StillRefused { why: refused.why.clone() })
-            }
-            _ => Ok(()),
+        let now = Instant::now();
+        match self.lock().iter().find(|refused| refused.fingerprints == fingerprints && refused.is_fresh(now)) {
+            Some(refused) => Err(HttpError::StillRefused { why: refused.why.clone() }),
+            None => Ok(()),
         }
     }
 
@@ -168,14 +174,24 @@ impl Credentials {
         Ok(Shown { secrets, hidden, headers, fingerprints })
     }
 
-    /// The server took them.
-    pub(super) fn accepted(&self) {
-        *self.lock() = None;
+    /// The server took them for that. Who may put things there need not be allowed to read them.
+    pub(super) fn accepted(&self, action: Action) {
+        let mut refused = self.lock();
+        match action {
+            Action::Upload | Action::Put => refused.clear(),
+            _ => refused.retain(|refused| refused.action != action),
+        }
     }
 
-    /// The server refused them, and says why.
-    pub(super) async fn refused(&self, shown: &Shown, why: String) {
-        *self.lock() = Some(Refused { at: Instant::now(), fingerprints: shown.fingerprints.clone(), why });
+    /// The server refused them for that, and says why.
+    pub(super) async fn refused(&self, shown: &Shown, action: Action, why: String) {
+        {
+            let (mut refused, now) = (self.lock(), Instant::now());
+            let before = refused.iter().position(|refused| refused.action == action).map(|at| refused.swap_remove(at));
+            let same = before.filter(|before| before.fingerprints == shown.fingerprints);
+            let (at, pause) = same.map_or((now, FIRST_PAUSE), |same| same.again(now));
+            refused.push(Refused { action, at, pause, fingerprints: shown.fingerprints.clone(), why });
+        }
         // A command may have a new one to give.
         for (provider, secret) in self.providers().zip(&shown.secrets) {
             provider.refresh(secret).await;
@@ -194,14 +210,33 @@ impl Credentials {
         let words = cure::Shown {
             proof: self.proof.as_ref().map(Proof::in_words),
             expired: own_word.filter(|at| *at < SystemTime::now()),
+            is_prefixed: token.is_some_and(|token| is_prefixed(token.expose())),
             headers: self.headers.iter().map(header).collect(),
         };
         words.refused(action, head.status.as_u16(), says)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Refused>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Refused {
+    /// Whether the server isn't asked again yet.
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < self.pause
+    }
+
+    /// From when on, and for how long it isn't asked, now that it has refused the same again.
+    fn again(&self, now: Instant) -> (Instant, Duration) {
+        // Many requests at once are refused together: that is one refusal.
+        if self.is_fresh(now) { (self.at, self.pause) } else { (now, (self.pause * 2).min(LONGEST_PAUSE)) }
+    }
+}
+
+/// Whether somebody has copied the whole header instead of the token.
+fn is_prefixed(token: &str) -> bool {
+    token.get(..7).is_some_and(|begins| begins.eq_ignore_ascii_case("bearer "))
 }
 
 /// A header that no log shows. A secret has no control characters, so that it always is one.
@@ -226,5 +261,78 @@ impl Shown {
             .iter()
             .filter(|hidden| !hidden.is_empty())
             .fold(text.to_owned(), |text, hidden| text.replace(hidden.as_str(), "[secret]"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::secret::{Source, write_new};
+
+    #[test]
+    fn who_is_refused_again_and_again_asks_less_and_less_often() {
+        let start = Instant::now();
+        let mut refused = Refused {
+            action: Action::Upload,
+            at: start,
+            pause: FIRST_PAUSE,
+            fingerprints: Vec::new(),
+            why: String::new(),
+        };
+        let (mut now, mut asked) = (start, 0);
+        while now < start + LONGEST_PAUSE * 10 {
+            let at_once = refused.again(now + FIRST_PAUSE / 2);
+            assert_eq!(at_once, (refused.at, refused.pause), "what is refused together is refused once");
+            now = refused.at + refused.pause;
+            assert!(!refused.is_fresh(now) && refused.is_fresh(now - Duration::from_millis(1)));
+            (refused.at, refused.pause) = refused.again(now);
+            asked += 1;
+        }
+        assert_eq!(refused.pause, LONGEST_PAUSE);
+        assert!((10..=16).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn a_token_is_told_from_a_header() {
+        for (token, prefixed) in
+            [("Bearer abc", true), ("bearer abc", true), ("abc", false), ("bearer", false), ("", false)]
+        {
+            assert_eq!(is_prefixed(token), prefixed, "{token}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_secret_is_tried_at_once_and_what_is_read_says_nothing_of_what_is_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("token");
+        let write = |token: &str| {
+            let _ = std::fs::remove_file(&file);
+            write_new(&file, token).expect("written");
+        };
+        write("first");
+        let provider = || Provider::new(Source::file(file.clone()), Path::new("/nix/store"), None);
+        let credentials = Credentials::new(Some(Proof::Bearer(provider())), Vec::new());
+        let refuse = async || {
+            let shown = credentials.shown().await.expect("a token");
+            credentials.refused(&shown, Action::Upload, "no".to_owned()).await;
+        };
+        refuse().await;
+        assert!(credentials.check().await.is_err());
+        credentials.accepted(Action::Configuration);
+        assert!(credentials.check().await.is_err(), "it may be read, and still not be written");
+        credentials.accepted(Action::Upload);
+        assert!(credentials.check().await.is_ok());
+        refuse().await;
+        write("second");
+        // A provider of its own, which hasn't kept the first one.
+        let anew = || Credentials {
+            refused: Mutex::new(credentials.lock().clone()),
+            ..Credentials::new(Some(Proof::Bearer(provider())), Vec::new())
+        };
+        assert!(anew().check().await.is_ok(), "another one");
+        write("first");
+        assert!(anew().check().await.is_err(), "the same again");
     }
 }

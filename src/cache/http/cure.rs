@@ -12,10 +12,13 @@ impl HttpError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Transport { .. } | Self::Stalled { .. } => Some(
+            Self::Transport { host, .. } | Self::Stalled { host, .. } => Some(if is_encrypted(host) {
                 "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTPS_PROXY \
-                 names, may stand between",
-            ),
+                 names, may stand between"
+            } else {
+                "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTP_PROXY \
+                 names, may stand between"
+            }),
             Self::Status { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
@@ -25,6 +28,34 @@ impl HttpError {
             }
             _ => None,
         }
+    }
+}
+
+/// Which variable names the proxy for a server hangs on that.
+fn is_encrypted(origin: &str) -> bool {
+    !origin.starts_with("http://")
+}
+
+/// Why a server's certificate isn't trusted, and what people can do about that: for one that another authority has signed
+/// that is another thing than for one that has expired.
+pub(super) fn distrust(error: &rustls::Error) -> &'static str {
+    use rustls::CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext, Revoked,
+    };
+    match error {
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "its certificate has expired: who runs the server has to renew it, unless this host's clock is wrong"
+        }
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "its certificate does not hold yet: is this host's clock right?"
+        }
+        rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "its certificate is another host's: write the name that it is for into the `url`"
+        }
+        rustls::Error::InvalidCertificate(Revoked) => {
+            "its certificate has been revoked: who runs the server has to get another"
+        }
+        _ => "its certificate is not trusted; where it is right, name its authority's with `ca_file`",
     }
 }
 
@@ -45,7 +76,19 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
         (Action::Upload | Action::Put, 408 | 504 | 524) => format!(
             "; a proxy in front of {host} gives up on what takes long: raise its time-out, then `storewatch queue retry`"
         ),
-        (Action::Put, 404 | 409) => {
+        (_, 451) => "; who runs the server may not take this, for reasons of law: ask there, or keep the path away by a rule \
+                     that denies it"
+            .to_owned(),
+        (Action::Upload | Action::Put, 422) => {
+            "; the server's own rules keep this out, as those of a repository may: its log says which".to_owned()
+        }
+        (Action::Upload, 409) => "; the server has something else under that name, or is just being sent the same".to_owned(),
+        (Action::Put, 409) => {
+            "; the folder isn't there, and the server doesn't let it be made: make it, or let the server do so \
+             (`create_full_put_path on` of nginx); or it lets no file be replaced: let it, as by `Allow redeploy` of Nexus"
+                .to_owned()
+        }
+        (Action::Put, 404) => {
             "; the folder isn't there, and the server doesn't let it be made: make it, or let the \
                                      server do so (`create_full_put_path on` of nginx)"
                 .to_owned()
@@ -65,7 +108,10 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
         }
         (Action::Put, 507) => "; make room there, or raise the quota".to_owned(),
         (_, 401 | 403) => String::new(),
-        (_, 407) => "; the proxy of this host wants credentials: give them in HTTPS_PROXY".to_owned(),
+        (_, 407) => {
+            let variable = if is_encrypted(host) { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+            format!("; the proxy of this host wants credentials: give them in {variable}")
+        }
         (_, 408 | 429 | 500..) => String::new(),
         // Attic names its errors.
         (Action::Configuration | Action::Missing | Action::Upload, _) if says.error.is_none() => {
@@ -82,6 +128,8 @@ pub(super) struct Shown {
     pub(super) proof: Option<String>,
     /// When the token expired, as far as it says so itself.
     pub(super) expired: Option<SystemTime>,
+    /// Whether the token begins with the word that goes before it.
+    pub(super) is_prefixed: bool,
     /// The headers, and where the secret ones came from.
     pub(super) headers: Vec<String>,
 }
@@ -92,6 +140,9 @@ impl Shown {
     pub(super) fn refused(&self, action: Action, status: u16, says: &ServerSays) -> String {
         let expired = self.proof.as_ref().zip(self.expired);
         match (status, &self.proof) {
+            (401 | 403, Some(proof)) if self.is_prefixed => {
+                format!("; {proof} begins with `Bearer `, which is no part of it: leave that word out")
+            }
             (401 | 403, _) if let Some((proof, at)) = expired => {
                 format!("; {proof} expired on {}: write a new one there", fmt_http_date(at))
             }
@@ -142,11 +193,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_trouble_has_its_own_cure() {
+        use rustls::CertificateError;
+        for (error, words) in [
+            (CertificateError::Expired, "has to renew it"),
+            (CertificateError::NotValidYet, "clock"),
+            (CertificateError::NotValidForName, "into the `url`"),
+            (CertificateError::Revoked, "another"),
+            (CertificateError::UnknownIssuer, "`ca_file`"),
+        ] {
+            let told = distrust(&rustls::Error::InvalidCertificate(error.clone()));
+            assert!(told.contains(words), "{error:?}: {told}");
+            assert_eq!(told.contains("ca_file"), error == CertificateError::UnknownIssuer, "{told}");
+        }
+        let says = ServerSays::default();
+        for (action, status, host, words) in [
+            (Action::Put, 409, "https://h", "replaced"),
+            (Action::Upload, 409, "https://h", "something else under that name"),
+            (Action::Put, 422, "https://h", "own rules"),
+            (Action::Upload, 422, "https://h", "own rules"),
+            (Action::Put, 451, "https://h", "law"),
+            (Action::Missing, 407, "https://h", "in HTTPS_PROXY"),
+            (Action::Missing, 407, "http://h", "in HTTP_PROXY"),
+        ] {
+            let told = cure(action, status, &says, host);
+            assert!(told.contains(words), "{action:?} {status}: {told}");
+        }
+        let stalled = |host: &str| {
+            let after = Duration::from_secs(1);
+            HttpError::Stalled { action: Action::Put, host: host.to_owned(), after }.hint().expect("a hint")
+        };
+        assert!(stalled("http://h").contains("HTTP_PROXY") && stalled("https://h").contains("HTTPS_PROXY"));
+    }
+
+    #[test]
     fn what_was_refused_is_named_with_where_it_comes_from() {
         let itself = ServerSays { error: Some("Unauthorized".to_owned()), ..ServerSays::default() };
         let (proof, headers) = (Some("the token from /run/token".to_owned()), vec!["`x-id` from /run/id".to_owned()]);
         let nothing = Shown::default();
-        let both = Shown { proof, headers, expired: None };
+        let both = Shown { proof, headers, ..Shown::default() };
+        let prefixed = Shown { is_prefixed: true, ..both.clone() };
         let expired =
             Shown { expired: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)), ..both.clone() };
         let asked = |shown: &Shown, status, says: &ServerSays| shown.refused(Action::Missing, status, says);
@@ -162,6 +248,10 @@ mod tests {
         assert_eq!(
             asked(&expired, 401, &itself),
             "; the token from /run/token expired on Tue, 14 Nov 2023 22:13:20 GMT: write a new one there"
+        );
+        assert_eq!(
+            asked(&prefixed, 401, &itself),
+            "; the token from /run/token begins with `Bearer `, which is no part of it: leave that word out"
         );
         assert!(asked(&nothing, 401, &itself).contains("the policy gives no `token`"));
         assert!(asked(&nothing, 401, &ServerSays::default()).contains("the policy gives it none"));

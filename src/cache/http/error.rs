@@ -11,7 +11,7 @@ use rustls::{AlertDescription, InvalidMessage};
 
 use super::Action;
 use super::answer::{Head, ServerSays};
-use super::cure::{cure, reason};
+use super::cure::{cure, distrust, reason};
 use crate::cache::Class;
 use crate::secret::SecretError;
 
@@ -36,9 +36,7 @@ pub enum HttpError {
         source: reqwest::Error,
     },
     /// Whoever answers there can't prove to be the server.
-    #[error(
-        "{action} at {host}: its certificate is not trusted; where it is right, name its authority's with `ca_file`"
-    )]
+    #[error("{action} at {host}: {}", distrust(source))]
     Untrusted {
         /// What it was for.
         action: Action,
@@ -254,7 +252,7 @@ pub(in crate::cache) fn origin(url: &Url) -> String {
 }
 
 /// What went wrong with the encryption, if that was it.
-fn tls_error(error: &reqwest::Error) -> Option<rustls::Error> {
+pub(super) fn tls_error(error: &reqwest::Error) -> Option<rustls::Error> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         // Where it is hidden in an I/O error, that doesn't show it as its source.

@@ -116,7 +116,13 @@ impl Http {
         if let Some((file, key)) = &options.client_certificate {
             builder = builder.identity(identity(file, key).await?);
         }
-        let client = builder.build().map_err(|source| HttpError::Unusable { source })?;
+        let client =
+            builder.build().map_err(|source| match (&options.client_certificate, error::tls_error(&source)) {
+                (Some((file, _)), Some(rustls::Error::InconsistentKeys(_))) => {
+                    unusable(file, "`client_key` is the key of another certificate".to_owned())
+                }
+                _ => HttpError::Unusable { source },
+            })?;
         Ok(Self { client, credentials: Arc::clone(&options.credentials) })
     }
 
@@ -126,9 +132,9 @@ impl Http {
         &self.client
     }
 
-    /// What the server has just refused says nothing of the credentials.
-    pub fn forgive(&self) {
-        self.credentials.accepted();
+    /// That the server has refused that says nothing of the credentials.
+    pub fn forgive(&self, action: Action) {
+        self.credentials.accepted(action);
     }
 
     /// Asks the server at `url` for the head of its front page, without any of what it is to be shown, and says whether it
@@ -180,14 +186,14 @@ impl Http {
         }
         let answer = read_whole(response).await.map_err(failed)?;
         if head.status.is_success() {
-            self.credentials.accepted();
+            self.credentials.accepted(action);
             return Ok(answer);
         }
         let says = ServerSays::read(&answer, |text| shown.blacken(text));
         let refused = self.credentials.refused_words(&shown, action, &head, &says);
         let error = HttpError::of_status(action, host, head, says).refusing(refused);
         if error.is_about_credentials() {
-            self.credentials.refused(&shown, error.to_string()).await;
+            self.credentials.refused(&shown, action, error.to_string()).await;
         }
         Err(error)
     }

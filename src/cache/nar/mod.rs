@@ -11,7 +11,7 @@ mod pass;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -80,6 +80,23 @@ impl Gate {
     }
 }
 
+/// How much has been read of all archives that are counted together, so that somebody sees that a large one moves. Cheap to
+/// clone; all clones are one tally.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// Bytes read so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// An archive that has not been begun.
 pub struct NarStream {
     archive: Archive,
@@ -93,8 +110,13 @@ impl NarStream {
     /// The archive of the files at `root`, which Nix has registered as `info`.
     #[must_use]
     pub fn new(root: PathBuf, info: &PathInfo, lane: Lane, slots: Slots, call_off: CallOff) -> Self {
-        let archive =
-            Archive { root, registered: (info.nar_hash, info.nar_size), options: NarOptions::default(), call_off };
+        let archive = Archive {
+            root,
+            registered: (info.nar_hash, info.nar_size),
+            options: NarOptions::default(),
+            call_off,
+            tally: Tally::default(),
+        };
         Self { archive, lane, slots, gate: None, seat: None }
     }
 
@@ -102,6 +124,13 @@ impl NarStream {
     #[must_use]
     pub fn behind(self, gate: Option<Gate>) -> Self {
         Self { gate, ..self }
+    }
+
+    /// The same, counted with others.
+    #[must_use]
+    pub fn counted(mut self, tally: &Tally) -> Self {
+        self.archive.tally = tally.clone();
+        self
     }
 
     /// The same, read together with whoever else has a seat in that pass.
@@ -155,6 +184,7 @@ struct Archive {
     registered: (NarHash, u64),
     options: NarOptions,
     call_off: CallOff,
+    tally: Tally,
 }
 
 impl Archive {
@@ -180,6 +210,7 @@ impl Archive {
                 return Err(NarFailure::Cancelled);
             }
             size += chunk.len() as u64;
+            self.tally.add(chunk.len());
             // What has grown since it was registered is hashed to its end, but not handed on.
             if registered_size > 0 && size > registered_size {
                 return Ok(());

@@ -9,6 +9,7 @@ use super::{CliError, Global, Setup, print};
 use crate::cache::{CacheInfo, CacheUrl, Retention};
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
+use crate::cli::waiting::telling;
 use crate::daemon::caches;
 
 /// Ask a cache what it is, and say what Nix needs to read from it.
@@ -35,7 +36,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let setup = Setup::read(global)?;
     let cache = setup.cache(&args.name)?;
     let runtime = runtime()?;
-    let described = runtime.block_on(caches::describe(cache, &setup.state_dir, &setup.nix));
+    let describing = caches::describe(cache, &setup.state_dir, &setup.nix);
+    let described = runtime.block_on(telling(|| cache.url.clone(), describing));
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
     let info =

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
 use crate::cache::CacheUrl;
-use crate::cli::status::{bytes, passed};
+use crate::cli::status::{again_in, bytes, passed};
 use crate::config::CacheConfig;
 use crate::daemon::caches;
 use crate::queue::{CacheCounts, Queue, QueueError};
@@ -68,7 +68,11 @@ impl Listed {
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
         match (why_off, &counts.waiting_why, counts.waiting_since) {
             (Some(why), ..) => writeln!(out, "  {why}")?,
-            (None, Some(why), Some(since)) => writeln!(out, "  takes nothing for {} now: {why}", passed(since))?,
+            (None, Some(why), Some(since)) => {
+                let again =
+                    counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+                writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
+            }
             _ => writeln!(out, "  {state}")?,
         }
         let waiting = counts.pending + counts.uploading;

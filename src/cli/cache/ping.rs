@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::{CliError, Global, Setup, print};
 use crate::cache::{CacheError, Trial};
 use crate::cli::run::runtime;
+use crate::cli::waiting::telling;
 use crate::config::CacheConfig;
-use crate::daemon::caches;
+use crate::daemon::caches::{self, Unanswered};
 use crate::report::one_line;
 
 /// Find out whether caches can be reached and take what is uploaded. Nothing is uploaded.
@@ -62,7 +63,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let is_off = |cache: &CacheConfig| args.names.is_empty().then(|| caches::own_server(cache)).flatten();
     let asked: Vec<&CacheConfig> = named.iter().copied().filter(|cache| is_off(cache).is_none()).collect();
     let runtime = runtime()?;
-    let mut trials = runtime.block_on(caches::try_all(&asked, &setup.nix)).into_iter();
+    let names: Vec<&str> = asked.iter().map(|cache| cache.name.as_str()).collect();
+    let left = Unanswered::new(&names);
+    let trying = caches::try_all(&asked, &setup.nix, |place| left.answered(place));
+    let mut trials = runtime.block_on(telling(|| left.in_words(), trying)).into_iter();
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
     let pinged = named.iter().map(|cache| match is_off(cache) {

@@ -1,9 +1,9 @@
 //! `storewatch policy edit`: a bad policy never takes the place of a good one, and nothing that was written is lost.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, read_policy};
 
 use super::PolicyCommandError;
 use super::check::good;
+use super::copy::Copy;
 
 /// What a new policy begins with.
 const TEMPLATE: &str = "\
@@ -67,8 +68,8 @@ impl Edit<'_> {
         }
         let before = Before::read(&target)?;
         let copy = Copy::beside(&target, before.text())?;
-        let Err(err) = self.edit_and_replace(&copy.0, &before, &target) else { return Ok(()) };
-        if fs::read(&copy.0).is_ok_and(|written| written != before.text().as_bytes()) {
+        let Err(err) = self.edit_and_replace(&copy.path, &before, &target) else { return Ok(()) };
+        if fs::read(&copy.path).is_ok_and(|written| written != before.text().as_bytes()) {
             return Err(PolicyCommandError::NotTaken { copy: copy.keep(), source: Box::new(err) });
         }
         Err(err)
@@ -168,44 +169,6 @@ fn follow(file: &Path) -> Result<PathBuf, PolicyCommandError> {
     }
 }
 
-/// The file that is edited; deleted in the end, unless it was kept or has taken the policy's place.
-struct Copy(PathBuf);
-
-impl Copy {
-    /// In the same folder, so that it can take the file's place in one step. For its author's eyes alone until then.
-    fn beside(target: &Path, text: &str) -> Result<Self, PolicyCommandError> {
-        let folder = target.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|source| system("make the folder", folder, source))?;
-        // Copies that were kept have taken the first names.
-        let names = (1..).map(|number| folder.join(format!(".policy-{number}.toml")));
-        for path in names {
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(mut file) => {
-                    let copy = Self(path);
-                    file.write_all(text.as_bytes()).map_err(|source| system("write", &copy.0, source))?;
-                    return Ok(copy);
-                }
-                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(system("write into", folder, source)),
-            }
-        }
-        unreachable!("there is no end of numbers")
-    }
-
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.0)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Gone already where it has taken the policy's place.
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-}
-
 fn replace(copy: &Path, target: &Path) -> Result<(), PolicyCommandError> {
     let synced = |path: &Path| File::open(path).and_then(|file| file.sync_all());
     synced(copy).map_err(|source| system("write", copy, source))?;
@@ -226,7 +189,7 @@ fn again(answers: &mut dyn BufRead, out: &mut dyn Write) -> io::Result<bool> {
     Ok(!ended && !answer.trim().to_lowercase().starts_with('n'))
 }
 
-fn system(action: &'static str, path: &Path, source: io::Error) -> PolicyCommandError {
+pub(super) fn system(action: &'static str, path: &Path, source: io::Error) -> PolicyCommandError {
     PolicyCommandError::System { action, path: path.to_owned(), source }
 }
 
@@ -237,6 +200,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
     use crate::cli::setup::check_url;
     use crate::config::Defaults;
 

@@ -210,7 +210,7 @@ mod tests {
             r#"/nix/store/HASH-source
   source, built elsewhere, 2.0 KiB, content-addressed, signed as cache.nixos.org-1
   built-in rule "derivation" does not match: it wants kind = "derivation", and there is: source
-  built-in rule "signed by an upstream" does not match: it wants signed_by = "cache.nixos.org-1", and there is: no valid signature of these, only what says it is by cache.nixos.org-1
+  built-in rule "signed by an upstream" does not match: it wants signed_by = "cache.nixos.org-1", and there is: a signature as cache.nixos.org-1 that is not valid
   built-in rule "everything else" matches: upload to local
   local  upload  built-in rule "everything else"
 "#

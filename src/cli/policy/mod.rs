@@ -4,6 +4,7 @@
 //! terminal come from is the caller's matter.
 
 mod check;
+mod copy;
 mod diff;
 mod edit;
 mod explain;

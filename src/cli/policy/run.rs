@@ -11,13 +11,14 @@ use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommand
 use crate::cli::paths::{store_facts, valid_paths};
 use crate::cli::run::runtime;
 use crate::cli::setup::{self, Setup, check_url};
+use crate::cli::status::{NOT_IN_FORCE, is_in_force};
 use crate::cli::{CliError, Global};
 use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
 use crate::daemon::ServiceError;
 use crate::daemon::caches::why_off;
 use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StorePath};
 use crate::policy::{CacheName, NeedsReferences};
-use crate::queue::Queue;
+use crate::queue::{Queue, StateLock};
 use crate::report::one_line;
 
 /// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
@@ -56,7 +57,17 @@ fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(
         Ok::<_, CliError>(asked)
     })?;
     let off = off_here(setup.config(), &setup.state_dir);
+    if is_pending(&setup) {
+        eprintln!("note: {NOT_IN_FORCE}");
+    }
     Ok(super::explain::explain(policy, &nix.logical, asked, &off, args.json, out)?)
+}
+
+/// Whether a service is at work that doesn't go by the policy file as it is. The rules can be explained without knowing that.
+fn is_pending(setup: &Setup) -> bool {
+    let Ok(Some(working)) = StateLock::holder(&setup.state_dir) else { return false };
+    let queue = Queue::open_to_look(&setup.state_dir);
+    queue.and_then(|queue| is_in_force(&queue, &working, setup.settings.file())).is_ok_and(|known| known == Some(false))
 }
 
 /// Which caches are off on this host, and why.
@@ -82,7 +93,7 @@ fn diff(global: &Global, args: DiffArgs, out: &mut dyn Write) -> Result<(), CliE
     let other = Config::load(Some(&file), &defaults(global)?, &check_url)?;
     let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
     let infos = newest(&database, args.last)?;
-    Ok(super::diff(&setup.config().policy, &other.policy, &setup.nix.logical, infos, args.json, out)?)
+    Ok(super::diff(setup.config(), &other, &setup.nix.logical, infos, args.json, out)?)
 }
 
 fn edit(global: &Global, out: &mut dyn Write) -> Result<(), CliError> {

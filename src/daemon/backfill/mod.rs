@@ -104,6 +104,8 @@ pub enum Progress {
         summary: RunSummary,
         /// What is still to be done, cache by cache.
         left: Vec<Left>,
+        /// Bytes read so far by this process, also of what isn't through yet; `None` where another does the work.
+        read: Option<u64>,
     },
     /// A signal ends it: what is under way here is finished, for so long at most.
     Ending {
@@ -175,7 +177,8 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         let (row, summary, left) = site.queue.call(seen).await?;
         next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
         let open = summary.open;
-        tell(Progress::At { row, to_row: run.to_row, summary, left });
+        let read = site.working.as_ref().map(|(working, _)| working.tally.bytes());
+        tell(Progress::At { row, to_row: run.to_row, summary, left, read });
         if scanned && open == 0 {
             break End::Through;
         }

@@ -57,7 +57,7 @@ impl Scan {
     pub(super) fn open(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
         let since = request.since.map(|since| now() / 1000 - i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 2));
         let store_dir = nix.logical.clone();
-        let facts = || StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
+        let facts = || StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
         let source = if request.paths.is_empty() {
             match Database::open(&nix.db_path(), &nix.logical) {
                 Ok(database) => {

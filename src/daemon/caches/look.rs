@@ -4,6 +4,7 @@
 //! service may be writing.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::{JoinSet, spawn_blocking};
@@ -81,8 +82,9 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
     tried.unwrap_or_else(|error| Trial { troubles: vec![error], ..Trial::default() })
 }
 
-/// Tries several caches out at the same time; what came of it in their order.
-pub async fn try_all(caches: &[&CacheConfig], nix: &NixStore) -> Vec<Trial> {
+/// Tries several caches out at the same time; what came of it in their order. `answered` is told the place of each that is
+/// through.
+pub async fn try_all(caches: &[&CacheConfig], nix: &NixStore, answered: impl Fn(usize)) -> Vec<Trial> {
     let mut trying = JoinSet::new();
     for (place, cache) in caches.iter().enumerate() {
         let (cache, nix) = ((*cache).clone(), nix.clone());
@@ -91,10 +93,39 @@ pub async fn try_all(caches: &[&CacheConfig], nix: &NixStore) -> Vec<Trial> {
     let mut trials: Vec<Trial> = caches.iter().map(|_| Trial::lost()).collect();
     while let Some(tried) = trying.join_next().await {
         if let Ok((place, trial)) = tried {
+            answered(place);
             trials[place] = trial;
         }
     }
     trials
+}
+
+/// The caches that have not answered yet.
+pub struct Unanswered<'a>(Mutex<Vec<Option<&'a str>>>);
+
+impl<'a> Unanswered<'a> {
+    /// None of these has.
+    #[must_use]
+    pub fn new(names: &[&'a str]) -> Self {
+        Self(Mutex::new(names.iter().map(|name| Some(*name)).collect()))
+    }
+
+    /// The one in that place has.
+    pub fn answered(&self, place: usize) {
+        if let Some(name) = self.lock().get_mut(place) {
+            *name = None;
+        }
+    }
+
+    /// `team, archive`
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        self.lock().iter().flatten().copied().collect::<Vec<_>>().join(", ")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<&'a str>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is well about a cache, in a few words; its troubles apart.

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 pub(super) use self::keys::own_key_file;
 pub use self::keys::public_key;
 use self::keys::{public_key_file, signing_key, write_public};
-pub use self::look::{describe, summary, try_all};
+pub use self::look::{Unanswered, describe, summary, try_all};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
 use crate::cache::command::{CommandCache, CommandOptions};
@@ -240,7 +240,7 @@ fn binary_cache(
         layout: Layout { compression: config.compression.or(layout.compression), ..layout },
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
-        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
+        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
         pace: Pace::default(),
     })
 }

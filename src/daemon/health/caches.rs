@@ -5,7 +5,7 @@ use crate::cache::bucket::BucketError;
 use crate::cache::http::HttpError;
 use crate::cache::{CacheError, Trial};
 use crate::config::{CacheConfig, Config, NixStore};
-use crate::daemon::caches::{off_by_name, own_server, summary, try_all};
+use crate::daemon::caches::{Unanswered, off_by_name, own_server, summary, try_all};
 use crate::report::one_line;
 use crate::secret::SecretError;
 
@@ -15,7 +15,7 @@ const APART: u64 = 60;
 /// Clocks that are further apart (seconds) make servers refuse tokens; most allow for less.
 const FAR_APART: u64 = 5 * 60;
 
-pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
+pub(super) async fn examine(config: &Config, nix: &NixStore, step: &dyn Fn(&str)) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut on = Vec::new();
     for cache in &config.caches {
@@ -24,7 +24,14 @@ pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
             None => on.push(cache),
         }
     }
-    let trials = try_all(&on, nix).await;
+    let names: Vec<&str> = on.iter().map(|cache| cache.name.as_str()).collect();
+    let left = Unanswered::new(&names);
+    step(&left.in_words());
+    let answered = |place| {
+        left.answered(place);
+        step(&left.in_words());
+    };
+    let trials = try_all(&on, nix, answered).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial));
     }
@@ -59,7 +66,10 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
 
 /// Whether a secret may be there for the service, though not for who examines: systemd gives it to the service alone.
 pub(super) fn is_the_services_own(error: &SecretError) -> bool {
-    matches!(error, SecretError::NoVariable { .. } | SecretError::NoCredentials { .. })
+    matches!(
+        error,
+        SecretError::NoVariable { .. } | SecretError::NoCredentials { .. } | SecretError::NoCredential { .. }
+    )
 }
 
 fn is_hidden(error: &BucketError) -> bool {

@@ -57,23 +57,29 @@ pub enum Grade {
     Trouble,
 }
 
-/// Examines everything.
-pub async fn examine(host: &Host<'_>) -> Vec<Finding> {
+/// Examines everything, and tells `step` what is next, as somebody may have to wait for it.
+pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
     let config = host.config.as_ref().ok();
     let nix = NixStore::resolve(config.map_or(&StoreOptions::default(), |config| &config.store), |name| {
         std::env::var_os(name)
     });
     let mut findings = policy::examine(host);
     match &nix {
-        Ok(nix) => findings.extend(nix::examine(nix).await),
+        Ok(nix) => {
+            step("Nix's database and daemon");
+            findings.extend(nix::examine(nix).await);
+        }
         Err(error) => findings.push(Finding::trouble("Nix store", one_line(error))),
     }
+    step("events of the file system");
     findings.extend(events::examine(&host.state_dir, nix.as_ref().ok().map(NixStore::db_path).as_deref()).await);
     findings.extend(state::examine(&host.state_dir));
     match (config, &nix) {
         (Some(config), Ok(nix)) => {
+            step("the secrets");
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
-            findings.extend(caches::examine(config, nix).await);
+            findings.extend(caches::examine(config, nix, step).await);
+            step("the upstreams");
             findings.extend(upstreams::examine(config).await);
             findings.extend(bandwidth::examine(config).await);
         }

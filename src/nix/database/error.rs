@@ -47,13 +47,12 @@ pub enum DatabaseError {
         known: u32,
     },
     /// Somebody writes for longer than the timeout, or was killed while writing without a write-ahead log, which Nix's next
-    /// command puts right. Keeps a build from waiting for us, and us from giving up: try again at the next wake-up.
+    /// command puts right. Keeps a build from waiting for us, and us from giving up: try again at the next wake-up. What
+    /// SQLite says is left out: for one that is to be rolled back, that we must not write it, which nobody wants.
     #[error("{verb}: the Nix database is being written")]
     Busy {
         /// What was to be done.
         verb: &'static str,
-        /// What SQLite says.
-        source: rusqlite::Error,
     },
     /// A row that was asked for can't be made sense of. Keeps a path from going out with some references left out.
     #[error("Nix database, {row}: {why}")]
@@ -99,7 +98,11 @@ impl DatabaseError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotFound { .. } => {
-                Some("is Nix installed? NIX_STATE_DIR or [store] state_dir say where its state is")
+                Some("is Nix installed? NIX_STATE_DIR, NIX_REMOTE or [store] in the policy say where its state is")
+            }
+            Self::Denied { .. } => Some("this takes the database itself: run it as root, or as a user who may read it"),
+            Self::Busy { .. } => {
+                Some("ask again in a moment; if a Nix was killed meanwhile, the next one puts it right")
             }
             _ => None,
         }
@@ -125,11 +128,9 @@ impl DatabaseError {
         let denied = |access, source| Self::Denied { path: path.to_owned(), access, source: Some(source) };
         match failure.code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => {
-                Self::Busy { verb, source }
+                Self::Busy { verb }
             }
-            ErrorCode::ReadOnly if failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK => {
-                Self::Busy { verb, source }
-            }
+            ErrorCode::ReadOnly if is_to_be_rolled_back(&source) => Self::Busy { verb },
             ErrorCode::NotADatabase => Self::NotNix { path: path.to_owned(), why: "not written by SQLite".to_owned() },
             ErrorCode::CannotOpen if !path.exists() => Self::NotFound { path: path.to_owned() },
             ErrorCode::CannotOpen | ErrorCode::PermissionDenied if !may(path, rustix::fs::Access::READ_OK) => {
@@ -141,6 +142,12 @@ impl DatabaseError {
             _ => Self::Other { verb, path: path.to_owned(), source },
         }
     }
+}
+
+/// Whether there is a journal beside the database: Nix is writing it, without a write-ahead log, or was killed while it did.
+pub(super) fn is_to_be_rolled_back(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|failure| failure.extended_code);
+    code == Some(ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 fn may(path: &Path, access: rustix::fs::Access) -> bool {

@@ -170,6 +170,8 @@ async fn environment_and_credentials() {
     let host = host.with("TOKEN", "s3cret ").with("CREDENTIALS_DIRECTORY", folder);
     assert_eq!(text(env(&host).get().await), "s3cret");
     // The mode that systemd's access list makes.
+    let error = credential(&host, "token").get().await.expect_err("not among them");
+    assert!(error.to_string().contains("write `LoadCredential=token:/FILE`") && error.hint().is_none(), "{error}");
     host.write("credentials/token", "s3cret\n", 0o440);
     assert_eq!(text(credential(&host, "token").get().await), "s3cret");
     host.write("credentials/token", "s3cret\n", 0o444);

@@ -79,7 +79,13 @@ async fn a_pause_that_was_asked_for_is_kept() {
     assert!(!state.shown(Ends::Took), "what began before it ends well, and says nothing of the pause");
     state.wait(&Waits { pause: Pause::Short, ..growing("no token") }, 0);
     assert_eq!(state.retry_at().expect("a time") - Instant::now(), Duration::from_secs(77), "nor does another trouble");
+    assert_eq!(state.told_until(), state.retry_at(), "and it is told until when");
     tokio::time::advance(Duration::from_secs(77)).await;
+    assert!(state.shown(Ends::Took));
+
+    state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
+    state.hurry();
+    assert_eq!(state.room(256), 1, "unless somebody wants it tried at once");
     assert!(state.shown(Ends::Took));
 }
 

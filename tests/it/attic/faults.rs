@@ -83,11 +83,36 @@ fn what_is_too_large_for_a_proxy_fails_and_the_rest_goes_on() {
     let failed = team.storewatch.cmd(&["queue", "list", "--state", "failed"]).ok();
     // The setting that most have to change.
     assert!(failed.contains("413") && failed.contains("client_max_body_size"), "{failed}");
+    assert!(failed.contains("its archive has 1.9 MiB, unpacked"), "{failed}");
     assert_eq!(proxy.faults(), 1, "it isn't tried again by itself");
     proxy.pass();
     team.storewatch.cmd(&["queue", "retry"]).ok();
     rest.extend(large);
     team.eventually_delivers(&mut running, &attic, &rest);
+    running.stop();
+}
+
+#[test]
+fn a_pause_that_the_server_asks_for_is_shown_and_ended_by_hand() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    let proxy = FlakyProxy::before(attic.port());
+    proxy.fail(On::Every, Fault::Answer(Canned::too_many_requests(600)));
+    let team = Team::new(&store, &proxy.url("team"), &attic.token(&Grant::all(&["team"])));
+    let mut running = team.storewatch.start();
+    let paths = store.build(&expr::many(2)).unwrap();
+    running.eventually("the reason in `status`", || team.waits_because().contains("429"));
+    running.eventually("both jobs", || team.storewatch.jobs_left().len() == 2);
+    // Ten minutes, or up to a fifth more.
+    for command in [&["status"][..], &["queue", "list"], &["cache", "list"]] {
+        let said = team.storewatch.cmd(command).ok();
+        assert!(said.matches(" minutes: ask").count() == 1 && said.contains("again in 1"), "{said}");
+    }
+    proxy.pass();
+    team.storewatch.cmd(&["queue", "retry"]).ok();
+    team.eventually_delivers(&mut running, &attic, &paths);
     running.stop();
 }
 

@@ -237,7 +237,8 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
     );
     // So that nobody has to look elsewhere for what a job waits for.
     let text = team.storewatch.cmd(&["queue", "list"]).ok();
-    assert_eq!(text.matches("its cache takes nothing: ").count(), 2, "{text}");
+    assert_eq!(text.matches("  its cache takes nothing\n").count(), 2, "{text}");
+    assert_eq!(text.matches("is wrong or expired").count(), 1, "said once: {text}");
     team.replace_token(&attic.token(&Grant::all(&["team"])));
     running.eventually("the queue's end", || team.storewatch.jobs_left().is_empty());
     assert_eq!(team.storewatch.cmd(&["queue", "list"]).ok(), "the queue is empty\n");

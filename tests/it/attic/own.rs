@@ -74,6 +74,24 @@ fn a_host_that_has_the_servers_name_says_so_when_it_explains() {
     );
 }
 
+#[test]
+fn a_push_and_a_backfill_say_alike_that_a_cache_is_off_by_the_hosts_name() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    storewatch.policy(&format!(
+        "version = 1\n[caches.team]\nurl = \"attic+https://cache.invalid/team\"\nserver_hostnames = [\"{host}\"]\n"
+    ));
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    for command in [&["push", &path][..], &["backfill", &path]] {
+        let said = storewatch.cmd(command).ok();
+        assert!(said.contains("off here         1 for team, off on this host\n"), "{command:?}: {said}");
+    }
+    let dry = storewatch.cmd(&["backfill", "--dry-run", &path]).ok();
+    assert!(dry.contains("would leave out 1 for team, off on this host"), "{dry}");
+}
+
 /// An address of this host's, if it has one beside loopback. To connect a UDP socket sends nothing.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;

@@ -61,6 +61,9 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         let paths = store.build(&expr::many(1)).unwrap();
         team.eventually_waits_because(&mut running, "certificate");
         team.eventually_waits_because(&mut running, reason);
+        // Only another authority is what that key is for.
+        let advised = team.waits_because().contains("with `ca_file`");
+        assert_eq!(advised, certificate == Certificate::Good, "{}", team.waits_because());
         assert!(proxy.refused() > 0 && proxy.seen().is_empty());
         assert!(!attic.has("team", &paths[0]));
         assert_eq!(team.storewatch.jobs("failed").len(), 0, "it may be mended");
@@ -85,6 +88,19 @@ fn a_client_shows_its_certificate_where_one_is_demanded() {
     bare.eventually_waits_because(&mut running, "client_certificate");
     assert!(proxy.seen().is_empty());
     running.stop();
+
+    let another = Authority::new("another");
+    let (certificate, _) = another.client();
+    let (_, key) = authority.client();
+    let keys = format!(
+        "{trusting}client_certificate = \"{}\"\nclient_key = {{ file = \"{}\" }}\n",
+        certificate.display(),
+        key.display()
+    );
+    let mixed = Team::with_keys(&store, &proxy.url("team"), &keys);
+    mixed.replace_token(&token);
+    let pinged = mixed.storewatch.cmd(&["cache", "ping"]);
+    assert!(format!("{pinged:?}").contains("`client_key` is the key of another certificate"), "{pinged:?}");
 
     let (certificate, key) = authority.client();
     let keys = format!(

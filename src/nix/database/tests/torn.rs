@@ -81,3 +81,21 @@ fn what_a_killed_nix_left_half_written_is_not_believed() {
     let error = database.batch(0, &PLENTY).expect_err("not to be read");
     assert!(error.is_busy(), "{error:?}");
 }
+
+/// Who opens it meets the journal before anything else.
+#[test]
+fn without_a_log_a_commit_is_waited_for_when_it_is_opened_too() {
+    let scratch = Scratch::without_wal();
+    for n in 0..100 {
+        scratch.add(&base(n, "x"));
+    }
+    scratch.nix.execute_batch("pragma cache_size = 1; begin; delete from ValidPaths where id > 50").expect("spilled");
+    let path = scratch.path();
+    let error = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|database| is_empty(&database))
+        .expect_err("in mid-commit");
+    assert!(error::is_to_be_rolled_back(&error), "{error:?}");
+    let opened = std::thread::spawn(move || Database::open(&path, &StoreDir::default()).map(|open| open.last_id()));
+    scratch.nix.execute_batch("rollback").expect("unlocked");
+    assert_eq!(opened.join().expect("opened").expect("a Nix database").expect("an id"), 100);
+}

@@ -1,0 +1,52 @@
+//! Which policy the service goes by, for those who look at the policy file meanwhile.
+
+use rusqlite::OptionalExtension;
+
+use super::{Queue, QueueError, sqlite};
+
+impl Queue {
+    /// Notes the fingerprint of the policy file that is in force; `None` is the built-in policy.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_policy(&mut self, fingerprint: Option<&str>) -> Result<(), QueueError> {
+        let noted = self.db.execute(
+            "INSERT INTO meta (key, value) VALUES ('policy', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+            [fingerprint.unwrap_or_default()],
+        );
+        noted.map(drop).map_err(sqlite("note which policy is in force"))
+    }
+
+    /// Whether a policy file of that fingerprint (`None`: there is no file) is what was noted last; `None` where nothing was.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn goes_by_policy(&self, fingerprint: Option<&str>) -> Result<Option<bool>, QueueError> {
+        let noted: Option<String> = self
+            .db
+            .query_row("SELECT value FROM meta WHERE key = 'policy'", [], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("ask which policy is in force"))?;
+        Ok(noted.map(|noted| noted == fingerprint.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_in_force_is_told_from_others() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut queue = Queue::open(dir.path()).expect("opened").queue;
+        let beside = Queue::open_beside(dir.path()).expect("opened");
+        let asked = |fingerprint| beside.goes_by_policy(fingerprint).expect("asked");
+        assert_eq!(asked(None), None);
+        for noted in [None, Some("a"), Some("b")] {
+            queue.note_policy(noted).expect("noted");
+            for other in [None, Some("a"), Some("b")] {
+                assert_eq!(asked(other), Some(noted == other), "{noted:?} {other:?}");
+            }
+        }
+    }
+}
