@@ -131,6 +131,7 @@ impl Working {
             queue: queue.clone(),
             facts,
             real_store: nix.real.clone(),
+            socket: nix.socket.clone(),
             bell: Arc::clone(&bell),
             commands: inbox,
         });

@@ -19,6 +19,7 @@ mod deliver;
 mod flight;
 mod note;
 mod presence;
+mod roots;
 mod settle;
 mod target;
 
@@ -37,6 +38,7 @@ use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting};
 use self::presence::Presence;
+use self::roots::Roots;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
@@ -69,6 +71,8 @@ pub struct Parts {
     pub facts: StoreFacts,
     /// The directory in which the store's files are.
     pub real_store: PathBuf,
+    /// The Nix daemon's socket; nothing says that it is there.
+    pub socket: PathBuf,
     /// Rings when there may be new jobs.
     pub bell: Arc<Notify>,
     /// What it is told.
@@ -148,13 +152,14 @@ pub enum Event {
 }
 
 impl Uploader {
-    /// An uploader that does nothing before it is told to [serve](Command::Serve).
+    /// An uploader that does nothing before it is told to [serve](Command::Serve). To be called on a tokio runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, commands } = parts;
+        let Parts { queue, facts, real_store, socket, bell, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
+            roots: Roots::start(socket, facts.store_dir().clone()),
             facts,
             real_store,
             call_off,
