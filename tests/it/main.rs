@@ -28,5 +28,6 @@ mod put;
 mod realisations;
 mod reconfigured;
 mod room;
+mod rooted;
 mod support;
 mod watching;
