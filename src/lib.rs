@@ -26,6 +26,7 @@
 //! - [`limit`]: how much is done at once, and for whom first.
 //! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
+//! - [`pins`]: keeps queued paths from the garbage collector, within a budget.
 //! - [`secret`]: reads secrets, and refuses those that others could read too.
 //! - [`config`]: the policy file, checked, and where everything lives.
 //! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order;
@@ -40,6 +41,7 @@ pub mod config;
 pub mod daemon;
 pub mod limit;
 pub mod nix;
+pub mod pins;
 pub mod policy;
 pub mod program;
 pub mod queue;

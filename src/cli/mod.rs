@@ -12,6 +12,7 @@ mod queue;
 mod run;
 mod setup;
 mod status;
+mod unpin;
 mod words;
 
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ enum Command {
     Push(push::Args),
     Status(status::Args),
     Queue(queue::Args),
+    Unpin(unpin::Args),
     Policy(policy::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Push(args) => push::run(&global, &args),
         Command::Status(args) => status::run(&global, &args),
         Command::Queue(args) => queue::run(&global, &args),
+        Command::Unpin(args) => unpin::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
         Command::Cache(args) => cache::run(&global, &args),
         Command::Doctor(args) => doctor::run(&global, &args),

@@ -14,6 +14,10 @@ pub const SYSTEM_STATE_DIR: &str = "/var/lib/storewatch";
 /// Where root's daemon finds its policy.
 pub const SYSTEM_CONFIG_DIR: &str = "/etc/storewatch";
 
+/// Where root's daemon keeps what is gone with a reboot.
+pub const SYSTEM_RUNTIME_DIR: &str =
+    if cfg!(target_os = "macos") { "/var/run/storewatch" } else { "/run/storewatch" };
+
 /// What the process was started with.
 pub struct Surroundings<'a> {
     /// `--state-dir`, or `STOREWATCH_STATE_DIR`.
@@ -65,6 +69,16 @@ impl Surroundings<'_> {
             .or_else(|| self.root.then(|| SYSTEM_CONFIG_DIR.into()))
             .or_else(|| self.xdg("XDG_CONFIG_HOME", ".config"))?;
         Some(PolicyFile { path: dir.join(POLICY_FILE_NAME), named: false })
+    }
+
+    /// The runtime directory, which is gone after a reboot: `RUNTIME_DIRECTORY`, `/run/storewatch` as root (`/var/run` on
+    /// macOS), `$XDG_RUNTIME_DIR/storewatch`. `None` where none of these is to be had.
+    #[must_use]
+    pub fn runtime_dir(&self) -> Option<PathBuf> {
+        let xdg = || (self.env)("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        self.given_or_systemds(None, "RUNTIME_DIRECTORY")
+            .or_else(|| self.root.then(|| SYSTEM_RUNTIME_DIR.into()))
+            .or_else(|| Some(xdg()?.join("storewatch")))
     }
 
     fn given_or_systemds(&self, given: Option<&Path>, variable: &str) -> Option<PathBuf> {

@@ -33,6 +33,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiting;
 mod work;
 
 use std::path::{Path, PathBuf};

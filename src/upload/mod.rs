@@ -75,6 +75,8 @@ pub struct Parts {
     pub socket: PathBuf,
     /// Rings when there may be new jobs.
     pub bell: Arc<Notify>,
+    /// Rung when something may have been queued, claimed or done, for whom that concerns.
+    pub stirred: Arc<Notify>,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
 }
@@ -104,6 +106,7 @@ pub struct Uploader {
     queue: QueueHandle,
     context: Context,
     bell: Arc<Notify>,
+    stirred: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
     /// `None` before the first time it is told one.
     policy: watch::Sender<Option<Arc<Policy>>>,
@@ -155,7 +158,7 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve). To be called on a tokio runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, socket, bell, commands } = parts;
+        let Parts { queue, facts, real_store, socket, bell, stirred, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
@@ -172,6 +175,7 @@ impl Uploader {
             queue,
             context,
             bell,
+            stirred,
             commands,
             policy,
             caches: BTreeMap::new(),
@@ -401,6 +405,7 @@ impl Uploader {
             self.claimed.insert(task.id(), job);
         }
         self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
+        self.stirred.notify_one();
         Ok(())
     }
 }

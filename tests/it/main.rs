@@ -23,6 +23,7 @@ mod harness;
 mod layers;
 mod nar;
 mod packing;
+mod pins;
 mod priority;
 mod put;
 mod realisations;
