@@ -28,7 +28,13 @@ fn main() {
         ("kept by a root after a stop", &tally.kept_after_a_stop),
     ] {
         let none = paths.is_empty();
-        row(&format!("collected: {what}"), &paths.len().to_string(), &format!("{built} paths"), None, Some(("0", none)));
+        row(
+            &format!("collected: {what}"),
+            &paths.len().to_string(),
+            &format!("{built} paths"),
+            None,
+            Some(("0", none)),
+        );
     }
     println!(
         "{:>62} {uploaded} uploaded, {gone} collected before their turn, {unseen} before they were seen; {collections} \

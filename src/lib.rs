@@ -9,7 +9,7 @@
 //!       │
 //!    queue    ONE transaction: jobs + cursor                 durable before anything else happens
 //!       │ claim: references first, fresh before backfill
-//!    upload   closure → missing? → NAR stream → verify → caches
+//!    upload   closure → missing? → root it → NAR stream → verify → caches
 //!       │
 //!    cache    an Attic server's cache, a signed binary cache, or a program
 //!       │ outcome

@@ -34,7 +34,9 @@ use crate::policy::{ByteSize, Policy};
 
 pub use cache::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
 pub use duration::{BadDuration, parse_duration};
-pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_STATE_DIR, Surroundings};
+pub use places::{
+    NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_STATE_DIR, Surroundings,
+};
 pub use problems::{ConfigError, Problem};
 pub use raw::VERSION;
 pub use schema::SCHEMA;

@@ -15,8 +15,7 @@ pub const SYSTEM_STATE_DIR: &str = "/var/lib/storewatch";
 pub const SYSTEM_CONFIG_DIR: &str = "/etc/storewatch";
 
 /// Where root's daemon keeps what is gone with a reboot.
-pub const SYSTEM_RUNTIME_DIR: &str =
-    if cfg!(target_os = "macos") { "/var/run/storewatch" } else { "/run/storewatch" };
+pub const SYSTEM_RUNTIME_DIR: &str = if cfg!(target_os = "macos") { "/var/run/storewatch" } else { "/run/storewatch" };
 
 /// What the process was started with.
 pub struct Surroundings<'a> {
@@ -139,5 +138,23 @@ mod tests {
             assert_eq!(places(flags, root, env), expected);
         }
         assert_eq!(places(false, false, &[]), (None, None));
+    }
+
+    #[test]
+    fn what_is_gone_with_a_reboot_is_never_in_the_home_folder() {
+        let runtime = |root, env: &[(&str, &str)]| {
+            let look_up =
+                |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+            let surroundings = Surroundings { state_dir: None, config: None, root, env: &look_up };
+            surroundings.runtime_dir().map(|dir| dir.display().to_string())
+        };
+        let home = ("HOME", "/home/me");
+        let xdg = [home, ("XDG_RUNTIME_DIR", "/run/user/1000")];
+        let systemd = [home, ("RUNTIME_DIRECTORY", "/run/sw:/run/other"), ("XDG_RUNTIME_DIR", "/run/user/0")];
+        assert_eq!(runtime(true, &systemd).as_deref(), Some("/run/sw"));
+        assert_eq!(runtime(true, &xdg).as_deref(), Some(SYSTEM_RUNTIME_DIR));
+        assert_eq!(runtime(false, &xdg).as_deref(), Some("/run/user/1000/storewatch"));
+        assert_eq!(runtime(false, &[home, ("XDG_RUNTIME_DIR", "run")]), None);
+        assert_eq!(runtime(false, &[home]), None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod manual;
+mod pins;
 mod servers;
 mod stores;
 

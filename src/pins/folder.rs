@@ -171,7 +171,8 @@ mod tests {
     fn what_is_no_pin_is_removed() {
         let dir = tempfile::tempdir().expect("a folder");
         let link = open(dir.path(), "a").pin_just(&[path(1)]).expect("pinned").remove(0).link;
-        for (name, target) in [("7", "/elsewhere"), ("name", "/elsewhere"), ("8", &StoreDir::default().full(&path(1)))] {
+        for (name, target) in [("7", "/elsewhere"), ("name", "/elsewhere"), ("8", &StoreDir::default().full(&path(1)))]
+        {
             symlink(target, link.with_file_name(name)).expect("a link");
         }
         assert_eq!(pinned(&open(dir.path(), "a")), [path(1)]);

@@ -29,8 +29,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use self::budget::{Budget, Verdict};
-use self::folder::{Pin, PinFolder};
 pub use self::folder::release_all;
+use self::folder::{Pin, PinFolder};
 use crate::nix::{Daemon, DaemonError, FactsError, StoreFacts, StorePath, add_indirect_root};
 use crate::queue::{CacheId, Queue, QueueError};
 use crate::report::one_line;

@@ -1,8 +1,7 @@
 //! Queued paths are kept from the garbage collector within a budget, over a restart, and never for longer than their jobs.
 
-use crate::support::{Nix, Running, ScratchStore, Storewatch, each_nix, expr};
+use crate::support::{CacheDir, Nix, Running, Said, ScratchStore, Storewatch, each_nix, expr};
 use std::fs;
-use std::path::Path;
 
 /// A policy with this `pin`, whose cache takes nothing until it is unblocked.
 fn policy(storewatch: &Storewatch<'_>, pin: &str) {
@@ -11,20 +10,25 @@ fn policy(storewatch: &Storewatch<'_>, pin: &str) {
     storewatch.policy(&text);
 }
 
-/// What is pinned, oldest link first or not.
+/// What there are links to.
 fn pinned(storewatch: &Storewatch<'_>) -> Vec<String> {
     let folders = fs::read_dir(storewatch.runtime_dir().join("pins")).into_iter().flatten().flatten();
     let links = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    let mut paths: Vec<_> =
-        links.map(|link| fs::read_link(link.path()).unwrap().display().to_string()).collect();
+    let mut paths: Vec<_> = links.map(|link| fs::read_link(link.path()).unwrap().display().to_string()).collect();
     paths.sort();
     paths
 }
 
-fn eventually_pinned(running: &mut Running, storewatch: &Storewatch<'_>, paths: &[String]) {
+/// Waits until just these paths are pinned, and Nix knows of it.
+#[track_caller]
+fn eventually_pinned(running: &mut Running, store: &ScratchStore, storewatch: &Storewatch<'_>, paths: &[String]) {
     let mut expected = paths.to_vec();
     expected.sort();
     running.eventually("the pins", || pinned(storewatch) == expected);
+    running.eventually("Nix to know of the pins", || {
+        let roots = Said::by(store.command("nix-store").args(["--gc", "--print-roots"])).ok();
+        paths.iter().all(|path| roots.contains(path))
+    });
 }
 
 fn eventually_collected(running: &mut Running, store: &ScratchStore, path: &str) {
@@ -43,18 +47,18 @@ each_nix! {
         cache.block();
         let mut running = storewatch.start();
         let paths = store.build(&expr::many(3)).unwrap();
-        eventually_pinned(&mut running, &storewatch, &paths);
+        eventually_pinned(&mut running, &store, &storewatch, &paths);
         store.gc();
         assert!(paths.iter().all(|path| store.valid(path)), "{}", running.log());
         cache.unblock();
         running.eventually("the paths", || cache.has_all(&paths));
-        eventually_pinned(&mut running, &storewatch, &[]);
+        eventually_pinned(&mut running, &store, &storewatch, &[]);
         store.gc();
         assert!(!paths.iter().any(|path| store.valid(path)));
         // Nix has forgotten the links, and is told of the same ones again.
         cache_takes_nothing(&cache);
         let more = store.build(&expr::many(1)).unwrap();
-        eventually_pinned(&mut running, &storewatch, &more);
+        eventually_pinned(&mut running, &store, &storewatch, &more);
         store.gc();
         assert!(store.valid(&more[0]));
         running.stop();
@@ -67,7 +71,7 @@ each_nix! {
         storewatch.cache_at("cache").block();
         let mut running = storewatch.start();
         let paths = store.build(&expr::many(2)).unwrap();
-        eventually_pinned(&mut running, &storewatch, &paths);
+        eventually_pinned(&mut running, &store, &storewatch, &paths);
         running.stop();
         store.gc();
         assert!(paths.iter().all(|path| store.valid(path)));
@@ -87,14 +91,14 @@ each_nix! {
         storewatch.cache_at("cache").block();
         let mut running = storewatch.start();
         let paths = store.build(&expr::many(2)).unwrap();
-        eventually_pinned(&mut running, &storewatch, &paths);
+        eventually_pinned(&mut running, &store, &storewatch, &paths);
         running.kill9();
         storewatch.cmd(&["queue", "drop", &paths[0]]).ok();
         let mut running = storewatch.start();
-        eventually_pinned(&mut running, &storewatch, &paths[1..]);
+        eventually_pinned(&mut running, &store, &storewatch, &paths[1..]);
         // Whoever wants no pins has none, at once.
         policy(&storewatch, "none");
-        eventually_pinned(&mut running, &storewatch, &[]);
+        eventually_pinned(&mut running, &store, &storewatch, &[]);
         eventually_collected(&mut running, &store, &paths[1]);
         storewatch.cache_at("cache").unblock();
         running.eventually("its end", || storewatch.jobs("gone").len() == 1);
@@ -115,12 +119,12 @@ fn the_oldest_are_released_first() {
     let mut paths = Vec::new();
     for kept in [0, 0, 1, 2] {
         paths.extend(store.build(&expr::sized(100_000)).unwrap());
-        eventually_pinned(&mut running, &storewatch, &paths[kept..]);
+        eventually_pinned(&mut running, &store, &storewatch, &paths[kept..]);
     }
     let large = store.build(&expr::sized(300_000)).unwrap().remove(0);
     running.eventually("all in the queue", || storewatch.jobs_left().len() == 5);
     let small = store.build(&expr::sized(40_000)).unwrap().remove(0);
-    eventually_pinned(&mut running, &storewatch, &[&paths[2..], &[small]].concat());
+    eventually_pinned(&mut running, &store, &storewatch, &[&paths[2..], &[small]].concat());
     store.gc();
     let valid: Vec<_> = paths.iter().map(|path| store.valid(path)).collect();
     assert_eq!((valid, store.valid(&large)), (vec![false, false, true, true], false));
@@ -138,11 +142,7 @@ fn who_may_not_write_to_nixs_state_pins_by_its_daemon() {
     let Some(mut running) = storewatch.run_as_nobody() else { return };
     running.eventually_logs("watching");
     let paths = daemon.build(&expr::many(2)).unwrap();
-    eventually_pinned(&mut running, &storewatch, &paths);
-    running.eventually("Nix to know of the pins", || {
-        let roots = store.command("nix-store").args(["--gc", "--print-roots"]).output().unwrap();
-        paths.iter().all(|path| String::from_utf8_lossy(&roots.stdout).contains(path))
-    });
+    eventually_pinned(&mut running, &store, &storewatch, &paths);
     store.gc();
     assert!(paths.iter().all(|path| store.valid(path)), "{}", running.log());
     running.stop();
@@ -171,8 +171,8 @@ fn without_a_place_for_pins_it_goes_on_and_says_so_once() {
     running.stop();
 }
 
-/// Makes a cache that is there take nothing: its archives go nowhere.
-fn cache_takes_nothing(cache: &crate::support::CacheDir) {
+/// Makes a cache that is there take nothing, as if its disk had gone.
+fn cache_takes_nothing(cache: &CacheDir) {
     fs::rename(cache.dir(), cache.dir().with_extension("aside")).unwrap();
-    fs::write(Path::new(cache.dir()), "").unwrap();
+    cache.block();
 }
