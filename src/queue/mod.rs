@@ -32,6 +32,7 @@ mod schema;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod view;
 mod waiting;
 mod work;
@@ -50,6 +51,7 @@ pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered};
 pub use schema::Opened;
 pub use settle::Outcome;
+pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
 
 /// Why the queue can't be used.

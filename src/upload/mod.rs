@@ -22,6 +22,7 @@ mod presence;
 mod roots;
 mod settle;
 mod target;
+mod tidy;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ use self::presence::Presence;
 use self::roots::Roots;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
+use self::tidy::tidy;
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
@@ -60,8 +62,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// So often what has ended long ago is forgotten while this runs: it is kept for weeks.
-const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// So often what has ended long ago is forgotten while this runs, beside at each start.
+const TIDY_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the uploader is made of.
 pub struct Parts {
@@ -124,7 +126,7 @@ pub struct Uploader {
     settle_at: Option<Instant>,
     next_due: Option<i64>,
     next_release: Instant,
-    next_prune: Instant,
+    next_tidying: Instant,
     drain_until: Option<Instant>,
 }
 
@@ -188,7 +190,7 @@ impl Uploader {
             settle_at: None,
             next_due: None,
             next_release: Instant::now() + HELD_FOR,
-            next_prune: Instant::now() + PRUNE_EVERY,
+            next_tidying: Instant::now() + TIDY_EVERY,
             drain_until: None,
         }
     }
@@ -199,7 +201,7 @@ impl Uploader {
     /// [`QueueError`]: without the queue there is nothing to go on with.
     pub async fn run(mut self) -> Result<(), QueueError> {
         self.queue.call(|queue| queue.recover()).await?;
-        self.queue.call(|queue| queue.prune(now())).await?;
+        tokio::spawn(tidy(self.queue.clone()));
         loop {
             let event = self.next_event().await;
             if let Event::Drained = event {
@@ -280,9 +282,9 @@ impl Uploader {
             self.next_release = Instant::now() + HELD_FOR;
             self.queue.call(|queue| queue.release_held()).await?;
         }
-        if self.next_prune <= Instant::now() {
-            self.next_prune = Instant::now() + PRUNE_EVERY;
-            self.queue.call(|queue| queue.prune(now())).await?;
+        if self.next_tidying <= Instant::now() {
+            self.next_tidying = Instant::now() + TIDY_EVERY;
+            tokio::spawn(tidy(self.queue.clone()));
         }
         Ok(())
     }

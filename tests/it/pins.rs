@@ -1,7 +1,13 @@
 //! Queued paths are kept from the garbage collector within a budget, over a restart, and never for longer than their jobs.
 
-use crate::support::{CacheDir, Nix, Running, Said, ScratchStore, Storewatch, each_nix, expr};
+use crate::support::{CacheDir, Nix, Running, Said, ScratchStore, Storewatch, each_nix, eventually, expr};
 use std::fs;
+use std::sync::Arc;
+use storewatch::limit::Lane;
+use storewatch::nix::{StoreDir, StoreFacts};
+use storewatch::pins::{Orders, Parts, Pins};
+use storewatch::queue::{Admission, Ended, Queue, Wanted};
+use tokio::sync::watch;
 
 /// A policy with this `pin`, whose cache takes nothing until it is unblocked.
 fn policy(storewatch: &Storewatch<'_>, pin: &str) {
@@ -146,6 +152,46 @@ fn who_may_not_write_to_nixs_state_pins_by_its_daemon() {
     store.gc();
     assert!(paths.iter().all(|path| store.valid(path)), "{}", running.log());
     running.stop();
+}
+
+/// While space is needed, Nix can free all that nothing else keeps.
+#[test]
+fn pins_are_given_up_while_space_is_needed() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let paths = store.build(&expr::many(2)).unwrap();
+    let store_dir = StoreDir::new(store.store_dir().to_str().unwrap());
+    let mut queue = Queue::open(&storewatch.state_dir()).unwrap().queue;
+    let cache = queue.cache_id("team", "file:///c").unwrap();
+    let wanted: Vec<_> = paths
+        .iter()
+        .map(|path| Wanted { path: store_dir.parse(path).unwrap(), row: None, caches: vec![cache] })
+        .collect();
+    let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
+    queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None).unwrap();
+
+    let (space_is_needed, told) = watch::channel(false);
+    let (_orders, orders) = watch::channel(Orders { budget: Some(1 << 30), caches: vec![cache] });
+    let parts = Parts {
+        state_dir: storewatch.state_dir(),
+        instance: queue.instance().unwrap(),
+        socket: store.state_dir().join("daemon-socket/socket"),
+        facts: StoreFacts::new(store.db_path(), store.root().join("no-socket"), store_dir),
+        nix_state: store.state_dir(),
+        runtime_dir: Some(storewatch.runtime_dir()),
+        orders,
+        space_is_needed: told,
+        stirred: Arc::default(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(async move { Pins::new(parts).run().await });
+    let pinned_are = |count| eventually("the pins", || pinned(&storewatch).len() == count);
+    pinned_are(2);
+    space_is_needed.send_replace(true);
+    pinned_are(0);
+    space_is_needed.send_replace(false);
+    pinned_are(2);
 }
 
 #[test]
