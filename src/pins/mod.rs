@@ -7,12 +7,12 @@
 //!
 //! Invariants kept here:
 //!
-//! - **Nothing fills up.** Pins are bounded by the budget and by [`MOST_PINS`], and given up while space is needed.
+//! - **Nothing fills up.** Pins are bounded by the budget and by `MOST_PINS`, and given up while space is needed.
 //! - **Nobody waits.** The queue is read by a connection of its own. Where nothing can be pinned, that is said once, and what
 //!   is collected ends as gone.
 //!
-//! Deliberately absent: what is held (it may be so for ever), what waits for a cache that the policy doesn't name or that is
-//! off on this host, and paths under way, which the uploader roots by itself; a pin that they have is left to them.
+//! Deliberately absent: what is held, which may be so for ever, and what waits for a cache that the policy doesn't name or
+//! that is off on this host.
 
 mod budget;
 mod folder;
