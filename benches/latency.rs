@@ -3,6 +3,8 @@
 //!
 //! The commit is when a reader of the database that looks every [`LOOK`] sees the row; the narinfo is there when `stat`,
 //! asked as often, finds it. Both are late by one look at most, so the difference is right within one look.
+//!
+//! Where a Nix daemon runs, each path gets a temporary root before it is read.
 
 #![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
 
@@ -30,9 +32,10 @@ const LOST: Duration = Duration::from_secs(30);
 fn main() {
     let count = size(500, 40);
     common::headline(&format!("latency: commit to readable narinfo, {count} paths of 4 KiB each"));
-    for (name, nix) in [("2.8", Nix::v2_8()), ("newer", Nix::recent())] {
+    let kinds = [("2.8", Nix::v2_8(), false), ("newer", Nix::recent(), false), ("newer, rooted", Nix::recent(), true)];
+    for (name, nix, by_daemon) in kinds {
         let Some(nix) = nix else { continue };
-        let mut times = latencies(&nix, count);
+        let mut times = latencies(&nix, by_daemon, count);
         times.sort_unstable();
         let [median, high] = [times[count / 2], times[count * 99 / 100]];
         let ms = |limit: u64| Duration::from_millis(limit);
@@ -55,8 +58,9 @@ fn main() {
     }
 }
 
-fn latencies(nix: &Nix, count: usize) -> Vec<Duration> {
+fn latencies(nix: &Nix, by_daemon: bool, count: usize) -> Vec<Duration> {
     let store = ScratchStore::new(nix);
+    let _daemon = by_daemon.then(|| store.daemon());
     let storewatch = Storewatch::new(&store);
     let cache = tempfile::tempdir().unwrap();
     storewatch.policy(&format!("version = 1\n[caches.bench]\nurl = \"file://{}\"\n", cache.path().display()));

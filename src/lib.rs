@@ -9,7 +9,7 @@
 //!       │
 //!    queue    ONE transaction: jobs + cursor                 durable before anything else happens
 //!       │ claim: references first, fresh before backfill
-//!    upload   closure → missing? → NAR stream → verify → caches
+//!    upload   closure → missing? → root it → NAR stream → verify → caches
 //!       │
 //!    cache    an Attic server's cache, a signed binary cache, or a program
 //!       │ outcome
@@ -26,6 +26,7 @@
 //! - [`limit`]: how much is done at once, and for whom first.
 //! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
+//! - [`pins`]: keeps queued paths from the garbage collector, within a budget.
 //! - [`secret`]: reads secrets, and refuses those that others could read too.
 //! - [`config`]: the policy file, checked, and where everything lives.
 //! - [`daemon`]: wires watcher, queue and uploader together as the service or as a backfill, and ends them in order;
@@ -40,6 +41,7 @@ pub mod config;
 pub mod daemon;
 pub mod limit;
 pub mod nix;
+pub mod pins;
 pub mod policy;
 pub mod program;
 pub mod queue;

@@ -15,6 +15,7 @@ mod queue;
 mod run;
 mod setup;
 mod status;
+mod unpin;
 mod waiting;
 mod words;
 
@@ -61,6 +62,7 @@ enum Command {
     Limit(limit::Args),
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
+    Unpin(unpin::Args),
     Policy(policy::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Limit(args) => limit::run(&global, &args),
         Command::Pause(args) => pause::pause(&global, &args),
         Command::Resume(args) => pause::resume(&global, &args),
+        Command::Unpin(args) => unpin::run(&global, &args),
         Command::Policy(args) => policy::run(&global, args),
         Command::Cache(args) => cache::run(&global, &args),
         Command::Doctor(args) => doctor::run(&global, &args),

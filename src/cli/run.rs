@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::setup::Setup;
+use super::setup::{Setup, runtime_dir};
 use super::{CliError, Global};
 use crate::daemon::{self, Parts};
 
@@ -31,7 +31,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     daemon::set_priority(priority);
     daemon::leave_a_processor(priority);
     let runtime = runtime()?;
-    let ended = runtime.block_on(daemon::run(Parts { state_dir, settings, nix, events: !args.no_events }));
+    let parts = Parts { state_dir, runtime_dir: runtime_dir(global), settings, nix, events: !args.no_events };
+    let ended = runtime.block_on(daemon::run(parts));
     runtime.shutdown_timeout(LAST_THREADS);
     ended?;
     Ok(ExitCode::SUCCESS)

@@ -45,6 +45,12 @@ pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
     std::path::absolute(&dir).map_err(|source| CliError::System { action: "find the state directory", source })
 }
 
+/// The runtime directory, by environment or custom; `None` where there is none.
+pub(super) fn runtime_dir(global: &Global) -> Option<PathBuf> {
+    let dir = surroundings(global).runtime_dir()?;
+    std::path::absolute(dir).ok()
+}
+
 impl View {
     /// Finds what there is, and reads the policy that goes with it.
     pub(super) fn find(global: &Global) -> Result<Self, CliError> {

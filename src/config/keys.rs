@@ -43,6 +43,7 @@ pub const STORE: Keys = Keys {
         ("log_dir", "log_dir = \"/nix/var/log/nix\""),
         ("real_dir", "real_dir = \"/mnt/nix/store\""),
         ("remote", "remote = \"daemon\""),
+        ("pin", "pin = \"10 GiB\""),
     ],
     later: &[],
 };

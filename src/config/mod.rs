@@ -33,12 +33,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limit::Schedule;
-use crate::policy::Policy;
+use crate::policy::{ByteSize, Policy};
 
 pub use bandwidth::{BACKGROUND, BadBandwidth, parse_bandwidth};
 pub use cache::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
 pub use duration::{BadDuration, parse_duration};
-pub use places::{NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_STATE_DIR, Surroundings};
+pub use places::{
+    NoStateDir, POLICY_FILE_NAME, PolicyFile, SYSTEM_CONFIG_DIR, SYSTEM_RUNTIME_DIR, SYSTEM_STATE_DIR, Surroundings,
+};
 pub use problems::{ConfigError, Problem};
 pub use raw::VERSION;
 pub use schema::SCHEMA;
@@ -60,6 +62,8 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 pub struct Config {
     /// What it says of the Nix store; [`NixStore::resolve`] brings it together with the environment.
     pub store: StoreOptions,
+    /// So much of what is queued is kept from the garbage collector; `None` for nothing.
+    pub pin: Option<ByteSize>,
     /// The caches, in the order of the file; at least one.
     pub caches: Vec<CacheConfig>,
     /// The caches of others.
@@ -108,6 +112,7 @@ impl Config {
     pub fn built_in(defaults: &Defaults) -> Self {
         Self {
             store: StoreOptions::default(),
+            pin: None,
             caches: vec![defaults.cache()],
             upstreams: Upstreams::default(),
             policy: defaults.policy(),
@@ -149,10 +154,10 @@ impl Config {
         let raw = RawPolicy::read(text, &mut problems);
         let validated = validate(raw, defaults, check_url, &mut problems);
         let warnings = problems.finish()?;
-        let Some(Validated { store, caches, upstreams, policy, limits, schedule }) = validated else {
+        let Some(Validated { store, pin, caches, upstreams, policy, limits, schedule }) = validated else {
             unreachable!("what is refused has a problem")
         };
-        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, schedule, source: None, warnings })
+        Ok(Self { store, pin, caches, upstreams, policy: Arc::new(policy), limits, schedule, source: None, warnings })
     }
 }
 

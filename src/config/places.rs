@@ -14,6 +14,9 @@ pub const SYSTEM_STATE_DIR: &str = "/var/lib/storewatch";
 /// Where root's daemon finds its policy.
 pub const SYSTEM_CONFIG_DIR: &str = "/etc/storewatch";
 
+/// Where root's daemon keeps what is gone with a reboot.
+pub const SYSTEM_RUNTIME_DIR: &str = if cfg!(target_os = "macos") { "/var/run/storewatch" } else { "/run/storewatch" };
+
 /// What the process was started with.
 pub struct Surroundings<'a> {
     /// `--state-dir`, or `STOREWATCH_STATE_DIR`.
@@ -65,6 +68,16 @@ impl Surroundings<'_> {
             .or_else(|| self.root.then(|| SYSTEM_CONFIG_DIR.into()))
             .or_else(|| self.xdg("XDG_CONFIG_HOME", ".config"))?;
         Some(PolicyFile { path: dir.join(POLICY_FILE_NAME), named: false })
+    }
+
+    /// The runtime directory, which is gone after a reboot: `RUNTIME_DIRECTORY`, `/run/storewatch` as root (`/var/run` on
+    /// macOS), `$XDG_RUNTIME_DIR/storewatch`. `None` where none of these is to be had.
+    #[must_use]
+    pub fn runtime_dir(&self) -> Option<PathBuf> {
+        let xdg = || (self.env)("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        self.given_or_systemds(None, "RUNTIME_DIRECTORY")
+            .or_else(|| self.root.then(|| SYSTEM_RUNTIME_DIR.into()))
+            .or_else(|| Some(xdg()?.join("storewatch")))
     }
 
     fn given_or_systemds(&self, given: Option<&Path>, variable: &str) -> Option<PathBuf> {
@@ -125,5 +138,23 @@ mod tests {
             assert_eq!(places(flags, root, env), expected);
         }
         assert_eq!(places(false, false, &[]), (None, None));
+    }
+
+    #[test]
+    fn what_is_gone_with_a_reboot_is_never_in_the_home_folder() {
+        let runtime = |root, env: &[(&str, &str)]| {
+            let look_up =
+                |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+            let surroundings = Surroundings { state_dir: None, config: None, root, env: &look_up };
+            surroundings.runtime_dir().map(|dir| dir.display().to_string())
+        };
+        let home = ("HOME", "/home/me");
+        let xdg = [home, ("XDG_RUNTIME_DIR", "/run/user/1000")];
+        let systemd = [home, ("RUNTIME_DIRECTORY", "/run/sw:/run/other"), ("XDG_RUNTIME_DIR", "/run/user/0")];
+        assert_eq!(runtime(true, &systemd).as_deref(), Some("/run/sw"));
+        assert_eq!(runtime(true, &xdg).as_deref(), Some(SYSTEM_RUNTIME_DIR));
+        assert_eq!(runtime(false, &xdg).as_deref(), Some("/run/user/1000/storewatch"));
+        assert_eq!(runtime(false, &[home, ("XDG_RUNTIME_DIR", "run")]), None);
+        assert_eq!(runtime(false, &[home]), None);
     }
 }

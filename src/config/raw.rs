@@ -31,6 +31,7 @@ pub(super) struct RawStore {
     pub(super) log_dir: Option<Spanned<String>>,
     pub(super) real_dir: Option<Spanned<String>>,
     pub(super) remote: Option<Spanned<String>>,
+    pub(super) pin: Option<Spanned<String>>,
 }
 
 #[derive(Default)]
@@ -126,6 +127,7 @@ impl RawStore {
             log_dir: table.string("log_dir", problems),
             real_dir: table.string("real_dir", problems),
             remote: table.string("remote", problems),
+            pin: table.string("pin", problems),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod commands;
 mod manual;
+mod pins;
 mod servers;
 mod stores;
 

@@ -36,6 +36,7 @@ use crate::cache::Tally;
 use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Shaper};
 use crate::nix::{FactsError, StoreFacts};
+use crate::pins::{self, Pins};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::upload::{self, Command, Uploader};
@@ -69,6 +70,8 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(500);
 pub struct Parts {
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Where things lie that are gone with a reboot, if there is such a place.
+    pub runtime_dir: Option<PathBuf>,
     /// The policy file and what it said.
     pub settings: Settings,
     /// The Nix store.
@@ -119,6 +122,8 @@ pub(crate) struct Working {
     pub(crate) tally: Tally,
     in_force: Option<InForce>,
     lookout: Lookout,
+    /// Rung when something may have been queued, claimed or done.
+    stirred: Arc<Notify>,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     surroundings: CacheSurroundings,
@@ -134,22 +139,25 @@ impl Working {
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
-        let (bell, tally) = (Arc::new(Notify::new()), Tally::default());
+        let (bell, stirred, tally) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Tally::default());
         let (commands, inbox) = mpsc::channel(8);
         let shaper = Shaper::default();
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
             facts,
             real_store: nix.real.clone(),
+            socket: nix.socket.clone(),
             bell: Arc::clone(&bell),
             shaper: shaper.clone(),
+            stirred: Arc::clone(&stirred),
             commands: inbox,
             tally: tally.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
         let (in_force, lookout) = (None, Lookout::default());
-        let mut working = Self { queue, bell, shaper, tally, in_force, lookout, commands, uploader, surroundings };
+        let mut working =
+            Self { queue, bell, shaper, tally, in_force, lookout, stirred, commands, uploader, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -190,13 +198,27 @@ impl Working {
 /// # Errors
 /// [`ServiceError`].
 pub async fn run(parts: Parts) -> Result<(), ServiceError> {
-    let Parts { state_dir, mut settings, nix, events } = parts;
+    let Parts { state_dir, runtime_dir, mut settings, nix, events } = parts;
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let Some(lock) = wait_for_lock(&state_dir, &mut signals).await? else { return Ok(()) };
     lock.keep_until_exit();
     let queue = open_queue(&state_dir)?;
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
     note_policy(&working.queue, &settings).await?;
+    let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
+    let (_space_is_needed, space_is_needed) = watching::channel(false);
+    let pins = Pins::new(pins::Parts {
+        state_dir: state_dir.clone(),
+        instance: working.surroundings.instance.clone(),
+        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
+        nix_state: nix.state.clone(),
+        socket: nix.socket.clone(),
+        runtime_dir,
+        orders: pins,
+        space_is_needed,
+        stirred: Arc::clone(&working.stirred),
+    });
+    let mut pins = tokio::spawn(pins.run());
     let (routes_in_force, routes) = watching::channel(routes);
     let began = tokio::time::Instant::now();
     let watcher = Watcher::new(watch::Parts {
@@ -255,6 +277,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(ServiceError::Panicked { part: "the watcher" }),
             },
+            _ = &mut pins => break Err(ServiceError::Panicked { part: "what pins queued paths" }),
             worked = &mut working.uploader => return match worked {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),
@@ -271,6 +294,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         };
         if reloaded == Reload::InForce {
             let routes = working.serve(settings.config()).await?;
+            pins_in_force.send_replace(pinning(settings.config(), &routes));
             routes_in_force.send_replace(routes);
             note_policy(&working.queue, &settings).await?;
         } else {
@@ -278,6 +302,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         }
     };
     watcher.abort();
+    pins.abort();
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain(DRAIN).await;
     ended.and(drained)
@@ -287,6 +312,11 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
 async fn note_policy(queue: &QueueHandle, settings: &Settings) -> Result<(), QueueError> {
     let fingerprint = settings.fingerprint();
     queue.call(move |queue| queue.note_policy(fingerprint.as_deref())).await
+}
+
+/// What is pinned by this configuration.
+fn pinning(config: &Config, routes: &Routes) -> pins::Orders {
+    pins::Orders { budget: config.pin.map(|pin| pin.0), caches: routes.caches.values().copied().collect() }
 }
 
 /// Waits until then; for ever where there is no such time.

@@ -169,6 +169,17 @@ impl Daemon {
         self.give_back(VERB, connection, answer)
     }
 
+    /// Lets Nix know of a link to a store path, which is a root from then on until the link is gone.
+    ///
+    /// # Errors
+    /// `Broken` or `Refused`.
+    pub async fn add_indirect_root(&mut self, link: &Path) -> Result<(), DaemonError> {
+        const VERB: &str = "add indirect root";
+        let mut connection = self.take(VERB)?;
+        let answer = timeout(ANSWER_TIMEOUT, connection.add_indirect_root(link.to_string_lossy()).result()).await;
+        self.give_back(VERB, connection, answer)
+    }
+
     fn take(&mut self, verb: &'static str) -> Result<Connection, DaemonError> {
         self.connection.take().ok_or(DaemonError::Broken { verb, source: None })
     }
@@ -336,6 +347,7 @@ mod tests {
         is_send(daemon.path_info(&path));
         is_send(daemon.valid(&[]));
         is_send(daemon.add_temp_root(&path));
+        is_send(daemon.add_indirect_root(Path::new("/")));
         is_send(Daemon::connect(Path::new("/"), &StoreDir::default()));
     }
 }

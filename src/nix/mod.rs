@@ -8,6 +8,7 @@ mod database;
 mod derivation;
 mod facts;
 mod hash_part;
+mod indirect_root;
 pub mod nar;
 mod path_info;
 mod realisation;
@@ -24,6 +25,7 @@ pub use database::{
 pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};
 pub use hash_part::HashPart;
+pub use indirect_root::add_indirect_root;
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub use realisation::{Derivation, Realisation};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};

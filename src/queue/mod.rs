@@ -34,7 +34,9 @@ mod schema;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod view;
+mod waiting;
 mod walk;
 mod work;
 
@@ -53,6 +55,7 @@ pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
 pub use settle::Outcome;
+pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
 
 /// Why the queue can't be used.

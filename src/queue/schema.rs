@@ -163,10 +163,21 @@ const MIGRATIONS: &[&str] = &[
     -- 1: what a path of it refers to is asked for, too, when the path is there, and so on to the end of the closure.
     ALTER TABLE runs ADD COLUMN walks INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- What has ended, the oldest first, to be forgotten by and by.
+    CREATE INDEX jobs_ended ON jobs (state, changed) WHERE state IN (2, 4, 5);
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The write-ahead log is cut to so many bytes when it has been taken into the database: what it grows to in normal
+/// operation, since SQLite takes it in after every 1000 pages.
+const LOG_SIZE: i64 = 4 << 20;
+
+/// `PRAGMA auto_vacuum`: free pages are given back when they are asked for.
+const INCREMENTAL: i64 = 2;
 
 /// A queue that has been opened to be worked off.
 pub struct Opened {
@@ -192,7 +203,10 @@ impl Queue {
         }
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
-            Ok(queue) => Ok(Opened { queue, moved_aside: None }),
+            Ok(queue) => {
+                queue.let_pages_be_given_back();
+                Ok(Opened { queue, moved_aside: None })
+            }
             Err(error) if error.is_corruption() => {
                 let aside =
                     move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
@@ -239,11 +253,23 @@ impl Queue {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags).map_err(sqlite("open"))?;
         db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("set its time-out"))?;
+        // Before there is anything in it, where it is new.
+        db.pragma_update(None, "auto_vacuum", "incremental").map_err(sqlite("set auto_vacuum"))?;
+        db.pragma_update(None, "journal_size_limit", LOG_SIZE).map_err(sqlite("limit its log"))?;
         db.pragma_update(None, "journal_mode", "wal").map_err(sqlite("switch to WAL"))?;
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
         Ok(Self { db, path: path.to_owned(), data_version: 0 })
+    }
+
+    /// A database that an older storewatch made is written anew once, so that it can give free pages back. Where that can't be
+    /// done now, because the disk is full or another reads there, the next start tries again.
+    fn let_pages_be_given_back(&self) {
+        let mode = self.db.query_row("PRAGMA auto_vacuum", [], |row| row.get::<_, i64>(0));
+        if mode.is_ok_and(|mode| mode != INCREMENTAL) {
+            let _ = self.db.execute_batch("VACUUM");
+        }
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {

@@ -7,6 +7,7 @@ mod opened;
 mod outage;
 mod paused;
 mod reconfigured;
+mod tidied;
 mod walk;
 
 use super::*;
@@ -64,6 +65,13 @@ impl Bench {
 
     fn settle(&mut self, job: Job, outcome: Outcome) {
         self.queue.settle(&[(job, outcome)], self.clock).expect("settled");
+    }
+
+    fn tidy(&mut self, now: i64) {
+        let mut step = Some(Tidying::begin(now));
+        while let Some(next) = step {
+            step = self.queue.tidy(next).expect("tidied");
+        }
     }
 
     fn state(&self, n: u8) -> Option<&'static str> {
@@ -312,20 +320,6 @@ fn a_cache_that_takes_nothing_is_tried_with_another_path_each_time() {
         bench.settle(probe, Outcome::Retry { not_before: bench.clock, reason: "full".to_owned() });
     }
     assert_eq!(tried, [path(1), path(2), path(1), path(2)]);
-}
-
-#[test]
-fn what_has_ended_long_ago_is_forgotten() {
-    let mut bench = Bench::new();
-    bench.fresh(&[1, 2, 3]);
-    let (first, second) = (bench.claim_one(1), bench.claim_one(2));
-    bench.settle(first, UPLOADED);
-    bench.settle(second, Outcome::Gone);
-    let later = |days: i64| 1_000 + days * 24 * 60 * 60 * 1_000;
-    bench.queue.prune(later(8)).expect("pruned");
-    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("done"), None, Some("pending")]);
-    bench.queue.prune(later(91)).expect("pruned");
-    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [None, None, Some("pending")]);
 }
 
 #[test]

@@ -11,12 +11,6 @@ use crate::nix::StorePath;
 /// between two tries.
 const LONGEST_DELAY: i64 = 60 * 60 * 1000;
 
-/// What was collected is remembered for so long (ms), for whoever wonders.
-const GONE_KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
-
-/// What is done is remembered for so long (ms). Should it be asked for again later, its cache is asked.
-const DONE_KEPT: i64 = 90 * 24 * 60 * 60 * 1000;
-
 impl Queue {
     /// Takes back what a crash or an aborted run left claimed. Returns how many jobs that were.
     ///
@@ -25,21 +19,6 @@ impl Queue {
     pub fn recover(&mut self) -> Result<u64, QueueError> {
         let recovered = self.db.execute("UPDATE jobs SET state = 0 WHERE state = 1", []);
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
-    }
-
-    /// Forgets what has ended long ago, so that the queue doesn't grow for ever.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn prune(&mut self, now: i64) -> Result<(), QueueError> {
-        let tx = self.begin().map_err(sqlite("begin to prune"))?;
-        for (state, kept) in [(JobState::Gone, GONE_KEPT), (JobState::Done, DONE_KEPT)] {
-            execute(&tx, "DELETE FROM jobs WHERE state = ?1 AND changed < ?2", params![state as i64, now - kept])?;
-        }
-        execute(&tx, "DELETE FROM contents WHERE noted < ?1", [now - DONE_KEPT])?;
-        execute(&tx, "DELETE FROM runs WHERE finished < ?1", [now - DONE_KEPT])?;
-        execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
-        tx.commit().map_err(sqlite("commit what was pruned"))
     }
 
     /// Claims up to `limit` jobs of a cache and lane that nothing holds back, in the order they came; none of backfill's

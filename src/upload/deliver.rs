@@ -10,6 +10,7 @@ use super::backoff;
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
+use super::roots::Roots;
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{
     CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
@@ -31,6 +32,7 @@ const DOUBTFUL_TRIES: u32 = 4;
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) facts: StoreFacts,
+    pub(super) roots: Roots,
     /// Where the store's files are, which is not where they are said to be for a store within a root.
     pub(super) real_store: PathBuf,
     pub(super) call_off: CallOff,
@@ -122,11 +124,18 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
-    let root = context.real_store.join(job.path.base_name());
+    // Held to the end. It may have been collected before; without a root nothing is said of it either way.
+    let root = context.roots.hold(&job.path).await;
+    if root.is_some()
+        && let Some(outcome) = gone_since(&context, &info).await
+    {
+        return outcome.into();
+    }
+    let files = context.real_store.join(job.path.base_name());
     let Place { slots, gate, seat, over_line: _ } = place;
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(root, &info, job.lane, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, job.lane, slots, context.call_off.clone())
         .behind(gate)
         .seated(seat)
         .counted(&context.tally);
@@ -344,16 +353,23 @@ async fn find(
     }
 }
 
+/// What becomes of the job, if the path was collected since, and perhaps registered anew.
+async fn gone_since(context: &Context, info: &PathInfo) -> Option<Outcome> {
+    match context.facts.path_info(&info.path).await {
+        Ok(None) => Some(Outcome::Gone),
+        Ok(Some(again)) if again.id != info.id => Some(Outcome::Returned),
+        _ => None,
+    }
+}
+
 /// What a failure means for the job, and for the cache.
 async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError) -> Landed {
-    if let CacheError::Nar(NarFailure::Altered { .. } | NarFailure::Unreadable { .. }) = error {
-        // Garbage collection takes a path out of the database first and its files later: what looked like damage may
-        // have been its work.
-        match context.facts.path_info(&job.path).await {
-            Ok(None) => return Outcome::Gone.into(),
-            Ok(Some(again)) if again.id != info.id => return Outcome::Returned.into(),
-            _ => {}
-        }
+    // Garbage collection takes a path out of the database first and its files later: what looked like damage may have been
+    // its work.
+    if let CacheError::Nar(NarFailure::Altered { .. } | NarFailure::Unreadable { .. }) = error
+        && let Some(outcome) = gone_since(context, info).await
+    {
+        return outcome.into();
     }
     let mut reason = one_line(error);
     if error.is_about_size() {

@@ -21,8 +21,10 @@ mod giving_way;
 mod note;
 mod pause;
 mod presence;
+mod roots;
 mod settle;
 mod target;
+mod tidy;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -41,8 +43,10 @@ use self::note::{note_taking, note_waiting};
 pub use self::pause::Pauses;
 use self::pause::UnderWay;
 use self::presence::Presence;
+use self::roots::Roots;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
+use self::tidy::tidy;
 use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
@@ -63,8 +67,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// So often what has ended long ago is forgotten while this runs: it is kept for weeks.
-const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// So often what has ended long ago is forgotten while this runs, beside at each start.
+const TIDY_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the uploader is made of.
 pub struct Parts {
@@ -74,10 +78,14 @@ pub struct Parts {
     pub facts: StoreFacts,
     /// The directory in which the store's files are.
     pub real_store: PathBuf,
+    /// The Nix daemon's socket; nothing says that it is there.
+    pub socket: PathBuf,
     /// Rings when there may be new jobs.
     pub bell: Arc<Notify>,
     /// What bytes go through on their way into the caches.
     pub shaper: Shaper,
+    /// Rung when something may have been queued, claimed or done, for whom that concerns.
+    pub stirred: Arc<Notify>,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
     /// Counts what is read.
@@ -111,6 +119,7 @@ pub struct Uploader {
     queue: QueueHandle,
     context: Context,
     bell: Arc<Notify>,
+    stirred: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
     /// `None` before the first time it is told one.
     policy: watch::Sender<Option<Arc<Policy>>>,
@@ -129,7 +138,7 @@ pub struct Uploader {
     settle_at: Option<Instant>,
     next_due: Option<i64>,
     next_release: Instant,
-    next_prune: Instant,
+    next_tidying: Instant,
     drain_until: Option<Instant>,
 }
 
@@ -160,13 +169,14 @@ pub enum Event {
 }
 
 impl Uploader {
-    /// An uploader that does nothing before it is told to [serve](Command::Serve).
+    /// An uploader that does nothing before it is told to [serve](Command::Serve). To be called on a tokio runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, shaper, tally, commands } = parts;
+        let Parts { queue, facts, real_store, socket, bell, shaper, stirred, tally, commands } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
+            roots: Roots::start(socket, facts.store_dir().clone()),
             facts,
             real_store,
             call_off,
@@ -181,6 +191,7 @@ impl Uploader {
             queue,
             context,
             bell,
+            stirred,
             commands,
             policy,
             caches: BTreeMap::new(),
@@ -194,7 +205,7 @@ impl Uploader {
             settle_at: None,
             next_due: None,
             next_release: Instant::now() + HELD_FOR,
-            next_prune: Instant::now() + PRUNE_EVERY,
+            next_tidying: Instant::now() + TIDY_EVERY,
             drain_until: None,
         }
     }
@@ -205,7 +216,7 @@ impl Uploader {
     /// [`QueueError`]: without the queue there is nothing to go on with.
     pub async fn run(mut self) -> Result<(), QueueError> {
         self.queue.call(|queue| queue.recover()).await?;
-        self.queue.call(|queue| queue.prune(now())).await?;
+        tokio::spawn(tidy(self.queue.clone()));
         loop {
             let event = self.next_event().await;
             if let Event::Drained = event {
@@ -288,9 +299,9 @@ impl Uploader {
             self.next_release = Instant::now() + HELD_FOR;
             self.queue.call(|queue| queue.release_held()).await?;
         }
-        if self.next_prune <= Instant::now() {
-            self.next_prune = Instant::now() + PRUNE_EVERY;
-            self.queue.call(|queue| queue.prune(now())).await?;
+        if self.next_tidying <= Instant::now() {
+            self.next_tidying = Instant::now() + TIDY_EVERY;
+            tokio::spawn(tidy(self.queue.clone()));
         }
         Ok(())
     }
@@ -423,6 +434,7 @@ impl Uploader {
             self.claimed.insert(task.id(), under_way);
         }
         self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
+        self.stirred.notify_one();
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 6] = [
     &["nix", "program", "report"],
     &["policy", "limit", "secret"],
     &["cache", "queue"],
-    &["config", "watch", "upload"],
+    &["config", "watch", "upload", "pins"],
     &["daemon"],
     &["cli"],
 ];

@@ -4,6 +4,7 @@ mod bandwidth;
 mod cache;
 mod command;
 mod compression;
+mod pin;
 mod source;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use toml::Spanned;
 use crate::cache::{CacheUrl, parse_upstream};
 use crate::limit::{CacheSchedule, Schedule, Way};
 use crate::nix::{PublicKey, StoreDir};
-use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
+use crate::policy::{Built, ByteSize, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
 
 use super::duration::parse_duration;
 use super::problems::Problems;
@@ -46,6 +47,7 @@ pub type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<CacheUrl, String>;
 /// What a file that makes sense comes to.
 pub(super) struct Validated {
     pub(super) store: StoreOptions,
+    pub(super) pin: Option<ByteSize>,
     pub(super) caches: Vec<CacheConfig>,
     pub(super) upstreams: Upstreams,
     pub(super) policy: Policy,
@@ -61,6 +63,7 @@ pub(super) fn validate(
     problems: &mut Problems<'_>,
 ) -> Option<Validated> {
     let store = store(&raw.store, problems);
+    let pin = raw.store.pin.as_ref().and_then(|text| pin::pin(text, problems));
     let mut caches: Vec<_> =
         raw.caches.iter().filter_map(|raw| cache::cache(raw, &store, check_url, problems)).collect();
     each_place_once(&raw.caches, problems);
@@ -86,7 +89,7 @@ pub(super) fn validate(
     }
     let rules = rules.into_iter().flatten().collect();
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
-        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits, schedule }),
+        Ok(policy) => Some(Validated { store, pin, caches, upstreams, policy, limits, schedule }),
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None

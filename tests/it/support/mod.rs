@@ -5,6 +5,7 @@
 pub mod attic;
 pub mod backend;
 pub mod cache;
+pub mod collecting;
 pub mod expr;
 pub mod http;
 pub mod nginx;

@@ -271,6 +271,10 @@ impl Daemon<'_> {
         self.store.state_dir().join("daemon-socket/socket")
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// For `NIX_REMOTE`.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())

@@ -53,6 +53,10 @@ impl<'a> Storewatch<'a> {
         self.folder.path().join("state")
     }
 
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
     /// The binary with everything set that it needs; arguments and more are the caller's.
     pub fn command(&self) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_storewatch")))

@@ -1,0 +1,212 @@
+//! Tidying: what has ended long ago is forgotten, and the room that it took is given back.
+//!
+//! In small steps, each of which takes some ms and is a transaction of its own: who works on the queue gets in between.
+//!
+//! What is forgotten is history alone. Should a path be asked for again, its cache is asked whether it has it; only a program
+//! that can't say so is given it anew.
+
+use rusqlite::{Transaction, params};
+
+use super::links::unblock;
+use super::work::{delete, execute};
+use super::{JobState, Queue, QueueError, sqlite};
+
+/// Milliseconds.
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// How much of something that has ended is kept: what is younger than this, but no more than so many.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// Milliseconds.
+    age: i64,
+    /// About: what was written together goes together.
+    count: i64,
+}
+
+/// What is done is remembered so that it can be shown, and for programs that can't say what they have. 200,000 jobs are some
+/// 60 MB.
+const DONE: Kept = Kept { age: 90 * DAY, count: 200_000 };
+
+/// What was collected is remembered for whoever wonders.
+const GONE: Kept = Kept { age: 7 * DAY, count: 20_000 };
+
+/// What has failed waits for a person. Who hasn't come by then won't; what needs it is tried again.
+const FAILED: Kept = Kept { age: 90 * DAY, count: 20_000 };
+
+/// The contents of caches, some 200 bytes each.
+const CONTENTS: Kept = Kept { age: 90 * DAY, count: 200_000 };
+
+/// States of jobs that have ended.
+const ENDED: [(JobState, Kept); 3] = [(JobState::Gone, GONE), (JobState::Done, DONE), (JobState::Failed, FAILED)];
+
+/// Rows for a step: some ms.
+const ROWS: i64 = 500;
+
+/// Pages of 4 KiB that are given back in a step.
+const PAGES: i64 = 256;
+
+/// So many free pages stay in the file, since they will be needed again.
+const SPARE: i64 = 256;
+
+/// A step of tidying, and what it begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Tidying {
+    /// Milliseconds since 1970.
+    now: i64,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// Looks how far back jobs of `ENDED[_]` are kept.
+    Ended(usize),
+    /// Forgets those that ended before, from a place on.
+    Jobs {
+        ended: usize,
+        before: i64,
+        from: (i64, i64),
+    },
+    Contents,
+    Runs,
+    Pages,
+    Log,
+}
+
+impl Tidying {
+    /// The first step, at this time (milliseconds since 1970).
+    #[must_use]
+    pub fn begin(now: i64) -> Self {
+        Self { now, part: Part::Ended(0) }
+    }
+}
+
+impl Queue {
+    /// Takes a step. Returns the next one; `None` when all is tidy.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn tidy(&mut self, Tidying { now, part }: Tidying) -> Result<Option<Tidying>, QueueError> {
+        let next = match part {
+            Part::Ended(ended) => match ENDED.get(ended) {
+                Some((state, kept)) => {
+                    let before = self.oldest_kept(*state, *kept, now)?;
+                    Some(Part::Jobs { ended, before, from: (i64::MIN, i64::MIN) })
+                }
+                None => Some(Part::Contents),
+            },
+            Part::Jobs { ended, before, from } => match self.forget_jobs(ENDED[ended].0, before, from, now)? {
+                Some(from) => Some(Part::Jobs { ended, before, from }),
+                None => Some(Part::Ended(ended + 1)),
+            },
+            Part::Contents => Some(if self.forget_contents_before(now)? { Part::Contents } else { Part::Runs }),
+            Part::Runs => {
+                self.forget_runs(now)?;
+                Some(Part::Pages)
+            }
+            Part::Pages => Some(if self.give_pages_back()? { Part::Pages } else { Part::Log }),
+            Part::Log => {
+                self.shorten_log()?;
+                None
+            }
+        };
+        Ok(next.map(|part| Tidying { now, part }))
+    }
+
+    /// What has ended before then (milliseconds since 1970) isn't kept.
+    fn oldest_kept(&self, state: JobState, Kept { age, count }: Kept, now: i64) -> Result<i64, QueueError> {
+        let sql = "SELECT coalesce(max(?3, (SELECT changed FROM jobs WHERE state = ?1 AND state IN (2, 4, 5)
+                                            ORDER BY changed DESC LIMIT 1 OFFSET ?2)), ?3)";
+        self.db
+            .query_row(sql, params![state as i64, count - 1, now - age], |row| row.get(0))
+            .map_err(sqlite("look how much is kept"))
+    }
+
+    /// Forgets some jobs. Returns where the next ones begin.
+    fn forget_jobs(
+        &mut self,
+        state: JobState,
+        before: i64,
+        (changed, id): (i64, i64),
+        now: i64,
+    ) -> Result<Option<(i64, i64)>, QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to forget jobs"))?;
+        let looked_at = old_jobs(&tx, state, before, (changed, id)).map_err(sqlite("look for what has ended"))?;
+        for (_, id, needed) in &looked_at {
+            if !needed {
+                unblock(&tx, *id, now)?;
+                delete(&tx, *id)?;
+            }
+        }
+        tx.commit().map_err(sqlite("forget jobs"))?;
+        Ok(looked_at.last().map(|(changed, id, _)| (*changed, *id)))
+    }
+
+    /// Forgets some contents. Returns whether there may be more.
+    fn forget_contents_before(&mut self, now: i64) -> Result<bool, QueueError> {
+        let Kept { age, count } = CONTENTS;
+        let forgotten = self
+            .db
+            .prepare_cached(
+                "DELETE FROM contents WHERE (cache, nar_hash) IN (
+                     SELECT cache, nar_hash FROM contents
+                     WHERE noted < coalesce(max(?1, (SELECT noted FROM contents ORDER BY noted DESC LIMIT 1 OFFSET ?2)), ?1)
+                     ORDER BY noted LIMIT ?3)",
+            )
+            .and_then(|mut statement| statement.execute(params![now - age, count - 1, ROWS]));
+        Ok(forgotten.map_err(sqlite("forget contents"))? > 0)
+    }
+
+    /// Forgets backfills that were through long ago, or that nobody has taken up again.
+    fn forget_runs(&mut self, now: i64) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to forget backfills"))?;
+        execute(&tx, "DELETE FROM runs WHERE coalesce(finished, started) < ?1", [now - DONE.age])?;
+        execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
+        tx.commit().map_err(sqlite("forget backfills"))
+    }
+
+    /// Cuts some free pages off the file. Returns whether there may be more.
+    fn give_pages_back(&mut self) -> Result<bool, QueueError> {
+        let free = |queue: &Self| -> rusqlite::Result<i64> {
+            queue.db.query_row("PRAGMA freelist_count", [], |row| row.get(0))
+        };
+        let give_back = || -> rusqlite::Result<bool> {
+            let before = free(self)?;
+            if before <= SPARE {
+                return Ok(false);
+            }
+            self.db.pragma(None, "incremental_vacuum", PAGES.min(before - SPARE), |_| Ok(()))?;
+            // A file that can't give pages back, since it was made without that, has as many as before.
+            Ok(free(self)? < before)
+        };
+        give_back().map_err(sqlite("give free pages back"))
+    }
+
+    /// Takes the log into the database and cuts it to nothing, unless somebody reads there: then it is left to the next time.
+    fn shorten_log(&mut self) -> Result<(), QueueError> {
+        let shorten = || -> rusqlite::Result<()> {
+            self.db.busy_timeout(std::time::Duration::ZERO)?;
+            let shortened = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            self.db.busy_timeout(super::schema::BUSY_TIMEOUT)?;
+            shortened
+        };
+        shorten().map_err(sqlite("shorten its log"))
+    }
+}
+
+/// Jobs that ended before then: when, which, and whether a backfill that isn't through still counts them.
+fn old_jobs(
+    tx: &Transaction<'_>,
+    state: JobState,
+    before: i64,
+    (changed, id): (i64, i64),
+) -> rusqlite::Result<Vec<(i64, i64, bool)>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT changed, id, run IS NOT NULL AND run IN (SELECT id FROM runs WHERE finished IS NULL)
+         FROM jobs WHERE state = ?1 AND state IN (2, 4, 5) AND changed < ?2 AND (changed, id) > (?3, ?4)
+         ORDER BY changed, id LIMIT ?5",
+    )?;
+    let rows = statement.query_map(params![state as i64, before, changed, id, ROWS], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })?;
+    rows.collect()
+}
