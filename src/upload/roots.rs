@@ -4,7 +4,7 @@
 //! connection for all of them, and it is changed for a new one from time to time ([`renewal`] says when): what is still
 //! held is rooted on the new one before the old one is closed.
 //!
-//! **Nobody waits.** Rooting costs a round trip. A daemon that isn't there, is too old or hangs is left alone for a
+//! **Nobody waits.** Rooting costs a round trip, and a new connection is opened beside the old one. A daemon that isn't there, is too old or hangs is left alone for a
 //! while, which is said once, and paths go on without roots: what is collected meanwhile ends as gone.
 //!
 //! **Bounded memory.** Held is what is under way; a connection has at most [`MOST_LEFT`] roots beside that.
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
@@ -28,8 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// So long a daemon that was of no help isn't asked again.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
 
-/// While there is a connection, it is looked this often whether it is to be renewed.
-const LOOK: Duration = Duration::from_secs(2);
+/// While there is a connection, it is looked this often whether it is to be renewed. So long a path that is through is kept
+/// at most when nothing else is under way; for each renewal the daemon forks.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Roots of paths that are through may stand beside those that are held until they are so many.
 const MOST_LEFT: usize = 1_000;
@@ -73,8 +76,16 @@ impl Roots {
     pub(super) fn start(socket: PathBuf, store_dir: StoreDir) -> Self {
         let (requests, inbox) = mpsc::channel(BACKLOG);
         let held = Held::default();
-        let keeper =
-            Keeper { socket, store_dir, held: held.clone(), inbox, connection: None, ask_again: None, told: false };
+        let keeper = Keeper {
+            socket,
+            store_dir,
+            held: held.clone(),
+            inbox,
+            connection: None,
+            opening: None,
+            ask_again: None,
+            told: false,
+        };
         tokio::spawn(keeper.run());
         Self { held, requests }
     }
@@ -150,6 +161,25 @@ fn renewal(held: usize, rooted: usize, age: Duration) -> Renewal {
     }
 }
 
+/// A connection without a root yet, or why there is none.
+type Opened = Result<Result<Daemon, DaemonError>, Elapsed>;
+
+/// What is said of a daemon that is waited for in vain.
+const SILENT: &str = "the Nix daemon doesn't answer";
+
+async fn open(socket: PathBuf, store_dir: StoreDir) -> Opened {
+    timeout(PATIENCE, Daemon::connect(&socket, &store_dir)).await
+}
+
+/// What came of opening a connection; never, where none is being opened. May be dropped at any time.
+async fn end_of(opening: &mut Option<JoinHandle<Opened>>) -> Opened {
+    let lost = || Ok(Err(DaemonError::Broken { verb: "connect to the Nix daemon", source: None }));
+    match opening {
+        Some(task) => task.await.unwrap_or_else(|_| lost()),
+        None => std::future::pending().await,
+    }
+}
+
 /// Has the connection.
 struct Keeper {
     socket: PathBuf,
@@ -157,6 +187,8 @@ struct Keeper {
     held: Held,
     inbox: mpsc::Receiver<Request>,
     connection: Option<Connection>,
+    /// The one that is to take its place, being opened.
+    opening: Option<JoinHandle<Opened>>,
     /// Until then the daemon is left alone.
     ask_again: Option<Instant>,
     /// That there are no roots has been said, and nothing has changed since.
@@ -176,9 +208,13 @@ impl Keeper {
                     // Who asked may be gone, which is fine.
                     let _ = answer.send(self.root(&path).await);
                 }
+                opened = end_of(&mut self.opening), if self.opening.is_some() => {
+                    self.opening = None;
+                    self.replace(opened, None).await;
+                }
                 () = sleep_until(look), if self.connection.is_some() => {
                     look = Instant::now() + LOOK;
-                    self.look().await;
+                    self.look();
                 }
             }
         }
@@ -218,23 +254,40 @@ impl Keeper {
         self.connection.as_ref().is_some_and(|connection| connection.rooted.contains(path))
     }
 
-    async fn look(&mut self) {
+    fn look(&mut self) {
         let Some(connection) = &self.connection else { return };
         match renewal(self.held.len(), connection.rooted.len(), connection.since.elapsed()) {
             Renewal::NotYet => {}
             Renewal::Closed => self.connection = None,
-            Renewal::Due => {
-                self.renew(None).await;
+            Renewal::Due if self.opening.is_none() && !self.is_left_alone() => {
+                self.opening = Some(tokio::spawn(open(self.socket.clone(), self.store_dir.clone())));
             }
+            Renewal::Due => {}
         }
     }
 
-    /// Puts a new connection, with all that is held, in the place of the old one, which otherwise stays. Says whether it did.
+    fn is_left_alone(&self) -> bool {
+        self.ask_again.is_some_and(|then| Instant::now() < then)
+    }
+
+    /// Opens a connection now, and puts it in the place of the old one. Says whether it did.
     async fn renew(&mut self, except: Option<&StorePath>) -> bool {
-        if self.ask_again.is_some_and(|then| Instant::now() < then) {
+        if self.is_left_alone() {
             return false;
         }
-        match timeout(PATIENCE, self.connect(except)).await {
+        let opened = open(self.socket.clone(), self.store_dir.clone()).await;
+        self.replace(opened, except).await
+    }
+
+    /// Puts a new connection, with all that is held but for one path, in the place of the old one, which stays otherwise. Says
+    /// whether it did.
+    async fn replace(&mut self, opened: Opened, except: Option<&StorePath>) -> bool {
+        let daemon = match opened {
+            Ok(Ok(daemon)) => daemon,
+            Ok(Err(error)) => return self.do_without(&one_line(&error)),
+            Err(_) => return self.do_without(SILENT),
+        };
+        match timeout(PATIENCE, self.root_what_is_held(daemon, except)).await {
             Ok(Ok(connection)) => {
                 if std::mem::take(&mut self.told) {
                     info!("the Nix daemon keeps from the garbage collector what is being uploaded again");
@@ -244,17 +297,17 @@ impl Keeper {
                 true
             }
             Ok(Err(error)) => self.do_without(&one_line(&error)),
-            Err(_) => self.do_without("the Nix daemon doesn't answer"),
+            Err(_) => self.do_without(SILENT),
         }
     }
 
-    async fn connect(&self, except: Option<&StorePath>) -> Result<Connection, DaemonError> {
-        let mut daemon = Daemon::connect(&self.socket, &self.store_dir).await?;
+    async fn root_what_is_held(
+        &self,
+        mut daemon: Daemon,
+        except: Option<&StorePath>,
+    ) -> Result<Connection, DaemonError> {
         let mut rooted = HashSet::new();
-        for path in self.held.paths() {
-            if except == Some(&path) {
-                continue;
-            }
+        for path in self.held.paths().into_iter().filter(|path| except != Some(path)) {
             match daemon.add_temp_root(&path).await {
                 Ok(()) => {
                     rooted.insert(path);
