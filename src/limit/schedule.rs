@@ -216,15 +216,12 @@ fn by_policy(
     }
 }
 
-/// The strictest of these. Of equal ones that of the battery comes first, since its pause is for more caches.
+/// The strictest of these. Of equal ones the first, so that a pause that is for more caches isn't hidden by one on a metered
+/// connection.
 fn strictest(usual: Ruling, battery: Option<Ruling>, metered: Option<Ruling>) -> Ruling {
     let bytes = |ruling: &Ruling| ruling.bandwidth.map_or(u64::MAX, Bandwidth::per_second);
-    let first = |one: Ruling, other: Ruling| if bytes(&other) < bytes(&one) { other } else { one };
-    let usual = metered.into_iter().fold(usual, first);
-    match battery {
-        Some(battery) => first(battery, usual),
-        None => usual,
-    }
+    let stricter = |one: Ruling, other: Ruling| if bytes(&other) < bytes(&one) { other } else { one };
+    [battery, metered].into_iter().flatten().fold(usual, stricter)
 }
 
 impl ByHand {
@@ -266,9 +263,10 @@ impl Ruling {
         self.bandwidth == Some(Bandwidth::Nothing)
     }
 
-    /// Whether it is for those caches too that no line leads to: who pauses by hand means all, and packing takes power.
+    /// Whether it is for those caches too that no line leads to: who pauses means that nothing is done, whatever the way,
+    /// but for a line that costs.
     fn is_for_disks(&self) -> bool {
-        matches!(self.by, By::Hand | By::Battery)
+        self.by != By::Metered
     }
 }
 

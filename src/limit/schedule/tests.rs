@@ -139,7 +139,7 @@ fn what_was_said_while_the_clock_stood_wrong_does_not_hold_for_years() {
 }
 
 #[test]
-fn disks_are_paused_by_hand_and_on_battery_only() {
+fn a_pause_is_for_disks_too_but_for_one_on_a_metered_connection() {
     let own = |over_line, windows| CacheSchedule { bandwidth: None, windows, over_line };
     let own_window = vec![window(Days::ALL, 0, DAY, 0)];
     let caches = [("disk", own(false, Vec::new())), ("server", own(true, Vec::new())), ("own", own(false, own_window))];
@@ -158,6 +158,11 @@ fn disks_are_paused_by_hand_and_on_battery_only() {
     assert_eq!(paused(false, false, &[]), [false, false, true, false]);
     assert_eq!(paused(true, false, &[]), [false, true, true, true]);
     assert_eq!(paused(true, true, &[]), [true; 4]);
+    assert_eq!(paused(false, true, &[]), [true; 4]);
+    let at_noon = vec![window(Days::ALL, 11 * 60, 13 * 60, 0)];
+    let at_noon = Schedule { windows: at_noon, ..schedule.clone() };
+    let metered = Conditions { is_metered: true, is_on_battery: false };
+    assert!(at_noon.in_force(&[], metered, &now).paused("disk").is_some(), "the window's isn't hidden by the other");
     let by_hand = ByHand { whose: Whose::Line, bandwidth: Some(Bandwidth::Nothing), since: 0, until: None };
     assert_eq!(paused(false, false, &[by_hand]), [true; 4]);
     let goes_on = ByHand { whose: Whose::Line, bandwidth: None, since: 0, until: None };
