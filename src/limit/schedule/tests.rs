@@ -170,6 +170,20 @@ fn a_pause_is_for_disks_too_but_for_one_on_a_metered_connection() {
     assert_eq!(paused(true, true, &[goes_on]), [false, false, true, false]);
 }
 
+#[test]
+fn rates_are_what_is_in_force_and_next_to_nothing_in_a_pause() {
+    let schedule = of_windows(vec![window(Days::ALL, 12 * 60, 13 * 60, 0)]);
+    let own = CacheSchedule { bandwidth: Some(Bandwidth::new(MIB)), windows: Vec::new(), over_line: true };
+    let free = CacheSchedule { bandwidth: None, ..own.clone() };
+    let caches = [("team".to_owned(), own), ("free".to_owned(), free)].into();
+    let schedule = Schedule { backfill_bandwidth: Some(Bandwidth::new(5 * MIB)), caches, ..schedule };
+    let rates = |hour| now_in(&schedule, &at(date(2026, 11, 27).at(hour, 0, 0, 0), &berlin())).rates();
+    let caches = [("team".to_owned(), Rate::new(MIB).expect("a rate"))].into();
+    let outside = Rates { line: Rate::new(20 * MIB), backfill: Rate::new(5 * MIB), caches };
+    assert_eq!(rates(11), outside);
+    assert_eq!(rates(12), Rates { line: Rate::new(1), ..outside });
+}
+
 fn any_window() -> impl Strategy<Value = Window> {
     // In the small hours, when clocks are changed, more often than not.
     let hour = prop_oneof![1 => 0..=DAY, 1 => (0..=24u16).prop_map(|hour| hour * 60), 4 => 0..240u16];
