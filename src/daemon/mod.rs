@@ -154,6 +154,7 @@ impl Working {
     /// Works by this configuration from now on.
     async fn serve(&mut self, config: &Config) -> Result<Routes, QueueError> {
         caches::tell_what_is_off(config);
+        Self::tell_of_zone(&config.schedule);
         // First, so that nothing is begun that is paused.
         self.lookout.look_now(&config.schedule).await;
         self.shape(&config.schedule).await?;

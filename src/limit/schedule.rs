@@ -144,6 +144,12 @@ impl Schedule {
         in_force
     }
 
+    /// Whether anything depends on the time of day.
+    #[must_use]
+    pub fn has_windows(&self) -> bool {
+        !self.windows.is_empty() || self.caches.values().any(|cache| !cache.windows.is_empty())
+    }
+
     /// What is in force at a time, without until when.
     fn at(&self, by_hand: &[ByHand], conditions: Conditions, now: &ZonedDateTime) -> InForce {
         let hand = |whose: &Whose| by_hand_for(whose, by_hand, now.timestamp()).map(|said| said.ruling());
@@ -171,7 +177,7 @@ impl Schedule {
     fn possible_changes(&self, by_hand: &[ByHand], now: &ZonedDateTime) -> BTreeSet<Timestamp> {
         let mut changes = BTreeSet::new();
         let windows = || self.windows.iter().chain(self.caches.values().flat_map(|cache| &cache.windows));
-        if windows().next().is_some() {
+        if self.has_windows() {
             for day in (-1..=HORIZON).filter_map(|day| now.date().checked_add(day.days()).ok()) {
                 for edge in windows().flat_map(|window| window.edges(day)) {
                     let time = now.time_zone().to_ambiguous_timestamp(edge);
