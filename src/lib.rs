@@ -23,7 +23,7 @@
 //! - [`policy`]: decides what becomes of one path: upload, skip or deny, and by which rule.
 //! - [`queue`]: remembers durably what is to be uploaded where, and how far the Nix database has been read.
 //! - [`watch`]: finds what is new in the Nix database, lets the policy decide, and admits it to the queue.
-//! - [`limit`]: how much is done at once, and for whom first.
+//! - [`limit`]: how much is done at once and how much is sent, when, and for whom first.
 //! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
 //! - [`pins`]: keeps queued paths from the garbage collector, within a budget.

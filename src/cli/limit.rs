@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// For so long: 30m, 2h, 1d. Without it, until something else is said.
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, requires = "bandwidth")]
     duration: Option<Duration>,
-    /// Take back what was said, so that the policy decides again.
+    /// Take back the limits that were set by hand, all of them or the one that is named: the policy decides again.
     #[arg(long, conflicts_with = "bandwidth")]
     clear: bool,
     /// Print JSON.
@@ -62,7 +62,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             let config = config.map_err(CliError::BadPolicy)?;
             args.whose.check(&config)?;
             let whose = whose.unwrap_or(Whose::Line);
-            can_be_limited(&whose, bandwidth, &config)?;
+            if bandwidth.is_some() {
+                can_be_limited(&whose, bandwidth, &config)?;
+            }
             let mut queue = open_to_say(&state_dir)?;
             queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
             tell(&state_dir, &queue, &config)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Working;
 use crate::limit::{Bandwidth, By, InForce, Ruling, Schedule, Whose};
@@ -12,7 +12,18 @@ use crate::policy::{ByteSize, CacheName};
 use crate::queue::{Paused, Queue, QueueError, now};
 use crate::upload::{Command, Pauses};
 
+/// What is said where nobody knows what the clock on the wall shows.
+pub(super) const UNKNOWN_ZONE: &str =
+    "not known, so windows go by UTC: neither TZ nor /etc/localtime says one, or there are no time zones in the system";
+
 impl Working {
+    /// Says so if windows can't go by this host's clock.
+    pub(super) fn tell_of_zone(schedule: &Schedule) {
+        if schedule.has_windows() && TimeZone::system().is_unknown() {
+            warn!("time zone: {UNKNOWN_ZONE}");
+        }
+    }
+
     /// Puts in force what may be sent now, if that is another than before.
     pub(crate) async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
         let by_hand = self

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! policy file ──► Settings ──► Watcher ──admits──► queue ──claims──► Uploader ──► caches
-//!    signals ───► Service ── serve · hurry · drain ─────────────────────▲
+//!    signals ───► Service ── serve · pause · hurry · drain ─────────────▲
 //! ```
 //!
 //! An actor that ends before it is told to is an event like any other: the service says why, lets the uploader hand back
@@ -165,6 +165,7 @@ impl Working {
     /// Works by this configuration from now on.
     async fn serve(&mut self, config: &Config) -> Result<Routes, QueueError> {
         caches::tell_what_is_off(config);
+        Self::tell_of_zone(&config.schedule);
         // First, so that nothing is begun that is paused.
         self.lookout.look_now(&config.schedule).await;
         self.shape(&config.schedule).await?;
@@ -242,6 +243,9 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let mut timer = interval_at(began, if events { INTERVAL * INTERVALS_BESIDE_EVENTS } else { INTERVAL });
     timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut clocks = Clocks::now();
+    for warning in &settings.config().warnings {
+        warn!("{warning}");
+    }
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
     for cache in &settings.config().caches {
         let Some(substituter) = caches::substituter(&cache.url) else { continue };

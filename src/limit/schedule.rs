@@ -155,6 +155,12 @@ impl Schedule {
         in_force
     }
 
+    /// Whether anything depends on the time of day.
+    #[must_use]
+    pub fn has_windows(&self) -> bool {
+        !self.windows.is_empty() || self.caches.values().any(|cache| !cache.windows.is_empty())
+    }
+
     /// What is in force at a time, without until when.
     fn at(&self, by_hand: &[ByHand], conditions: Conditions, now: &ZonedDateTime) -> InForce {
         let hand = |whose: &Whose| by_hand_for(whose, by_hand, now.timestamp()).map(|said| said.ruling());
@@ -182,7 +188,7 @@ impl Schedule {
     fn possible_changes(&self, by_hand: &[ByHand], now: &ZonedDateTime) -> BTreeSet<Timestamp> {
         let mut changes = BTreeSet::new();
         let windows = || self.windows.iter().chain(self.caches.values().flat_map(|cache| &cache.windows));
-        if windows().next().is_some() {
+        if self.has_windows() {
             for day in (-1..=HORIZON).filter_map(|day| now.date().checked_add(day.days()).ok()) {
                 for edge in windows().flat_map(|window| window.edges(day)) {
                     let time = now.time_zone().to_ambiguous_timestamp(edge);
@@ -227,15 +233,12 @@ fn by_policy(
     }
 }
 
-/// The strictest of these. Of equal ones that of the battery comes first, since its pause is for more caches.
+/// The strictest of these. Of equal ones the first, so that a pause that is for more caches isn't hidden by one on a metered
+/// connection.
 fn strictest(usual: Ruling, battery: Option<Ruling>, metered: Option<Ruling>) -> Ruling {
     let strictness = |ruling: &Ruling| ruling.bandwidth.map_or(u64::MAX, Bandwidth::strictness);
-    let first = |one: Ruling, other: Ruling| if strictness(&other) < strictness(&one) { other } else { one };
-    let usual = metered.into_iter().fold(usual, first);
-    match battery {
-        Some(battery) => first(battery, usual),
-        None => usual,
-    }
+    let stricter = |one: Ruling, other: Ruling| if strictness(&other) < strictness(&one) { other } else { one };
+    [battery, metered].into_iter().flatten().fold(usual, stricter)
 }
 
 impl ByHand {
@@ -277,9 +280,10 @@ impl Ruling {
         self.bandwidth == Some(Bandwidth::Nothing)
     }
 
-    /// Whether it is for those caches too that no line leads to: who pauses by hand means all, and packing takes power.
+    /// Whether it is for those caches too that no line leads to: who pauses means that nothing is done, whatever the way,
+    /// but for a line that costs.
     fn is_for_disks(&self) -> bool {
-        matches!(self.by, By::Hand | By::Battery)
+        self.by != By::Metered
     }
 }
 

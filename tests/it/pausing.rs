@@ -189,6 +189,32 @@ fn a_window_pauses_a_cache_and_is_taken_back_with_the_policy() {
     running.stop();
 }
 
+#[test]
+fn windows_go_by_the_time_zone_of_the_host() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch
+        .policy("version = 1\n[limits]\nwindows = [{ from = \"10:00\", to = \"14:00\", bandwidth = \"1 MiB/s\" }]\n");
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let hour = i64::try_from(since_1970 / 3600 % 24).unwrap();
+    // As POSIX writes it: hours to the west. It is past noon in the one and past midnight in the other.
+    for (zone, by) in [(format!("XXX{}", hour - 12), "window"), (format!("XXX{hour}"), "policy")] {
+        let said = storewatch.command().args(["limit", "--json"]).env("TZ", &zone).output().unwrap();
+        let shown: Value = serde_json::from_slice(&said.stdout).unwrap();
+        assert_eq!(shown["line"]["by"], by, "{zone}: {shown}");
+        assert!(shown["line"]["until"].as_i64() > Some(i64::try_from(since_1970).unwrap() * 1000), "{shown}");
+    }
+    // One that nobody knows is said.
+    let mut running = storewatch.start_with(|command| {
+        command.env("TZ", "Nowhere/Atall");
+    });
+    running.eventually_logs("time zone: not known, so windows go by UTC");
+    let doctor = storewatch.command().args(["doctor"]).env("TZ", "Nowhere/Atall").output().unwrap();
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("warning  time zone: not known"), "{doctor:?}");
+    running.stop();
+}
+
 /// Says what a file beside it says, and notes that it was asked.
 const BUSCTL: &str = "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/asked\"\ncat \"$(dirname \"$0\")/says\"\n";
 

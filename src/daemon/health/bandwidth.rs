@@ -5,27 +5,22 @@ use jiff::tz::TimeZone;
 
 use super::Finding;
 use crate::config::Config;
+use crate::daemon::bandwidth::UNKNOWN_ZONE;
 use crate::daemon::conditions;
-use crate::limit::Schedule;
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let schedule = &config.schedule;
     let found = conditions::look(schedule).await;
-    let zone = has_windows(schedule).then(|| of_zone(&TimeZone::system()));
+    let zone = schedule.has_windows().then(|| of_zone(&TimeZone::system()));
     let metered = found.metered.map(|found| of_condition("connection", "metered", "not metered", found));
     let battery = found.battery.map(|found| of_condition("power", "on battery", "not on battery", found));
     [zone, metered, battery].into_iter().flatten().collect()
 }
 
-fn has_windows(schedule: &Schedule) -> bool {
-    !schedule.windows.is_empty() || schedule.caches.values().any(|cache| !cache.windows.is_empty())
-}
-
 fn of_zone(zone: &TimeZone) -> Finding {
     match zone.iana_name() {
         _ if zone.is_unknown() => {
-            let found = "not known, so windows go by UTC: neither TZ nor /etc/localtime says one";
-            Finding::warning("time zone", found).cured_by("set it, for example with `timedatectl set-timezone`")
+            Finding::warning("time zone", UNKNOWN_ZONE).cured_by("set it, for example with `timedatectl set-timezone`")
         }
         Some(name) => Finding::ok("time zone", name),
         None => Finding::ok("time zone", "the one of /etc/localtime"),

@@ -77,7 +77,8 @@ fn minutes_open(window: &Window, day: Date, zone: &TimeZone) -> i64 {
     let schedule = of_windows(vec![window.clone()]);
     let begin = at(day.yesterday().expect("a day").at(0, 0, 0, 0), zone);
     let minute = |minutes: i64| begin.checked_add(minutes.minutes()).expect("a time");
-    (0..4 * 24 * 60).filter(|minutes| line(&schedule, &minute(*minutes)).1).count() as i64
+    let is_open = |now: &ZonedDateTime| matches!(schedule.at(&[], Conditions::default(), now).line.by, By::Window(_));
+    (0..4 * 24 * 60).filter(|minutes| is_open(&minute(*minutes))).count() as i64
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn what_was_said_while_the_clock_stood_wrong_does_not_hold_for_years() {
 }
 
 #[test]
-fn disks_are_paused_by_hand_and_on_battery_only() {
+fn a_pause_is_for_disks_too_but_for_one_on_a_metered_connection() {
     let own = |way, windows| CacheSchedule { bandwidth: None, windows, way };
     let own_window = vec![window(Days::ALL, 0, DAY, 0)];
     let caches = [
@@ -162,14 +163,34 @@ fn disks_are_paused_by_hand_and_on_battery_only() {
     assert_eq!(paused(false, false, &[]), [false, false, true, false]);
     assert_eq!(paused(true, false, &[]), [false, true, true, true]);
     assert_eq!(paused(true, true, &[]), [true; 4]);
+    assert_eq!(paused(false, true, &[]), [true; 4]);
+    let at_noon = vec![window(Days::ALL, 11 * 60, 13 * 60, 0)];
+    let at_noon = Schedule { windows: at_noon, ..schedule.clone() };
+    let metered = Conditions { is_metered: true, is_on_battery: false };
+    assert!(at_noon.in_force(&[], metered, &now).paused("disk").is_some(), "the window's isn't hidden by the other");
     let by_hand = ByHand { whose: Whose::Line, bandwidth: Some(Bandwidth::Nothing), since: 0, until: None };
     assert_eq!(paused(false, false, &[by_hand]), [true; 4]);
     let goes_on = ByHand { whose: Whose::Line, bandwidth: None, since: 0, until: None };
     assert_eq!(paused(true, true, &[goes_on]), [false, false, true, false]);
 }
 
+#[test]
+fn rates_are_what_is_in_force_and_next_to_nothing_in_a_pause() {
+    let schedule = of_windows(vec![window(Days::ALL, 12 * 60, 13 * 60, 0)]);
+    let own = CacheSchedule { bandwidth: Some(Bandwidth::new(MIB)), windows: Vec::new(), way: Way::Server };
+    let free = CacheSchedule { bandwidth: None, ..own.clone() };
+    let caches = [("team".to_owned(), own), ("free".to_owned(), free)].into();
+    let schedule = Schedule { backfill_bandwidth: Some(Bandwidth::new(5 * MIB)), caches, ..schedule };
+    let rates = |hour| now_in(&schedule, &at(date(2026, 11, 27).at(hour, 0, 0, 0), &berlin())).rates();
+    let caches = [("team".to_owned(), Rate::new(MIB).expect("a rate"))].into();
+    let outside = Rates { line: Rate::new(20 * MIB), backfill: Rate::new(5 * MIB), caches };
+    assert_eq!(rates(11), outside);
+    assert_eq!(rates(12), Rates { line: Rate::new(1), ..outside });
+}
+
 fn any_window() -> impl Strategy<Value = Window> {
-    let hour = prop_oneof![0..=DAY, (0..=24u16).prop_map(|hour| hour * 60), 100..200u16];
+    // In the small hours, when clocks are changed, more often than not.
+    let hour = prop_oneof![1 => 0..=DAY, 1 => (0..=24u16).prop_map(|hour| hour * 60), 4 => 0..240u16];
     let bandwidth = || prop::option::of((0..3u64).prop_map(|mib| Bandwidth::new(mib * MIB)));
     (1..128u8, hour.clone(), hour, bandwidth(), bandwidth()).prop_map(
         |(days, from, to, bandwidth, backfill_bandwidth)| {
@@ -189,11 +210,24 @@ fn any_schedule() -> impl Strategy<Value = Schedule> {
     })
 }
 
-/// Times around clock changes for the most part.
+/// Days on which clocks are changed, by the number of the zone.
+const CHANGES: [(usize, Date); 9] = [
+    (0, date(2026, 12, 31)),
+    (1, date(2026, 3, 29)),
+    (1, date(2026, 10, 25)),
+    (2, date(2026, 3, 8)),
+    (2, date(2026, 11, 1)),
+    (3, date(2026, 10, 18)),
+    (3, date(2026, 2, 15)),
+    (4, date(2026, 10, 4)),
+    (4, date(2026, 4, 5)),
+];
+
+/// Times around clock changes, the hours before for the most part.
 fn any_time() -> impl Strategy<Value = ZonedDateTime> {
-    let days =
-        prop_oneof![Just(date(2026, 3, 29)), Just(date(2026, 10, 25)), Just(date(2026, 3, 8)), Just(date(2026, 2, 15))];
-    (0..ZONES.len(), days, -2 * 86_400..2 * 86_400i64).prop_map(|(zone_at, day, seconds)| {
+    let seconds = prop_oneof![3 => -3 * 3_600..5 * 3_600i64, 1 => -3 * 86_400..3 * 86_400i64];
+    (0..CHANGES.len(), seconds).prop_map(|(change, seconds)| {
+        let (zone_at, day) = CHANGES[change];
         at(day.at(0, 0, 0, 0), &zone(ZONES[zone_at])).saturating_add(seconds.seconds())
     })
 }
