@@ -24,6 +24,7 @@
 //! - [`queue`]: remembers durably what is to be uploaded where, and how far the Nix database has been read.
 //! - [`watch`]: finds what is new in the Nix database, lets the policy decide, and admits it to the queue.
 //! - [`limit`]: how much is done at once, and for whom first.
+//! - [`disk`]: how much room the file systems have that are read and written here.
 //! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
 //! - [`secret`]: reads secrets, and refuses those that others could read too.
@@ -38,6 +39,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod limit;
 pub mod nix;
 pub mod policy;

@@ -10,7 +10,8 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::caches;
-use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
+use crate::disk::Level;
+use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -35,6 +36,8 @@ struct Status {
     /// What is wrong with the policy file, one line each; what needs a policy is not known then.
     policy_problems: Vec<String>,
     store: Option<String>,
+    /// The file systems that are watched, as long as somebody works the queue off.
+    disks: Vec<DiskView>,
     caches: Vec<CacheStatus>,
 }
 
@@ -56,9 +59,9 @@ struct CacheStatus {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let View { state_dir, policy_file, config } = View::find(global)?;
-    let counts = match Queue::open_to_look(&state_dir) {
-        Ok(queue) => queue.counts()?,
-        Err(QueueError::NoQueue { .. }) => Vec::new(),
+    let (counts, disks) = match Queue::open_to_look(&state_dir) {
+        Ok(queue) => (queue.counts()?, queue.disks()?),
+        Err(QueueError::NoQueue { .. }) => (Vec::new(), Vec::new()),
         Err(error) => return Err(error.into()),
     };
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
@@ -73,6 +76,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Ok(working) => (working, None),
         Err(error) => (None, Some(error.to_string())),
     };
+    // What was seen before may be long past.
+    let disks = if working.is_some() || working_unknown.is_some() { disks } else { Vec::new() };
     let status = Status {
         working,
         working_unknown,
@@ -80,6 +85,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
         store: nix.map(|nix| nix.logical.as_str().to_owned()),
+        disks,
         caches,
     };
     let mut out = io::stdout().lock();
@@ -156,6 +162,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
+    for disk in &status.disks {
+        write_disk(out, disk)?;
+    }
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is } in &status.caches {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
@@ -202,6 +211,16 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A disk that isn't well; of the others there is nothing to say.
+fn write_disk(out: &mut impl Write, DiskView { place, level, since, found, unseen, .. }: &DiskView) -> io::Result<()> {
+    let since = passed(*since);
+    match unseen {
+        Some(why) => writeln!(out, "disk:    that of {place} can't be seen for {since} now: {why}"),
+        None if level == Level::Ok.name() => Ok(()),
+        None => writeln!(out, "disk:    that of {place} has been {level} for {since}; then {found}"),
+    }
 }
 
 /// Bytes for people: `12.3 MiB`.

@@ -30,9 +30,10 @@ pub const TOP: Keys = Keys {
         ("caches", "[caches.NAME]"),
         ("upstreams", "[upstreams]"),
         ("limits", "[limits]"),
+        ("disk", "[disk]"),
         ("rules", "[[rules]]"),
     ],
-    later: &["disk"],
+    later: &[],
 };
 
 /// `[store]`.
@@ -110,6 +111,9 @@ pub const UPSTREAMS: Keys = Keys {
 pub const LIMITS: Keys =
     Keys { known: &[("uploads", "uploads = 4"), ("priority", "priority = \"low\"")], later: &["bandwidth", "windows"] };
 
+/// `[disk]`.
+pub const DISK: Keys = Keys { known: &[("low", "low = \"10 GiB\""), ("critical", "critical = \"2 GiB\"")], later: &[] };
+
 /// `[[rules]]`.
 pub const RULE: Keys = Keys {
     known: &[
@@ -137,13 +141,14 @@ pub const MATCH: Keys = Keys {
 };
 
 /// All tables, as messages call them.
-pub const TABLES: [(&str, &Keys); 8] = [
+pub const TABLES: [(&str, &Keys); 9] = [
     ("the policy's top", &TOP),
     ("[store]", &STORE),
     ("[caches.NAME]", &CACHE),
     ("the table that says where a secret comes from", &SOURCE),
     ("[upstreams]", &UPSTREAMS),
     ("[limits]", &LIMITS),
+    ("[disk]", &DISK),
     ("[[rules]]", &RULE),
     ("match", &MATCH),
 ];

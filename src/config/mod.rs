@@ -30,6 +30,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::Thresholds;
 use crate::policy::Policy;
 
 pub use cache::{CacheConfig, CommandConfig, HeaderValue, HttpConfig, StoreKeyConfig, Upstreams};
@@ -64,6 +65,8 @@ pub struct Config {
     pub policy: Arc<Policy>,
     /// How much storewatch takes.
     pub limits: Limits,
+    /// What is little room on a file system, and what is next to none.
+    pub disk: Thresholds,
     /// The file; `None` for the built-in policy.
     pub source: Option<PathBuf>,
     /// What is odd about the file but no reason to refuse it.
@@ -106,6 +109,7 @@ impl Config {
             upstreams: Upstreams::default(),
             policy: defaults.policy(),
             limits: Limits::default(),
+            disk: Thresholds::default(),
             source: None,
             warnings: Vec::new(),
         }
@@ -142,10 +146,10 @@ impl Config {
         let raw = RawPolicy::read(text, &mut problems);
         let validated = validate(raw, defaults, check_url, &mut problems);
         let warnings = problems.finish()?;
-        let Some(Validated { store, caches, upstreams, policy, limits }) = validated else {
+        let Some(Validated { store, caches, upstreams, policy, limits, disk }) = validated else {
             unreachable!("what is refused has a problem")
         };
-        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, source: None, warnings })
+        Ok(Self { store, caches, upstreams, policy: Arc::new(policy), limits, disk, source: None, warnings })
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::keys::{CACHE, LIMITS, MATCH, RULE, STORE, TOP, UPSTREAMS};
+use super::keys::{CACHE, DISK, LIMITS, MATCH, RULE, STORE, TOP, UPSTREAMS};
 use super::problems::Problems;
 use super::raw_cache::RawCache;
 use super::reader::{List, Table};
@@ -21,6 +21,7 @@ pub(super) struct RawPolicy {
     pub(super) upstreams: RawUpstreams,
     pub(super) uploads: Option<Spanned<i64>>,
     pub(super) priority: Option<Spanned<String>>,
+    pub(super) disk: RawDisk,
     pub(super) rules: Vec<RawRule>,
 }
 
@@ -38,6 +39,12 @@ pub(super) struct RawUpstreams {
     pub(super) keys: Option<List>,
     pub(super) caches: Option<List>,
     pub(super) remember: Option<Spanned<String>>,
+}
+
+#[derive(Default)]
+pub(super) struct RawDisk {
+    pub(super) low: Option<Spanned<String>>,
+    pub(super) critical: Option<Spanned<String>>,
 }
 
 pub(super) struct RawRule {
@@ -81,6 +88,7 @@ impl RawPolicy {
             upstreams: RawUpstreams::read(&top, problems),
             uploads: limits.as_ref().and_then(|table| table.integer("uploads", problems)),
             priority: limits.as_ref().and_then(|table| table.string("priority", problems)),
+            disk: RawDisk::read(&top, problems),
             rules: rules.iter().map(|table| RawRule::read(table, problems)).collect(),
         }
     }
@@ -131,6 +139,13 @@ impl RawUpstreams {
             caches: table.list("caches", problems),
             remember: table.string("remember", problems),
         }
+    }
+}
+
+impl RawDisk {
+    fn read(top: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        let Some(table) = top.table("disk", "[disk]", &DISK, problems) else { return Self::default() };
+        Self { low: table.string("low", problems), critical: table.string("critical", problems) }
     }
 }
 

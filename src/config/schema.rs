@@ -9,7 +9,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::keys::{CACHE, Keys, LIMITS, MATCH, RULE, SOURCE, STORE, TOP, UPSTREAMS};
+    use super::super::keys::{CACHE, DISK, Keys, LIMITS, MATCH, RULE, SOURCE, STORE, TOP, UPSTREAMS};
     use super::*;
 
     #[test]
@@ -22,6 +22,7 @@ mod tests {
             ("/definitions/source", &SOURCE),
             ("/properties/upstreams", &UPSTREAMS),
             ("/properties/limits", &LIMITS),
+            ("/properties/disk", &DISK),
             ("/definitions/rule", &RULE),
             ("/definitions/match", &MATCH),
         ] {

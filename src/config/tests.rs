@@ -1,6 +1,7 @@
 //! What people read when a policy is wrong, word for word, and what a good one comes to.
 
 mod commands;
+mod disk;
 mod manual;
 mod servers;
 mod stores;
@@ -146,7 +147,7 @@ to = ["tema", "nowhere"]
             "1:1: the policy has no version: write `version = 1` as its first line",
             "1:17: `builtin_rules` is a string, expected true or false: write `builtin_rules = false`",
             "2:1: unknown key `colour` in the policy: known are `version`, `builtin_rules`, `store`, `caches`, \
-             `upstreams`, `limits`, `rules`",
+             `upstreams`, `limits`, `disk`, `rules`",
             "3:1: [caches.team] has no `url`: write `url = \"file:///var/cache/nix\"`",
             "4:1: unknown key `ulr` in [caches.team]: did you mean `url`?",
             "5:9: `Public` is no name for a cache: 1 to 64 of a-z, 0-9, _ and - are",
@@ -166,11 +167,10 @@ to = ["tema", "nowhere"]
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
     bad_v1(
-        "[limits]\nbandwidth = \"1 MiB/s\"\nwindows = []\n[disk]\nlow = \"1 GiB\"",
+        "[limits]\nbandwidth = \"1 MiB/s\"\nwindows = []",
         &[
             "3:1: `bandwidth` in [limits] is not supported by this version of storewatch: leave it out",
             "4:1: `windows` in [limits] is not supported by this version of storewatch: leave it out",
-            "5:2: `disk` in the policy is not supported by this version of storewatch: leave it out",
         ],
     );
 }

@@ -10,6 +10,7 @@
 
 pub mod backfill;
 pub mod caches;
+mod disk;
 pub mod health;
 mod priority;
 mod settings;
@@ -112,6 +113,7 @@ pub(crate) struct Working {
     pub(crate) bell: Arc<Notify>,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
+    disks: disk::Watching,
     surroundings: CacheSurroundings,
 }
 
@@ -126,6 +128,8 @@ impl Working {
         let instance = queue.call(|queue| queue.instance()).await?;
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone());
         let bell = Arc::new(Notify::new());
+        // Before anything is claimed: what may be depends on it.
+        let disks = disk::Watching::start(queue.clone(), config, state_dir, nix, Arc::clone(&bell)).await;
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
@@ -133,10 +137,13 @@ impl Working {
             real_store: nix.real.clone(),
             bell: Arc::clone(&bell),
             commands: inbox,
+            disks: disks.levels.clone(),
+            nix_state: nix.state.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
-        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
-        let working = Self { queue, bell, commands, uploader, surroundings };
+        let places = disks.places.clone();
+        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance, places };
+        let working = Self { queue, bell, commands, uploader, disks, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -144,6 +151,7 @@ impl Working {
     /// Works by this configuration from now on.
     async fn serve(&self, config: &Config) -> Result<Routes, QueueError> {
         caches::tell_what_is_off(config);
+        self.disks.serve(config, &self.surroundings.state_dir, &self.surroundings.nix);
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
         self.tell(Command::Serve(orders)).await;
@@ -234,6 +242,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(ServiceError::Panicked { part: "the watcher" }),
             },
+            _ = &mut working.disks.monitor => break Err(ServiceError::Panicked { part: "the disks' monitor" }),
             worked = &mut working.uploader => return match worked {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),

@@ -164,6 +164,8 @@ pub struct Job {
     pub attempts: u32,
     /// Whether a referrer needs it, whatever the policy says of the path on its own account.
     pub needed: bool,
+    /// Whether a garbage collection would take it, as far as that was looked at.
+    pub collectable: bool,
 }
 
 #[cfg(test)]

@@ -18,8 +18,10 @@
 //! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
 
 mod admit;
+mod collectable;
 mod contents;
 mod delivered;
+mod disks;
 mod doubt;
 mod handle;
 mod job;
@@ -42,6 +44,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use contents::Content;
+pub use disks::DiskView;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{LockError, StateLock};

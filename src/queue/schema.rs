@@ -140,6 +140,20 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN read INTEGER;
     ALTER TABLE jobs ADD COLUMN saved INTEGER;
 ",
+    "
+    -- The file systems that are watched, and how they are off.
+    CREATE TABLE disks (
+        place  TEXT NOT NULL UNIQUE,       -- what lies there, in words
+        path   TEXT NOT NULL,
+        level  TEXT NOT NULL,              -- disk::Level, by its name
+        since  INTEGER NOT NULL,           -- ms since 1970
+        found  TEXT NOT NULL,              -- what is free, in words
+        unseen TEXT                        -- why it can't be seen; NULL: it can
+    ) STRICT;
+    -- 1: while the store's disk was low, the path was found to be one that a garbage collection would take.
+    ALTER TABLE jobs ADD COLUMN collectable INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_collectable ON jobs (cache, id) WHERE state = 0 AND blockers = 0 AND lane = 0 AND collectable = 1;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

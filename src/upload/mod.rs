@@ -14,6 +14,7 @@
 
 mod backoff;
 mod claim;
+mod collectable;
 mod contents;
 mod deliver;
 mod flight;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use self::claim::{Claimed, How, Question};
+use self::collectable::Collectable;
 use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting};
@@ -40,6 +42,7 @@ use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
+use crate::disk::{Level, Levels};
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
 use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
@@ -73,6 +76,10 @@ pub struct Parts {
     pub bell: Arc<Notify>,
     /// What it is told.
     pub commands: mpsc::Receiver<Command>,
+    /// How the file systems are off.
+    pub disks: watch::Receiver<Levels>,
+    /// Nix's state directory, which has the garbage collection roots.
+    pub nix_state: PathBuf,
 }
 
 /// What the uploader can be told.
@@ -101,6 +108,10 @@ pub struct Uploader {
     context: Context,
     bell: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
+    disks: watch::Receiver<Levels>,
+    /// How they were off at the last look.
+    disks_before: Levels,
+    collectable: Collectable,
     /// `None` before the first time it is told one.
     policy: watch::Sender<Option<Arc<Policy>>>,
     caches: BTreeMap<CacheId, State>,
@@ -151,7 +162,7 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve).
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, bell, commands } = parts;
+        let Parts { queue, facts, real_store, bell, commands, disks, nix_state } = parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
@@ -168,6 +179,9 @@ impl Uploader {
             context,
             bell,
             commands,
+            disks,
+            disks_before: Levels::default(),
+            collectable: Collectable::new(nix_state),
             policy,
             caches: BTreeMap::new(),
             openings: JoinSet::new(),
@@ -267,6 +281,13 @@ impl Uploader {
 
     /// Does what is to be done from time to time.
     async fn look_after_the_queue(&mut self) -> Result<(), QueueError> {
+        let before = std::mem::replace(&mut self.disks_before, self.disks.borrow().clone());
+        // What is full need not be asked in vain before its pause is over.
+        let has_more_room = |state: &&mut State| {
+            let name = state.name().as_str();
+            self.disks_before.cache(name) < before.cache(name)
+        };
+        self.caches.values_mut().filter(has_more_room).for_each(State::hurry);
         if self.next_release <= Instant::now() {
             self.next_release = Instant::now() + HELD_FOR;
             self.queue.call(|queue| queue.release_held()).await?;
@@ -347,6 +368,8 @@ impl Uploader {
     async fn claim(&mut self) -> Result<(), QueueError> {
         self.open_caches();
         let mut questions = Vec::new();
+        let disks = self.disks.borrow().clone();
+        let store_is_low = disks.store() > Level::Ok;
         for (id, state) in &self.caches {
             let room = state.room(UNDER_WAY);
             if room > 0 && state.presence().is_some() {
@@ -355,8 +378,15 @@ impl Uploader {
                     (false, 0) => How::Idle,
                     (false, _) => How::Busy,
                 };
-                questions.push(Question { cache: *id, room, how });
+                let backfill = disks.let_backfill_into(state.name().as_str());
+                let collectable = self.claimed.values().filter(|job| job.cache == *id && job.collectable).count();
+                let collectable_first = store_is_low.then(|| state.uploads().saturating_sub(collectable));
+                questions.push(Question { cache: *id, room, how, backfill, collectable_first });
             }
+        }
+        if store_is_low {
+            let asked: Vec<CacheId> = questions.iter().map(|question| question.cache).collect();
+            self.collectable.look(&asked, &self.queue, &self.context.facts).await?;
         }
         // One moment for both: what comes due in between would be neither claimed now nor looked for later.
         let at = now();

@@ -19,6 +19,7 @@ mod daemon;
 mod database;
 mod delivery;
 mod denial;
+mod disk;
 mod harness;
 mod layers;
 mod nar;

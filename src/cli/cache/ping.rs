@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let is_off = |cache: &CacheConfig| args.names.is_empty().then(|| caches::own_server(cache)).flatten();
     let asked: Vec<&CacheConfig> = named.iter().copied().filter(|cache| is_off(cache).is_none()).collect();
     let runtime = runtime()?;
-    let mut trials = runtime.block_on(caches::try_all(&asked, &setup.nix)).into_iter();
+    let mut trials = runtime.block_on(caches::try_all(&asked, &setup.nix, &setup.config.disk)).into_iter();
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
     let pinged = named.iter().map(|cache| match is_off(cache) {

@@ -3,6 +3,7 @@
 mod cache;
 mod command;
 mod compression;
+mod disk;
 mod source;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use crate::cache::{CacheUrl, parse_upstream};
+use crate::disk::Thresholds;
 use crate::nix::{PublicKey, StoreDir};
 use crate::policy::{Built, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
 
@@ -47,6 +49,7 @@ pub(super) struct Validated {
     pub(super) upstreams: Upstreams,
     pub(super) policy: Policy,
     pub(super) limits: Limits,
+    pub(super) disk: Thresholds,
 }
 
 /// Checks everything, reports all that is wrong, and is `None` where anything was.
@@ -66,6 +69,7 @@ pub(super) fn validate(
     let upstream_keys = upstream_keys(raw.upstreams.keys.as_ref(), problems);
     let upstreams = upstreams(&raw.upstreams, problems);
     let limits = limits(&raw, problems);
+    let disk = disk::thresholds(&raw.disk, problems);
     // Names also of caches that have another mistake: a rule may name them without making a second one.
     let mut names: Vec<_> = raw.caches.iter().filter_map(|raw| CacheName::new(raw.name.get_ref()).ok()).collect();
     if raw.caches.is_empty() {
@@ -78,7 +82,7 @@ pub(super) fn validate(
     }
     let rules = rules.into_iter().flatten().collect();
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
-        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits }),
+        Ok(policy) => Some(Validated { store, caches, upstreams, policy, limits, disk }),
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None

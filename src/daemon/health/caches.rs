@@ -24,7 +24,7 @@ pub(super) async fn examine(config: &Config, nix: &NixStore) -> Vec<Finding> {
             None => on.push(cache),
         }
     }
-    let trials = try_all(&on, nix).await;
+    let trials = try_all(&on, nix, &config.disk).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial));
     }

@@ -5,6 +5,7 @@
 pub mod attic;
 pub mod backend;
 pub mod cache;
+pub mod disk;
 pub mod expr;
 pub mod http;
 pub mod nginx;
@@ -21,6 +22,7 @@ pub mod wait;
 pub(crate) use attic::each_attic;
 pub use attic::{AtticServer, Grant, Kind, Visibility};
 pub use cache::CacheDir;
+pub use disk::Disk;
 pub use nginx::Nginx;
 pub use nix::{Nix, ScratchStore};
 pub use proxy::{Canned, Fault, FlakyProxy, On};
