@@ -194,6 +194,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "  {} done, {} pending, {} uploading, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
+        if counts.dropped > 0 {
+            writeln!(out, "  {} of those done were dropped again, by `max_size`", counts.dropped)?;
+        }
         let volume = counts.volume();
         if volume != Volume::default() {
             writeln!(out, "  {}", in_words(volume))?;

@@ -55,6 +55,7 @@ pub const CACHE: Keys = Keys {
         ("uploads", "uploads = 4"),
         ("compression", "compression = \"auto\""),
         ("compression_level", "compression_level = 7"),
+        ("max_size", "max_size = \"50 GiB\""),
         ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
         ("access_key_id", "access_key_id = { file = \"/run/secrets/s3-key-id\" }"),
         ("secret_access_key", "secret_access_key = { file = \"/run/secrets/s3-key\" }"),

@@ -97,9 +97,14 @@ async fn look(
     if let Err(error) = queue.call(move |queue| queue.note_disks(&disks)).await {
         debug!("{}", one_line(&error));
     }
-    levels.send_replace(monitor.levels());
+    let seen = monitor.levels();
+    let have_changed = levels.send_if_modified(|before| std::mem::replace(before, seen.clone()) != seen);
     together(&news).iter().for_each(|group| tell(group));
-    bell.notify_one();
+    // Not when others are watched and all is as it was: the policy is just changing, and what is claimed now is claimed by
+    // the old one.
+    if have_changed {
+        bell.notify_one();
+    }
 }
 
 fn view(Standing { place, level, seen }: &Standing) -> DiskView {

@@ -11,6 +11,7 @@
 pub mod backfill;
 pub mod caches;
 mod disk;
+mod evict;
 pub mod health;
 mod priority;
 mod settings;
@@ -114,6 +115,8 @@ pub(crate) struct Working {
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     disks: disk::Watching,
+    /// The caches that may have no more than a size.
+    bounded: watching::Sender<Vec<evict::Bounded>>,
     surroundings: CacheSurroundings,
 }
 
@@ -133,7 +136,7 @@ impl Working {
         let (commands, inbox) = mpsc::channel(8);
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
-            facts,
+            facts: facts.clone(),
             real_store: nix.real.clone(),
             bell: Arc::clone(&bell),
             commands: inbox,
@@ -141,9 +144,11 @@ impl Working {
             nix_state: nix.state.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
+        let (bounded, to_bound) = watching::channel(Vec::new());
+        tokio::spawn(evict::keep_all(to_bound, evict::Surroundings { queue: queue.clone(), facts, nix: nix.clone() }));
         let places = disks.places.clone();
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance, places };
-        let working = Self { queue, bell, commands, uploader, disks, surroundings };
+        let working = Self { queue, bell, commands, uploader, disks, bounded, surroundings };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -154,6 +159,7 @@ impl Working {
         self.disks.serve(config, &self.surroundings.state_dir, &self.surroundings.nix);
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
+        self.bounded.send_replace(evict::bounded(&config.caches, &routes));
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }

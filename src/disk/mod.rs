@@ -3,7 +3,7 @@
 //! Invariants kept here:
 //!
 //! - **Nothing fills up.** A file system is [`Level::Low`] or [`Level::Critical`] from the look on that finds it so, until
-//!   it has clearly more room than that ([`level`] decides, and is pure). Who writes looks himself, just before
+//!   it has clearly more room than that ([`level()`] decides, and is pure). Who writes looks himself, just before
 //!   ([`Place::admits`]); the [`Monitor`] looks at intervals that shorten as room runs out, and tells what has changed.
 //! - **Nobody waits.** A file system that hangs is looked at by a thread of its own, one at a time, and the others go on
 //!   being watched.

@@ -181,7 +181,11 @@ impl Place {
         // Looked at before the lock is taken, so that only who looks hangs with it.
         let (there, device) = nearest(&self.path).map_err(silent)?;
         let room = Room::of(there).map_err(silent)?;
-        let beneath = beneath(there, device).map_err(silent)?;
+        let known = self.lock().mount.filter(|mount| mount.device == device);
+        let beneath = match known {
+            Some(mount) => mount.beneath,
+            None => beneath(there, device).map_err(silent)?,
+        };
         let mut state = self.lock();
         if state.mount.is_some_and(|mount| mount.beneath == Some(device)) {
             return Err(Unseen::Unmounted { path: self.path.clone() });

@@ -23,6 +23,7 @@ mod contents;
 mod delivered;
 mod disks;
 mod doubt;
+mod evict;
 mod handle;
 mod job;
 mod links;

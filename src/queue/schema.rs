@@ -153,6 +153,9 @@ const MIGRATIONS: &[&str] = &[
     -- 1: while the store's disk was low, the path was found to be one that a garbage collection would take.
     ALTER TABLE jobs ADD COLUMN collectable INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_collectable ON jobs (cache, id) WHERE state = 0 AND blockers = 0 AND lane = 0 AND collectable = 1;
+    -- 1: done, and dropped from the cache since, which may have no more than a size.
+    ALTER TABLE jobs ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_evicted ON jobs (cache) WHERE evicted = 1;
 ",
 ];
 

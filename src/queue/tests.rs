@@ -2,6 +2,7 @@
 
 mod at_once;
 mod collectable;
+mod evict;
 mod laws;
 mod left;
 mod reconfigured;

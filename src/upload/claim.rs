@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::presence::Presence;
 use super::target::State;
+use super::{UNDER_WAY, Uploader};
 use crate::cache::{Gate, Pass, Punctuality, Seat};
+use crate::disk::Level;
 use crate::limit::{Lane, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Job, Queue, QueueError};
@@ -37,6 +39,32 @@ pub(super) enum How {
     Idle,
     /// To go on, with as much as is worth it.
     Busy,
+}
+
+impl Uploader {
+    /// What may be claimed now, cache by cache: as much as there is room for, and as the disks let it.
+    pub(super) fn questions(&self) -> Vec<Question> {
+        let disks = self.disks.borrow();
+        let mut questions = Vec::new();
+        for (id, state) in &self.caches {
+            let room = state.room(UNDER_WAY);
+            if room == 0 || state.presence().is_none() {
+                continue;
+            }
+            let how = match (state.is_waiting(), state.under_way) {
+                (true, _) => How::Probe,
+                (false, 0) => How::Idle,
+                (false, _) => How::Busy,
+            };
+            let backfill = disks.let_backfill_into(state.name().as_str());
+            let collectable_first = (disks.store() > Level::Ok).then(|| {
+                let under_way = self.claimed.values().filter(|job| job.cache == *id && job.collectable).count();
+                state.uploads().saturating_sub(under_way)
+            });
+            questions.push(Question { cache: *id, room, how, backfill, collectable_first });
+        }
+        questions
+    }
 }
 
 /// Claims for all caches together: what was admitted for several of them is seen for all or for none.

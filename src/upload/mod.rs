@@ -33,7 +33,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use self::claim::{Claimed, How, Question};
+use self::claim::Claimed;
 use self::collectable::Collectable;
 use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
@@ -42,7 +42,7 @@ use self::presence::Presence;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use crate::cache::{Cache, CacheError, CallOff, Upstreams};
-use crate::disk::{Level, Levels};
+use crate::disk::Levels;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
 use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, QueueHandle, Standing, now};
@@ -367,24 +367,8 @@ impl Uploader {
     /// Claims what there is room for.
     async fn claim(&mut self) -> Result<(), QueueError> {
         self.open_caches();
-        let mut questions = Vec::new();
-        let disks = self.disks.borrow().clone();
-        let store_is_low = disks.store() > Level::Ok;
-        for (id, state) in &self.caches {
-            let room = state.room(UNDER_WAY);
-            if room > 0 && state.presence().is_some() {
-                let how = match (state.is_waiting(), state.under_way) {
-                    (true, _) => How::Probe,
-                    (false, 0) => How::Idle,
-                    (false, _) => How::Busy,
-                };
-                let backfill = disks.let_backfill_into(state.name().as_str());
-                let collectable = self.claimed.values().filter(|job| job.cache == *id && job.collectable).count();
-                let collectable_first = store_is_low.then(|| state.uploads().saturating_sub(collectable));
-                questions.push(Question { cache: *id, room, how, backfill, collectable_first });
-            }
-        }
-        if store_is_low {
+        let questions = self.questions();
+        if questions.iter().any(|question| question.collectable_first.is_some()) {
             let asked: Vec<CacheId> = questions.iter().map(|question| question.cache).collect();
             self.collectable.look(&asked, &self.queue, &self.context.facts).await?;
         }

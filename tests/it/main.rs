@@ -20,6 +20,7 @@ mod database;
 mod delivery;
 mod denial;
 mod disk;
+mod evict;
 mod harness;
 mod layers;
 mod nar;

@@ -60,3 +60,29 @@ fn low_comes_before_critical() {
         &["3:7: `low`: `1` has no unit: write `1 GiB`, or `1 %` of the disk"],
     );
 }
+
+#[test]
+fn a_cache_in_a_directory_may_have_a_size() {
+    let max_size =
+        |text: &str| good(&format!("version = 1\n[caches.a]\nurl = \"file:///a\"\n{text}")).caches[0].max_size;
+    assert_eq!([max_size(""), max_size("max_size = \"50 GiB\"")], [None, Some(50 << 30)]);
+    for (value, why) in [
+        ("0 B", "a cache of nothing keeps nothing: write for example `50 GiB`, or leave it out"),
+        ("-1 GiB", "`-1 GiB` is no size: write for example `50 GiB`"),
+        ("10 %", "`10 %` is no size: write for example `50 GiB`"),
+        ("50", "`50` has no unit: write for example `50 GiB`"),
+        ("99999999 TiB", "`99999999 TiB` is more than any disk has: write for example `50 GiB`"),
+    ] {
+        let text = format!("[caches.a]\nurl = \"file:///a\"\nmax_size = \"{value}\"");
+        bad_v1(&text, &[&format!("4:12: `max_size`: {why}")]);
+    }
+    bad_v1(
+        "[caches.a]\nurl = \"s3://bucket?region=x\"\nmax_size = \"1 GiB\"",
+        &["4:1: `max_size` makes no sense here, since it is for directories, file://, alone; `storewatch cache prune \
+           --max-size` does it: leave it out"],
+    );
+    bad_v1(
+        "[caches.a]\nurl = \"https://cache.example.com/a\"\nmax_size = \"1 GiB\"",
+        &["4:1: `max_size` makes no sense here, since it is for directories, file://, alone: leave it out"],
+    );
+}

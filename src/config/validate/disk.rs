@@ -1,4 +1,4 @@
-//! What is little room on a disk: as a size, or as a share of it.
+//! What is little room on a disk, as a size or as a share of it, and how much a cache may take of one.
 
 use toml::Spanned;
 
@@ -22,6 +22,19 @@ pub(super) fn thresholds(raw: &RawDisk, problems: &mut Problems<'_>) -> Threshol
             .add(text.span(), "`low` is less than `critical`: a disk is low before it is critical, so give `low` more");
     }
     Thresholds { low: low.unwrap_or(default.low), critical: critical.unwrap_or(default.critical) }
+}
+
+/// How much a cache in a directory may have, in bytes.
+pub(super) fn max_size(text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<u64> {
+    let example = "write for example `50 GiB`";
+    let understood = match ByteSize::parse(text.get_ref()) {
+        Ok(ByteSize(0)) => Err(format!("a cache of nothing keeps nothing: {example}, or leave it out")),
+        Ok(ByteSize(bytes)) => Ok(bytes),
+        Err(BadSize::TooLarge(size)) => Err(format!("`{size}` is more than any disk has: {example}")),
+        Err(BadSize::NoUnit(size)) => Err(format!("`{size}` has no unit: {example}")),
+        Err(_) => Err(format!("`{}` is no size: {example}", text.get_ref())),
+    };
+    understood.map_err(|why| problems.add(text.span(), format!("`max_size`: {why}"))).ok()
 }
 
 fn threshold(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Threshold> {

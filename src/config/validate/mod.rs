@@ -331,6 +331,7 @@ impl Defaults {
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             uploads: None,
             compression: None,
+            max_size: None,
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),

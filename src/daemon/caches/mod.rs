@@ -60,6 +60,9 @@ pub fn orders(
     let routes = routes(queue, config)?;
     for cache in &config.caches {
         let Some(id) = routes.caches.get(&cache.name) else { continue };
+        if cache.max_size.is_none() {
+            queue.forget_evicted(*id)?;
+        }
         let again = queue.serve_cache(*id, &cache.fingerprint(), now())?;
         if again > 0 {
             info!(cache = %cache.name, jobs = again, "its configuration has changed: what had failed is tried again");

@@ -75,6 +75,7 @@ fn a_queue_of_the_first_version_is_taken_over() {
              ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
              ALTER TABLE jobs DROP COLUMN read; ALTER TABLE jobs DROP COLUMN saved;
              DROP TABLE disks; DROP INDEX jobs_collectable; ALTER TABLE jobs DROP COLUMN collectable;
+             DROP INDEX jobs_evicted; ALTER TABLE jobs DROP COLUMN evicted;
              PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
