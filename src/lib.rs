@@ -24,6 +24,7 @@
 //! - [`queue`]: remembers durably what is to be uploaded where, and how far the Nix database has been read.
 //! - [`watch`]: finds what is new in the Nix database, lets the policy decide, and admits it to the queue.
 //! - [`limit`]: how much is done at once and how much is sent, when, and for whom first.
+//! - [`disk`]: how much room the file systems have that are read and written here.
 //! - [`cache`]: what a binary cache does for us, and the kinds of caches there are.
 //! - [`upload`]: claims jobs from the queue and brings each path into its cache, references first.
 //! - [`pins`]: keeps queued paths from the garbage collector, within a budget.
@@ -39,6 +40,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod limit;
 pub mod nix;
 pub mod pins;

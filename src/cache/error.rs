@@ -10,6 +10,7 @@ use super::bucket::BucketError;
 use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
+use crate::disk::{NoRoom, Unseen};
 use crate::nix::{FactsError, NarHash};
 use crate::report::one_line;
 use crate::secret::SecretError;
@@ -116,18 +117,9 @@ pub enum CacheError {
         /// The API's address.
         api: String,
     },
-    /// The embedded cache leaves the file system room to breathe.
-    #[error(
-        "it would leave {free_percent} % of the file system of {dir} free, and the cache takes nothing below {needed_percent} %"
-    )]
-    NoRoom {
-        /// The cache's directory.
-        dir: PathBuf,
-        /// Space that would be left, in per cent.
-        free_percent: u64,
-        /// Space that is to be left, in per cent.
-        needed_percent: u64,
-    },
+    /// A cache in a directory leaves its file system room to breathe, and isn't made on another one in its place.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// There is nothing to be cared for.
     #[error("there is no binary cache in {cache}: nothing was uploaded yet, or the `url` is another's")]
     NoCacheThere {
@@ -233,7 +225,13 @@ impl CacheError {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
                 _ => None,
             },
-            Self::NoRoom { .. } => Some("make room, or name a cache of your own in the policy"),
+            Self::NoRoom(NoRoom::Short { reserve: Some(_), .. }) => {
+                Some("make room, or name a cache of your own in the policy")
+            }
+            Self::NoRoom(NoRoom::Short { reserve: None, .. }) => Some("make room, or let `[disk] critical` be less"),
+            Self::NoRoom(NoRoom::Unseen(Unseen::Unmounted { .. })) => {
+                Some("mount it; should the cache be meant to lie on what is there now, start storewatch anew")
+            }
             Self::OtherStore { .. } => Some("name a cache that is for this host's store"),
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
@@ -280,7 +278,7 @@ impl CacheError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
             Self::Io { .. }
-            | Self::NoRoom { .. }
+            | Self::NoRoom(_)
             | Self::OtherStore { .. }
             | Self::NoSuchCache { .. }
             | Self::OwnServer { .. }

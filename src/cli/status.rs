@@ -12,8 +12,9 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
+use crate::disk::Level;
 use crate::limit::InForce;
-use crate::queue::{CacheCounts, Queue, QueueError, StateLock, Volume, now};
+use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -44,6 +45,8 @@ struct Status {
     line: Option<RulingShown>,
     /// What is in force for backfill.
     backfill: Option<RulingShown>,
+    /// The file systems that are watched, as long as somebody works the queue off.
+    disks: Vec<DiskView>,
     caches: Vec<CacheStatus>,
     #[serde(skip)]
     in_force: Option<InForce>,
@@ -73,7 +76,10 @@ struct CacheStatus {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let (View { state_dir, policy_file, config }, queue) = view(global)?;
-    let counts = queue.as_ref().map(Queue::counts).transpose()?.unwrap_or_default();
+    let (counts, disks) = match &queue {
+        Some(queue) => (queue.counts()?, queue.disks()?),
+        None => (Vec::new(), Vec::new()),
+    };
     let in_force = config.as_ref().ok().map(|config| in_force(config, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
     let mut caches = match config.as_ref().ok().zip(nix.as_ref()) {
@@ -96,6 +102,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         (Some(queue), Some(working)) => is_in_force(queue, working, policy_file.as_deref())?,
         _ => None,
     };
+    // What was seen before may be long past.
+    let disks = if working.is_some() || working_unknown.is_some() { disks } else { Vec::new() };
     let status = Status {
         policy_in_force,
         working,
@@ -106,6 +114,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         store: nix.map(|nix| nix.logical.as_str().to_owned()),
         line: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.line)),
         backfill: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.backfill)),
+        disks,
         caches,
         in_force,
     };
@@ -195,6 +204,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(in_force) = &status.in_force {
         write_line(out, in_force)?;
     }
+    for disk in &status.disks {
+        write_disk(out, disk)?;
+    }
     // After a crash nobody is at it any more, whatever the queue says.
     let uploading = if status.working.is_none() && status.working_unknown.is_none() {
         "interrupted in mid-upload"
@@ -236,6 +248,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
+        if counts.dropped > 0 {
+            writeln!(out, "  {} of those done were dropped again, by `max_size`", counts.dropped)?;
+        }
         let volume = counts.volume();
         if volume != Volume::default() {
             writeln!(out, "  {}", in_words(volume))?;
@@ -253,6 +268,16 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A disk that isn't well; of the others there is nothing to say.
+fn write_disk(out: &mut impl Write, DiskView { place, level, since, found, unseen, .. }: &DiskView) -> io::Result<()> {
+    let since = passed(*since);
+    match unseen {
+        Some(why) => writeln!(out, "disk:    that of {place} can't be seen for {since} now: {why}"),
+        None if level == Level::Ok.name() => Ok(()),
+        None => writeln!(out, "disk:    that of {place} has been {level} for {since}; then {found}"),
+    }
 }
 
 /// Bytes for people: `12.3 MiB`.

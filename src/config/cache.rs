@@ -30,6 +30,8 @@ pub struct CacheConfig {
     pub uploads: Option<usize>,
     /// How archives are packed, where the URL doesn't say it; of binary caches only.
     pub compression: Option<Compression>,
+    /// Bytes that a cache in a directory may have; `None`: as many as there come.
+    pub max_size: Option<u64>,
     /// Where the secret key comes from that signs what is uploaded; `None`: one is generated in the state directory, if
     /// it is a cache that storewatch signs for.
     pub signing_key: Option<Source>,

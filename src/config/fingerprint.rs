@@ -16,7 +16,18 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, uploads: _, compression, signing_key, store_keys, http, command, builtin: _ } = self;
+        let Self {
+            name,
+            url,
+            uploads: _,
+            compression,
+            max_size: _,
+            signing_key,
+            store_keys,
+            http,
+            command,
+            builtin: _,
+        } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         if let Some(compression) = compression {
             said.line("compression", compression);
@@ -125,6 +136,7 @@ mod tests {
             url: "file:///srv/team".to_owned(),
             uploads: None,
             compression: None,
+            max_size: None,
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),

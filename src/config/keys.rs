@@ -5,8 +5,6 @@
 pub struct Keys {
     /// Each with an example, which messages tell people to write.
     pub known: &'static [(&'static str, &'static str)],
-    /// Keys of the design that nothing acts on yet: refused with a message of their own, as ignoring them would harm.
-    pub later: &'static [&'static str],
 }
 
 impl Keys {
@@ -30,9 +28,9 @@ pub const TOP: Keys = Keys {
         ("caches", "[caches.NAME]"),
         ("upstreams", "[upstreams]"),
         ("limits", "[limits]"),
+        ("disk", "[disk]"),
         ("rules", "[[rules]]"),
     ],
-    later: &["disk"],
 };
 
 /// `[store]`.
@@ -45,7 +43,6 @@ pub const STORE: Keys = Keys {
         ("remote", "remote = \"daemon\""),
         ("pin", "pin = \"10 GiB\""),
     ],
-    later: &[],
 };
 
 /// `[caches.NAME]`.
@@ -55,6 +52,7 @@ pub const CACHE: Keys = Keys {
         ("uploads", "uploads = 4"),
         ("compression", "compression = \"auto\""),
         ("compression_level", "compression_level = 7"),
+        ("max_size", "max_size = \"50 GiB\""),
         ("signing_key", "signing_key = { file = \"/run/secrets/cache.key\" }"),
         ("access_key_id", "access_key_id = { file = \"/run/secrets/s3-key-id\" }"),
         ("secret_access_key", "secret_access_key = { file = \"/run/secrets/s3-key\" }"),
@@ -79,7 +77,6 @@ pub const CACHE: Keys = Keys {
         ("bandwidth", "bandwidth = \"5 MiB/s\""),
         ("windows", "windows = [{ from = \"09:00\", to = \"18:00\", bandwidth = \"1 MiB/s\" }]"),
     ],
-    later: &[],
 };
 
 /// Where a secret comes from: `token`, `password`, `signing_key`, `client_key`, the keys of object stores, and a header.
@@ -96,7 +93,6 @@ pub const SOURCE: Keys = Keys {
         ("account", "account = \"NAME\""),
         ("netrc", "netrc = true"),
     ],
-    later: &[],
 };
 
 /// `[upstreams]`.
@@ -106,7 +102,6 @@ pub const UPSTREAMS: Keys = Keys {
         ("caches", "caches = [\"https://cache.nixos.org\"]"),
         ("remember", "remember = \"1h\""),
     ],
-    later: &[],
 };
 
 /// `[limits]`.
@@ -120,7 +115,6 @@ pub const LIMITS: Keys = Keys {
         ("metered", "metered = \"pause\""),
         ("battery", "battery = \"pause\""),
     ],
-    later: &[],
 };
 
 /// One of the `windows` of `[limits]` or of a cache.
@@ -132,8 +126,10 @@ pub const WINDOW: Keys = Keys {
         ("bandwidth", "bandwidth = \"2 MiB/s\""),
         ("backfill_bandwidth", "backfill_bandwidth = 0"),
     ],
-    later: &[],
 };
+
+/// `[disk]`.
+pub const DISK: Keys = Keys { known: &[("low", "low = \"10 GiB\""), ("critical", "critical = \"2 GiB\"")] };
 
 /// `[[rules]]`.
 pub const RULE: Keys = Keys {
@@ -144,7 +140,6 @@ pub const RULE: Keys = Keys {
         ("to", "to = [\"NAME\"]"),
         ("from", "from = [\"NAME\"]"),
     ],
-    later: &[],
 };
 
 /// `match` of a rule.
@@ -158,17 +153,17 @@ pub const MATCH: Keys = Keys {
         ("size", "size = \">= 1 KiB\""),
         ("content_addressed", "content_addressed = true"),
     ],
-    later: &[],
 };
 
 /// All tables, as messages call them.
-pub const TABLES: [(&str, &Keys); 9] = [
+pub const TABLES: [(&str, &Keys); 10] = [
     ("the policy's top", &TOP),
     ("[store]", &STORE),
     ("[caches.NAME]", &CACHE),
     ("the table that says where a secret comes from", &SOURCE),
     ("[upstreams]", &UPSTREAMS),
     ("[limits]", &LIMITS),
+    ("[disk]", &DISK),
     ("a window", &WINDOW),
     ("[[rules]]", &RULE),
     ("match", &MATCH),

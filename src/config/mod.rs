@@ -32,6 +32,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::Thresholds;
 use crate::limit::Schedule;
 use crate::policy::{ByteSize, Policy};
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much of the line it takes, and when.
     pub schedule: Schedule,
+    /// What is little room on a file system, and what is next to none.
+    pub disk: Thresholds,
     /// The file; `None` for the built-in policy.
     pub source: Option<PathBuf>,
     /// What is odd about the file but no reason to refuse it.
@@ -118,6 +121,7 @@ impl Config {
             policy: defaults.policy(),
             limits: Limits::default(),
             schedule: defaults.schedule(),
+            disk: Thresholds::default(),
             source: None,
             warnings: Vec::new(),
         }
@@ -154,10 +158,11 @@ impl Config {
         let raw = RawPolicy::read(text, &mut problems);
         let validated = validate(raw, defaults, check_url, &mut problems);
         let warnings = problems.finish()?;
-        let Some(Validated { store, pin, caches, upstreams, policy, limits, schedule }) = validated else {
+        let Some(Validated { store, pin, caches, upstreams, policy, limits, schedule, disk }) = validated else {
             unreachable!("what is refused has a problem")
         };
-        Ok(Self { store, pin, caches, upstreams, policy: Arc::new(policy), limits, schedule, source: None, warnings })
+        let policy = Arc::new(policy);
+        Ok(Self { store, pin, caches, upstreams, policy, limits, schedule, disk, source: None, warnings })
     }
 }
 

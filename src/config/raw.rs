@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{CACHE, MATCH, RULE, STORE, TOP, UPSTREAMS};
+use super::keys::{CACHE, DISK, MATCH, RULE, STORE, TOP, UPSTREAMS};
 use super::problems::Problems;
 use super::raw_cache::RawCache;
 use super::raw_limits::RawLimits;
@@ -21,6 +21,7 @@ pub(super) struct RawPolicy {
     pub(super) caches: Vec<RawCache>,
     pub(super) upstreams: RawUpstreams,
     pub(super) limits: RawLimits,
+    pub(super) disk: RawDisk,
     pub(super) rules: Vec<RawRule>,
 }
 
@@ -39,6 +40,12 @@ pub(super) struct RawUpstreams {
     pub(super) keys: Option<List>,
     pub(super) caches: Option<List>,
     pub(super) remember: Option<Spanned<String>>,
+}
+
+#[derive(Default)]
+pub(super) struct RawDisk {
+    pub(super) low: Option<Spanned<String>>,
+    pub(super) critical: Option<Spanned<String>>,
 }
 
 pub(super) struct RawRule {
@@ -80,6 +87,7 @@ impl RawPolicy {
             caches: caches.into_iter().map(|(name, table)| RawCache::read(name, &table, problems)).collect(),
             upstreams: RawUpstreams::read(&top, problems),
             limits: RawLimits::read(&top, problems),
+            disk: RawDisk::read(&top, problems),
             rules: rules.iter().map(|table| RawRule::read(table, problems)).collect(),
         }
     }
@@ -140,6 +148,13 @@ impl RawUpstreams {
             caches: table.list("caches", problems),
             remember: table.string("remember", problems),
         }
+    }
+}
+
+impl RawDisk {
+    fn read(top: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        let Some(table) = top.table("disk", "[disk]", &DISK, problems) else { return Self::default() };
+        Self { low: table.string("low", problems), critical: table.string("critical", problems) }
     }
 }
 

@@ -41,9 +41,6 @@ impl<'t> Table<'t> {
 
     fn unknown(&self, key: &str) -> String {
         let what = &self.what;
-        if self.keys.later.contains(&key) {
-            return format!("`{key}` in {what} is not supported by this version of storewatch: leave it out");
-        }
         let hint = suggestion(key, self.keys.names()).unwrap_or_else(|| {
             let home = TABLES.iter().find(|(_, keys)| keys.names().any(|known| known == key));
             match home {

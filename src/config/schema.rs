@@ -9,7 +9,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::keys::{CACHE, Keys, LIMITS, MATCH, RULE, SOURCE, STORE, TOP, UPSTREAMS, WINDOW};
+    use super::super::keys::{CACHE, DISK, Keys, LIMITS, MATCH, RULE, SOURCE, STORE, TOP, UPSTREAMS, WINDOW};
     use super::*;
 
     #[test]
@@ -23,6 +23,7 @@ mod tests {
             ("/properties/upstreams", &UPSTREAMS),
             ("/properties/limits", &LIMITS),
             ("/definitions/window", &WINDOW),
+            ("/properties/disk", &DISK),
             ("/definitions/rule", &RULE),
             ("/definitions/match", &MATCH),
         ] {

@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod commands;
+mod disk;
 mod manual;
 mod pins;
 mod servers;
@@ -176,7 +177,7 @@ to = ["tema", "nowhere"]
             "1:1: the policy has no version: write `version = 1` as its first line",
             "1:17: `builtin_rules` is a string, expected true or false: write `builtin_rules = false`",
             "2:1: unknown key `colour` in the policy: known are `version`, `builtin_rules`, `store`, `caches`, \
-             `upstreams`, `limits`, `rules`",
+             `upstreams`, `limits`, `disk`, `rules`",
             "3:1: [caches.team] has no `url`: write `url = \"file:///var/cache/nix\"`",
             "4:1: unknown key `ulr` in [caches.team]: did you mean `url`?",
             "5:9: `Public` is no name for a cache: 1 to 64 of a-z, 0-9, _ and - are",
@@ -190,14 +191,6 @@ to = ["tema", "nowhere"]
             "13:7: `to` names an unknown cache `tema`: did you mean `team`?",
             "13:15: `to` names an unknown cache `nowhere`: the caches are `team`",
         ],
-    );
-}
-
-#[test]
-fn keys_of_later_versions_are_refused_as_such() {
-    bad_v1(
-        "[disk]\nlow = \"1 GiB\"",
-        &["2:2: `disk` in the policy is not supported by this version of storewatch: leave it out"],
     );
 }
 

@@ -12,6 +12,8 @@ pub mod backfill;
 pub mod bandwidth;
 pub mod caches;
 pub mod conditions;
+mod disk;
+mod evict;
 pub mod health;
 mod priority;
 mod settings;
@@ -126,6 +128,9 @@ pub(crate) struct Working {
     stirred: Arc<Notify>,
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
+    disks: disk::Watching,
+    /// The caches that may have no more than a size.
+    bounded: watching::Sender<Vec<evict::Bounded>>,
     surroundings: CacheSurroundings,
 }
 
@@ -140,11 +145,13 @@ impl Working {
         let instance = queue.call(|queue| queue.instance()).await?;
         let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
         let (bell, stirred, tally) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Tally::default());
+        // Before anything is claimed: what may be depends on it.
+        let disks = disk::Watching::start(queue.clone(), config, state_dir, nix, Arc::clone(&bell)).await;
         let (commands, inbox) = mpsc::channel(8);
         let shaper = Shaper::default();
         let uploader = Uploader::new(upload::Parts {
             queue: queue.clone(),
-            facts,
+            facts: facts.clone(),
             real_store: nix.real.clone(),
             socket: nix.socket.clone(),
             bell: Arc::clone(&bell),
@@ -152,12 +159,29 @@ impl Working {
             stirred: Arc::clone(&stirred),
             commands: inbox,
             tally: tally.clone(),
+            disks: disks.levels.clone(),
+            nix_state: nix.state.clone(),
         });
         let uploader = tokio::spawn(uploader.run());
-        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance };
+        let (bounded, to_bound) = watching::channel(Vec::new());
+        tokio::spawn(evict::keep_all(to_bound, evict::Surroundings { queue: queue.clone(), facts, nix: nix.clone() }));
+        let places = disks.places.clone();
+        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance, places };
         let (in_force, lookout) = (None, Lookout::default());
-        let mut working =
-            Self { queue, bell, shaper, tally, in_force, lookout, stirred, commands, uploader, surroundings };
+        let mut working = Self {
+            queue,
+            bell,
+            shaper,
+            tally,
+            in_force,
+            lookout,
+            stirred,
+            commands,
+            uploader,
+            disks,
+            bounded,
+            surroundings,
+        };
         let routes = working.serve(config).await?;
         Ok((working, routes))
     }
@@ -169,8 +193,10 @@ impl Working {
         // First, so that nothing is begun that is paused.
         self.lookout.look_now(&config.schedule).await;
         self.shape(&config.schedule).await?;
+        self.disks.serve(config, &self.surroundings.state_dir, &self.surroundings.nix);
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
+        self.bounded.send_replace(evict::bounded(&config.caches, &routes));
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }
@@ -207,7 +233,6 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
     note_policy(&working.queue, &settings).await?;
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
-    let (_space_is_needed, space_is_needed) = watching::channel(false);
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.clone(),
         instance: working.surroundings.instance.clone(),
@@ -216,7 +241,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         socket: nix.socket.clone(),
         runtime_dir,
         orders: pins,
-        space_is_needed,
+        disks: working.disks.levels.clone(),
         stirred: Arc::clone(&working.stirred),
     });
     let mut pins = tokio::spawn(pins.run());
@@ -282,6 +307,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Err(_) => Err(ServiceError::Panicked { part: "the watcher" }),
             },
             _ = &mut pins => break Err(ServiceError::Panicked { part: "what pins queued paths" }),
+            _ = &mut working.disks.monitor => break Err(ServiceError::Panicked { part: "the disks' monitor" }),
             worked = &mut working.uploader => return match worked {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),

@@ -13,6 +13,7 @@
 //! - Patience: a call gives up after [`BUSY_TIMEOUT`]. The caller has a timer and comes back.
 
 mod error;
+mod kept;
 mod realisations;
 mod row;
 #[cfg(test)]

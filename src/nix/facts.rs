@@ -168,6 +168,25 @@ impl StoreFacts {
         }
     }
 
+    /// Of each of these paths, whether something keeps it from being collected, where `is_root` says what is a root. Only
+    /// the database knows what refers to a path.
+    ///
+    /// # Errors
+    /// [`FactsError`].
+    pub async fn which_are_kept(
+        &self,
+        paths: Vec<StorePath>,
+        is_root: impl Fn(&StorePath) -> bool + Send + 'static,
+    ) -> Result<Vec<bool>, FactsError> {
+        let shared = Arc::clone(&self.shared);
+        let mut database = Arc::clone(&shared.database).lock_owned().await;
+        let look = move || {
+            shared.with_database(&mut database, |open| paths.iter().map(|path| open.is_kept(path, &is_root)).collect())
+        };
+        let lost = DaemonError::Broken { verb: "ask for referrers", source: None };
+        Ok(spawn_blocking(look).await.map_err(|_| lost)??)
+    }
+
     /// Asks the daemon, over a new connection where the old one is lost.
     async fn ask_daemon(&self, path: &StorePath) -> Result<Option<PathInfo>, DaemonError> {
         let mut daemon = self.shared.daemon.lock().await;

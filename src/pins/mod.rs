@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 use self::budget::{Budget, Verdict};
 pub use self::folder::release_all;
 use self::folder::{Pin, PinFolder};
+use crate::disk::Levels;
 use crate::nix::{Daemon, DaemonError, FactsError, StoreFacts, StorePath, add_indirect_root};
 use crate::queue::{CacheId, Queue, QueueError};
 use crate::report::one_line;
@@ -60,8 +61,8 @@ pub struct Parts {
     pub runtime_dir: Option<PathBuf>,
     /// What to pin.
     pub orders: watch::Receiver<Orders>,
-    /// Whether the disk of the store is so full that Nix must be able to free what it can.
-    pub space_is_needed: watch::Receiver<bool>,
+    /// How the file systems are off: where the store is so full that Nix must be able to free what it can, nothing is pinned.
+    pub disks: watch::Receiver<Levels>,
     /// Rung when something was queued, claimed or done.
     pub stirred: Arc<Notify>,
 }
@@ -120,7 +121,7 @@ impl Pins {
             self.something_has_changed().await;
             self.look_at = None;
             let orders = self.parts.orders.borrow_and_update().clone();
-            let budget = orders.budget.filter(|_| !*self.parts.space_is_needed.borrow_and_update());
+            let budget = orders.budget.filter(|_| !self.parts.disks.borrow_and_update().store_needs_space());
             match self.look(budget, orders.caches).await {
                 Ok(()) => self.told = false,
                 Err(error) => self.do_without(&error, budget.is_some()),
@@ -135,7 +136,7 @@ impl Pins {
             tokio::select! {
                 biased;
                 Ok(()) = self.parts.orders.changed() => return,
-                Ok(()) = self.parts.space_is_needed.changed() => return,
+                Ok(()) = self.parts.disks.changed() => return,
                 () = sleep_until(look), if self.look_at.is_some() => return,
                 () = self.parts.stirred.notified(), if self.look_at.is_none() => {
                     self.look_at = Some(Instant::now() + SETTLED);

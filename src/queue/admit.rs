@@ -44,6 +44,9 @@ pub enum Ended {
     StartsAnewIfRegisteredAnew,
     /// Starts anew: somebody asks for it.
     StartsAnew,
+    /// Starts anew, but for what its cache has dropped since it may have no more than a size: that would only drop something
+    /// else for it.
+    StartsAnewUnlessEvicted,
 }
 
 /// Stands for any store directory; none is called that.
@@ -219,12 +222,13 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         .prepare_cached(
             "UPDATE jobs SET state = 0, lane = ?3, attempts = 0, not_before = 0, reason = NULL, changed = ?6
              WHERE path = ?1 AND cache = ?2
-               AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 1 AND row IS NOT ?4))))",
+               AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 3 AND NOT evicted)
+                                                        OR (?7 = 1 AND row IS NOT ?4))))",
         )
         .map_err(admit())?;
     let mut note = tx
         .prepare_cached(
-            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = coalesce(?5, run),
+            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = CASE WHEN state = 2 AND evicted THEN run ELSE coalesce(?5, run) END,
                              needed = max(needed, ?6)
              WHERE path = ?1 AND cache = ?2",
         )
@@ -234,6 +238,7 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         Ended::Stays => 0,
         Ended::StartsAnewIfRegisteredAnew => 1,
         Ended::StartsAnew => 2,
+        Ended::StartsAnewUnlessEvicted => 3,
     };
     let mut opened = 0;
     for Wanted { path, row, caches } in admission.wanted {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{CacheId, Queue, QueueError, sqlite};
 use crate::nix::NarHash;
@@ -69,20 +69,24 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn forget_contents(&mut self, cache: CacheId, urls: &[String]) -> Result<(), QueueError> {
-        let urls: HashSet<&str> = urls.iter().map(String::as_str).collect();
-        let tx = self.begin().map_err(sqlite("begin to forget contents"))?;
-        let forgotten: rusqlite::Result<()> = (|| {
-            // One look at all: there is no index by which to look for one.
-            let mut all = tx.prepare("SELECT nar_hash, url FROM contents WHERE cache = ?1")?;
-            let rows = all.query_map([cache.0], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)))?;
-            let gone: Vec<Vec<u8>> = rows
-                .filter_map(|row| row.map(|(hash, url)| urls.contains(&*url).then_some(hash)).transpose())
-                .collect::<rusqlite::Result<_>>()?;
-            let mut forget = tx.prepare("DELETE FROM contents WHERE cache = ?1 AND nar_hash = ?2")?;
-            gone.iter().try_for_each(|hash| forget.execute(params![cache.0, hash]).map(drop))
-        })();
-        forgotten.and_then(|()| tx.commit()).map_err(sqlite("forget contents"))
+        self.at_once(|queue| forget_contents(&queue.db, cache, urls))
     }
+}
+
+/// Within a transaction.
+pub(super) fn forget_contents(db: &Connection, cache: CacheId, urls: &[String]) -> Result<(), QueueError> {
+    let urls: HashSet<&str> = urls.iter().map(String::as_str).collect();
+    let forgotten: rusqlite::Result<()> = (|| {
+        // One look at all: there is no index by which to look for one.
+        let mut all = db.prepare("SELECT nar_hash, url FROM contents WHERE cache = ?1")?;
+        let rows = all.query_map([cache.0], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)))?;
+        let gone: Vec<Vec<u8>> = rows
+            .filter_map(|row| row.map(|(hash, url)| urls.contains(&*url).then_some(hash)).transpose())
+            .collect::<rusqlite::Result<_>>()?;
+        let mut forget = db.prepare("DELETE FROM contents WHERE cache = ?1 AND nar_hash = ?2")?;
+        gone.iter().try_for_each(|hash| forget.execute(params![cache.0, hash]).map(drop))
+    })();
+    forgotten.map_err(sqlite("forget contents"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ impl Queue {
     pub fn delivered(&mut self, cache: CacheId, paths: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
         let mut done = self
             .db
-            .prepare_cached("SELECT 1 FROM jobs WHERE path = ?1 AND cache = ?2 AND state = ?3")
+            .prepare_cached("SELECT 1 FROM jobs WHERE path = ?1 AND cache = ?2 AND state = ?3 AND evicted = 0")
             .map_err(sqlite("look for what is done"))?;
         let mut delivered = Vec::new();
         for path in paths {

@@ -167,6 +167,8 @@ pub struct Job {
     pub needed: bool,
     /// The backfill for which what it refers to is looked for as well.
     pub walk: Option<RunId>,
+    /// Whether a garbage collection would take it, as far as that was looked at.
+    pub collectable: bool,
 }
 
 #[cfg(test)]

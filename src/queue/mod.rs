@@ -19,9 +19,12 @@
 
 mod admit;
 mod by_hand;
+mod collectable;
 mod contents;
 mod delivered;
+mod disks;
 mod doubt;
+mod evict;
 mod handle;
 mod in_force;
 mod job;
@@ -48,6 +51,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 pub use admit::{Admission, Cursor, Ended, Wanted};
 pub use by_hand::Paused;
 pub use contents::Content;
+pub use disks::DiskView;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{LockError, StateLock};

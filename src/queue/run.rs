@@ -231,7 +231,12 @@ impl Queue {
             .db
             // Beside `max` the other columns are of the row that has it.
             .prepare_cached(
-                "SELECT c.name, count(*), c.waiting_why, j.reason, c.off, max(j.attempts),
+                "SELECT c.name, count(*),
+                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN
+                            (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
+                             FROM disks d WHERE d.level <> 'ok'
+                               AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
+                        END), j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END)
                  FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
                  WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",

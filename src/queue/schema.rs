@@ -167,6 +167,23 @@ const MIGRATIONS: &[&str] = &[
     -- What has ended, the oldest first, to be forgotten by and by.
     CREATE INDEX jobs_ended ON jobs (state, changed) WHERE state IN (2, 4, 5);
 ",
+    "
+    -- The file systems that are watched, and how they are off.
+    CREATE TABLE disks (
+        place  TEXT NOT NULL UNIQUE,       -- what lies there, in words
+        path   TEXT NOT NULL,
+        level  TEXT NOT NULL,              -- disk::Level, by its name
+        since  INTEGER NOT NULL,           -- ms since 1970
+        found  TEXT NOT NULL,              -- what is free, in words
+        unseen TEXT                        -- why it can't be seen; NULL: it can
+    ) STRICT;
+    -- 1: while the store's disk was low, the path was found to be one that a garbage collection would take.
+    ALTER TABLE jobs ADD COLUMN collectable INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_collectable ON jobs (cache, id) WHERE state = 0 AND blockers = 0 AND lane = 0 AND collectable = 1;
+    -- 1: done, and dropped from the cache since, which may have no more than a size.
+    ALTER TABLE jobs ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_evicted ON jobs (cache) WHERE evicted = 1;
+",
 ];
 
 /// How long a statement waits for another process's transaction; those last milliseconds.

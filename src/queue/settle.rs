@@ -73,6 +73,7 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     match outcome {
         Outcome::Delivered(delivery) => {
             move_on(Event::Delivered, None)?;
+            execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {
                 Delivery::Uploaded { volume: Volume { read, sent, saved }, .. } => execute(
                     tx,

@@ -1,6 +1,8 @@
 //! The queue's promises, on a real database.
 
 mod at_once;
+mod collectable;
+mod evict;
 mod laws;
 mod left;
 mod opened;
@@ -315,7 +317,7 @@ fn a_cache_that_takes_nothing_is_tried_with_another_path_each_time() {
     bench.fresh(&[1, 2]);
     let mut tried = Vec::new();
     for _ in 0..4 {
-        let probe = bench.queue.claim_probe(bench.cache, bench.clock).expect("claimed").remove(0);
+        let probe = bench.queue.claim_probe(bench.cache, Lane::Backfill, bench.clock).expect("claimed").remove(0);
         tried.push(probe.path.clone());
         bench.settle(probe, Outcome::Retry { not_before: bench.clock, reason: "full".to_owned() });
     }

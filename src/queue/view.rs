@@ -19,6 +19,8 @@ pub struct CacheCounts {
     pub uploading: u64,
     /// In the cache.
     pub done: u64,
+    /// Of those, what the cache has dropped since, to have no more than its `max_size`.
+    pub dropped: u64,
     /// Held back by a reference.
     pub held: u64,
     /// Failed for good.
@@ -71,6 +73,7 @@ impl CacheCounts {
             pending: 0,
             uploading: 0,
             done: 0,
+            dropped: 0,
             held: 0,
             failed: 0,
             gone: 0,
@@ -157,7 +160,7 @@ impl Queue {
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
                         coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
-                        c.waiting_until
+                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0)
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -173,6 +176,7 @@ impl Queue {
                     pending: count(row, 5)?,
                     uploading: count(row, 6)?,
                     done: count(row, 7)?,
+                    dropped: count(row, 16)?,
                     held: count(row, 8)?,
                     failed: count(row, 9)?,
                     gone: count(row, 10)?,

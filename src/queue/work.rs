@@ -35,26 +35,44 @@ impl Queue {
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
              RETURNING id, path, cache, lane, attempts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
 
-    /// Claims the one job to try a cache with that took nothing, whether or not its time has come, since it is the cache that
-    /// is tried: the one that was tried least, and of those the one whose last try is longest ago.
+    /// As [`Queue::claim`], of those fresh jobs alone whose paths were found to be such as a garbage collection would take.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn claim_probe(&mut self, cache: CacheId, now: i64) -> Result<Vec<Job>, QueueError> {
+    pub fn claim_collectable(&mut self, cache: CacheId, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
+        self.claim_by(
+            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
+             WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_collectable
+                          WHERE cache = ?1 AND lane = 0 AND state = 0 AND blockers = 0 AND collectable = 1
+                            AND (not_before <= ?2 OR not_before > ?2 + ?4)
+                          ORDER BY id LIMIT ?3)
+             RETURNING id, path, cache, lane, attempts, needed,
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+            params![cache.0, now, limit as i64, LONGEST_DELAY],
+        )
+    }
+
+    /// Claims the one job to try a cache with that took nothing, whether or not its time has come, since it is the cache that
+    /// is tried: the one that was tried least, and of those the one whose last try is longest ago. Of the lanes up to `last`
+    /// alone.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn claim_probe(&mut self, cache: CacheId, last: Lane, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
              WHERE id IN (SELECT id FROM jobs
-                          WHERE cache = ?1 AND state = 0 AND blockers = 0
+                          WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
                             AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                           ORDER BY attempts, not_before, lane, id LIMIT 1)
              RETURNING id, path, cache, lane, attempts, needed,
-                        (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL)",
-            params![cache.0, now],
+                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+            params![cache.0, now, last as i64],
         )
     }
 
@@ -249,6 +267,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         attempts: row.get(4)?,
         needed: row.get(5)?,
         walk: row.get::<_, Option<i64>>(6)?.map(RunId),
+        collectable: row.get(7)?,
     })
 }
 

@@ -3,9 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::pause::UnderWay;
 use super::presence::Presence;
 use super::target::State;
+use super::{UNDER_WAY, Uploader};
 use crate::cache::{Gate, Pass, Punctuality, Seat};
+use crate::disk::Level;
 use crate::limit::{Lane, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Job, Queue, QueueError};
@@ -22,6 +25,10 @@ pub(super) struct Question {
     /// At most so many.
     pub(super) room: usize,
     pub(super) how: How,
+    /// Whether backfill may go there, which it may not where disks are running out.
+    pub(super) backfill: bool,
+    /// Where what a garbage collection would take goes first: how many more of it keep the cache busy.
+    pub(super) collectable_first: Option<usize>,
 }
 
 /// What a claim is for.
@@ -35,13 +42,40 @@ pub(super) enum How {
     Busy,
 }
 
+impl Uploader {
+    /// What may be claimed now, cache by cache: as much as there is room for, and as the disks let it.
+    pub(super) fn questions(&self) -> Vec<Question> {
+        let disks = self.disks.borrow();
+        let mut questions = Vec::new();
+        for (id, state) in &self.caches {
+            let room = state.room(UNDER_WAY);
+            if room == 0 || state.presence().is_none() {
+                continue;
+            }
+            let how = match (state.is_waiting(), state.under_way) {
+                (true, _) => How::Probe,
+                (false, 0) => How::Idle,
+                (false, _) => How::Busy,
+            };
+            let backfill = disks.let_backfill_into(state.name().as_str());
+            let collectable_first = (disks.store() > Level::Ok).then(|| {
+                let of_it = |under_way: &&UnderWay| under_way.job.cache == *id && under_way.job.collectable;
+                let under_way = self.claimed.values().filter(of_it).count();
+                state.uploads().saturating_sub(under_way)
+            });
+            questions.push(Question { cache: *id, room, how, backfill, collectable_first });
+        }
+        questions
+    }
+}
+
 /// Claims for all caches together: what was admitted for several of them is seen for all or for none.
 pub(super) fn all(queue: &mut Queue, questions: &[Question], now: i64) -> Result<Vec<(CacheId, Vec<Job>)>, QueueError> {
     let one = |queue: &mut Queue, question: &Question| {
-        let Question { cache, room, how } = *question;
+        let Question { cache, how, backfill, .. } = *question;
         let jobs = match how {
-            How::Probe => queue.claim_probe(cache, now)?,
-            How::Idle | How::Busy => both_lanes(queue, cache, room, how == How::Idle, now)?,
+            How::Probe => queue.claim_probe(cache, if backfill { Lane::Backfill } else { Lane::Fresh }, now)?,
+            How::Idle | How::Busy => both_lanes(queue, question, now)?,
         };
         Ok((cache, jobs))
     };
@@ -52,11 +86,21 @@ pub(super) fn all(queue: &mut Queue, questions: &[Question], now: i64) -> Result
     }
 }
 
-/// Fresh jobs as far as there is room, and backfill's as far as that leaves some for fresh ones that may come.
-fn both_lanes(queue: &mut Queue, cache: CacheId, room: usize, idle: bool, now: i64) -> Result<Vec<Job>, QueueError> {
-    let mut jobs = queue.claim(cache, Lane::Fresh, room, now)?;
+/// Fresh jobs as far as there is room, first those that garbage collection threatens, and backfill's as far as that leaves
+/// some for fresh ones that may come.
+fn both_lanes(queue: &mut Queue, question: &Question, now: i64) -> Result<Vec<Job>, QueueError> {
+    let Question { cache, room, how, backfill, collectable_first } = *question;
+    let mut jobs = Vec::new();
+    if let Some(enough) = collectable_first {
+        jobs = queue.claim_collectable(cache, room, now)?;
+        // What is claimed begins in no order: the others wait until some slots would be left idle.
+        if jobs.len() >= enough {
+            return Ok(jobs);
+        }
+    }
+    jobs.extend(queue.claim(cache, Lane::Fresh, room - jobs.len(), now)?);
     let left = (room - jobs.len()).saturating_sub(KEPT_FOR_FRESH);
-    if left >= WORTH_A_CLAIM || (idle && left > 0) {
+    if backfill && (left >= WORTH_A_CLAIM || (how == How::Idle && left > 0)) {
         jobs.extend(queue.claim(cache, Lane::Backfill, left, now)?);
     }
     Ok(jobs)

@@ -14,6 +14,7 @@
 
 mod backoff;
 mod claim;
+mod collectable;
 mod contents;
 mod deliver;
 mod flight;
@@ -36,7 +37,8 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use self::claim::{Claimed, How, Question};
+use self::claim::Claimed;
+use self::collectable::Collectable;
 use self::deliver::{Context, Landed, Place, deliver};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting};
@@ -48,6 +50,7 @@ pub use self::target::{Open, Target};
 use self::target::{State, Waits};
 use self::tidy::tidy;
 use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
+use crate::disk::Levels;
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
@@ -90,6 +93,10 @@ pub struct Parts {
     pub commands: mpsc::Receiver<Command>,
     /// Counts what is read.
     pub tally: Tally,
+    /// How the file systems are off.
+    pub disks: watch::Receiver<Levels>,
+    /// Nix's state directory, which has the garbage collection roots.
+    pub nix_state: PathBuf,
 }
 
 /// What the uploader can be told.
@@ -121,6 +128,10 @@ pub struct Uploader {
     bell: Arc<Notify>,
     stirred: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
+    disks: watch::Receiver<Levels>,
+    /// How they were off at the last look.
+    disks_before: Levels,
+    collectable: Collectable,
     /// `None` before the first time it is told one.
     policy: watch::Sender<Option<Arc<Policy>>>,
     caches: BTreeMap<CacheId, State>,
@@ -172,7 +183,8 @@ impl Uploader {
     /// An uploader that does nothing before it is told to [serve](Command::Serve). To be called on a tokio runtime.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { queue, facts, real_store, socket, bell, shaper, stirred, tally, commands } = parts;
+        let Parts { queue, facts, real_store, socket, bell, shaper, stirred, tally, disks, nix_state, commands } =
+            parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let context = Context {
@@ -193,6 +205,9 @@ impl Uploader {
             bell,
             stirred,
             commands,
+            disks,
+            disks_before: Levels::default(),
+            collectable: Collectable::new(nix_state),
             policy,
             caches: BTreeMap::new(),
             openings: JoinSet::new(),
@@ -295,6 +310,13 @@ impl Uploader {
 
     /// Does what is to be done from time to time.
     async fn look_after_the_queue(&mut self) -> Result<(), QueueError> {
+        let before = std::mem::replace(&mut self.disks_before, self.disks.borrow().clone());
+        // What is full need not be asked in vain before its pause is over.
+        let has_more_room = |state: &&mut State| {
+            let name = state.name().as_str();
+            self.disks_before.cache(name) < before.cache(name)
+        };
+        self.caches.values_mut().filter(has_more_room).for_each(State::hurry);
         if self.next_release <= Instant::now() {
             self.next_release = Instant::now() + HELD_FOR;
             self.queue.call(|queue| queue.release_held()).await?;
@@ -380,17 +402,10 @@ impl Uploader {
             }
         }
         self.open_caches();
-        let mut questions = Vec::new();
-        for (id, state) in &self.caches {
-            let room = state.room(UNDER_WAY);
-            if room > 0 && state.presence().is_some() {
-                let how = match (state.is_waiting(), state.under_way) {
-                    (true, _) => How::Probe,
-                    (false, 0) => How::Idle,
-                    (false, _) => How::Busy,
-                };
-                questions.push(Question { cache: *id, room, how });
-            }
+        let questions = self.questions();
+        if questions.iter().any(|question| question.collectable_first.is_some()) {
+            let asked: Vec<CacheId> = questions.iter().map(|question| question.cache).collect();
+            self.collectable.look(&asked, &self.queue, &self.context.facts).await?;
         }
         // One moment for both: what comes due in between would be neither claimed now nor looked for later.
         let at = now();

@@ -191,6 +191,11 @@ impl State {
         self.target.over_line
     }
 
+    /// How many of its paths are to be under way at once, so that it is busy.
+    pub(super) fn uploads(&self) -> usize {
+        self.target.uploads
+    }
+
     /// How many of its paths are read, packed and sent at once.
     pub(super) fn slots(&self) -> &Slots {
         &self.slots

@@ -70,11 +70,13 @@ mod tests {
             queue: queue.clone(),
             facts: StoreFacts::new(nowhere.clone(), nowhere.clone(), StoreDir::default()),
             real_store: nowhere.clone(),
-            socket: nowhere,
+            socket: nowhere.clone(),
             bell: Arc::new(Notify::new()),
             shaper: crate::limit::Shaper::default(),
             stirred: Arc::new(Notify::new()),
             tally: crate::cache::Tally::default(),
+            disks: tokio::sync::watch::channel(crate::disk::Levels::default()).1,
+            nix_state: nowhere,
             commands: inbox,
         });
         for _ in 0..2 {

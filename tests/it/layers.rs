@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// `docs/architecture.md`.
 const FLOORS: [&[&str]; 6] = [
     &["nix", "program", "report"],
-    &["policy", "limit", "secret"],
+    &["policy", "limit", "disk", "secret"],
     &["cache", "queue"],
     &["config", "watch", "upload", "pins"],
     &["daemon"],

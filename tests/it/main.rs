@@ -19,6 +19,8 @@ mod daemon;
 mod database;
 mod delivery;
 mod denial;
+mod disk;
+mod evict;
 mod harness;
 mod layers;
 mod nar;

@@ -3,6 +3,7 @@
 use crate::support::{CacheDir, Nix, Running, Said, ScratchStore, Storewatch, each_nix, eventually, expr};
 use std::fs;
 use std::sync::Arc;
+use storewatch::disk::{Level, Levels, What};
 use storewatch::limit::Lane;
 use storewatch::nix::{StoreDir, StoreFacts};
 use storewatch::pins::{Orders, Parts, Pins};
@@ -171,7 +172,7 @@ fn pins_are_given_up_while_space_is_needed() {
     let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
     queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None).unwrap();
 
-    let (space_is_needed, told) = watch::channel(false);
+    let (disks, told) = watch::channel(Levels::default());
     let (_orders, orders) = watch::channel(Orders { budget: Some(1 << 30), caches: vec![cache] });
     let parts = Parts {
         state_dir: storewatch.state_dir(),
@@ -181,16 +182,16 @@ fn pins_are_given_up_while_space_is_needed() {
         nix_state: store.state_dir(),
         runtime_dir: Some(storewatch.runtime_dir()),
         orders,
-        space_is_needed: told,
+        disks: told,
         stirred: Arc::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move { Pins::new(parts).run().await });
     let pinned_are = |count| eventually("the pins", || pinned(&storewatch).len() == count);
     pinned_are(2);
-    space_is_needed.send_replace(true);
+    disks.send_replace(Levels::from_iter([(&What::Store, Level::Critical)]));
     pinned_are(0);
-    space_is_needed.send_replace(false);
+    disks.send_replace(Levels::default());
     pinned_are(2);
 }
 

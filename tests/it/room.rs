@@ -1,13 +1,7 @@
 //! Disks that are full or read-only: what can't be written waits, says why, and arrives once there is room.
 
-use crate::support::nix::skipped;
-use crate::support::{CacheDir, Nix, Said, ScratchStore, Storewatch, expr};
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-const MIB: u64 = 1024 * 1024;
+use crate::support::disk::MIB;
+use crate::support::{CacheDir, Disk, Nix, ScratchStore, Storewatch, expr};
 
 #[test]
 fn a_full_cache_waits_and_the_others_go_on() {
@@ -113,64 +107,11 @@ fn scratch() -> Option<ScratchStore> {
 fn policy_for(small: &CacheDir, roomy: &CacheDir) -> String {
     let name = small.dir().file_name().unwrap().to_str().unwrap();
     let (small, roomy) = (small.url(), roomy.url());
-    format!("version = 1\n[caches.{name}]\nurl = \"{small}\"\n[caches.roomy]\nurl = \"{roomy}\"\n")
+    // What is tested here is what happens when there is nothing left all the same.
+    let never = "[disk]\nlow = \"0 %\"\ncritical = \"0 %\"\n";
+    format!("version = 1\n{never}[caches.{name}]\nurl = \"{small}\"\n[caches.roomy]\nurl = \"{roomy}\"\n")
 }
 
 fn waits_because(storewatch: &Storewatch<'_>, cache: &str, reason: &str) -> bool {
     storewatch.cache_status(cache)["waiting_why"].as_str().is_some_and(|why| why.contains(reason))
-}
-
-/// A small disk in memory. Gone when dropped.
-struct Disk {
-    mounted: PathBuf,
-}
-
-impl Disk {
-    /// Mounts it; says so where that isn't allowed here.
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let size = format!("size={bytes},mode=755");
-        let said = Said::by(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "storewatch-test"]).arg(at));
-        if said.code != Some(0) {
-            skipped(&format!("no disk can be mounted here: {}", said.stderr.trim()));
-            return None;
-        }
-        Some(Self { mounted: at.to_owned() })
-    }
-
-    fn remount(&self, mode: &str) {
-        Said::by(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(&self.mounted)).ok();
-    }
-
-    /// Leaves not a byte.
-    fn fill(&self) {
-        self.leave_free(0);
-    }
-
-    /// Fills it until only so many bytes are free.
-    fn leave_free(&self, bytes: u64) {
-        let stat = rustix::fs::statvfs(&self.mounted).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
-        let filler = vec![1; usize::try_from(free - bytes).unwrap()];
-        match fs::write(self.filler(), filler) {
-            // Somebody else has taken some of it meanwhile.
-            Err(error) if error.kind() == ErrorKind::StorageFull => {}
-            written => written.unwrap(),
-        }
-    }
-
-    fn clear(&self) {
-        fs::remove_file(self.filler()).unwrap();
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.mounted.join("filler")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Whoever still has a file open there doesn't keep it.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.mounted).output();
-    }
 }

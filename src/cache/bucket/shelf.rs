@@ -170,5 +170,6 @@ fn seconds(meta: &ObjectMeta) -> Seconds {
 }
 
 fn entry(name: String, meta: &ObjectMeta) -> Entry {
-    Entry { name, size: meta.size, modified: seconds(meta) }
+    // Stores don't tell when an object was read.
+    Entry { name, size: meta.size, modified: seconds(meta), read: seconds(meta) }
 }

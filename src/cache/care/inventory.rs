@@ -51,6 +51,8 @@ pub(super) struct Archive {
     pub(super) mark: Mark,
     pub(super) size: u64,
     pub(super) modified: Seconds,
+    /// When it was read or written last.
+    pub(super) read: Seconds,
     /// Whether it lies where archives do, and so is one even if no narinfo names it.
     pub(super) is_one: bool,
 }
@@ -88,14 +90,16 @@ impl Inventory {
         Ok(inventory)
     }
 
-    fn add(&mut self, Entry { name, size, modified }: &Entry) {
-        let (size, modified) = (*size, *modified);
+    fn add(&mut self, Entry { name, size, modified, read }: &Entry) {
+        let (size, modified, read) = (*size, *modified, *read);
         let named = |hash| Named { hash, size: u32::try_from(size).unwrap_or(u32::MAX), modified };
         match kind_of(name) {
             Kind::Narinfo(hash) => self.narinfos.push(named(hash)),
             Kind::Listing(hash) => self.listings.push(named(hash)),
             Kind::Condemned(mark, hash) => self.condemned.push(Condemned { hash, mark, since: modified }),
-            Kind::Archive { is_one } => self.archives.push(Archive { mark: Mark::of(name), size, modified, is_one }),
+            Kind::Archive { is_one } => {
+                self.archives.push(Archive { mark: Mark::of(name), size, modified, read, is_one })
+            }
             Kind::Other => self.others += size,
         }
     }
@@ -123,6 +127,17 @@ impl Inventory {
         let end = self.condemned.partition_point(|condemned| condemned.hash <= hash);
         &self.condemned[start..end]
     }
+}
+
+/// Bytes of all files of a cache.
+///
+/// # Errors
+/// [`CacheError`] where it can't be listed.
+pub async fn size(shelf: &dyn Shelf) -> Result<u64, CacheError> {
+    let mut size = 0;
+    let mut take = |page: Vec<Entry>| size += page.iter().map(|entry| entry.size).sum::<u64>();
+    shelf.list(Listed::Everything, &mut take).await?;
+    Ok(size)
 }
 
 /// What a file is, by its name.

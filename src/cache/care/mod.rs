@@ -29,7 +29,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub(super) use self::inventory::condemned_with;
-pub use self::prune::{Pruned, Pruning, prune};
+pub use self::inventory::size;
+pub use self::prune::{Choice, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, Verifying, verify};
 use super::{BoxFuture, CacheError, layout};
@@ -96,6 +97,8 @@ pub struct Entry {
     pub size: u64,
     /// When it was written last.
     pub modified: Seconds,
+    /// When it was read or written last, as far as its store keeps that.
+    pub read: Seconds,
 }
 
 /// A small file and what it was when it was read.

@@ -26,6 +26,8 @@
 //!
 //! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
 
+#[cfg(test)]
+mod laws;
 mod sweep;
 
 use std::collections::HashSet;
@@ -41,9 +43,23 @@ use super::{Condition, Listed, Seconds, Shelf};
 use crate::cache::CacheError;
 use crate::nix::HashPart;
 
+/// By what it is chosen what goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// What was shown longest ago.
+    Oldest,
+    /// What was read longest ago, by the archive: a narinfo is read by whoever only asks. This is done while the same host
+    /// uploads, with a grace period too short to tell an upload that waits from one that never ends: those stay.
+    LongestUnread,
+}
+
 /// What is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Pruning {
+    /// What goes first.
+    pub choice: Choice,
+    /// Paths that stay, however old they are, and what they need.
+    pub needed: Vec<HashPart>,
     /// Paths shown within so many seconds stay, and what they need. `None`: only the size counts.
     pub keep: Option<Seconds>,
     /// Bytes that the cache may have at most.
@@ -83,6 +99,8 @@ pub struct Pruned {
     pub left: u64,
     /// Archives that were removed, by their names.
     pub archives: Vec<String>,
+    /// Paths that were hidden, by their hash parts.
+    pub hidden: Vec<HashPart>,
 }
 
 /// Prunes a cache. `tell` is told of each step.
@@ -122,6 +140,8 @@ pub async fn prune(
         }
         pruned.spared = contents.condemn(shelf, &plan, &mut gone).await?;
         pruned.paths -= pruned.spared;
+        let hidden = contents.inventory.narinfos.iter().zip(&gone).filter(|(_, gone)| **gone);
+        pruned.hidden = hidden.map(|(narinfo, _)| narinfo.hash).collect();
     } else {
         gone = plan.fates.iter().map(|fate| *fate == Fate::Goes).collect();
     }
@@ -199,9 +219,18 @@ impl Contents {
         let node = |(narinfo, archive): (&Named, &Option<(Mark, Option<u32>)>)| {
             let listing = inventory.listing(narinfo.hash).map_or(0, |listing| u64::from(listing.size));
             let archive = archive.and_then(|(_, place)| place);
-            Node { modified: narinfo.modified, size: u64::from(narinfo.size) + listing, archive }
+            let read = archive.map_or(0, |place| inventory.archives[place as usize].read);
+            let modified = match pruning.choice {
+                Choice::Oldest => narinfo.modified,
+                Choice::LongestUnread => narinfo.modified.max(read),
+            };
+            Node { modified, size: u64::from(narinfo.size) + listing, archive }
         };
-        let nodes: Vec<Node> = inventory.narinfos.iter().zip(archives).map(node).collect();
+        let mut nodes: Vec<Node> = inventory.narinfos.iter().zip(archives).map(node).collect();
+        for place in pruning.needed.iter().filter_map(|hash| inventory.narinfo(*hash)) {
+            // As young as can be, for who needs it.
+            nodes[place].modified = Seconds::MAX;
+        }
         let sizes: Vec<u64> = inventory.archives.iter().map(|archive| archive.size).collect();
         let &Pruning { now, keep, grace, max_size, .. } = pruning;
         plan(&nodes, graph, &sizes, inventory.others, &Terms { now, keep, grace, max_size })

@@ -293,7 +293,7 @@ impl Examiner {
         if has_any {
             // By their names, which were not kept.
             let mut take = |page: Vec<Entry>| {
-                for Entry { name: file, size, modified } in page {
+                for Entry { name: file, size, modified, .. } in page {
                     if let Some(what) = is_left(&file) {
                         tell(Found::Leftover(Leftover { what, file, size: Some(size), age: age(modified) }));
                     }

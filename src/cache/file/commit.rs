@@ -68,6 +68,10 @@ impl Committer {
 }
 
 fn commit(cache_dir: &Path, members: Vec<Ready>) {
+    for Ready { files: Files { nar, narinfo, .. }, .. } in &members {
+        nar.make_young();
+        narinfo.make_young();
+    }
     let members = sync_contents(members);
     let mut members = publish(members, |files| &mut files.nar, &cache_dir.join(layout::NAR_DIR));
     for ready in &mut members {
@@ -133,4 +137,38 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
         }
     });
     members.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_waited_is_young_when_it_is_shown() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join(layout::NAR_DIR)).expect("a folder");
+        let written = |name: &str, target: &str| {
+            let (temp, mut file) =
+                TempFile::create(dir.path().join(name), dir.path().join(target)).expect("a temporary file");
+            file.write_all(b"x").expect("written");
+            file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("an hour old");
+            temp
+        };
+        let files = Files {
+            nar: written("1", "nar/a.nar"),
+            nar_synced: false,
+            listing: None,
+            narinfo: written("2", "a.narinfo"),
+        };
+        Committer::start(dir.path().to_owned()).publish(files).await.expect("published");
+        for name in ["nar/a.nar", "a.narinfo"] {
+            let shown = fs::metadata(dir.path().join(name)).and_then(|metadata| metadata.modified()).expect("a time");
+            let age = shown.elapsed().unwrap_or_default();
+            assert!(age < Duration::from_secs(1800), "{name} is {age:?} old, and would be removed as nobody's");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
 use crate::cache::binary::agree_on_store;
 use crate::cache::{CacheError, CacheInfo, DirectoryInfo, Trial, layout};
+use crate::disk::{Place, Room};
 use crate::nix::StoreDir;
 
 const NOT_THERE_YET: &str = "it isn't there yet; the first upload makes it";
@@ -26,7 +27,7 @@ const TRIAL: &str = "trial";
 pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
     let file = dir.join(layout::CACHE_INFO);
     let there = nearest(dir);
-    let stat = rustix::fs::statvfs(there).map_err(|errno| io_error("ask for free space in", there)(errno.into()))?;
+    let room = Room::of(there).map_err(io_error("ask for free space in", there))?;
     let (text, remark) = match fs::read_to_string(&file) {
         Ok(text) => (text, None),
         Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), Some(NOT_THERE_YET)),
@@ -39,18 +40,19 @@ pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
         directory: Some(DirectoryInfo {
             path: dir.to_owned(),
             want_mass_query: layout::field_of(&text, "WantMassQuery").map(|flag| flag == "1"),
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free_bytes: room.space.free,
+            total_bytes: room.space.all,
         }),
         remark,
         ..CacheInfo::default()
     })
 }
 
-/// Writes a small file into a cache's directory and removes it. A directory that isn't there yet is not made.
-/// `reserve_percent` of its file system are to stay free.
+/// Writes a small file into a cache's directory, which is that place, and removes it. A directory that isn't there yet is
+/// not made.
 #[must_use]
-pub fn try_out(dir: &Path, store_dir: &StoreDir, reserve_percent: u64) -> Trial {
+pub fn try_out(place: &Place, store_dir: &StoreDir) -> Trial {
+    let dir = place.path();
     let mut trial = Trial::default();
     let tried = if dir.exists() {
         let began = Instant::now();
@@ -63,7 +65,7 @@ pub fn try_out(dir: &Path, store_dir: &StoreDir, reserve_percent: u64) -> Trial 
     };
     trial.writes = Some(tried.is_ok());
     trial.troubles.extend(tried.err());
-    trial.troubles.extend(check_room(nearest(dir), reserve_percent, 0).err());
+    trial.troubles.extend(place.admits(0).map_err(CacheError::from).err());
     trial
 }
 
@@ -98,18 +100,4 @@ pub(super) fn check_store(dir: &Path, store_dir: &StoreDir) -> Result<bool, Cach
     };
     agree_on_store(&text, store_dir, &dir.display().to_string(), &path.display().to_string())?;
     Ok(true)
-}
-
-/// Whether an archive of that size (bytes), compressed or not, leaves so many per cent of the file system free.
-pub(super) fn check_room(dir: &Path, needed_percent: u64, nar_size: u64) -> Result<(), CacheError> {
-    if needed_percent == 0 {
-        return Ok(());
-    }
-    let stat = rustix::fs::statvfs(dir).map_err(|errno| io_error("ask for free space in", dir)(errno.into()))?;
-    let free = stat.f_bavail.saturating_sub(nar_size.div_ceil(stat.f_frsize.max(1)));
-    let free_percent = free.saturating_mul(100) / stat.f_blocks.max(1);
-    if free_percent >= needed_percent {
-        return Ok(());
-    }
-    Err(CacheError::NoRoom { dir: dir.to_owned(), free_percent, needed_percent })
 }

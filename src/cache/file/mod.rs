@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use self::commit::{Committer, Files};
-use self::look::{check_room, check_store};
+use self::look::check_store;
 pub use self::look::{look, try_out};
 pub use self::shelf::FileShelf;
 use self::sweep::sweep;
@@ -33,6 +33,7 @@ use self::temp::{TempFile, io_error};
 use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
 use super::{BinaryCache, BoxFuture, Cache, CacheError, CallOff, Listed, NarReader, Push, Pushed, layout};
+use crate::disk::{NoRoom, Place};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 
@@ -57,8 +58,8 @@ pub struct FileOptions {
     pub binary: BinaryCache,
     /// Tells this host's temporary files from another's: letters, digits and dashes.
     pub instance: String,
-    /// Takes nothing while less than so many per cent of the file system are free; 0 for no such limit.
-    pub reserve_percent: u64,
+    /// The same directory, as one whose file system is watched: it takes what that admits.
+    pub place: Arc<Place>,
 }
 
 /// A binary cache in a directory.
@@ -74,8 +75,11 @@ impl FileCache {
     /// Call it within a tokio runtime; it blocks for the time of a few file operations.
     ///
     /// # Errors
-    /// [`CacheError::OtherStore`] where the cache belongs to another store directory; [`CacheError::Io`].
+    /// [`CacheError::OtherStore`] where the cache belongs to another store directory; [`CacheError::NoRoom`] where its file
+    /// system is gone; [`CacheError::Io`].
     pub fn open(options: FileOptions) -> Result<Self, CacheError> {
+        // Where its file system has gone, what it was mounted on is no place for it.
+        options.place.look().map_err(NoRoom::from)?;
         let temp_dir = options.dir.join(TEMP_DIR);
         for dir in [&options.dir.join(layout::NAR_DIR), &temp_dir] {
             DirBuilder::new().recursive(true).create(dir).map_err(io_error("create", dir))?;
@@ -226,7 +230,9 @@ impl Cache for FileCache {
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
             let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
-            check_room(&self.options.dir, self.options.reserve_percent, info.nar_size)?;
+            let (place, nar_size) = (Arc::clone(&self.options.place), info.nar_size);
+            let admitted = spawn_blocking(move || place.admits(nar_size)).await;
+            admitted.map_err(|_| CacheError::LostThread { action: "look how much room there is" })??;
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let derivation = self.options.binary.logged(&info).cloned();
@@ -311,6 +317,7 @@ impl Write for GrowingFile {
 mod tests {
     use super::*;
     use crate::cache::{Layout, Pace};
+    use crate::disk::{Terms, What};
     use crate::nix::{SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
@@ -325,7 +332,7 @@ mod tests {
                 pace: Pace::default(),
             },
             instance: "0123".to_owned(),
-            reserve_percent: 0,
+            place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
         }
     }
 

@@ -150,7 +150,7 @@ impl Shelf for FileShelf {
             let unfinished = |file: fs::DirEntry| {
                 let metadata = file.metadata().ok().filter(Metadata::is_file)?;
                 let name = format!("{TEMP_DIR}/{}", file.file_name().to_str()?);
-                let Entry { name, size, modified } = entry(name, &metadata);
+                let Entry { name, size, modified, .. } = entry(name, &metadata);
                 Some(Unfinished { id: name.clone(), name, size: Some(size), modified })
             };
             Ok(entries.flatten().filter_map(unfinished).collect())
@@ -177,7 +177,10 @@ fn seconds(time: Option<SystemTime>) -> Seconds {
 }
 
 fn entry(name: String, metadata: &Metadata) -> Entry {
-    Entry { name, size: metadata.len(), modified: seconds(metadata.modified().ok()) }
+    let modified = seconds(metadata.modified().ok());
+    // A file system that doesn't note reads has the time of the first or of none.
+    let read = seconds(metadata.accessed().ok()).max(modified);
+    Entry { name, size: metadata.len(), modified, read }
 }
 
 /// Sends what lies below a directory, a page at a time. Links are not followed: they may lead out of the cache.

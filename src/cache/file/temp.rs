@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+
 use crate::cache::{CacheError, run};
 
 /// A name that no other temporary file has: `INSTANCE.RUN.NUMBER`.
@@ -55,6 +57,14 @@ impl TempFile {
             .open(&path)
             .map_err(io_error("create a file in", folder(&path)))?;
         Ok((Self { path, target, published: false }, file))
+    }
+
+    /// Makes it as young as what is written just now: it may have waited for long, and its age is to be that of its being
+    /// shown. Who removes what is old and named by nothing must not take it for that.
+    pub(super) fn make_young(&self) {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        // Where it fails, so does what follows, and says why.
+        let _ = utimensat(CWD, &self.path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
     }
 
     /// Makes its content durable.

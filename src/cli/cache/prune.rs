@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::care::{Steps, failed, now, seconds, shelf};
 use super::{CliError, Global, Setup, print};
-use crate::cache::care::{Pruned, Pruning, prune};
+use crate::cache::care::{Choice, Pruned, Pruning, prune};
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::words::counted;
@@ -76,6 +76,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let runtime = runtime()?;
     let shelf = runtime.block_on(shelf(cache, &setup))?;
     let pruning = Pruning {
+        choice: Choice::Oldest,
+        needed: Vec::new(),
         keep: args.keep.map(seconds),
         max_size: args.max_size.map(|size| size.0),
         grace: seconds(args.grace),

@@ -12,6 +12,7 @@ use crate::cache::care::{Signing, sign};
 use crate::cli::run::runtime;
 use crate::cli::words::counted;
 use crate::daemon::caches::{CacheSurroundings, care};
+use crate::disk::Places;
 
 /// Give every path of a cache one more signature, by another key: the way from an old key to a new one.
 ///
@@ -63,6 +64,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         nix: setup.nix.clone(),
         // Nothing is written but narinfos that stand.
         instance: String::new(),
+        places: Places::default(),
     };
     let key = runtime.block_on(care::key_to_sign(cache, args.key.as_deref(), &surroundings)).map_err(failed(cache))?;
     let mut said = Said {

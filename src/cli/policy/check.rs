@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(
             run(Some("version = 1\na = 1\n[limits]\nuploads = 0")).expect_err("problems"),
             "DIR/policy.toml:2:1: unknown key `a` in the policy: known are `version`, `builtin_rules`, `store`, `caches`, \
-             `upstreams`, `limits`, `rules`\n\
+             `upstreams`, `limits`, `disk`, `rules`\n\
              DIR/policy.toml:4:11: `uploads` must be between 1 and 64"
         );
     }

@@ -13,6 +13,7 @@ use crate::secret::Source;
 
 use super::command::{self, command};
 use super::compression::{self, compression};
+use super::disk;
 use super::source::{Secret, source};
 use super::{absolute, not_empty, uploads};
 
@@ -121,6 +122,7 @@ pub(super) fn cache(
         http.server_hostnames = hostnames(names, problems);
     }
     let command = command(raw, problems);
+    let max_size = raw.max_size.as_ref().and_then(|size| disk::max_size(size, problems));
     let compression = compression(raw, problems);
     let text = raw.url.as_ref()?;
     let url = match check_url(text.get_ref()) {
@@ -134,7 +136,18 @@ pub(super) fn cache(
             return None;
         }
     };
-    Some(CacheConfig { name: name?, url, uploads, compression, signing_key, store_keys, http, command, builtin: false })
+    Some(CacheConfig {
+        name: name?,
+        url,
+        uploads,
+        compression,
+        max_size,
+        signing_key,
+        store_keys,
+        http,
+        command,
+        builtin: false,
+    })
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
@@ -172,6 +185,15 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
             compression::KEYS.iter().for_each(|key| senseless(key, "since the program packs by itself, if it packs"));
             SERVER_KEYS.iter().for_each(|key| senseless(key, "since the program speaks to its server by itself"));
         }
+    }
+    if !matches!(url, CacheUrl::File { .. }) {
+        let why = match url {
+            CacheUrl::Bucket { .. } => {
+                "since it is for directories, file://, alone; `storewatch cache prune --max-size` does it"
+            }
+            _ => "since it is for directories, file://, alone",
+        };
+        senseless("max_size", why);
     }
     if !matches!(url, CacheUrl::Command { .. }) {
         command::KEYS.iter().for_each(|key| senseless(key, "since it is for programs, command://, alone"));

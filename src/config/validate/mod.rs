@@ -4,6 +4,7 @@ mod bandwidth;
 mod cache;
 mod command;
 mod compression;
+mod disk;
 mod pin;
 mod source;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use crate::cache::{CacheUrl, parse_upstream};
+use crate::disk::Thresholds;
 use crate::limit::{CacheSchedule, Schedule, Way};
 use crate::nix::{PublicKey, StoreDir};
 use crate::policy::{Built, ByteSize, CacheName, Effect, Globs, Kind, Match, Policy, Rule, Signer, SizeRange};
@@ -53,6 +55,7 @@ pub(super) struct Validated {
     pub(super) policy: Policy,
     pub(super) limits: Limits,
     pub(super) schedule: Schedule,
+    pub(super) disk: Thresholds,
 }
 
 /// Checks everything, reports all that is wrong, and is `None` where anything was.
@@ -77,6 +80,7 @@ pub(super) fn validate(
     if raw.caches.is_empty() {
         schedule.caches = defaults.schedule().caches;
     }
+    let disk = disk::thresholds(&raw.disk, problems);
     // Names also of caches that have another mistake: a rule may name them without making a second one.
     let mut names: Vec<_> = raw.caches.iter().filter_map(|raw| CacheName::new(raw.name.get_ref()).ok()).collect();
     if raw.caches.is_empty() {
@@ -89,7 +93,7 @@ pub(super) fn validate(
     }
     let rules = rules.into_iter().flatten().collect();
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
-        Ok(policy) => Some(Validated { store, pin, caches, upstreams, policy, limits, schedule }),
+        Ok(policy) => Some(Validated { store, pin, caches, upstreams, policy, limits, schedule, disk }),
         Err(unknown) => {
             problems.add(0..0, unknown.to_string());
             None
@@ -338,6 +342,7 @@ impl Defaults {
             url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
             uploads: None,
             compression: None,
+            max_size: None,
             signing_key: None,
             store_keys: StoreKeyConfig::default(),
             http: HttpConfig::default(),

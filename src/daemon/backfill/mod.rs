@@ -55,7 +55,42 @@ pub struct Request {
     pub policy: Option<String>,
 }
 
+/// How explicitly a path is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It is to be uploaded now, whatever skips it.
+    ByHand,
+    /// It was named.
+    ByName,
+    /// It is in the store.
+    WithAll,
+}
+
+impl Asked {
+    fn lane(self) -> Lane {
+        match self {
+            Self::ByHand => Lane::Fresh,
+            Self::ByName | Self::WithAll => Lane::Backfill,
+        }
+    }
+
+    fn ended(self) -> Ended {
+        match self {
+            Self::ByHand | Self::ByName => Ended::StartsAnew,
+            Self::WithAll => Ended::StartsAnewUnlessEvicted,
+        }
+    }
+}
+
 impl Request {
+    fn asked(&self) -> Asked {
+        match self {
+            _ if self.by_hand => Asked::ByHand,
+            _ if self.paths.is_empty() => Asked::WithAll,
+            _ => Asked::ByName,
+        }
+    }
+
     fn scope(&self) -> RunScope {
         RunScope {
             paths: self.paths.iter().map(|path| path.base_name().to_owned()).collect(),
@@ -154,7 +189,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
-    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.by_hand, site.bell()));
+    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.asked(), site.bell()));
     let mut scanned = false;
     let mut next_sum = Instant::now();
     let end = loop {
@@ -289,7 +324,7 @@ async fn admit(
     queue: QueueHandle,
     routes: Routes,
     run: Run,
-    by_hand: bool,
+    asked: Asked,
     bell: Option<Arc<Notify>>,
 ) -> Result<(), ServiceError> {
     let (mut row, to_row) = scan.resume(run.row, run.to_row)?;
@@ -301,9 +336,9 @@ async fn admit(
         queue
             .call(move |queue| {
                 let admission = Admission {
-                    lane: if by_hand { Lane::Fresh } else { Lane::Backfill },
-                    ended: Ended::StartsAnew,
-                    needed: by_hand,
+                    lane: asked.lane(),
+                    ended: asked.ended(),
+                    needed: asked == Asked::ByHand,
                     run: Some(run.id),
                     wanted: &batch.wanted,
                     now: now(),

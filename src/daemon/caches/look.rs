@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{attic_options, command_options, public_key, put_options, reserve_percent, store_options};
+use super::{attic_options, command_options, place, public_key, put_options, store_options};
 use crate::cache::attic::{self, AtticCache};
 use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, command, file, put};
 use crate::config::{CacheConfig, NixStore};
+use crate::disk::{Places, Thresholds};
 
 /// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,7 +62,7 @@ async fn with_key(
 const PROGRAM: &str = "a program takes its paths; where it puts them, it alone knows";
 
 /// Finds out whether a cache can be reached and takes what is uploaded.
-async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
+async fn try_out(config: &CacheConfig, nix: &NixStore, disk: &Thresholds) -> Trial {
     let tried = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             Ok(attic::try_out(attic_options(config, nix, endpoint, cache)).await)
@@ -74,8 +75,9 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
         }
         Ok(CacheUrl::Command { program }) => Ok(command::try_out(&command_options(config, nix, program)).await),
         Ok(CacheUrl::File { dir, .. }) => {
-            let (store_dir, reserve) = (nix.logical.clone(), reserve_percent(config));
-            in_time(move || file::try_out(&dir, &store_dir, reserve)).await
+            let (store_dir, terms) = (nix.logical.clone(), place(config, disk).map(|(.., terms)| terms));
+            let place = Places::default().of_cache(config.name.as_str(), &dir, terms.unwrap_or_default());
+            in_time(move || file::try_out(&place, &store_dir)).await
         }
         Err(error) => Err(error.into()),
     };
@@ -84,11 +86,16 @@ async fn try_out(config: &CacheConfig, nix: &NixStore) -> Trial {
 
 /// Tries several caches out at the same time; what came of it in their order. `answered` is told the place of each that is
 /// through.
-pub async fn try_all(caches: &[&CacheConfig], nix: &NixStore, answered: impl Fn(usize)) -> Vec<Trial> {
+pub async fn try_all(
+    caches: &[&CacheConfig],
+    nix: &NixStore,
+    disk: &Thresholds,
+    answered: impl Fn(usize),
+) -> Vec<Trial> {
     let mut trying = JoinSet::new();
     for (place, cache) in caches.iter().enumerate() {
-        let (cache, nix) = ((*cache).clone(), nix.clone());
-        trying.spawn(async move { (place, try_out(&cache, &nix).await) });
+        let (cache, nix, disk) = ((*cache).clone(), nix.clone(), *disk);
+        trying.spawn(async move { (place, try_out(&cache, &nix, &disk).await) });
     }
     let mut trials: Vec<Trial> = caches.iter().map(|_| Trial::lost()).collect();
     while let Some(tried) = trying.join_next().await {

@@ -23,15 +23,16 @@ use crate::cache::http::{Credentials, Header, HttpOptions, Proof};
 use crate::cache::put::{PutCache, PutOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
+use crate::disk::{Places, Terms, Threshold, Thresholds, What};
 use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
 use crate::upload::{Open, Orders, Target};
 
-/// The embedded cache takes nothing while less than so many per cent of its file system are free: it was not asked for,
-/// so it must not be what fills a disk.
-const EMBEDDED_RESERVE_PERCENT: u64 = 10;
+/// The embedded cache takes nothing while less than this of its file system is free: it was not asked for, so it must not
+/// be what fills a disk.
+const EMBEDDED_RESERVE: Threshold = Threshold::Percent(10);
 
 /// What a cache needs beside its own lines in the policy file.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ pub struct CacheSurroundings {
     pub nix: NixStore,
     /// Tells this state directory's temporary files from another's.
     pub instance: String,
+    /// The places whose file systems are watched.
+    pub places: Places,
 }
 
 /// What the uploader is to work by under a configuration, and the routes to its caches. Those that are new get their
@@ -57,6 +60,9 @@ pub fn orders(
     let routes = routes(queue, config)?;
     for cache in &config.caches {
         let Some(id) = routes.caches.get(&cache.name) else { continue };
+        if cache.max_size.is_none() {
+            queue.forget_evicted(*id)?;
+        }
         let again = queue.serve_cache(*id, &cache.fingerprint(), now())?;
         if again > 0 {
             info!(cache = %cache.name, jobs = again, "its configuration has changed: what had failed is tried again");
@@ -180,10 +186,10 @@ fn open_file(
             return Err(CacheError::LostThread { action: "open the cache" });
         };
         let cache = FileCache::open(FileOptions {
+            place: surroundings.places.of_cache(config.name.as_str(), &dir, Terms::default()),
             dir,
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
-            reserve_percent: reserve_percent(&config),
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };
@@ -275,10 +281,12 @@ pub fn store_options(config: &CacheConfig, nix: &NixStore, url: BucketUrl) -> St
     }
 }
 
-/// How much of its file system a cache in a directory leaves free.
+/// The place of a cache in a directory: where it is, and what is asked of its file system. `None` for another kind.
 #[must_use]
-pub fn reserve_percent(config: &CacheConfig) -> u64 {
-    if config.builtin { EMBEDDED_RESERVE_PERCENT } else { 0 }
+pub fn place(config: &CacheConfig, thresholds: &Thresholds) -> Option<(What, PathBuf, Terms)> {
+    let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse(&config.url) else { return None };
+    let terms = Terms { thresholds: *thresholds, reserve: config.builtin.then_some(EMBEDDED_RESERVE) };
+    Some((What::Cache(config.name.to_string()), dir, terms))
 }
 
 /// A cache on an Attic server, as the policy has it. What is remembered of its credentials lives as long as these.

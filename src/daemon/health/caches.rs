@@ -31,7 +31,7 @@ pub(super) async fn examine(config: &Config, nix: &NixStore, step: &dyn Fn(&str)
         left.answered(place);
         step(&left.in_words());
     };
-    let trials = try_all(&on, nix, answered).await;
+    let trials = try_all(&on, nix, &config.disk, answered).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial));
     }

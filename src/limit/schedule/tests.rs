@@ -183,7 +183,8 @@ fn rates_are_what_is_in_force_and_next_to_nothing_in_a_pause() {
     let schedule = Schedule { backfill_bandwidth: Some(Bandwidth::new(5 * MIB)), caches, ..schedule };
     let rates = |hour| now_in(&schedule, &at(date(2026, 11, 27).at(hour, 0, 0, 0), &berlin())).rates();
     let caches = [("team".to_owned(), Rate::new(MIB).expect("a rate"))].into();
-    let outside = Rates { line: Rate::new(20 * MIB), backfill: Rate::new(5 * MIB), caches };
+    let outside =
+        Rates { line: Rate::new(20 * MIB), backfill: Rate::new(5 * MIB), caches, background: BTreeMap::new() };
     assert_eq!(rates(11), outside);
     assert_eq!(rates(12), Rates { line: Rate::new(1), ..outside });
 }

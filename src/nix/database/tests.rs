@@ -9,6 +9,7 @@ use rusqlite::{Connection, params};
 use super::*;
 use crate::nix::{Derivation, Realisation};
 
+mod kept;
 mod torn;
 mod unprivileged;
 

@@ -9,7 +9,7 @@ fn an_outage_is_tried_with_each_path_in_turn_and_counts_for_none() {
     let mut tried = Vec::new();
     for _ in 0..6 {
         bench.clock += 1_000;
-        let probe = bench.queue.claim_probe(bench.cache, bench.clock).expect("claimed").remove(0);
+        let probe = bench.queue.claim_probe(bench.cache, Lane::Backfill, bench.clock).expect("claimed").remove(0);
         assert_eq!(probe.attempts, 0);
         tried.push(probe.path.clone());
         // Its time has not come at the next look, which is all the same to who tries the cache.
@@ -30,7 +30,7 @@ fn who_has_failed_by_himself_is_not_what_a_cache_is_tried_with() {
     let job = bench.claim_one(1);
     bench.settle(job, Outcome::Retry { not_before: 0, reason: "400".to_owned() });
     for _ in 0..2 {
-        let probe = bench.queue.claim_probe(bench.cache, bench.clock).expect("claimed").remove(0);
+        let probe = bench.queue.claim_probe(bench.cache, Lane::Backfill, bench.clock).expect("claimed").remove(0);
         assert_eq!(probe.path, path(2));
         bench.settle(probe, Outcome::Postponed { not_before: bench.clock, reason: "502".to_owned() });
     }

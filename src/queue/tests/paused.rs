@@ -13,7 +13,8 @@ fn no_backfill_is_claimed_while_that_is_paused_and_fresh_paths_are() {
     bench.fresh(&[2]);
     bench.queue.note_paused(&[(bench.cache, paused(None, Some("by night")))]).expect("noted");
     let claim = |bench: &mut Bench, lane| bench.queue.claim(bench.cache, lane, 9, bench.clock).expect("claimed").len();
-    let probe = |bench: &mut Bench| bench.queue.claim_probe(bench.cache, bench.clock).expect("claimed").len();
+    let probe =
+        |bench: &mut Bench| bench.queue.claim_probe(bench.cache, Lane::Backfill, bench.clock).expect("claimed").len();
     assert_eq!(claim(&mut bench, Lane::Backfill), 0);
     assert_eq!(claim(&mut bench, Lane::Fresh), 1);
     assert_eq!(probe(&mut bench), 0);

@@ -79,7 +79,10 @@ fn a_queue_of_the_first_version_is_taken_over() {
              ALTER TABLE caches DROP COLUMN backfill_paused;
              ALTER TABLE caches DROP COLUMN waiting_until; ALTER TABLE caches DROP COLUMN retried;
              ALTER TABLE runs DROP COLUMN walks;
-             DROP INDEX jobs_ended; PRAGMA user_version = 1;",
+             DROP INDEX jobs_ended;
+             DROP TABLE disks; DROP INDEX jobs_collectable; ALTER TABLE jobs DROP COLUMN collectable;
+             DROP INDEX jobs_evicted; ALTER TABLE jobs DROP COLUMN evicted;
+             PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
     let mut bench = bench.reopen();

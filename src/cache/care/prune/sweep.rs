@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Contents, Pruned, Pruning, read_all};
+use super::{Choice, Contents, Pruned, Pruning, read_all};
 use crate::cache::CacheError;
 use crate::cache::care::at_once::{REQUESTS, at_once};
 use crate::cache::care::inventory::{Archive, Inventory, Kind, Mark, Named, condemned_name, kind_of, listing_file};
@@ -72,7 +72,10 @@ impl Sweep<'_> {
             })
             .map(|listing| listing.hash)
             .collect();
-        let uploads = shelf.unfinished().await?;
+        let uploads = match pruning.choice {
+            Choice::Oldest => shelf.unfinished().await?,
+            Choice::LongestUnread => Vec::new(),
+        };
         let uploads: Vec<_> = uploads.into_iter().filter(|upload| is_over(upload.modified)).collect();
         pruned.uploads = uploads.len() as u64;
         pruned.freed += uploads.iter().filter_map(|upload| upload.size).sum::<u64>();

@@ -1,0 +1,131 @@
+//! What holds of every cache in a directory after what was longest unread has been dropped from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, FileTimes};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use crate::cache::care::{Choice, Pruning, Shelf, prune};
+use crate::cache::file::FileShelf;
+use crate::nix::{HashPart, StoreDir};
+
+const NOW: u32 = 1_000_000;
+const GRACE: u32 = 600;
+
+#[derive(Clone, Debug)]
+struct Shown {
+    /// Any may refer to any, also to what the cache never had.
+    references: BTreeSet<usize>,
+    size: usize,
+    shown: u32,
+    read: u32,
+    is_under_way: bool,
+}
+
+fn cache() -> impl Strategy<Value = Vec<Shown>> {
+    (1..10_usize).prop_flat_map(|count| {
+        let age = || prop_oneof![1 => 0..GRACE, 4 => GRACE..100_000_u32];
+        let references = proptest::collection::btree_set(0..count + 2, 0..3);
+        let path = (references, 0..3_000_usize, age(), age(), proptest::bool::weighted(0.1));
+        let path = path.prop_map(|(references, size, shown, read, is_under_way)| Shown {
+            references,
+            size,
+            shown: NOW - shown,
+            read: NOW - read,
+            is_under_way,
+        });
+        proptest::collection::vec(path, count)
+    })
+}
+
+fn base_name(place: usize) -> String {
+    format!("{place:0>32}-p{place}")
+}
+
+fn hash(place: usize) -> HashPart {
+    HashPart::of_base_name(&base_name(place)).expect("a hash part")
+}
+
+fn write(file: &Path, content: &[u8], shown: u32, read: u32) {
+    fs::write(file, content).expect("written");
+    let time = |seconds: u32| UNIX_EPOCH + Duration::from_secs(seconds.into());
+    let times = FileTimes::new().set_modified(time(shown)).set_accessed(time(read));
+    File::options().write(true).open(file).expect("opened").set_times(times).expect("times");
+}
+
+fn fill(dir: &Path, paths: &[Shown]) {
+    fs::create_dir(dir.join("nar")).expect("a folder");
+    fs::write(dir.join("nix-cache-info"), "StoreDir: /nix/store\n").expect("written");
+    for (place, path) in paths.iter().enumerate() {
+        let references: Vec<String> = path.references.iter().map(|place| base_name(*place)).collect();
+        let text = format!(
+            "StorePath: /nix/store/{}\nURL: nar/{place}.nar\nReferences: {}\n",
+            base_name(place),
+            references.join(" ")
+        );
+        write(&dir.join(format!("{}.narinfo", hash(place))), text.as_bytes(), path.shown, NOW);
+        write(&dir.join(format!("nar/{place}.nar")), &vec![b'x'; path.size], path.shown, path.read);
+    }
+}
+
+/// What is shown, each with its references.
+fn shown(dir: &Path, count: usize) -> BTreeMap<usize, BTreeSet<usize>> {
+    let references = |place: usize| {
+        let text = fs::read_to_string(dir.join(format!("{}.narinfo", hash(place)))).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("References: ")).unwrap_or_default().to_owned();
+        Some(line.split_whitespace().map(|name| name[..32].parse().expect("a number")).collect())
+    };
+    (0..count).filter_map(|place| Some((place, references(place)?))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_stays_has_the_references_that_it_had(paths in cache(), max_size in 0..20_000_u64) {
+        let dir = tempfile::tempdir().expect("a folder");
+        fill(dir.path(), &paths);
+        let before = shown(dir.path(), paths.len());
+        let under_way: Vec<usize> = (0..paths.len()).filter(|place| paths[*place].is_under_way).collect();
+        let pruning = Pruning {
+            choice: Choice::LongestUnread,
+            needed: under_way.iter().map(|place| hash(*place)).collect(),
+            keep: None,
+            max_size: Some(max_size),
+            grace: GRACE,
+            now: NOW,
+            is_meant: true,
+        };
+        let shelf: Arc<dyn Shelf> =
+            Arc::new(FileShelf::open(dir.path().to_owned(), &StoreDir::default()).expect("a cache"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let pruned = runtime.block_on(prune(&shelf, &pruning, |_| ())).expect("pruned");
+        let after = shown(dir.path(), paths.len());
+
+        let gone: BTreeSet<HashPart> = pruned.hidden.iter().copied().collect();
+        for (place, references) in &before {
+            prop_assert_eq!(after.contains_key(place), !gone.contains(&hash(*place)), "{} is told of", place);
+            if after.contains_key(place) {
+                let lost = references.iter().find(|reference| before.contains_key(reference) && !after.contains_key(reference));
+                prop_assert_eq!(lost, None, "{} stays without it", place);
+                let archive = dir.path().join(format!("nar/{place}.nar"));
+                prop_assert!(archive.exists());
+            }
+            let age = NOW - paths[*place].shown.max(paths[*place].read);
+            prop_assert!(after.contains_key(place) || age >= GRACE, "{} was used just now", place);
+        }
+        prop_assert!(under_way.iter().all(|place| after.contains_key(place)));
+        // What goes was read no later than any top that stays and could have gone.
+        let last_use = |place: &usize| paths[*place].shown.max(paths[*place].read);
+        let is_needed = |place: &usize| after.iter().any(|(other, references)| other != place && references.contains(place));
+        let tops = after.keys().filter(|place| !is_needed(place) && !paths[**place].is_under_way);
+        let referred = |place: &usize| before.iter().any(|(other, references)| other != place && references.contains(place));
+        if let Some(oldest) = tops.filter(|place| !referred(place)).map(last_use).min() {
+            let lone = before.keys().filter(|place| !after.contains_key(place) && !referred(place));
+            prop_assert!(lone.map(last_use).all(|used| used <= oldest));
+        }
+    }
+}
