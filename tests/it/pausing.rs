@@ -69,7 +69,7 @@ fn what_is_said_for_a_while_ends_by_itself() {
     running.stop();
     assert_eq!(
         storewatch.status()["line"],
-        json!({ "bytes_per_second": null, "by": "policy", "window": null, "until": null })
+        json!({ "bytes_per_second": null, "background": false, "by": "policy", "window": null, "until": null })
     );
 }
 
@@ -172,7 +172,7 @@ fn a_window_pauses_a_cache_and_is_taken_back_with_the_policy() {
     let ruling = &storewatch.cmd(&["limit", "--json"]).json()["caches"]["team"];
     assert_eq!(
         ruling,
-        &json!({ "bytes_per_second": 0, "by": "window", "window": "00:00 to 24:00", "until": null, "paused": why })
+        &json!({ "bytes_per_second": 0, "background": false, "by": "window", "window": "00:00 to 24:00", "until": null, "paused": why })
     );
     storewatch.policy(&two_caches(&team, &other, "bandwidth = \"1 MiB/s\""));
     running.eventually("its paths", || team.has(&path));
