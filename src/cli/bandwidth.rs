@@ -142,7 +142,7 @@ impl Shown {
 }
 
 impl RulingShown {
-    pub(super) fn of(Ruling { bandwidth, by, until }: &Ruling) -> Self {
+    pub(super) fn of(Ruling { bandwidth, gives_way, by, until }: &Ruling) -> Self {
         let (by, window) = match by {
             By::Policy => ("policy", None),
             By::Window(window) => ("window", Some(window.to_string())),
@@ -152,7 +152,7 @@ impl RulingShown {
         };
         Self {
             bytes_per_second: bandwidth.and_then(Bandwidth::per_second),
-            background: *bandwidth == Some(Bandwidth::Background),
+            background: *gives_way,
             by,
             window,
             until: until.map(|until| until.as_millisecond()),
@@ -189,7 +189,7 @@ pub(super) fn write_cache(out: &mut impl Write, in_force: &InForce, name: &str) 
 }
 
 fn write_ruling(out: &mut impl Write, whose: &str, ruling: &Ruling) -> io::Result<()> {
-    if ruling.bandwidth.is_none() && ruling.by == By::Policy {
+    if ruling.bandwidth.is_none() && !ruling.gives_way && ruling.by == By::Policy {
         return Ok(());
     }
     writeln!(out, "{whose} {}", in_words(ruling, &TimeZone::system()))

@@ -86,8 +86,8 @@ fn changes(before: Option<&InForce>, now: &InForce, zone: &TimeZone) -> Vec<Stri
     ];
     all.extend(now.caches.iter().map(|(name, (ruling, _))| (format!("cache {name}"), cache(name), ruling)));
     let is_news = |before: Option<&Ruling>, now: &Ruling| match before {
-        Some(before) => (before.bandwidth, &before.by) != (now.bandwidth, &now.by),
-        None => now.bandwidth.is_some(),
+        Some(before) => (before.bandwidth, before.gives_way, &before.by) != (now.bandwidth, now.gives_way, &now.by),
+        None => now.bandwidth.is_some() || now.gives_way,
     };
     let news = all.into_iter().filter(|(_, before, now)| is_news(*before, now));
     news.map(|(whose, _, now)| format!("bandwidth of {whose}: {}", in_words(now, zone))).collect()
@@ -96,11 +96,12 @@ fn changes(before: Option<&InForce>, now: &InForce, zone: &TimeZone) -> Vec<Stri
 /// What is in force, for people: `2.0 MiB/s by the window mon to fri 09:00 to 18:00, until 2026-11-27 18:00`.
 #[must_use]
 pub fn in_words(ruling: &Ruling, zone: &TimeZone) -> String {
-    let what = match ruling.bandwidth {
-        None => "no limit".to_owned(),
-        Some(Bandwidth::Nothing) => "paused".to_owned(),
-        Some(Bandwidth::Background) => "in the background".to_owned(),
-        Some(Bandwidth::AtMost(rate)) => format!("{}/s", ByteSize(rate.per_second())),
+    let what = match (ruling.bandwidth.and_then(Bandwidth::per_second), ruling.gives_way) {
+        (None, false) => "no limit".to_owned(),
+        (None, true) => "in the background".to_owned(),
+        (Some(0), _) => "paused".to_owned(),
+        (Some(bytes), false) => format!("{}/s", ByteSize(bytes)),
+        (Some(bytes), true) => format!("{}/s in the background", ByteSize(bytes)),
     };
     format!("{what} {}", why(ruling, zone))
 }

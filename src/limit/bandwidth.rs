@@ -29,13 +29,4 @@ impl Bandwidth {
             Self::AtMost(rate) => Some(rate.per_second()),
         }
     }
-
-    /// The stricter of two comes first: whoever gives way to all may be left next to nothing.
-    pub(super) fn strictness(self) -> u64 {
-        match self {
-            Self::Nothing => 0,
-            Self::Background => 1,
-            Self::AtMost(rate) => rate.per_second().max(2),
-        }
-    }
 }

@@ -8,6 +8,7 @@ mod rate;
 mod schedule;
 mod shaper;
 mod slots;
+mod urgency;
 mod window;
 
 pub use background::Background;
@@ -16,6 +17,7 @@ pub use rate::Rate;
 pub use schedule::{By, ByHand, CacheSchedule, Conditions, InForce, Ruling, Schedule, Way, Whose};
 pub use shaper::{Rates, Shaper, Tap};
 pub use slots::{Slot, Slots};
+pub use urgency::Urgency;
 pub use window::{DAY, DAY_NAMES, Days, Window};
 
 /// Which of two lanes work stands in; the first is always served first.

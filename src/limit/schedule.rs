@@ -117,8 +117,10 @@ pub enum By {
 /// What is in force for the line, for backfill or for a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruling {
-    /// How much may be sent; `None`: as much as goes through.
+    /// How much may be sent at most; `None`: as much as goes through.
     pub bandwidth: Option<Bandwidth>,
+    /// Whether that is only what others leave.
+    pub gives_way: bool,
     /// By what.
     pub by: By,
     /// Until when, as far as that is known now.
@@ -144,7 +146,9 @@ impl Schedule {
         for change in self.possible_changes(by_hand, now) {
             let then = self.at(by_hand, conditions, &change.to_zoned_datetime(now.time_zone().clone()));
             for (ruling, next) in in_force.rulings_mut().zip(then.rulings()) {
-                if ruling.until.is_none() && (&ruling.bandwidth, &ruling.by) != (&next.bandwidth, &next.by) {
+                if ruling.until.is_none()
+                    && (ruling.bandwidth, ruling.gives_way, &ruling.by) != (next.bandwidth, next.gives_way, &next.by)
+                {
                     ruling.until = Some(change);
                 }
             }
@@ -236,8 +240,14 @@ fn by_policy(
 /// The strictest of these. Of equal ones the first, so that a pause that is for more caches isn't hidden by one on a metered
 /// connection.
 fn strictest(usual: Ruling, battery: Option<Ruling>, metered: Option<Ruling>) -> Ruling {
-    let strictness = |ruling: &Ruling| ruling.bandwidth.map_or(u64::MAX, Bandwidth::strictness);
-    let stricter = |one: Ruling, other: Ruling| if strictness(&other) < strictness(&one) { other } else { one };
+    let strictness = |ruling: &Ruling| ruling.bandwidth.and_then(Bandwidth::per_second).unwrap_or(u64::MAX);
+    let stricter = |one: Ruling, other: Ruling| {
+        let gives_way = one.gives_way || other.gives_way;
+        // Who gives way is no less limited for that, and who is limited gives way all the same.
+        let only_that = !one.gives_way && other.gives_way && one.bandwidth.is_none();
+        let first = if strictness(&other) < strictness(&one) || only_that { other } else { one };
+        Ruling { gives_way, ..first }
+    };
     [battery, metered].into_iter().flatten().fold(usual, stricter)
 }
 
@@ -271,7 +281,8 @@ impl ByHand {
 
 impl Ruling {
     fn new(bandwidth: Option<Bandwidth>, by: By) -> Self {
-        Self { bandwidth, by, until: None }
+        let gives_way = bandwidth == Some(Bandwidth::Background);
+        Self { bandwidth: bandwidth.filter(|_| !gives_way), gives_way, by, until: None }
     }
 
     /// Whether nothing is to be sent.
@@ -293,15 +304,15 @@ impl InForce {
     pub fn rates(&self) -> Rates {
         let rate = |ruling: &Ruling| match ruling.bandwidth? {
             Bandwidth::Nothing => Rate::new(NEXT_TO_NOTHING),
-            Bandwidth::Background => None,
             Bandwidth::AtMost(rate) => Some(rate),
+            // Rulings have it apart.
+            Bandwidth::Background => None,
         };
         let caches = self.caches.iter().filter_map(|(name, (ruling, _))| Some((name.clone(), rate(ruling)?)));
-        let gives_way = |ruling: &Ruling| ruling.bandwidth == Some(Bandwidth::Background);
         let background = self.caches.iter().filter_map(|(name, (own, way))| {
-            let from = if gives_way(&self.line) || gives_way(own) {
+            let from = if self.line.gives_way || own.gives_way {
                 Lane::Fresh
-            } else if gives_way(&self.backfill) {
+            } else if self.backfill.gives_way {
                 Lane::Backfill
             } else {
                 return None;

@@ -1,13 +1,13 @@
 //! A number of slots for work that costs: reading, hashing and packing a path.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::Lane;
+use super::{Lane, Urgency};
 
 /// Where no slot was given back for so long, those who have them are slow, and fresh work needn't stand behind them. Well
 /// below the second within which a fresh path is to be through, and well above what a few megabytes take on a fast line.
@@ -31,10 +31,14 @@ struct State {
     extra: [bool; 2],
     /// When a slot within the limit was given back last, or could be had.
     moved: Instant,
-    waiting: [VecDeque<Waiter>; 2],
+    /// In the order in which they came.
+    waiting: VecDeque<Waiter>,
+    /// Whether a task looks after those whose patience ends.
+    is_driven: bool,
 }
 
 struct Waiter {
+    urgency: Urgency,
     is_small: bool,
     turn: oneshot::Sender<Slot>,
 }
@@ -68,7 +72,8 @@ impl Slots {
             taken: [0; 2],
             extra: [false; 2],
             moved: Instant::now(),
-            waiting: [VecDeque::new(), VecDeque::new()],
+            waiting: VecDeque::new(),
+            is_driven: false,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -80,18 +85,21 @@ impl Slots {
     }
 
     /// Waits for a slot. `is_small`: it will be given back soon, however slow the line is.
-    pub async fn acquire(&self, lane: Lane, is_small: bool) -> Slot {
-        let (turn, mut receiver) = oneshot::channel();
-        self.lock().waiting[lane as usize].push_back(Waiter { is_small, turn });
-        loop {
-            self.hand_out();
-            let patient_until = self.lock().moved + PATIENCE;
-            tokio::select! {
-                biased;
-                // The sender lies in the queue until it is used, and the queue lives as long as `self`.
-                slot = &mut receiver => return slot.unwrap_or(Slot { _taken: None }),
-                () = sleep_until(patient_until.max(Instant::now() + PATIENCE / 10)), if lane == Lane::Fresh => {}
-            }
+    pub async fn acquire(&self, urgency: impl Into<Urgency>, is_small: bool) -> Slot {
+        let (turn, receiver) = oneshot::channel();
+        self.lock().waiting.push_back(Waiter { urgency: urgency.into(), is_small, turn });
+        self.look_again();
+        // The sender lies in the queue until it is used, and the queue lives as long as `self`.
+        receiver.await.unwrap_or(Slot { _taken: None })
+    }
+
+    /// Hands out what can be: who waits may have become more urgent.
+    pub fn look_again(&self) {
+        self.hand_out();
+        let mut state = self.lock();
+        if !state.is_driven && state.has_fresh_waiting() {
+            state.is_driven = true;
+            tokio::spawn(drive(Arc::downgrade(&self.state)));
         }
     }
 
@@ -108,24 +116,50 @@ impl Slots {
     }
 }
 
+/// Looks again whenever somebody's patience may have come to its end, as long as fresh work waits.
+async fn drive(state: Weak<Mutex<State>>) {
+    loop {
+        let Some(slots) = state.upgrade().map(|state| Slots { state }) else { return };
+        let look = {
+            let mut state = slots.lock();
+            if !state.has_fresh_waiting() {
+                state.is_driven = false;
+                return;
+            }
+            (state.moved + PATIENCE).max(Instant::now() + PATIENCE / 10)
+        };
+        drop(slots);
+        sleep_until(look).await;
+        if let Some(state) = state.upgrade() {
+            Slots { state }.hand_out();
+        }
+    }
+}
+
 impl State {
+    fn has_fresh_waiting(&self) -> bool {
+        self.waiting.iter().any(|waiter| waiter.urgency.lane() == Lane::Fresh)
+    }
+
     /// Who is served next, and with which slot, which is then taken.
     fn next(&mut self, now: Instant) -> Option<(Which, Waiter)> {
+        let is_fresh = |waiter: &Waiter| waiter.urgency.lane() == Lane::Fresh;
         let [fresh, backfill] = self.taken;
         if fresh + backfill < self.limit {
             self.moved = now;
-            let lane =
-                [Lane::Fresh, Lane::Backfill].into_iter().find(|lane| !self.waiting[*lane as usize].is_empty())?;
+            let place = self.waiting.iter().position(is_fresh).unwrap_or(0);
+            let waiter = self.waiting.remove(place)?;
+            let lane = waiter.urgency.lane();
             self.taken[lane as usize] += 1;
-            return Some((Which::WithinLimit(lane), self.waiting[lane as usize].pop_front()?));
+            return Some((Which::WithinLimit(lane), waiter));
         }
         if now < self.moved + PATIENCE {
             return None;
         }
         let [for_small, for_any] = self.extra;
         let has_one = |waiter: &Waiter| if waiter.is_small { !for_small } else { fresh == 0 && !for_any };
-        let queue = &mut self.waiting[Lane::Fresh as usize];
-        let waiter = queue.iter().position(has_one).and_then(|place| queue.remove(place))?;
+        let place = self.waiting.iter().position(|waiter| is_fresh(waiter) && has_one(waiter))?;
+        let waiter = self.waiting.remove(place)?;
         self.extra[usize::from(!waiter.is_small)] = true;
         Some((Which::Extra { is_small: waiter.is_small }, waiter))
     }
@@ -192,6 +226,23 @@ mod tests {
         }
         drop(large);
         within(Lane::Fresh, false, soon).await.expect("the one that was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fresh_work_waits_for_need_not_wait_behind_backfill() {
+        let slots = Slots::new(1);
+        let _slow = slots.acquire(Lane::Backfill, false).await;
+        let needed = Urgency::from(Lane::Backfill);
+        let mut waiting = wait_for_one(&slots, needed.clone());
+        assert!(tokio::time::timeout(PATIENCE * 10, &mut waiting).await.is_err(), "backfill has what it is given");
+        Urgency::from(Lane::Fresh).waits_for(&needed);
+        slots.look_again();
+        tokio::time::timeout(PATIENCE * 2, waiting).await.expect("a slot").expect("no panic");
+    }
+
+    fn wait_for_one(slots: &Slots, urgency: Urgency) -> tokio::task::JoinHandle<Slot> {
+        let slots = slots.clone();
+        tokio::spawn(async move { slots.acquire(urgency, false).await })
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{
     CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
-use crate::limit::{Shaper, Slots};
+use crate::limit::{Shaper, Slots, Urgency};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -80,13 +80,15 @@ pub(super) struct Place {
     pub(super) seat: Option<Seat>,
     /// Whether the cache is reached over a line, or is on a disk of this host.
     pub(super) over_line: bool,
+    /// In which lane it stands.
+    pub(super) urgency: Urgency,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
 /// closure, says what is behind it.
 pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
     let facts = context.facts.clone();
-    let tap = context.shaper.tap(name.as_str(), job.lane, place.over_line);
+    let tap = context.shaper.tap(name.as_str(), place.urgency.clone(), place.over_line);
     let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
@@ -132,10 +134,14 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         return outcome.into();
     }
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _ } = place;
+    let Place { slots, gate, seat, over_line: _, urgency } = place;
+    for arrival in &references.under_way {
+        urgency.waits_for(arrival.urgency());
+    }
+    slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(files, &info, job.lane, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
         .behind(gate)
         .seated(seat)
         .counted(&context.tally);

@@ -3,7 +3,7 @@
 //!
 //! At rest nothing is asked and nothing is woken.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::trace;
 
 use crate::cache::Cache;
-use crate::limit::{Background, Shaper};
+use crate::limit::{Background, Rate, Shaper};
 use crate::policy::CacheName;
 
 /// So often is asked, as long as the answers come sooner: some tens of packets a second, where uploads send thousands.
@@ -23,20 +23,22 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Where nothing was sent for so long, nothing is asked any more, until something is.
 const RESTS: Duration = Duration::from_secs(3);
 
-/// Measures the line to a cache, as long as this is kept.
+/// What is known of the line to a cache. Cheap to clone; all clones are one.
+#[derive(Clone, Default)]
+pub(super) struct Line(Arc<Mutex<Option<Background>>>);
+
+/// Measures the line to a cache, as long as this is kept and something uses the cache.
 pub(super) struct Measuring(#[expect(dead_code, reason = "kept for being dropped")] JoinSet<()>);
 
 impl Measuring {
-    pub(super) fn start(shaper: &Shaper, name: &CacheName, cache: &Arc<dyn Cache>) -> Self {
+    pub(super) fn start(line: &Line, shaper: &Shaper, name: &CacheName, cache: &Arc<dyn Cache>) -> Self {
         let mut task = JoinSet::new();
-        task.spawn(measure(shaper.clone(), name.clone(), Arc::downgrade(cache)));
+        task.spawn(measure(line.clone(), shaper.clone(), name.clone(), Arc::downgrade(cache)));
         Self(task)
     }
 }
 
-async fn measure(shaper: Shaper, name: CacheName, cache: Weak<dyn Cache>) {
-    // Kept over pauses: the shortest delay is still the shortest.
-    let mut background: Option<Background> = None;
+async fn measure(line: Line, shaper: Shaper, name: CacheName, cache: Weak<dyn Cache>) {
     loop {
         shaper.flows_in_background(name.as_str()).await;
         let Some(cache) = cache.upgrade() else { return };
@@ -51,18 +53,27 @@ async fn measure(shaper: Shaper, name: CacheName, cache: Weak<dyn Cache>) {
             } else if asked > moved.0 + RESTS {
                 break;
             }
-            let background = background.get_or_insert_with(|| Background::new(sent, asked));
             let Some(touch) = cache.touch() else { return };
             let answered = timeout(LONGEST, touch).await == Ok(true);
             let now = Instant::now();
             let sent = shaper.sent_in_background(name.as_str()).unwrap_or(sent);
-            match answered {
-                true => background.answered(now - asked, sent, now),
-                false => background.unanswered(sent, now),
-            }
-            shaper.give_way(name.as_str(), background.rate());
-            trace!(cache = %name, answered, after = ?(now - asked), bytes_a_second = background.rate().per_second());
+            let rate = line.answered(answered, now - asked, sent, now);
+            shaper.give_way(name.as_str(), rate);
+            trace!(cache = %name, answered, after = ?(now - asked), bytes_a_second = rate.per_second());
             sleep_until(asked + INTERVAL).await;
         }
+    }
+}
+
+impl Line {
+    /// Notes an answer, or that there was none, and says what may be sent.
+    fn answered(&self, answered: bool, delay: Duration, sent: u64, now: Instant) -> Rate {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let background = known.get_or_insert_with(|| Background::new(sent, now));
+        match answered {
+            true => background.answered(delay, sent, now),
+            false => background.unanswered(sent, now),
+        }
+        background.rate()
     }
 }

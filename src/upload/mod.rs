@@ -428,17 +428,17 @@ impl Uploader {
             claimed.extend(jobs.into_iter().filter_map(|job| Claimed::new(job, state)));
         }
         // All are announced before the first begins, so that each sees the others.
-        let flights: Vec<_> =
-            claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job.cache, &job.path)).collect();
+        let flights: Vec<_> = claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job)).collect();
         let seats = claim::seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
             let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
             // Each can be called off on its own.
             let context = Context { call_off: CallOff::default(), ..self.context.clone() };
             let (under_way, given_back) = UnderWay::begin(job.clone(), context.call_off.clone());
+            let place = Place { slots, gate, seat, over_line, urgency: flight.urgency().clone() };
             let task = self.tasks.spawn(async move {
                 let landed = tokio::select! {
-                    landed = deliver(context, name, presence, &job, Place { slots, gate, seat, over_line }) => landed,
+                    landed = deliver(context, name, presence, &job, place) => landed,
                     landed = given_back.wait() => landed,
                 };
                 if let Outcome::Delivered(_) = landed.outcome {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::contents::Remembered;
 use crate::cache::{Cache, CacheError};
+use crate::limit::Tap;
 use crate::nix::StorePath;
 
 /// Paths that one question asks for at most. Attic answers some 5,000 in one go, and references come on top.
@@ -99,7 +100,8 @@ impl Presence {
         if ask {
             // On its own, so that a delivery that is called off leaves nobody without an answer. Should it end by a defect,
             // those who wait are told, and the next who asks begins anew.
-            let (asking, own) = (tokio::spawn(self.clone().ask_for_all()), self.clone());
+            let (asking, own) =
+                (tokio::spawn(Tap::of_this_task().for_all().scope(self.clone().ask_for_all())), self.clone());
             tokio::spawn(async move {
                 if asking.await.is_err() {
                     let mut state = own.lock();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::contents::Remembered;
-use super::giving_way::Measuring;
+use super::giving_way::{Line, Measuring};
 use super::presence::Presence;
 use crate::cache::bucket::BucketError;
 use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
@@ -138,13 +138,16 @@ pub(super) struct State {
     waiting: Option<Waiting>,
     /// Nothing is to go there for now, which says nothing of how it is doing.
     is_paused: bool,
+    /// What is known of the line to it, and who measures that.
+    line: Line,
+    measuring: Option<Measuring>,
 }
 
 enum Stage {
     Closed,
     /// Somebody waits for it to open: the number tells this attempt from an earlier one that still hangs.
     Opening(u64),
-    Open(Presence, #[expect(dead_code, reason = "kept while it is open")] Measuring),
+    Open(Presence),
 }
 
 struct Waiting {
@@ -160,9 +163,9 @@ impl State {
     /// Serves a target, with nothing under way; one that was served before keeps what it knows, but is opened anew.
     pub(super) fn serve(target: Target, known: Option<Self>) -> Self {
         let uploads = target.uploads;
-        let (slots, punctuality, gate, waiting) = match known {
-            Some(known) => (known.slots, known.punctuality, known.gate, known.waiting),
-            None => (Slots::new(uploads), Punctuality::default(), Gate::default(), None),
+        let (slots, punctuality, gate, waiting, line, measuring) = match known {
+            Some(known) => (known.slots, known.punctuality, known.gate, known.waiting, known.line, known.measuring),
+            None => (Slots::new(uploads), Punctuality::default(), Gate::default(), None, Line::default(), None),
         };
         // What is under way keeps what it has.
         slots.resize(uploads);
@@ -177,6 +180,8 @@ impl State {
             faltered: 0,
             waiting,
             is_paused: false,
+            line,
+            measuring,
         };
         state.hurry();
         state
@@ -267,7 +272,7 @@ impl State {
     /// What it is known to have, if it is open.
     pub(super) fn presence(&self) -> Option<&Presence> {
         match &self.stage {
-            Stage::Open(presence, _) => Some(presence),
+            Stage::Open(presence) => Some(presence),
             Stage::Closed | Stage::Opening(_) => None,
         }
     }
@@ -283,9 +288,10 @@ impl State {
 
     /// It is open. Returns whether it therefore takes paths again, which is news.
     pub(super) fn opened(&mut self, cache: Arc<dyn Cache>, queue: &QueueHandle, shaper: &Shaper) -> bool {
-        let measuring = Measuring::start(shaper, &self.target.name, &cache);
+        // Kept when the cache takes nothing: what is under way goes on, and the line with it.
+        self.measuring = Some(Measuring::start(&self.line, shaper, &self.target.name, &cache));
         let memory = Remembered { queue: queue.clone(), cache: self.target.id };
-        self.stage = Stage::Open(Presence::new(cache, Some(memory)), measuring);
+        self.stage = Stage::Open(Presence::new(cache, Some(memory)));
         self.shown(Ends::Opened)
     }
 

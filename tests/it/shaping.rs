@@ -2,7 +2,7 @@
 
 use super::backend_contract::eventually_done;
 use super::support::backend::write_random;
-use super::support::{CacheDir, Nix, Receiver, ScratchStore, Storewatch};
+use super::support::{CacheDir, Nix, Receiver, ScratchStore, Storewatch, expr};
 use std::time::{Duration, Instant};
 
 const KB: u64 = 1000;
@@ -82,4 +82,19 @@ fn an_upload_in_the_background_arrives_and_measures_only_while_it_is_under_way()
         assert!(now < touched + 100, "it measures for ever");
         before.1.elapsed() > Duration::from_secs(1)
     });
+}
+
+#[test]
+fn a_fresh_path_does_not_wait_for_a_reference_at_the_speed_of_backfill() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let (receiver, storewatch) = site(&store, "backfill_bandwidth = \"1 kB/s\"\n", "");
+    // At that speed it would take ten minutes.
+    let library = store.build(&expr::sized(600_000)).unwrap().remove(0);
+    let mut running = storewatch.start();
+    let _beside = storewatch.spawn(&["backfill", &library]);
+    running.eventually("a backfill under way", || receiver.total() > 2000);
+    let user = store.build(&expr::user_of(&library)).unwrap().remove(0);
+    running.eventually("the path that needs it", || receiver.shows(&user).is_some());
+    assert!(receiver.shows(&library).is_some());
 }

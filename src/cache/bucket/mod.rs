@@ -45,6 +45,7 @@ use super::care::condemned_with;
 use super::pack::Packing;
 use super::unfinished::Notes;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, Push, Pushed, StoredNar, layout};
+use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -286,7 +287,7 @@ impl Cache for BucketCache {
                 {
                     let store = self.store.clone();
                     let object = store.object(&layout::narinfo_name(&paths[place]));
-                    asking.spawn(async move { (place, store.has(&object).await) });
+                    asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&object).await) }));
                 }
                 match asking.join_next().await {
                     Some(Ok((place, has))) => there[place] = has?,

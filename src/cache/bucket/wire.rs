@@ -45,7 +45,7 @@ const TOKEN: &str = "x-amz-security-token";
 /// What Azure's servers are shown in an address, of which the rest is for everybody.
 const AZURE_SIGNATURE: &str = "sig";
 
-/// A piece of a body that is sent at most (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
+/// A piece of a body, where there is no limit (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
 /// takes a second or two.
 const PIECE: usize = 16 * 1024;
 
@@ -325,7 +325,9 @@ impl Body for Watched {
             }
         }
         let (length, mut turn): (_, Turn) = self.turn.take().unwrap_or_else(|| {
-            let (length, tap) = (self.left.len().min(PIECE).min(self.tap.piece()), self.tap.clone());
+            // Where a limit says how much is a piece, it is as much as others take at a time.
+            let most = Some(self.tap.piece()).filter(|piece| *piece != usize::MAX).unwrap_or(PIECE);
+            let (length, tap) = (self.left.len().min(most), self.tap.clone());
             (length, Box::pin(async move { tap.take(length).await }))
         });
         if turn.as_mut().poll(context).is_pending() {

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::environment::environment;
 use super::{CommandError, CommandOptions};
@@ -61,7 +62,8 @@ pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<Nar
     let mut running = Running::start(&mut command).map_err(failed("start"))?;
     let (stdin, stdout, stderr) = (running.stdin(), running.stdout(), running.stderr());
     let (mut output, mut said) = (Vec::new(), Tail::default());
-    let mut at_work = AtWork { running, feeding: Box::pin(feed(stdin, line, nar)) };
+    let held = Held::default();
+    let mut at_work = AtWork { running, feeding: Box::pin(feed(stdin, line, nar, held.clone())) };
     let mut hearing = Box::pin(async {
         let explained = async {
             // It only explains.
@@ -70,7 +72,7 @@ pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<Nar
         };
         tokio::try_join!(bounded(&mut output, stdout), explained).map(drop)
     });
-    let ended = timeout(*within, async {
+    let at_its_end = async {
         let (mut fed, mut heard) = (false, false);
         let status = loop {
             tokio::select! {
@@ -96,19 +98,22 @@ pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<Nar
             let _ = timeout(LINGER, &mut hearing).await;
         }
         Ok::<_, CacheError>(status)
-    });
-    let ended = ended.await;
+    };
+    let ended = tokio::select! {
+        ended = at_its_end => Some(ended),
+        () = held.over(*within) => None,
+    };
     drop(at_work);
     drop(hearing);
     match ended {
-        Ok(status) => Ok(Ended { program: program.clone(), status: status?, output, said }),
-        Err(_) => Err(CommandError::TimedOut { program: program.clone(), timeout: *within }.into()),
+        Some(status) => Ok(Ended { program: program.clone(), status: status?, output, said }),
+        None => Err(CommandError::TimedOut { program: program.clone(), timeout: *within }.into()),
     }
 }
 
 /// Writes the line, then the archive. A program that reads no more needs no more: that is no failure, and how it ends
 /// says whether it has taken the path.
-async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) -> Result<(), Unfed> {
+async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>, held: Held) -> Result<(), Unfed> {
     let Some(mut stdin) = stdin else { return Ok(()) };
     if stdin.write_all(&line).await.is_err() {
         return Ok(());
@@ -117,7 +122,7 @@ async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) 
     let tap = Tap::of_this_task();
     loop {
         match nar.next().await {
-            Ok(Some(chunk)) if write_through(&tap, &mut stdin, &chunk).await.is_ok() => {}
+            Ok(Some(chunk)) if write_through(&tap, &mut stdin, &chunk, &held).await.is_ok() => {}
             Ok(_) => return Ok(()),
             Err(failure) => return Err(Unfed { failure, _open: stdin }),
         }
@@ -125,14 +130,46 @@ async fn feed(stdin: Option<ChildStdin>, line: Vec<u8>, nar: Option<NarReader>) 
 }
 
 /// Writes as the tap lets it through.
-async fn write_through(tap: &Tap, stdin: &mut ChildStdin, mut left: &[u8]) -> io::Result<()> {
+async fn write_through(tap: &Tap, stdin: &mut ChildStdin, mut left: &[u8], held: &Held) -> io::Result<()> {
     while !left.is_empty() {
         let (piece, rest) = left.split_at(tap.piece().min(left.len()));
-        tap.take(piece.len()).await;
+        held.while_it_lasts(tap.take(piece.len())).await;
         stdin.write_all(piece).await?;
         left = rest;
     }
     Ok(())
+}
+
+/// How long a program was given nothing since nothing might be sent, which is not its fault.
+#[derive(Clone, Default)]
+struct Held(Arc<Mutex<(Duration, Option<Instant>)>>);
+
+impl Held {
+    /// Counts while something lasts.
+    async fn while_it_lasts(&self, waiting: impl Future<Output = ()>) {
+        self.lock().1 = Some(Instant::now());
+        waiting.await;
+        let mut held = self.lock();
+        let passed = held.1.take().map_or(Duration::ZERO, |since| since.elapsed());
+        held.0 += passed;
+    }
+
+    /// Comes true when more than `within` has passed beside that.
+    async fn over(&self, within: Duration) {
+        let began = Instant::now();
+        loop {
+            let (held, since) = *self.lock();
+            let end = began + within + held + since.map_or(Duration::ZERO, |since| since.elapsed());
+            if end <= Instant::now() {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Duration, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a program's output was not read to its end.
@@ -174,12 +211,27 @@ mod tests {
         command.args(["-c", "cat > /dev/null; echo ended"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut running = Running::start(&mut command).expect("started");
         let (stdin, stdout) = (running.stdin(), running.stdout());
-        let fed = feed(stdin, b"line\n".to_vec(), Some(nar.start().await.expect("begun"))).await;
+        let nar = nar.start().await.expect("begun");
+        let fed = feed(stdin, b"line\n".to_vec(), Some(nar), Held::default()).await;
         let Err(unfed) = fed else { panic!("an altered archive was handed over") };
         running.kill();
         drop(unfed);
         let mut said = Vec::new();
         assert!(bounded(&mut said, stdout).await.is_ok());
         assert_eq!(said, b"", "it saw an end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_in_which_nothing_may_be_sent_is_not_the_programs() {
+        let (held, began) = (Held::default(), Instant::now());
+        let feeding = held.while_it_lasts(tokio::time::sleep(Duration::from_secs(7200)));
+        let (over, ()) = tokio::join!(
+            async {
+                held.over(Duration::from_secs(60)).await;
+                began.elapsed()
+            },
+            feeding
+        );
+        assert!((7260..7262).contains(&over.as_secs()), "{over:?}");
     }
 }

@@ -223,7 +223,9 @@ fn class_of(action: Action, status: u16, says: &ServerSays, retry_after: Option<
             None => Class::Unavailable,
         },
         // A proxy that cuts a body makes the server call the request bad. A time-out may be the path's size.
-        400 | 408 | 504 | 524 if uploading => Class::Doubtful,
+        // It has waited too long, perhaps for what might not be sent.
+        408 if uploading => Class::Transient,
+        400 | 504 | 524 if uploading => Class::Doubtful,
         408 | 421 | 423 | 425 | 500..=599 => Class::Unavailable,
         404 | 407 => Class::CacheWaits,
         _ => of_the_path(Class::Permanent),

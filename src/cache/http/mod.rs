@@ -177,7 +177,8 @@ impl Http {
         let shown = self.credentials.shown().await.map_err(|source| HttpError::Secret { source })?;
         let failed = |source| HttpError::of_transport(action, host.clone(), source);
         let request = shown.dress(request).build().map_err(failed)?;
-        Tap::of_this_task().take(head_size(&request)).await;
+        let asks = request.body().and_then(|body| body.as_bytes()).map_or(0, <[u8]>::len);
+        Tap::of_this_task().take(head_size(&request) + asks).await;
         let response = self.client.execute(request).await.map_err(failed)?;
         let head = Head::of(&response);
         // Who follows a redirect may end with a question in place of what it was to put: the success of that says nothing.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::NarFailure;
-use crate::limit::{Lane, Slot, Slots};
+use crate::limit::{Slot, Slots, Urgency};
 use crate::nix::nar::{Listing, NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
 
@@ -100,7 +100,7 @@ impl Tally {
 /// An archive that has not been begun.
 pub struct NarStream {
     archive: Archive,
-    lane: Lane,
+    urgency: Urgency,
     slots: Slots,
     gate: Option<Gate>,
     seat: Option<Seat>,
@@ -109,7 +109,7 @@ pub struct NarStream {
 impl NarStream {
     /// The archive of the files at `root`, which Nix has registered as `info`.
     #[must_use]
-    pub fn new(root: PathBuf, info: &PathInfo, lane: Lane, slots: Slots, call_off: CallOff) -> Self {
+    pub fn new(root: PathBuf, info: &PathInfo, urgency: impl Into<Urgency>, slots: Slots, call_off: CallOff) -> Self {
         let archive = Archive {
             root,
             registered: (info.nar_hash, info.nar_size),
@@ -117,7 +117,7 @@ impl NarStream {
             call_off,
             tally: Tally::default(),
         };
-        Self { archive, lane, slots, gate: None, seat: None }
+        Self { archive, urgency: urgency.into(), slots, gate: None, seat: None }
     }
 
     /// The same, not begun if the gate is shut when its turn comes.
@@ -142,8 +142,9 @@ impl NarStream {
     /// The same archive once more, for who may have to send it a second time; read alone.
     #[must_use]
     pub fn again(&self) -> Self {
-        let Self { archive, lane, slots, gate, seat: _ } = self;
-        Self { archive: archive.clone(), lane: *lane, slots: slots.clone(), gate: gate.clone(), seat: None }
+        let Self { archive, urgency, slots, gate, seat: _ } = self;
+        let (archive, urgency) = (archive.clone(), urgency.clone());
+        Self { archive, urgency, slots: slots.clone(), gate: gate.clone(), seat: None }
     }
 
     /// Waits for a slot and begins to read.
@@ -151,8 +152,8 @@ impl NarStream {
     /// # Errors
     /// [`NarFailure::Cancelled`].
     pub async fn start(self) -> Result<NarReader, NarFailure> {
-        let Self { archive, lane, slots, gate, seat } = self;
-        let slot = slots.acquire(lane, archive.is_small()).await;
+        let Self { archive, urgency, slots, gate, seat } = self;
+        let slot = slots.acquire(urgency, archive.is_small()).await;
         if archive.call_off.is_off() || gate.is_some_and(|gate| gate.is_shut()) {
             return Err(NarFailure::Cancelled);
         }

@@ -34,6 +34,7 @@ use super::unfinished::{Notes, Upload};
 use super::{
     BinaryCache, BoxFuture, Cache, CacheError, Compression, Listed, NarStream, Push, Pushed, StoredNar, layout,
 };
+use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -304,7 +305,7 @@ impl Cache for PutCache {
                     && let Some((place, path)) = next.next()
                 {
                     let (files, narinfo) = (self.files.clone(), layout::narinfo_name(path));
-                    asking.spawn(async move { (place, files.has(&narinfo).await) });
+                    asking.spawn(Tap::of_this_task().scope(async move { (place, files.has(&narinfo).await) }));
                 }
                 match asking.join_next().await {
                     Some(Ok((place, has))) => there[place] = has?,

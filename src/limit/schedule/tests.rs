@@ -45,9 +45,9 @@ fn now_in(schedule: &Schedule, now: &ZonedDateTime) -> InForce {
 
 /// How much may be sent, by what, and what the clock shows when that changes.
 fn line(schedule: &Schedule, now: &ZonedDateTime) -> (u64, bool, Option<String>) {
-    let Ruling { bandwidth, by, until } = now_in(schedule, now).line;
+    let Ruling { bandwidth, by, until, gives_way: _ } = now_in(schedule, now).line;
     let until = until.map(|until| until.to_zoned_datetime(now.time_zone().clone()).strftime("%a %H:%M").to_string());
-    (bandwidth.map_or(u64::MAX, Bandwidth::strictness), matches!(by, By::Window(_)), until)
+    (bandwidth.and_then(Bandwidth::per_second).unwrap_or(u64::MAX), matches!(by, By::Window(_)), until)
 }
 
 #[test]
@@ -309,4 +309,23 @@ fn who_gives_way_gives_way_where_the_line_can_be_measured() {
     assert_eq!(background(None, None), names(&[("away", Lane::Fresh)]));
     assert_eq!(background(gives_way, None), names(&[("away", Lane::Fresh), ("team", Lane::Fresh)]));
     assert_eq!(background(None, gives_way), names(&[("away", Lane::Fresh), ("team", Lane::Backfill)]));
+}
+
+#[test]
+fn who_gives_way_is_no_less_limited_for_that() {
+    let team = CacheSchedule { bandwidth: None, windows: Vec::new(), way: Way::Server };
+    let line = |usual, battery, metered| {
+        let caches = [("team".to_owned(), team.clone())].into();
+        let schedule = Schedule { bandwidth: usual, battery, metered, caches, ..Schedule::default() };
+        let conditions = Conditions { is_metered: true, is_on_battery: true };
+        let rates = schedule.in_force(&[], conditions, &at(date(2026, 11, 26).at(12, 0, 0, 0), &TimeZone::UTC)).rates();
+        (rates.line.map(Rate::per_second), !rates.background.is_empty())
+    };
+    let (away, slow, slower) = (Some(Bandwidth::Background), Some(Bandwidth::new(MIB)), Some(Bandwidth::new(MIB / 4)));
+    assert_eq!(line(away, None, slower), (Some(MIB / 4), true));
+    assert_eq!(line(slow, away, None), (Some(MIB), true));
+    assert_eq!(line(slow, away, slower), (Some(MIB / 4), true));
+    assert_eq!(line(None, away, None), (None, true));
+    assert_eq!(line(slow, None, None), (Some(MIB), false));
+    assert_eq!(line(away, None, Some(Bandwidth::Nothing)), (Some(1), true));
 }

@@ -10,6 +10,9 @@ use crate::limit::Rate;
 /// late on a busy host without the rate suffering, and a twentieth of the half second over which a limit is to look like one.
 const BURST: Duration = Duration::from_millis(25);
 
+/// Where the rate becomes another, nobody waits for longer than this for what was sent before.
+const LONGEST_DEBT: Duration = Duration::from_secs(1);
+
 /// The bucket's content may go below zero: whoever comes gets a whole piece as soon as there is anything, and the next one
 /// waits until that is paid off.
 #[derive(Debug)]
@@ -27,13 +30,13 @@ impl Bucket {
         Self { rate: None, level: 0.0, at: now }
     }
 
-    /// Changes the rate. What was sent before is still to be paid off, at the new rate, but never for longer than a burst
-    /// takes: a debt at a high rate is nothing that a low one should stall for.
+    /// Changes the rate. What was sent before is still to be paid off, at the new rate, but not for long: a debt at a high
+    /// rate is nothing that a low one should stall for.
     pub(super) fn set(&mut self, rate: Option<Rate>, now: Instant) {
         self.fill(now);
         self.rate = rate;
-        let burst = rate.map_or(0.0, |rate| rate.within(BURST));
-        self.level = self.level.clamp(-burst, burst);
+        let within = |time| rate.map_or(0.0, |rate| rate.within(time));
+        self.level = self.level.clamp(-within(LONGEST_DEBT), within(BURST));
     }
 
     pub(super) fn rate(&self) -> Option<Rate> {

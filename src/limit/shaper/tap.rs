@@ -3,8 +3,7 @@
 //! A tap belongs to the task that delivers a path, and is asked where bytes leave this process: so whatever a cache sends for
 //! a path, its archive as well as its narinfo, counts, and no cache needs to know of lanes and limits.
 
-use std::sync::Arc;
-
+use super::state::Way;
 use super::{LARGEST_PIECE, PIECE_TIME, SMALLEST_PIECE, Shaper};
 use crate::limit::Lane;
 
@@ -16,14 +15,10 @@ tokio::task_local! {
 #[derive(Clone)]
 pub struct Tap(Option<Through>);
 
-/// Which buckets those are.
 #[derive(Clone)]
 pub(super) struct Through {
     pub(super) shaper: Shaper,
-    pub(super) cache: Arc<str>,
-    pub(super) lane: Lane,
-    /// Whether it goes over the line, or only to a disk.
-    pub(super) over_line: bool,
+    pub(super) way: Way,
 }
 
 impl Tap {
@@ -43,17 +38,26 @@ impl Tap {
         OF_THE_TASK.try_with(Self::clone).unwrap_or(Self(None))
     }
 
+    /// The same for what others wait for: fresh, whoever asks.
+    #[must_use]
+    pub fn for_all(&self) -> Self {
+        Self(self.0.clone().map(|Through { shaper, way }| {
+            let way = Way { urgency: Lane::Fresh.into(), ..way };
+            Through { shaper, way }
+        }))
+    }
+
     /// How many bytes to ask for at once, at most.
     #[must_use]
     pub fn piece(&self) -> usize {
-        let slowest = self.0.as_ref().and_then(|through| through.shaper.shared.lock().slowest(through));
+        let slowest = self.0.as_ref().and_then(|Through { shaper, way }| shaper.shared.lock().slowest(way));
         slowest.map_or(usize::MAX, |rate| (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE))
     }
 
     /// Waits until so many bytes may be sent, which then count as sent. May be dropped at any time; then they don't.
     pub async fn take(&self, bytes: usize) {
-        let Some(through) = &self.0 else { return };
-        if let Some(turn) = through.ask(bytes) {
+        let Some(Through { shaper, way }) = &self.0 else { return };
+        if let Some(turn) = shaper.ask(way, bytes) {
             // The sender lies in the queue until it is used, and the queue lives as long as `self`.
             let _ = turn.await;
         }
@@ -61,7 +65,7 @@ impl Tap {
 
     /// As [`Tap::take`], for a thread of the runtime's that may wait.
     pub fn take_blocking(&self, bytes: usize) {
-        let Some(turn) = self.0.as_ref().and_then(|through| through.ask(bytes)) else { return };
+        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way }| shaper.ask(way, bytes)) else { return };
         let _ = turn.blocking_recv();
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::limit::Background;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

@@ -104,6 +104,17 @@ pub fn sized(bytes: u64) -> String {
     script("sized", &format!("head -c {bytes} /dev/urandom > $out"))
 }
 
+/// A derivation, `user`, that references a path of the store.
+pub fn user_of(path: &str) -> String {
+    let salt = salt();
+    format!(
+        r#"derivation {{
+             name = "user"; builder = "/bin/sh"; args = [ "-c" "echo $it $salt > $out" ];
+             system = builtins.currentSystem; salt = "{salt}"; it = builtins.storePath "{path}";
+           }}"#
+    )
+}
+
 /// Different at each call, also in tests that run at once.
 fn salt() -> String {
     static CALLS: AtomicU64 = AtomicU64::new(0);
