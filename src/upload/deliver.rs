@@ -1,16 +1,19 @@
 //! One path's way into one cache.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use super::backoff;
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
-use super::roots::Roots;
+use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{
     CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
@@ -35,6 +38,8 @@ pub(super) struct Context {
     pub(super) roots: Roots,
     /// Where the store's files are, which is not where they are said to be for a store within a root.
     pub(super) real_store: PathBuf,
+    /// The file system that they were on when the service began; `None` where that couldn't be learnt.
+    pub(super) store_device: Option<u64>,
     pub(super) call_off: CallOff,
     pub(super) tally: Tally,
     pub(super) flights: Flights,
@@ -42,6 +47,20 @@ pub(super) struct Context {
     pub(super) upstreams: Upstreams,
     pub(super) queue: QueueHandle,
     pub(super) shaper: Shaper,
+}
+
+impl Context {
+    /// Whether the store is on the file system that it was on, rather than unmounted.
+    async fn store_is_there(&self) -> bool {
+        let (store, before) = (self.real_store.clone(), self.store_device);
+        let now = spawn_blocking(move || device(&store)).await.ok().flatten();
+        before.is_none() || now == before
+    }
+}
+
+/// The file system that a folder is on.
+pub(super) fn device(folder: &Path) -> Option<u64> {
+    Some(fs::metadata(folder).ok()?.dev())
 }
 
 /// What became of a delivery.
@@ -126,13 +145,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
         Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
     };
-    // Held to the end. It may have been collected before; without a root nothing is said of it either way.
-    let root = context.roots.hold(&job.path).await;
-    if root.is_some()
-        && let Some(outcome) = gone_since(&context, &info).await
-    {
-        return outcome.into();
-    }
+    let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
     let Place { slots, gate, seat, over_line: _, urgency } = place;
     for arrival in &references.under_way {
@@ -144,7 +157,8 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
         .behind(gate)
         .seated(seat)
-        .counted(&context.tally);
+        .counted(&context.tally)
+        .only_after(Box::pin(root(context.clone(), info.clone(), rooted.clone())));
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let Deliverable { under_way, there } = references;
     let arrivals = Box::pin(async move {
@@ -175,6 +189,21 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }
         Err(error) => judge(&context, job, &info, &error).await,
+    }
+}
+
+/// The root that a path has, to be held until its delivery ends.
+type Rooted = Arc<Mutex<Option<Root>>>;
+
+/// Roots a path that is about to be read: what only waits is not kept from the garbage collector. It may have been collected
+/// before, and then isn't read; without a root nothing is said of it either way.
+async fn root(context: Context, info: PathInfo, rooted: Rooted) -> Result<(), NarFailure> {
+    let Some(root) = context.roots.hold(&info.path).await else { return Ok(()) };
+    *rooted.lock().unwrap_or_else(PoisonError::into_inner) = Some(root);
+    match gone_since(&context, &info).await {
+        // The next claim finds that out.
+        Some(_) => Err(NarFailure::Cancelled),
+        None => Ok(()),
     }
 }
 
@@ -392,6 +421,9 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         // This try isn't counted yet.
         Class::Doubtful if job.attempts + 1 < DOUBTFUL_TRIES => retry(job, reason).into(),
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
+        Class::Vanished if !context.store_is_there().await => {
+            retry(job, "the store's file system is not there".to_owned()).into()
+        }
         Class::Vanished => {
             let reason = format!("{reason}; Nix holds the path for valid: `nix-store --verify` mends its database");
             Outcome::Failed { reason }.into()

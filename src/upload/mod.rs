@@ -190,6 +190,7 @@ impl Uploader {
         let context = Context {
             roots: Roots::start(socket, facts.store_dir().clone()),
             facts,
+            store_device: deliver::device(&real_store),
             real_store,
             call_off,
             tally,

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::NarFailure;
+use super::{BoxFuture, NarFailure};
 use crate::limit::{Slot, Slots, Urgency};
 use crate::nix::nar::{Listing, NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
@@ -29,6 +29,9 @@ pub use pass::{Pass, Punctuality, Seat};
 
 /// Archives up to this size (bytes) are read by the thread that packs them: a second one would cost more than it saves.
 const SMALL: u64 = 1024 * 1024;
+
+/// Up to this size (bytes) an archive needn't wait for a slot behind others on a slow line: at 64 KiB/s it takes a second.
+const BRIEF: u64 = 64 * 1024;
 
 /// Chunks that may lie between the thread that reads and the one that packs.
 const CHUNKS_AHEAD: usize = 4;
@@ -104,6 +107,7 @@ pub struct NarStream {
     slots: Slots,
     gate: Option<Gate>,
     seat: Option<Seat>,
+    first: Option<BoxFuture<'static, Result<(), NarFailure>>>,
 }
 
 impl NarStream {
@@ -117,7 +121,7 @@ impl NarStream {
             call_off,
             tally: Tally::default(),
         };
-        Self { archive, urgency: urgency.into(), slots, gate: None, seat: None }
+        Self { archive, urgency: urgency.into(), slots, gate: None, seat: None, first: None }
     }
 
     /// The same, not begun if the gate is shut when its turn comes.
@@ -139,12 +143,18 @@ impl NarStream {
         Self { seat, ..self }
     }
 
+    /// The same, begun only after something that may fail, for which it has its slot already.
+    #[must_use]
+    pub fn only_after(self, first: BoxFuture<'static, Result<(), NarFailure>>) -> Self {
+        Self { first: Some(first), ..self }
+    }
+
     /// The same archive once more, for who may have to send it a second time; read alone.
     #[must_use]
     pub fn again(&self) -> Self {
-        let Self { archive, urgency, slots, gate, seat: _ } = self;
+        let Self { archive, urgency, slots, gate, seat: _, first: _ } = self;
         let (archive, urgency) = (archive.clone(), urgency.clone());
-        Self { archive, urgency, slots: slots.clone(), gate: gate.clone(), seat: None }
+        Self { archive, urgency, slots: slots.clone(), gate: gate.clone(), seat: None, first: None }
     }
 
     /// Waits for a slot and begins to read.
@@ -152,10 +162,13 @@ impl NarStream {
     /// # Errors
     /// [`NarFailure::Cancelled`].
     pub async fn start(self) -> Result<NarReader, NarFailure> {
-        let Self { archive, urgency, slots, gate, seat } = self;
-        let slot = slots.acquire(urgency, archive.is_small()).await;
+        let Self { archive, urgency, slots, gate, seat, first } = self;
+        let slot = slots.acquire(urgency, archive.is_brief()).await;
         if archive.call_off.is_off() || gate.is_some_and(|gate| gate.is_shut()) {
             return Err(NarFailure::Cancelled);
+        }
+        if let Some(first) = first {
+            first.await?;
         }
         let archive = match seat {
             Some(seat) => match seat.start(archive).await? {
@@ -189,6 +202,12 @@ struct Archive {
 }
 
 impl Archive {
+    /// Whether it is through soon, however slow the line is.
+    fn is_brief(&self) -> bool {
+        let (_, size) = self.registered;
+        size > 0 && size <= BRIEF
+    }
+
     fn is_small(&self) -> bool {
         let (_, size) = self.registered;
         size > 0 && size <= SMALL
