@@ -167,8 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_looks_now_does_not_go_by_a_look_that_was_under_way() {
-        let mut lookout = Lookout::default();
-        lookout.looking = Some(tokio::spawn(std::future::pending()));
+        let mut lookout = Lookout { looking: Some(tokio::spawn(std::future::pending())), ..Lookout::default() };
         let schedule = Schedule { battery: Some(crate::limit::Bandwidth::Nothing), ..Schedule::default() };
         let looked = tokio::time::timeout(Duration::from_secs(60), lookout.look_now(&schedule)).await;
         assert!(looked.is_ok(), "it waited for one that hangs");
