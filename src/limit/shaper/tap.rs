@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::{LARGEST_PIECE, PIECE_TIME, SMALLEST_PIECE, Shaper};
 use crate::limit::Lane;
 
@@ -59,9 +61,15 @@ impl Tap {
         }
     }
 
-    /// As [`Tap::take`], for a thread of the runtime's that may wait.
-    pub fn take_blocking(&self, bytes: usize) {
-        let Some(turn) = self.0.as_ref().and_then(|through| through.ask(bytes)) else { return };
-        let _ = turn.blocking_recv();
+    /// As [`Tap::take`], for a thread of the runtime's that may wait, but for no longer than until something else has come
+    /// true. Returns whether the bytes may be sent.
+    pub fn take_blocking(&self, bytes: usize, until: impl Future) -> bool {
+        let Some(turn) = self.0.as_ref().and_then(|through| through.ask(bytes)) else { return true };
+        Handle::current().block_on(async {
+            tokio::select! {
+                _ = until => false,
+                _ = turn => true,
+            }
+        })
     }
 }
