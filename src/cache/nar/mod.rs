@@ -48,21 +48,6 @@ impl CallOff {
     pub fn is_off(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-
-    /// Calls off when it is dropped: for a thread that works for a future, and is to end with it.
-    #[must_use]
-    pub fn when_dropped(&self) -> CalledOffWhenDropped {
-        CalledOffWhenDropped(self.clone())
-    }
-}
-
-/// See [`CallOff::when_dropped`].
-pub struct CalledOffWhenDropped(CallOff);
-
-impl Drop for CalledOffWhenDropped {
-    fn drop(&mut self) {
-        self.0.call_off();
-    }
 }
 
 /// Keeps archives that have not been begun from being begun. Cheap to clone; all clones are one gate.
@@ -146,6 +131,12 @@ impl NarStream {
         Self { archive: archive.clone(), lane: *lane, slots: slots.clone(), gate: gate.clone(), seat: None }
     }
 
+    /// The lane that it stands in.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
     /// Waits for a slot and begins to read.
     ///
     /// # Errors
@@ -156,11 +147,12 @@ impl NarStream {
         if archive.call_off.is_off() || gate.is_some_and(|gate| gate.is_shut()) {
             return Err(NarFailure::Cancelled);
         }
+        let call_off = archive.call_off.clone();
         let archive = match seat {
             Some(seat) => match seat.start(archive).await? {
                 Start::Together { chunks, behind } => {
-                    let source = Source::Large(chunks);
-                    return Ok(NarReader { source, total: 0, behind: Some(behind), listing: None, slot });
+                    let (source, behind) = (Source::Large(chunks), Some(behind));
+                    return Ok(NarReader { source, total: 0, call_off, behind, listing: None, slot });
                 }
                 Start::Alone(archive) => archive,
             },
@@ -173,7 +165,7 @@ impl NarStream {
             spawn_blocking(move || archive.read_into(|item| sender.blocking_send(item).is_ok()));
             Source::Large(chunks)
         };
-        Ok(NarReader { source, total: 0, behind: None, listing: None, slot })
+        Ok(NarReader { source, total: 0, call_off, behind: None, listing: None, slot })
     }
 }
 
@@ -238,6 +230,8 @@ impl Archive {
 pub struct NarReader {
     source: Source,
     total: u64,
+    /// In a pass, that of this reader alone.
+    call_off: CallOff,
     /// Raised when a pass went on without this reader, which was too slow for the others.
     behind: Option<Arc<AtomicBool>>,
     /// What is in the archive, where somebody wants to know.
@@ -313,6 +307,7 @@ impl NarReader {
     /// What came through the channel: an empty chunk says that the archive is whole; without it, it isn't.
     fn judge(&self, received: Option<Result<Bytes, NarFailure>>) -> Result<Option<Bytes>, NarFailure> {
         match received {
+            Some(Ok(_)) | None if self.call_off.is_off() => Err(NarFailure::Cancelled),
             Some(Ok(chunk)) => Ok(Some(chunk).filter(|chunk| !chunk.is_empty())),
             Some(Err(failure)) => Err(failure),
             None if self.behind.as_ref().is_some_and(|behind| behind.load(Ordering::Relaxed)) => {
