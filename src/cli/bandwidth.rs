@@ -1,12 +1,12 @@
 //! What is in force of bandwidth, shown; and saying something of it by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::ZonedDateTime;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
 use serde::Serialize;
 
 use super::run::runtime;
@@ -15,7 +15,7 @@ use super::{CliError, Global};
 use crate::config::{Config, parse_duration};
 use crate::daemon::bandwidth::{in_words, paused_in_words};
 use crate::daemon::conditions::{self, Found};
-use crate::limit::{Bandwidth, By, InForce, Ruling, Whose};
+use crate::limit::{Bandwidth, By, ByHand, InForce, Ruling, Whose};
 use crate::queue::{Queue, QueueError, StateLock, now};
 
 /// Longest time for which something can be said by hand: who means longer means until further notice.
@@ -42,14 +42,15 @@ impl WhoseArgs {
         cache.or_else(|| self.backfill.then_some(Whose::Backfill))
     }
 
-    /// Refuses the name of a cache that there isn't.
-    pub(super) fn check(&self, config: &Config) -> Result<(), CliError> {
+    /// Refuses the name of a cache that there isn't among these, which `whose` has.
+    fn check<'n>(&self, known: impl Iterator<Item = &'n str>, whose: &str) -> Result<(), CliError> {
         let Some(name) = &self.cache else { return Ok(()) };
-        let known: Vec<&str> = config.caches.iter().map(|cache| cache.name.as_str()).collect();
-        if known.contains(&name.as_str()) {
+        let known: BTreeSet<&str> = known.collect();
+        if known.contains(name.as_str()) {
             return Ok(());
         }
-        Err(CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", "))))
+        let known = Vec::from_iter(known).join(", ");
+        Err(CliError::Usage(format!("{whose} has no cache `{name}`; it has {}", or_none(&known))))
     }
 }
 
@@ -67,8 +68,25 @@ pub(super) fn until(duration: Option<Duration>) -> Option<i64> {
     Some(now().saturating_add(i64::try_from(duration?.as_millis()).unwrap_or(i64::MAX)))
 }
 
-/// The state directory's queue, to say something in; made where there is none yet.
-pub(super) fn open_to_say(state_dir: &Path) -> Result<Queue, CliError> {
+fn or_none(names: &str) -> &str {
+    if names.is_empty() { "none" } else { names }
+}
+
+/// The state directory's queue, to say something in for somebody that there is; made where there is none yet.
+///
+/// A policy that has a mistake is no hindrance: a service works on by the one before, and may have to be stopped at once.
+pub(super) fn open_to_say(View { state_dir, config, .. }: &View, whose: &WhoseArgs) -> Result<Queue, CliError> {
+    if let Ok(config) = config {
+        whose.check(config.caches.iter().map(|cache| cache.name.as_str()), "the policy")?;
+    }
+    let queue = open_or_make(state_dir)?;
+    if config.is_err() {
+        whose.check(queue.counts()?.iter().map(|cache| cache.name.as_str()), "the policy is bad, and the queue")?;
+    }
+    Ok(queue)
+}
+
+fn open_or_make(state_dir: &Path) -> Result<Queue, CliError> {
     match Queue::open_beside(state_dir) {
         Err(QueueError::NoQueue { .. }) => {}
         opened => return Ok(opened?),
@@ -209,11 +227,27 @@ pub(super) fn write_all(out: &mut impl Write, in_force: &InForce) -> io::Result<
     Ok(())
 }
 
+/// Says so where nothing was taken back that was in force.
+pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<(), CliError> {
+    let now = Timestamp::now();
+    if taken_back.iter().any(|said| said.is_in_force(now)) {
+        return Ok(());
+    }
+    writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
+}
+
 /// Says what is in force after something was said by hand.
-pub(super) fn tell(state_dir: &Path, queue: &Queue, config: &Config) -> Result<(), CliError> {
-    let in_force = in_force(config, Some(queue))?;
+pub(super) fn tell(View { state_dir, config, .. }: &View, queue: &Queue) -> Result<(), CliError> {
+    let in_force = config.as_ref().ok().map(|config| in_force(config, Some(queue))).transpose()?;
     let mut out = io::stdout().lock();
-    let told = write_all(&mut out, &in_force).and_then(|()| match StateLock::holder(state_dir) {
+    let told = match &in_force {
+        Some(in_force) => write_all(&mut out, in_force),
+        None => writeln!(
+            out,
+            "noted; all that is in force can't be shown, since the policy is bad: `storewatch policy check` says why"
+        ),
+    };
+    let told = told.and_then(|()| match StateLock::holder(state_dir) {
         Ok(None) => writeln!(out, "nobody works the queue off now; it counts as soon as `storewatch run` does"),
         // Who can't know who does says nothing of it.
         Ok(Some(_)) | Err(_) => Ok(()),

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::bandwidth::{Shown, WhoseArgs, in_force, open_to_say, parse_for, tell, until, view, write_all};
+use super::bandwidth::{
+    Shown, WhoseArgs, in_force, open_to_say, parse_for, tell, tell_if_none, until, view, write_all,
+};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -58,26 +60,21 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             return Err(CliError::Usage("say how much, such as 5MiB/s, or `none`, or --clear".to_owned()));
         }
         (Some(Limit(bandwidth)), _) => {
-            let View { state_dir, config, .. } = View::find(global)?;
-            let config = config.map_err(CliError::BadPolicy)?;
-            args.whose.check(&config)?;
+            let view = View::find(global)?;
+            let mut queue = open_to_say(&view, &args.whose)?;
             let whose = whose.unwrap_or(Whose::Line);
-            if bandwidth.is_some() {
-                can_be_limited(&whose, bandwidth, &config)?;
+            if let (Some(_), Ok(config)) = (bandwidth, &view.config) {
+                can_be_limited(&whose, bandwidth, config)?;
             }
-            let mut queue = open_to_say(&state_dir)?;
             queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
-            tell(&state_dir, &queue, &config)?;
+            tell(&view, &queue)?;
         }
         (None, true) => {
-            let View { state_dir, config, .. } = View::find(global)?;
-            let config = config.map_err(CliError::BadPolicy)?;
-            args.whose.check(&config)?;
-            let mut queue = open_to_say(&state_dir)?;
-            if queue.take_back_by_hand(whose.as_ref(), false)?.is_empty() {
-                print("no limit was set by hand")?;
-            }
-            tell(&state_dir, &queue, &config)?;
+            let view = View::find(global)?;
+            let mut queue = open_to_say(&view, &args.whose)?;
+            let taken_back = queue.take_back_by_hand(whose.as_ref(), false)?;
+            tell_if_none(&taken_back, "no limit was set by hand")?;
+            tell(&view, &queue)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -115,8 +112,4 @@ fn show(global: &Global, json: bool) -> Result<(), CliError> {
         write_all(&mut out, &in_force)
     };
     written.map_err(|source| CliError::System { action: "print what is in force", source })
-}
-
-fn print(line: &str) -> Result<(), CliError> {
-    writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
 }

@@ -1,10 +1,9 @@
 //! `storewatch pause` and `storewatch resume`
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::bandwidth::{WhoseArgs, open_to_say, parse_for, tell, until};
+use super::bandwidth::{WhoseArgs, open_to_say, parse_for, tell, tell_if_none, until};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::limit::{Bandwidth, ByHand, Whose};
@@ -33,29 +32,23 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, CliError> {
-    let View { state_dir, config, .. } = View::find(global)?;
-    let config = config.map_err(CliError::BadPolicy)?;
-    args.whose.check(&config)?;
-    let mut queue = open_to_say(&state_dir)?;
+    let view = View::find(global)?;
+    let mut queue = open_to_say(&view, &args.whose)?;
     queue.say_by_hand(&ByHand {
         whose: args.whose.named().unwrap_or(Whose::Line),
         bandwidth: Some(Bandwidth::Nothing),
         since: now(),
         until: until(args.duration),
     })?;
-    tell(&state_dir, &queue, &config)?;
+    tell(&view, &queue)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn resume(global: &Global, args: &ResumeArgs) -> Result<ExitCode, CliError> {
-    let View { state_dir, config, .. } = View::find(global)?;
-    let config = config.map_err(CliError::BadPolicy)?;
-    args.whose.check(&config)?;
-    let mut queue = open_to_say(&state_dir)?;
-    if queue.take_back_by_hand(args.whose.named().as_ref(), true)?.is_empty() {
-        let told = writeln!(io::stdout(), "nothing was paused by hand");
-        told.map_err(|source| CliError::System { action: "print what was done", source })?;
-    }
-    tell(&state_dir, &queue, &config)?;
+    let view = View::find(global)?;
+    let mut queue = open_to_say(&view, &args.whose)?;
+    let taken_back = queue.take_back_by_hand(args.whose.named().as_ref(), true)?;
+    tell_if_none(&taken_back, "nothing was paused by hand")?;
+    tell(&view, &queue)?;
     Ok(ExitCode::SUCCESS)
 }

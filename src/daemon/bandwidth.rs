@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::Working;
 use crate::limit::{Bandwidth, By, InForce, Ruling, Schedule, Whose};
 use crate::policy::{ByteSize, CacheName};
-use crate::queue::{Paused, Queue, QueueError, now};
+use crate::queue::{Paused, Queue, QueueError};
 use crate::upload::{Command, Pauses};
 
 /// What is said where nobody knows what the clock on the wall shows.
@@ -26,16 +26,7 @@ impl Working {
 
     /// Puts in force what may be sent now, if that is another than before.
     pub(crate) async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
-        let by_hand = self
-            .queue
-            .call(|queue: &mut Queue| {
-                let (said, now) = (queue.by_hand()?, now());
-                if said.iter().any(|said| said.until.is_some_and(|until| until <= now)) {
-                    queue.forget_by_hand(now)?;
-                }
-                Ok(said)
-            })
-            .await?;
+        let by_hand = self.queue.call(|queue: &mut Queue| queue.by_hand()).await?;
         let now = ZonedDateTime::now();
         let in_force = schedule.in_force(&by_hand, self.lookout.conditions(), &now);
         if self.in_force.as_ref() == Some(&in_force) {

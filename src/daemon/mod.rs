@@ -11,6 +11,7 @@
 pub mod backfill;
 pub mod bandwidth;
 pub mod caches;
+mod clocks;
 pub mod conditions;
 mod disk;
 mod evict;
@@ -21,7 +22,7 @@ pub mod signals;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
@@ -29,6 +30,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, orders};
+use self::clocks::Clocks;
 use self::conditions::Lookout;
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
@@ -36,7 +38,7 @@ pub use self::settings::{Settings, fingerprint};
 use self::signals::Signal;
 use crate::cache::Tally;
 use crate::config::{Config, NixStore};
-use crate::limit::{InForce, Shaper};
+use crate::limit::{InForce, Schedule, Shaper};
 use crate::nix::{FactsError, StoreFacts};
 use crate::pins::{self, Pins};
 use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
@@ -61,9 +63,6 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Where events are listened to, the policy file and the queue are looked at only every so many intervals without one: a
 /// look wakes two threads, and at rest the whole process is to wake no more than once a second.
 const INTERVALS_BESIDE_EVENTS: u32 = 3;
-
-/// A step of the wall clock against the monotonic one that is larger than this was a suspend, or a clock put right.
-const SUSPENDED: Duration = Duration::from_secs(10);
 
 /// How often the lock is asked for while another holds it for a while.
 const LOCK_INTERVAL: Duration = Duration::from_millis(500);
@@ -201,6 +200,15 @@ impl Working {
         Ok(routes)
     }
 
+    /// Goes on after the host has slept. It may be in another network by now, so that is asked before anything is tried.
+    async fn wake_up(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
+        info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
+        self.lookout.look_now(schedule).await;
+        self.shape(schedule).await?;
+        self.tell(Command::Hurry).await;
+        Ok(())
+    }
+
     async fn tell(&self, command: Command) {
         // An uploader that has ended is noticed by who waits for it.
         let _ = self.commands.send(command).await;
@@ -280,6 +288,8 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let mut look_again = None;
     let ended = loop {
         let next_shape = working.next_shape();
+        // The queue is written many times a second, which says nothing of what is in force.
+        let mut may_be_others = false;
         tokio::select! {
             signal = signals.recv() => match signal {
                 Some(Signal::Reload) => {
@@ -291,15 +301,12 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             // One folder or the other: both are looked at, which costs nothing.
             _ = wake.changed() => watch_what_is_there(&mut wake),
             () = look_at(look_again), if look_again.is_some() => {}
-            () = look_at(next_shape), if next_shape.is_some() => {}
-            () = working.lookout.changed() => {}
+            () = look_at(next_shape), if next_shape.is_some() => may_be_others = true,
+            () = working.lookout.changed() => may_be_others = true,
             _ = timer.tick() => {
                 watch_what_is_there(&mut wake);
                 working.lookout.look(&settings.config().schedule);
-                if clocks.have_parted() {
-                    info!("the clock has jumped, by a pause or by hand: what waits for its time is tried at once");
-                    working.tell(Command::Hurry).await;
-                }
+                may_be_others = true;
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(()),
@@ -314,8 +321,13 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
             },
         }
+        // Whatever it was that woke this up: it may be an upload that goes on.
+        if clocks.have_parted() {
+            working.wake_up(&settings.config().schedule).await?;
+        }
         if working.queue.call(|queue| queue.changed_by_others()).await? {
             working.bell.notify_one();
+            may_be_others = true;
         }
         let reloaded = settings.reload();
         look_again = match reloaded {
@@ -327,7 +339,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             pins_in_force.send_replace(pinning(settings.config(), &routes));
             routes_in_force.send_replace(routes);
             note_policy(&working.queue, &settings).await?;
-        } else {
+        } else if may_be_others {
             working.shape(&settings.config().schedule).await?;
         }
     };
@@ -412,29 +424,5 @@ fn wake_for(events: bool, files: impl IntoIterator<Item = PathBuf>) -> Wake {
 fn watch_what_is_there(wake: &mut Wake) {
     for unwatched in wake.rearm() {
         debug!("{}", one_line(&unwatched.why));
-    }
-}
-
-/// The two clocks, which part while a computer sleeps.
-struct Clocks {
-    wall: SystemTime,
-    steady: Instant,
-}
-
-impl Clocks {
-    fn now() -> Self {
-        Self { wall: SystemTime::now(), steady: Instant::now() }
-    }
-
-    /// Whether the wall clock has gone another way than the steady one since the last look, forward or back.
-    fn have_parted(&mut self) -> bool {
-        let now = Self::now();
-        let steady = now.steady.duration_since(self.steady);
-        let parted = match now.wall.duration_since(self.wall) {
-            Ok(wall) => wall.abs_diff(steady) > SUSPENDED,
-            Err(back) => back.duration() + steady > SUSPENDED,
-        };
-        *self = now;
-        parted
     }
 }

@@ -9,6 +9,9 @@ use crate::limit::{Bandwidth, ByHand, Whose};
 /// How it is noted that somebody is to have what others leave, in place of bytes a second.
 const BACKGROUND: i64 = -1;
 
+/// What is over is kept for so long (milliseconds): by a clock that is put right soon it may only seem to be.
+const KEPT: i64 = 7 * 24 * 60 * 60 * 1000;
+
 /// How a pause of a cache is noted: in words for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paused {
@@ -68,12 +71,9 @@ impl Queue {
         statement.query_map([], said).and_then(Iterator::collect).map_err(sqlite("read what was said by hand"))
     }
 
-    /// Forgets what was said by hand and whose time is over.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn forget_by_hand(&mut self, now: i64) -> Result<(), QueueError> {
-        let forgotten = self.db.execute("DELETE FROM by_hand WHERE until <= ?1", [now]);
+    /// Forgets what was said by hand and whose time has been over for long.
+    pub(super) fn forget_by_hand(&mut self, now: i64) -> Result<(), QueueError> {
+        let forgotten = self.db.execute("DELETE FROM by_hand WHERE until <= ?1", [now - KEPT]);
         forgotten.map(drop).map_err(sqlite("forget what was said by hand"))
     }
 
@@ -122,6 +122,7 @@ fn said(row: &Row<'_>) -> rusqlite::Result<ByHand> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Tidying;
 
     fn said(whose: Whose, rate: Option<u64>, until: Option<i64>) -> ByHand {
         ByHand { whose, bandwidth: rate.map(Bandwidth::new), since: 5, until }
@@ -154,9 +155,13 @@ mod tests {
             said(team(), Some(i64::MAX as u64), None),
         ];
         assert_eq!(queue.by_hand().expect("read"), all);
-        queue.forget_by_hand(9).expect("forgotten");
-        assert_eq!(queue.by_hand().expect("read"), all);
-        queue.forget_by_hand(10).expect("forgotten");
+        for (now, left) in [(10, &all[..]), (KEPT + 9, &all), (KEPT + 10, &all[1..])] {
+            let mut step = Some(Tidying::begin(now));
+            while let Some(next) = step {
+                step = queue.tidy(next).expect("tidied");
+            }
+            assert_eq!(queue.by_hand().expect("read"), left, "at {now}");
+        }
         assert_eq!(queue.by_hand().expect("read"), all[1..]);
         assert_eq!(queue.take_back_by_hand(Some(&team()), true).expect("nothing"), []);
         assert_eq!(queue.take_back_by_hand(None, true).expect("the pause"), all[1..2]);

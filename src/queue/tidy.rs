@@ -101,6 +101,7 @@ impl Queue {
             Part::Contents => Some(if self.forget_contents_before(now)? { Part::Contents } else { Part::Runs }),
             Part::Runs => {
                 self.forget_runs(now)?;
+                self.forget_by_hand(now)?;
                 Some(Part::Pages)
             }
             Part::Pages => Some(if self.give_pages_back()? { Part::Pages } else { Part::Log }),

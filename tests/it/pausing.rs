@@ -55,6 +55,31 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
 }
 
 #[test]
+fn a_mistake_in_the_policy_keeps_nobody_from_pausing() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (team, other) = (storewatch.cache_at("team"), storewatch.cache_at("other"));
+    let good = two_caches(&team, &other, "");
+    storewatch.policy(&good);
+    let mut running = storewatch.start();
+    storewatch.policy(&format!("{good}nonsense = 1\n"));
+    let refused = storewatch.cmd(&["pause", "--cache", "tema"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("the queue has no cache `tema`; it has other, team"), "{refused:?}");
+    for (arguments, told) in [
+        (&["pause", "--cache", "team"][..], "bandwidth of cache team: paused by hand"),
+        (&["limit", "1MiB/s"], "bandwidth of the line: 1.0 MiB/s by hand"),
+        (&["resume"], "bandwidth of cache team: no limit by the policy"),
+    ] {
+        let said = storewatch.cmd(arguments).ok();
+        assert!(said.contains("since the policy is bad"), "{said}");
+        running.eventually_logs(told);
+    }
+    running.stop();
+}
+
+#[test]
 fn what_is_said_for_a_while_ends_by_itself() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);

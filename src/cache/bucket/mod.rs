@@ -45,7 +45,7 @@ use super::care::condemned_with;
 use super::pack::Packing;
 use super::unfinished::Notes;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Class, Listed, Push, Pushed, StoredNar, layout};
-use crate::limit::Tap;
+use crate::limit::{Lane, Tap};
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -60,8 +60,8 @@ const ASKED_AT_ONCE: usize = 32;
 pub struct BucketCache {
     store: Store,
     binary: Arc<BinaryCache>,
-    /// Held by who has a log in memory.
-    log_in_memory: Mutex<()>,
+    /// Held by who has a log in memory, one for each lane: backfill may have to wait long until its log is sent.
+    log_in_memory: [Mutex<()>; 2],
     notes: Notes,
     /// Ended when the cache is dropped: the next opening begins it anew.
     tidying: JoinSet<()>,
@@ -84,7 +84,7 @@ impl BucketCache {
         let mut cache = Self {
             store,
             binary: Arc::new(binary),
-            log_in_memory: Mutex::default(),
+            log_in_memory: Default::default(),
             notes,
             tidying: JoinSet::new(),
             listing: Listing::new(ANSWERS_HOLD),
@@ -136,6 +136,7 @@ impl BucketCache {
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
         let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+        let lane = nar.lane();
         if let Some(known) = contents.recall(info.nar_hash).await {
             // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
             // seat in a reading that others share.
@@ -151,7 +152,7 @@ impl BucketCache {
                     let Some(nar) = nar.filter(|_| put == Put::New) else { return Ok(None) };
                     list(nar, &mut read).await
                 };
-                self.put_beside(&info, listing).await;
+                self.put_beside(&info, lane, listing).await;
                 return Ok(Pushed { read, sent: 0, deduplicated: true });
             }
         }
@@ -194,7 +195,7 @@ impl BucketCache {
             contents.remember(info.nar_hash, &stored).await;
             listed.and_then(Listed::take)
         };
-        self.put_beside(&info, async { Ok(listing) }).await;
+        self.put_beside(&info, lane, async { Ok(listing) }).await;
         Ok(Pushed { read: packed.nar_size, sent: packed.file_size, deduplicated })
     }
 
@@ -221,14 +222,19 @@ impl BucketCache {
     }
 
     /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
-    async fn put_beside(&self, info: &PathInfo, listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>) {
+    async fn put_beside(
+        &self,
+        info: &PathInfo,
+        lane: Lane,
+        listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>,
+    ) {
         let lacks = |what: &str, error: &CacheError| {
             debug!("{} lacks the {what} of {}: {}", self.store.name, info.path, one_line(error));
         };
         if let Err(error) = self.put_listing(info, listing).await {
             lacks("list of the files", &error);
         }
-        if let Err(error) = self.put_log(info).await {
+        if let Err(error) = self.put_log(info, lane).await {
             lacks("log of the build", &error);
         }
     }
@@ -245,8 +251,8 @@ impl BucketCache {
         Ok(())
     }
 
-    /// Puts the log of a path's build there, if there is one and the bucket lacks it. One is in memory at a time.
-    async fn put_log(&self, info: &PathInfo) -> Result<(), CacheError> {
+    /// Puts the log of a path's build there, if there is one and the bucket lacks it. One of a lane is in memory at a time.
+    async fn put_log(&self, info: &PathInfo, lane: Lane) -> Result<(), CacheError> {
         let Some(derivation) = self.binary.logged(info) else { return Ok(()) };
         let (binary, whose) = (Arc::clone(&self.binary), derivation.clone());
         // Most have none, and needn't be asked for or wait for others.
@@ -258,7 +264,7 @@ impl BucketCache {
         if self.store.has(&object).await? {
             return Ok(());
         }
-        let _alone = self.log_in_memory.lock().await;
+        let _alone = self.log_in_memory[lane as usize].lock().await;
         // Another output of the same build may have brought it meanwhile.
         if self.store.has(&object).await? {
             return Ok(());

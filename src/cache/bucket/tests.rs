@@ -46,7 +46,7 @@ impl Host {
         let (info, _) = registered(&dir.path().join("a"), 100_000);
         let binary = BinaryCache {
             store_dir: StoreDir::default(),
-            layout: Layout::default(),
+            layout: Layout { write_build_logs: true, ..Layout::default() },
             key: SecretKey::generate("host-1").expect("randomness"),
             log_dir: dir.path().join("log"),
             facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
@@ -55,7 +55,7 @@ impl Host {
         let cache = BucketCache {
             store: Store::in_memory(),
             binary: Arc::new(binary),
-            log_in_memory: Mutex::default(),
+            log_in_memory: Default::default(),
             notes: Notes::open(&dir.path().join("notes")).expect("a folder"),
             tidying: JoinSet::new(),
             listing: Listing::new(ANSWERS_HOLD),
@@ -132,6 +132,21 @@ async fn who_has_the_content_already_keeps_nobody_waiting_who_reads_it() {
     });
     let pushed = host.push(host.other(), host.nar().seated(Some(own)), now(), go_ahead).await.expect("taken");
     assert!(pushed.deduplicated && !punctual.is_late(), "it was waited for");
+}
+
+#[tokio::test]
+async fn a_log_that_backfill_is_held_back_with_holds_no_fresh_path_up() {
+    let host = Host::new();
+    let derivation = StorePath::from_base_name("2123456789abcdfghijklmnpqrsvwxyz-a.drv").expect("a legal name");
+    let log = host.dir.path().join("log/drvs/21/23456789abcdfghijklmnpqrsvwxyz-a.drv");
+    std::fs::create_dir_all(log.parent().expect("a folder")).expect("made");
+    std::fs::write(&log, "it is built").expect("written");
+    let info = PathInfo { deriver: Some(derivation.clone()), ..host.info.clone() };
+    let _backfill = host.cache.log_in_memory[Lane::Backfill as usize].lock().await;
+    let pushed = tokio::time::timeout(Duration::from_secs(60), host.push(info, host.nar(), now(), now())).await;
+    pushed.expect("it waited").expect("taken");
+    let log = host.cache.store.text(&host.cache.store.object(&layout::log_name(&derivation))).await;
+    assert_eq!(log.expect("asked").as_deref(), Some("it is built"));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod shelf;
 mod sweep;
 mod temp;
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use std::thread;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
@@ -32,7 +34,7 @@ use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
 use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, CallOff, Listed, NarReader, Push, Pushed, layout};
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
 use crate::disk::{NoRoom, Place};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
@@ -237,8 +239,7 @@ impl Cache for FileCache {
             let cache = Arc::clone(&self);
             let derivation = self.options.binary.logged(&info).cloned();
             // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its end.
-            let dropped = CallOff::default();
-            let _ends_the_thread = dropped.when_dropped();
+            let (_ends_the_thread, dropped) = oneshot::channel();
             let way_out = WayOut { tap: Tap::of_this_task(), dropped };
             let written = spawn_blocking(move || cache.write(&info, nar, way_out)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
@@ -279,8 +280,8 @@ struct GrowingFile {
 /// What the bytes of an archive go through.
 struct WayOut {
     tap: Tap,
-    /// Called off when nobody wants the file any more.
-    dropped: CallOff,
+    /// Ends when nobody wants the file any more, and wakes who waits for a turn: that may be far off, in a pause.
+    dropped: oneshot::Receiver<Infallible>,
 }
 
 impl GrowingFile {
@@ -292,10 +293,10 @@ impl GrowingFile {
 
 impl Write for GrowingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let WayOut { tap, dropped } = &self.way_out;
+        let WayOut { tap, dropped } = &mut self.way_out;
         let bytes = &bytes[..bytes.len().min(tap.piece())];
-        tap.take_blocking(bytes.len());
-        if dropped.is_off() {
+        let is_wanted = matches!(dropped.try_recv(), Err(TryRecvError::Empty));
+        if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
             return Err(io::Error::other("its push was dropped"));
         }
         let written = self.file.write(bytes)?;
@@ -315,9 +316,12 @@ impl Write for GrowingFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cache::{Layout, Pace};
     use crate::disk::{Terms, What};
+    use crate::limit::{Lane, Rate, Rates, Shaper};
     use crate::nix::{SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
@@ -350,6 +354,27 @@ mod tests {
         let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names.len(), 3, "{names:?}");
         assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn who_drops_a_push_that_waits_for_its_turn_ends_its_thread() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a");
+        let shaper = Shaper::default();
+        // As in a pause: the next turn would come in a quarter of an hour.
+        shaper.set(&Rates { line: Rate::new(1), ..Rates::default() });
+        let (push, dropped) = oneshot::channel();
+        let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
+        let file = File::create(&path).expect("created");
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out };
+        let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
+        while fs::metadata(&path).expect("there").len() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(push);
+        let ended = tokio::time::timeout(Duration::from_secs(60), writing).await;
+        let failed = ended.expect("it waits for its turn").expect("no panic").expect_err("nobody wants it");
+        assert_eq!(failed.to_string(), "its push was dropped");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::{BoxFuture, NarFailure};
-use crate::limit::{Slot, Slots, Urgency};
+use crate::limit::{Lane, Slot, Slots, Urgency};
 use crate::nix::nar::{Listing, NarError, NarOptions, encode_hashed};
 use crate::nix::{NarHash, PathInfo};
 
@@ -50,21 +50,6 @@ impl CallOff {
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.0.load(Ordering::Relaxed)
-    }
-
-    /// Calls off when it is dropped: for a thread that works for a future, and is to end with it.
-    #[must_use]
-    pub fn when_dropped(&self) -> CalledOffWhenDropped {
-        CalledOffWhenDropped(self.clone())
-    }
-}
-
-/// See [`CallOff::when_dropped`].
-pub struct CalledOffWhenDropped(CallOff);
-
-impl Drop for CalledOffWhenDropped {
-    fn drop(&mut self) {
-        self.0.call_off();
     }
 }
 
@@ -157,6 +142,12 @@ impl NarStream {
         Self { archive, urgency, slots: slots.clone(), gate: gate.clone(), seat: None, first: None }
     }
 
+    /// The lane that it stands in now.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.urgency.lane()
+    }
+
     /// Waits for a slot and begins to read.
     ///
     /// # Errors
@@ -170,11 +161,12 @@ impl NarStream {
         if let Some(first) = first {
             first.await?;
         }
+        let call_off = archive.call_off.clone();
         let archive = match seat {
             Some(seat) => match seat.start(archive).await? {
                 Start::Together { chunks, behind } => {
-                    let source = Source::Large(chunks);
-                    return Ok(NarReader { source, total: 0, behind: Some(behind), listing: None, slot });
+                    let (source, behind) = (Source::Large(chunks), Some(behind));
+                    return Ok(NarReader { source, total: 0, call_off, behind, listing: None, slot });
                 }
                 Start::Alone(archive) => archive,
             },
@@ -187,7 +179,7 @@ impl NarStream {
             spawn_blocking(move || archive.read_into(|item| sender.blocking_send(item).is_ok()));
             Source::Large(chunks)
         };
-        Ok(NarReader { source, total: 0, behind: None, listing: None, slot })
+        Ok(NarReader { source, total: 0, call_off, behind: None, listing: None, slot })
     }
 }
 
@@ -258,6 +250,8 @@ impl Archive {
 pub struct NarReader {
     source: Source,
     total: u64,
+    /// In a pass, that of this reader alone.
+    call_off: CallOff,
     /// Raised when a pass went on without this reader, which was too slow for the others.
     behind: Option<Arc<AtomicBool>>,
     /// What is in the archive, where somebody wants to know.
@@ -333,6 +327,7 @@ impl NarReader {
     /// What came through the channel: an empty chunk says that the archive is whole; without it, it isn't.
     fn judge(&self, received: Option<Result<Bytes, NarFailure>>) -> Result<Option<Bytes>, NarFailure> {
         match received {
+            Some(Ok(_)) | None if self.call_off.is_off() => Err(NarFailure::Cancelled),
             Some(Ok(chunk)) => Ok(Some(chunk).filter(|chunk| !chunk.is_empty())),
             Some(Err(failure)) => Err(failure),
             None if self.behind.as_ref().is_some_and(|behind| behind.load(Ordering::Relaxed)) => {

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
-use super::{Archive, CHUNKS_AHEAD, NarFailure};
+use super::{Archive, CHUNKS_AHEAD, CallOff, NarFailure};
 use crate::nix::NarHash;
 
 /// How long those who have begun wait for those who have not: longer than a cache in reach takes to say what it lacks, also
@@ -69,6 +69,8 @@ struct Waiting {
 struct Member {
     chunks: mpsc::Sender<Result<Bytes, NarFailure>>,
     behind: Arc<AtomicBool>,
+    /// Who is called off leaves, and the others go on.
+    call_off: CallOff,
     punctuality: Punctuality,
 }
 
@@ -153,7 +155,7 @@ impl Pass {
 
 impl Seat {
     /// Takes the seat, and returns when the pass has begun.
-    pub(super) async fn start(self, archive: Archive) -> Result<Start, NarFailure> {
+    pub(super) async fn start(self, mut archive: Archive) -> Result<Start, NarFailure> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let behind = Arc::new(AtomicBool::new(false));
         let (begun, beginning) = oneshot::channel();
@@ -165,7 +167,10 @@ impl Seat {
                 self.pass.0.complete.notify_one();
                 return Ok(Start::Alone(archive));
             }
-            state.waiting.push(Waiting { member: Member { chunks, behind: Arc::clone(&behind), punctuality }, begun });
+            // Whoever's archive is read, it is read for as long as anybody wants it.
+            let call_off = std::mem::take(&mut archive.call_off);
+            let member = Member { chunks, behind: Arc::clone(&behind), call_off, punctuality };
+            state.waiting.push(Waiting { member, begun });
             if state.waiting.len() == 1 {
                 tokio::spawn(self.pass.clone().conduct(archive));
             }
@@ -196,6 +201,9 @@ fn read_for(archive: &Archive, mut members: Vec<Member>, runtime: &Handle) {
 impl Member {
     /// Hands one item on; `false` where this one is out. Who is alone holds nobody up, and may take its time.
     fn give(&self, item: &Result<Bytes, NarFailure>, alone: bool, runtime: &Handle) -> bool {
+        if self.call_off.is_off() {
+            return false;
+        }
         match self.chunks.try_send(item.clone()) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
@@ -284,6 +292,33 @@ mod tests {
         assert!(read(fast.expect("begun")).await.expect("whole") == nar);
         let left = read(slow.expect("begun")).await;
         assert!(matches!(left, Err(NarFailure::Behind)), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn who_is_called_off_leaves_and_the_others_get_everything() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a");
+        let (info, nar) = registered(&file, 8 << 20);
+        for takes_first in [true, false] {
+            let (pass, punctual, call_off) = (Pass::default(), Punctuality::default(), CallOff::default());
+            let (own, others) = (pass.seat(&punctual), pass.seat(&punctual));
+            let off = NarStream::new(file.clone(), &info, Lane::Fresh, Slots::new(1), call_off.clone());
+            let (off, stays) = (off.seated(Some(own)), stream(&file, &info, Some(others)));
+            // Whose archive is read is whose seat is taken first.
+            let (off, stays) = if takes_first {
+                tokio::join!(biased; off.start(), stays.start())
+            } else {
+                let (stays, off) = tokio::join!(biased; stays.start(), off.start());
+                (off, stays)
+            };
+            let (mut off, stays) = (off.expect("begun"), stays.expect("begun"));
+            assert!(off.next().await.expect("a chunk").is_some());
+            call_off.call_off();
+            assert!(read(stays).await.expect("whole") == nar);
+            let ended = off.next().await;
+            assert!(matches!(ended, Err(NarFailure::Cancelled)), "{ended:?}");
+            assert!(!punctual.is_late(), "who is called off isn't late");
+        }
     }
 
     /// How a reading fails, and after how many bytes.

@@ -34,7 +34,7 @@ use super::unfinished::{Notes, Upload};
 use super::{
     BinaryCache, BoxFuture, Cache, CacheError, Compression, Listed, NarStream, Push, Pushed, StoredNar, layout,
 };
-use crate::limit::Tap;
+use crate::limit::{Lane, Tap};
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -63,8 +63,8 @@ pub struct PutOptions {
 pub struct PutCache {
     files: Files,
     binary: Arc<BinaryCache>,
-    /// Held by who has a log in memory.
-    log_in_memory: Mutex<()>,
+    /// Held by who has a log in memory, one for each lane: backfill may have to wait long until its log is sent.
+    log_in_memory: [Mutex<()>; 2],
     notes: Notes,
     /// Whether the server has been found to want sizes beforehand.
     wants_sizes: AtomicBool,
@@ -89,7 +89,7 @@ impl PutCache {
         let cache = Self {
             files: Files::new(&options).await?,
             binary: Arc::new(binary),
-            log_in_memory: Mutex::default(),
+            log_in_memory: Default::default(),
             notes: Notes::open(&unfinished)?,
             wants_sizes: AtomicBool::new(false),
         };
@@ -137,6 +137,7 @@ impl PutCache {
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
         let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+        let lane = nar.lane();
         let known = contents.recall(info.nar_hash).await;
         if known.is_some() {
             // The archive is looked for when that is over: it may take hours, in which a cache is pruned.
@@ -153,14 +154,14 @@ impl PutCache {
                 false => None,
             };
             go_ahead.await?;
-            self.put_beside(&info, listing).await;
+            self.put_beside(&info, lane, listing).await;
             self.publish(&info, &known).await?;
             return Ok(Pushed { read, sent: 0, deduplicated: true });
         }
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
         go_ahead.await?;
-        self.put_beside(&info, listing).await;
+        self.put_beside(&info, lane, listing).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
             if matches!(error, HttpError::Status { status: 400..=499, .. }) {
@@ -254,7 +255,7 @@ impl PutCache {
     }
 
     /// Puts there what goes beside a path. Who reads the cache can do without, so a failure is only noted.
-    async fn put_beside(&self, info: &PathInfo, listing: Option<Vec<u8>>) {
+    async fn put_beside(&self, info: &PathInfo, lane: Lane, listing: Option<Vec<u8>>) {
         let lacks = |what: &str, error: &CacheError| {
             debug!("{} lacks the {what} of {}: {}", self.files.url(""), info.path, one_line(error));
         };
@@ -263,13 +264,13 @@ impl PutCache {
         {
             lacks("list of the files", &error.into());
         }
-        if let Err(error) = self.put_log(info).await {
+        if let Err(error) = self.put_log(info, lane).await {
             lacks("log of the build", &error);
         }
     }
 
-    /// Puts the log of a path's build there, if this host has one and the server lacks it. One is in memory at a time.
-    async fn put_log(&self, info: &PathInfo) -> Result<(), CacheError> {
+    /// Puts the log of a path's build there, if this host has one and the server lacks it. One of a lane is in memory at a time.
+    async fn put_log(&self, info: &PathInfo, lane: Lane) -> Result<(), CacheError> {
         let Some(derivation) = self.binary.logged(info) else { return Ok(()) };
         let (binary, whose) = (Arc::clone(&self.binary), derivation.clone());
         // Most have none, and needn't be asked for or wait for others.
@@ -278,7 +279,7 @@ impl PutCache {
         if !is_here.map_err(|_| CacheError::LostThread { action: "open a log" })? || self.files.has(&file).await? {
             return Ok(());
         }
-        let _alone = self.log_in_memory.lock().await;
+        let _alone = self.log_in_memory[lane as usize].lock().await;
         // Another output of the same build may have brought it meanwhile.
         if !self.files.has(&file).await?
             && let Some(text) = whole_log(&self.binary, derivation).await?

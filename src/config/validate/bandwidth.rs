@@ -17,7 +17,7 @@ const NEVER: &str = "would let nothing through at any time: leave it out for no 
 
 /// Whose windows they are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
+enum Owner {
     Line,
     Cache,
     /// A cache that is a program which sends by itself.
@@ -32,7 +32,7 @@ pub(super) fn schedule(raw: &RawPolicy, problems: &mut Problems<'_>) -> Schedule
     Schedule {
         bandwidth: always("bandwidth", &limits.bandwidth, problems),
         backfill_bandwidth: always("backfill_bandwidth", &limits.backfill_bandwidth, problems),
-        windows: windows(&limits.windows, Whose::Line, problems),
+        windows: windows(&limits.windows, Owner::Line, problems),
         metered: limits.metered.as_ref().and_then(|text| gives_way("metered", text, problems)),
         battery: limits.battery.as_ref().and_then(|text| gives_way("battery", text, problems)),
         caches: raw.caches.iter().map(|raw| (raw.name.get_ref().clone(), cache(raw, problems))).collect(),
@@ -42,21 +42,21 @@ pub(super) fn schedule(raw: &RawPolicy, problems: &mut Problems<'_>) -> Schedule
 fn cache(raw: &RawCache, problems: &mut Problems<'_>) -> CacheSchedule {
     let url = raw.url.as_ref().and_then(|url| CacheUrl::parse(url.get_ref()).ok());
     let gives_nar = raw.gives.as_ref().is_some_and(|gives| gives.get_ref() == "nar");
-    let (whose, way) = match url {
-        Some(CacheUrl::Command { .. }) if !gives_nar => (Whose::Program, Way::Program),
-        Some(CacheUrl::Command { .. }) => (Whose::Cache, Way::Program),
-        Some(CacheUrl::File { .. }) => (Whose::Cache, Way::Disk),
-        _ => (Whose::Cache, Way::Server),
+    let (owner, way) = match url {
+        Some(CacheUrl::Command { .. }) if !gives_nar => (Owner::Program, Way::Program),
+        Some(CacheUrl::Command { .. }) => (Owner::Cache, Way::Program),
+        Some(CacheUrl::File { .. }) => (Owner::Cache, Way::Disk),
+        _ => (Owner::Cache, Way::Server),
     };
     let bandwidth = raw.bandwidth.as_ref().and_then(|text| always("bandwidth", text, problems));
-    if let (Whose::Program, Some(text)) = (whose, &raw.bandwidth) {
+    if let (Owner::Program, Some(text)) = (owner, &raw.bandwidth) {
         problems.add(text.span(), SENDS_BY_ITSELF);
     }
     let own = raw.bandwidth.iter().chain(raw.windows.iter().filter_map(|window| window.bandwidth.as_ref()));
     for text in own.filter(|text| way != Way::Server && text.get_ref() == BACKGROUND) {
         problems.add(text.span(), NO_SERVER);
     }
-    CacheSchedule { bandwidth, windows: windows(&raw.windows, whose, problems), way }
+    CacheSchedule { bandwidth, windows: windows(&raw.windows, owner, problems), way }
 }
 
 /// What gives way needs somebody to ask how long the line takes.
@@ -99,8 +99,8 @@ fn gives_way(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> 
     None
 }
 
-fn windows(raw: &[RawWindow], whose: Whose, problems: &mut Problems<'_>) -> Vec<Window> {
-    let windows: Vec<_> = raw.iter().map(|raw| window(raw, whose, problems)).collect();
+fn windows(raw: &[RawWindow], owner: Owner, problems: &mut Problems<'_>) -> Vec<Window> {
+    let windows: Vec<_> = raw.iter().map(|raw| window(raw, owner, problems)).collect();
     for (at, later) in windows.iter().enumerate() {
         let both = |earlier: &Option<Window>| overlap(earlier.as_ref()?, later.as_ref()?);
         if let Some((first, when)) = windows[..at].iter().enumerate().find_map(|(at, window)| Some((at, both(window)?)))
@@ -123,7 +123,7 @@ fn overlap(one: &Window, other: &Window) -> Option<String> {
     one.overlap(other).filter(|_| same)
 }
 
-fn window(raw: &RawWindow, whose: Whose, problems: &mut Problems<'_>) -> Option<Window> {
+fn window(raw: &RawWindow, owner: Owner, problems: &mut Problems<'_>) -> Option<Window> {
     let days = match &raw.days {
         Some(list) => {
             not_empty("days", list, problems)?;
@@ -139,19 +139,19 @@ fn window(raw: &RawWindow, whose: Whose, problems: &mut Problems<'_>) -> Option<
     };
     let bandwidth = says("bandwidth", &raw.bandwidth, problems);
     let backfill_bandwidth = says("backfill_bandwidth", &raw.backfill_bandwidth, problems);
-    match (whose, &raw.bandwidth, &raw.backfill_bandwidth) {
-        (Whose::Line, None, None) => {
+    match (owner, &raw.bandwidth, &raw.backfill_bandwidth) {
+        (Owner::Line, None, None) => {
             let message = "this window says nothing: write `bandwidth` or `backfill_bandwidth`, 0 for a pause";
             problems.add(raw.span.clone(), message);
         }
-        (Whose::Cache | Whose::Program, _, Some(text)) => {
+        (Owner::Cache | Owner::Program, _, Some(text)) => {
             let message = "`backfill_bandwidth` belongs to the windows of [limits]: leave it out of those of a cache";
             problems.add(text.span(), message);
         }
-        (Whose::Cache | Whose::Program, None, None) => {
+        (Owner::Cache | Owner::Program, None, None) => {
             problems.add(raw.span.clone(), "this window says nothing: write `bandwidth`, 0 for a pause");
         }
-        (Whose::Program, Some(text), None) if bandwidth.is_some_and(|given| given != Bandwidth::Nothing) => {
+        (Owner::Program, Some(text), None) if bandwidth.is_some_and(|given| given != Bandwidth::Nothing) => {
             problems.add(text.span(), SENDS_BY_ITSELF);
         }
         _ => {}

@@ -3,6 +3,7 @@
 //! Asked only where the policy makes something of it, on no thread of the runtime's own, and what can't be told is taken not
 //! to be so, which is said once. Where it was told before, that stands: nobody pays for a question that failed.
 
+mod answer;
 mod metered;
 mod power;
 
@@ -108,6 +109,11 @@ impl Lookout {
 
     /// Looks and waits for what is found.
     pub(super) async fn look_now(&mut self, schedule: &Schedule) {
+        // One that is under way may ask for something else, or have been answered in another network.
+        if let Some(looking) = self.looking.take() {
+            looking.abort();
+            let _ = looking.await;
+        }
         self.begin(schedule);
         if let Some(looking) = self.looking.take() {
             // One that was lost has found nothing.
@@ -157,5 +163,14 @@ mod tests {
         assert!(lookout.looking.is_none());
         let found = look(&Schedule { battery: Some(crate::limit::Bandwidth::Nothing), ..Schedule::default() }).await;
         assert!(found.metered.is_none() && found.battery.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_looks_now_does_not_go_by_a_look_that_was_under_way() {
+        let mut lookout = Lookout { looking: Some(tokio::spawn(std::future::pending())), ..Lookout::default() };
+        let schedule = Schedule { battery: Some(crate::limit::Bandwidth::Nothing), ..Schedule::default() };
+        let looked = tokio::time::timeout(Duration::from_secs(60), lookout.look_now(&schedule)).await;
+        assert!(looked.is_ok(), "it waited for one that hangs");
+        assert!(lookout.found.borrow().battery.is_some(), "it didn't look");
     }
 }

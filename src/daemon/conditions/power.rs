@@ -23,7 +23,7 @@ pub(super) async fn is_on_battery(supplies: &Path) -> Result<bool, String> {
 /// Why it can't be told.
 #[cfg(target_os = "macos")]
 pub(super) async fn is_on_battery(_supplies: &Path) -> Result<bool, String> {
-    let said = super::metered::said_by("pmset", &["-g", "batt"]).await;
+    let said = super::answer::said_by("pmset", &["-g", "batt"]).await;
     by_pmset(&said.map_err(|why| format!("this system doesn't tell whether it runs on battery: {why}"))?)
 }
 

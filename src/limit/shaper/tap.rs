@@ -3,6 +3,8 @@
 //! A tap belongs to the task that delivers a path, and is asked where bytes leave this process: so whatever a cache sends for
 //! a path, its archive as well as its narinfo, counts, and no cache needs to know of lanes and limits.
 
+use tokio::runtime::Handle;
+
 use super::state::Way;
 use super::{LARGEST_PIECE, PIECE_TIME, SMALLEST_PIECE, Shaper};
 use crate::limit::Lane;
@@ -63,9 +65,17 @@ impl Tap {
         }
     }
 
-    /// As [`Tap::take`], for a thread of the runtime's that may wait.
-    pub fn take_blocking(&self, bytes: usize) {
-        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way }| shaper.ask(way, bytes)) else { return };
-        let _ = turn.blocking_recv();
+    /// As [`Tap::take`], for a thread of the runtime's that may wait, but for no longer than until something else has come
+    /// true. Returns whether the bytes may be sent.
+    pub fn take_blocking(&self, bytes: usize, until: impl Future) -> bool {
+        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way }| shaper.ask(way, bytes)) else {
+            return true;
+        };
+        Handle::current().block_on(async {
+            tokio::select! {
+                _ = until => false,
+                _ = turn => true,
+            }
+        })
     }
 }
