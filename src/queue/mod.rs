@@ -30,6 +30,7 @@ mod in_force;
 mod job;
 mod links;
 mod lock;
+mod migrations;
 mod reconfigure;
 mod route;
 mod run;

@@ -232,7 +232,7 @@ impl Uploader {
     /// [`QueueError`]: without the queue there is nothing to go on with.
     pub async fn run(mut self) -> Result<(), QueueError> {
         self.queue.call(|queue| queue.recover()).await?;
-        tokio::spawn(tidy(self.queue.clone()));
+        tokio::spawn(tidy(self.queue.clone(), self.disks.clone()));
         loop {
             let event = self.next_event().await;
             if let Event::Drained = event {
@@ -324,7 +324,7 @@ impl Uploader {
         }
         if self.next_tidying <= Instant::now() {
             self.next_tidying = Instant::now() + TIDY_EVERY;
-            tokio::spawn(tidy(self.queue.clone()));
+            tokio::spawn(tidy(self.queue.clone(), self.disks.clone()));
         }
         Ok(())
     }
