@@ -102,8 +102,8 @@ impl Tidying {
 }
 
 impl Queue {
-    /// The first step, now (milliseconds since 1970), as far as the clock can be believed. Only where its disk `has_room` is the
-    /// database written anew, which is done once where an older storewatch made it.
+    /// The first step, now (milliseconds since 1970), as far as the clock can be believed. Only where its disk `has_room` is
+    /// the database written anew, which is done once where an older storewatch made it.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].

@@ -7,7 +7,8 @@
 //!
 //! Whoever sends asks its [`Tap`] before each piece, and waits until every bucket above it has room. Fresh work is served
 //! before backfill, which so takes what the other leaves (and a trickle, so that its connections stay alive); within a lane
-//! pieces are served in turn, so that uploads share evenly and a small one is through after a few pieces, whatever else is on its way.
+//! pieces are served in turn, so that uploads share evenly and a small one is through after a few pieces, whatever else is
+//! on its way.
 //!
 //! No I/O here. The one clock is tokio's, which tests hold; [`bucket::Bucket`] is pure.
 
