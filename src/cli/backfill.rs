@@ -25,10 +25,11 @@ use crate::queue::{CacheId, PassedOver, Routes, Why};
 
 /// Upload what is valid already, by the same policy, behind what is fresh.
 ///
-/// Where paths are named, all that they need is looked for as well, to the end of their closure. /// Interrupted, it goes on where it stopped when it is asked for again, unless the policy file has changed since. Beside
-/// a running service the queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for,
-/// whatever the reason; Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths
-/// failed or are held back, 4 that some are left.
+/// Where paths are named, all that they need is looked for as well, to the end of their closure. Interrupted, it goes on
+/// where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the
+/// queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for, whatever the reason;
+/// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed or are held back,
+/// 4 that some are left.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.

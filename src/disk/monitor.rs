@@ -79,6 +79,12 @@ impl Levels {
         self.store
     }
 
+    /// How the state directory's file system is off.
+    #[must_use]
+    pub fn state(&self) -> Level {
+        self.state
+    }
+
     /// Whether Nix needs the space that is kept from its garbage collector.
     #[must_use]
     pub fn store_needs_space(&self) -> bool {

@@ -95,6 +95,13 @@ impl StoreFacts {
         Self { while_written: WhileWritten::Wait, ..self }
     }
 
+    /// The same by connections of its own, and without patience: who has much to ask keeps nobody waiting, nor waits itself.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let Shared { db_path, socket, store_dir, .. } = &*self.shared;
+        Self::new(db_path.clone(), socket.clone(), store_dir.clone())
+    }
+
     /// The store directory whose paths these are.
     #[must_use]
     pub fn store_dir(&self) -> &StoreDir {
@@ -168,8 +175,8 @@ impl StoreFacts {
         }
     }
 
-    /// Of each of these paths, whether something keeps it from being collected, where `is_root` says what is a root. Only
-    /// the database knows what refers to a path.
+    /// Of each of these paths, whether something keeps it from being collected, where `is_root` says what is a root: of as
+    /// many as come up to so many `queries`, and of the first in any case. Only the database knows what refers to a path.
     ///
     /// # Errors
     /// [`FactsError`].
@@ -177,11 +184,22 @@ impl StoreFacts {
         &self,
         paths: Vec<StorePath>,
         is_root: impl Fn(&StorePath) -> bool + Send + 'static,
+        queries: usize,
     ) -> Result<Vec<bool>, FactsError> {
         let shared = Arc::clone(&self.shared);
         let mut database = Arc::clone(&shared.database).lock_owned().await;
         let look = move || {
-            shared.with_database(&mut database, |open| paths.iter().map(|path| open.is_kept(path, &is_root)).collect())
+            shared.with_database(&mut database, |open| {
+                let mut spent = 0;
+                let mut judged = Vec::with_capacity(paths.len());
+                for path in &paths {
+                    judged.push(open.is_kept(path, &is_root, &mut spent)?);
+                    if spent >= queries {
+                        break;
+                    }
+                }
+                Ok(judged)
+            })
         };
         let lost = DaemonError::Broken { verb: "ask for referrers", source: None };
         Ok(spawn_blocking(look).await.map_err(|_| lost)??)

@@ -228,7 +228,8 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         .map_err(admit())?;
     let mut note = tx
         .prepare_cached(
-            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row), run = CASE WHEN state = 2 AND evicted THEN run ELSE coalesce(?5, run) END,
+            "UPDATE jobs SET lane = min(lane, ?3), row = coalesce(?4, row),
+                             run = CASE WHEN state = 2 AND evicted THEN run ELSE coalesce(?5, run) END,
                              needed = max(needed, ?6)
              WHERE path = ?1 AND cache = ?2",
         )

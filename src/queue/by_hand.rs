@@ -156,7 +156,7 @@ mod tests {
         ];
         assert_eq!(queue.by_hand().expect("read"), all);
         for (now, left) in [(10, &all[..]), (KEPT + 9, &all), (KEPT + 10, &all[1..])] {
-            let mut step = Some(Tidying::begin(now));
+            let mut step = Some(Tidying::begin(now, true));
             while let Some(next) = step {
                 step = queue.tidy(next).expect("tidied");
             }

@@ -29,6 +29,7 @@ mod handle;
 mod job;
 mod links;
 mod lock;
+mod migrations;
 mod policy;
 mod reconfigure;
 mod route;

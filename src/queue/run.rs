@@ -37,8 +37,6 @@ pub struct Run {
     pub row: i64,
     /// The last one that it is to look at.
     pub to_row: i64,
-    /// Milliseconds since 1970 when it was asked for.
-    pub started: i64,
     /// Whether it takes up an unfinished one.
     pub resumed: bool,
 }
@@ -132,20 +130,15 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn begin_run(&mut self, scope: &RunScope, to_row: i64, now: i64) -> Result<Run, QueueError> {
         let text = serde_json::to_string(scope).unwrap_or_default();
+        // It begins to live anew, or it would be forgotten for having begun long ago.
         let unfinished = self
             .db
             .query_row(
-                "SELECT id, row, to_row, started FROM runs WHERE scope = ?1 AND finished IS NULL ORDER BY id DESC LIMIT 1",
-                [&text],
-                |row| {
-                    Ok(Run {
-                        id: RunId(row.get(0)?),
-                        row: row.get(1)?,
-                        to_row: row.get(2)?,
-                        started: row.get(3)?,
-                        resumed: true,
-                    })
-                },
+                "UPDATE runs SET started = ?2
+                 WHERE id = (SELECT id FROM runs WHERE scope = ?1 AND finished IS NULL ORDER BY id DESC LIMIT 1)
+                 RETURNING id, row, to_row",
+                params![text, now],
+                |row| Ok(Run { id: RunId(row.get(0)?), row: row.get(1)?, to_row: row.get(2)?, resumed: true }),
             )
             .optional()
             .map_err(sqlite("look for an unfinished backfill"))?;
@@ -154,9 +147,13 @@ impl Queue {
         }
         self.db
             .query_row(
-                "INSERT INTO runs (scope, started, row, to_row, walks) VALUES (?1, ?2, 0, ?3, ?4) RETURNING id",
+                // Jobs remember the numbers of backfills that are forgotten: none is given twice.
+                "INSERT INTO runs (id, scope, started, row, to_row, walks)
+                 VALUES (1 + max(coalesce((SELECT max(id) FROM runs), 0), coalesce((SELECT max(run) FROM jobs), 0)),
+                         ?1, ?2, 0, ?3, ?4)
+                 RETURNING id",
                 params![text, now, to_row, !scope.paths.is_empty()],
-                |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, started: now, resumed: false }),
+                |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, resumed: false }),
             )
             .map_err(sqlite("begin a backfill"))
     }
@@ -164,7 +161,7 @@ impl Queue {
     /// Admits a batch of a backfill, notes what it passed over and how far it is, all or nothing.
     ///
     /// # Errors
-    /// [`QueueError::Sqlite`]; then nothing has changed.
+    /// [`QueueError::Sqlite`], also where there is no such backfill; then nothing has changed.
     pub fn advance_run(
         &mut self,
         run: RunId,
@@ -182,8 +179,12 @@ impl Queue {
             )
             .map_err(sqlite("note skipped paths"))?;
         }
-        tx.execute("UPDATE runs SET row = ?2 WHERE id = ?1", params![run.0, row])
-            .map_err(sqlite("note a backfill's progress"))?;
+        tx.query_row(
+            "UPDATE runs SET row = ?2, started = ?3 WHERE id = ?1 RETURNING id",
+            params![run.0, row, admission.now],
+            |_| Ok(()),
+        )
+        .map_err(sqlite("note a backfill's progress"))?;
         tx.commit().map_err(sqlite("commit a batch"))
     }
 
@@ -208,7 +209,8 @@ impl Queue {
             .map_err(sqlite("read a backfill's progress"))
     }
 
-    /// Whether any job of a backfill is still to be done, at a cache that isn't off. Unlike the summary this doesn't look at those that are done.
+    /// Whether any job of a backfill is still to be done, at a cache that isn't off. Unlike the summary this doesn't look at
+    /// those that are done.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -286,7 +288,8 @@ impl Queue {
                 "SELECT coalesce(sum(state = 2 AND NOT found), 0),
                         coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
                         coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
-                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0), coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
+                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0),
+                        coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
                         coalesce(sum(state = 2 AND found = 2), 0),
                         coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
                         coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0)

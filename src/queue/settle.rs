@@ -72,7 +72,9 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
     match outcome {
         Outcome::Delivered(delivery) => {
-            move_on(Event::Delivered, None)?;
+            // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
+            let is_through = !is_walked_for_another(tx, job)?;
+            move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {
                 Delivery::Uploaded { volume: Volume { read, sent, saved }, .. } => execute(
@@ -141,6 +143,16 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             delete(tx, job.id).map(|_| ())
         }
     }
+}
+
+/// Whether the job is to be walked on from for a backfill that it wasn't claimed for.
+fn is_walked_for_another(tx: &Transaction<'_>, job: &Job) -> Result<bool, QueueError> {
+    tx.prepare_cached(
+        "SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
+         WHERE jobs.id = ?1 AND runs.walks = 1 AND runs.finished IS NULL AND runs.id IS NOT ?2",
+    )
+    .and_then(|mut statement| statement.exists(params![job.id, job.walk.map(|run| run.0)]))
+    .map_err(sqlite("look whether a closure is asked for"))
 }
 
 fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {

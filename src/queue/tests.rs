@@ -70,7 +70,7 @@ impl Bench {
     }
 
     fn tidy(&mut self, now: i64) {
-        let mut step = Some(Tidying::begin(now));
+        let mut step = Some(Tidying::begin(now, true));
         while let Some(next) = step {
             step = self.queue.tidy(next).expect("tidied");
         }

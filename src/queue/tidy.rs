@@ -4,37 +4,48 @@
 //!
 //! What is forgotten is history alone. Should a path be asked for again, its cache is asked whether it has it; only a program
 //! that can't say so is given it anew.
+//!
+//! What is long ago is reckoned by a clock that never goes ahead by more than some days from one tidying to the next: one that
+//! stands wrong, as that of a host without a battery may until it has asked the network, would have everything forgotten.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::unblock;
+use super::schema::INCREMENTAL;
 use super::work::{delete, execute};
 use super::{JobState, Queue, QueueError, sqlite};
+use crate::disk::Room;
 
 /// Milliseconds.
 const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// From one tidying to the next time goes on by no more than this, whatever the clock says (ms). A host that is mostly asleep
+/// tidies every few days, and one that was off for long catches up by and by.
+const LONGEST_STEP: i64 = 7 * DAY;
 
 /// How much of something that has ended is kept: what is younger than this, but no more than so many.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     /// Milliseconds.
     age: i64,
-    /// About: what was written together goes together.
-    count: i64,
+    /// About: what was written together goes together. `None`: however many there are.
+    count: Option<i64>,
 }
 
 /// What is done is remembered so that it can be shown, and for programs that can't say what they have. 200,000 jobs are some
 /// 60 MB.
-const DONE: Kept = Kept { age: 90 * DAY, count: 200_000 };
+const DONE: Kept = Kept { age: 90 * DAY, count: Some(200_000) };
 
 /// What was collected is remembered for whoever wonders.
-const GONE: Kept = Kept { age: 7 * DAY, count: 20_000 };
+const GONE: Kept = Kept { age: 7 * DAY, count: Some(20_000) };
 
-/// What has failed waits for a person. Who hasn't come by then won't; what needs it is tried again.
-const FAILED: Kept = Kept { age: 90 * DAY, count: 20_000 };
+/// What has failed waits for a person, or for its cache to be configured otherwise, by which it is tried again: it is work
+/// rather than history, and one cause may have any number of paths fail. Who hasn't come by then won't; what needs it is tried
+/// again.
+const FAILED: Kept = Kept { age: 90 * DAY, count: None };
 
 /// The contents of caches, some 200 bytes each.
-const CONTENTS: Kept = Kept { age: 90 * DAY, count: 200_000 };
+const CONTENTS: Kept = Kept { age: 90 * DAY, count: Some(200_000) };
 
 /// States of jobs that have ended.
 const ENDED: [(JobState, Kept); 3] = [(JobState::Gone, GONE), (JobState::Done, DONE), (JobState::Failed, FAILED)];
@@ -53,6 +64,10 @@ const SPARE: i64 = 256;
 pub struct Tidying {
     /// Milliseconds since 1970.
     now: i64,
+    /// Whether there is room to write the database anew.
+    has_room: bool,
+    /// Jobs that had failed and are forgotten.
+    failed: u64,
     part: Part,
 }
 
@@ -68,24 +83,48 @@ enum Part {
     },
     Contents,
     Runs,
+    Anew,
     Pages,
     Log,
 }
 
 impl Tidying {
     /// The first step, at this time (milliseconds since 1970).
+    pub(super) fn begin(now: i64, has_room: bool) -> Self {
+        Self { now, has_room, failed: 0, part: Part::Ended(0) }
+    }
+
+    /// How many jobs have been forgotten so far that had failed.
     #[must_use]
-    pub fn begin(now: i64) -> Self {
-        Self { now, part: Part::Ended(0) }
+    pub fn failed(&self) -> u64 {
+        self.failed
     }
 }
 
 impl Queue {
+    /// The first step, now (milliseconds since 1970), as far as the clock can be believed. Only where its disk `has_room` is
+    /// the database written anew, which is done once where an older storewatch made it.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn begin_tidying(&mut self, now: i64, has_room: bool) -> Result<Tidying, QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to tidy"))?;
+        let last = tx
+            .query_row("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'tidied'", [], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("look when it was tidied"))?;
+        let now = believed(now, last);
+        execute(&tx, "INSERT OR REPLACE INTO meta (key, value) VALUES ('tidied', CAST(?1 AS TEXT))", [now])?;
+        tx.commit().map_err(sqlite("note when it was tidied"))?;
+        Ok(Tidying::begin(now, has_room))
+    }
+
     /// Takes a step. Returns the next one; `None` when all is tidy.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn tidy(&mut self, Tidying { now, part }: Tidying) -> Result<Option<Tidying>, QueueError> {
+    pub fn tidy(&mut self, step: Tidying) -> Result<Option<Tidying>, QueueError> {
+        let Tidying { now, has_room, mut failed, part } = step;
         let next = match part {
             Part::Ended(ended) => match ENDED.get(ended) {
                 Some((state, kept)) => {
@@ -94,14 +133,24 @@ impl Queue {
                 }
                 None => Some(Part::Contents),
             },
-            Part::Jobs { ended, before, from } => match self.forget_jobs(ENDED[ended].0, before, from, now)? {
-                Some(from) => Some(Part::Jobs { ended, before, from }),
-                None => Some(Part::Ended(ended + 1)),
-            },
+            Part::Jobs { ended, before, from } => {
+                let state = ENDED[ended].0;
+                let (forgotten, next) = self.forget_jobs(state, before, from, now)?;
+                if state == JobState::Failed {
+                    failed += forgotten;
+                }
+                Some(next.map_or(Part::Ended(ended + 1), |from| Part::Jobs { ended, before, from }))
+            }
             Part::Contents => Some(if self.forget_contents_before(now)? { Part::Contents } else { Part::Runs }),
             Part::Runs => {
                 self.forget_runs(now)?;
                 self.forget_by_hand(now)?;
+                Some(Part::Anew)
+            }
+            Part::Anew => {
+                if has_room {
+                    self.let_pages_be_given_back();
+                }
                 Some(Part::Pages)
             }
             Part::Pages => Some(if self.give_pages_back()? { Part::Pages } else { Part::Log }),
@@ -110,11 +159,12 @@ impl Queue {
                 None
             }
         };
-        Ok(next.map(|part| Tidying { now, part }))
+        Ok(next.map(|part| Tidying { part, failed, ..step }))
     }
 
     /// What has ended before then (milliseconds since 1970) isn't kept.
     fn oldest_kept(&self, state: JobState, Kept { age, count }: Kept, now: i64) -> Result<i64, QueueError> {
+        let Some(count) = count else { return Ok(now - age) };
         let sql = "SELECT coalesce(max(?3, (SELECT changed FROM jobs WHERE state = ?1 AND state IN (2, 4, 5)
                                             ORDER BY changed DESC LIMIT 1 OFFSET ?2)), ?3)";
         self.db
@@ -122,24 +172,25 @@ impl Queue {
             .map_err(sqlite("look how much is kept"))
     }
 
-    /// Forgets some jobs. Returns where the next ones begin.
+    /// Forgets some jobs. Returns how many, and where the next ones begin.
     fn forget_jobs(
         &mut self,
         state: JobState,
         before: i64,
         (changed, id): (i64, i64),
         now: i64,
-    ) -> Result<Option<(i64, i64)>, QueueError> {
+    ) -> Result<(u64, Option<(i64, i64)>), QueueError> {
         let tx = self.begin().map_err(sqlite("begin to forget jobs"))?;
         let looked_at = old_jobs(&tx, state, before, (changed, id)).map_err(sqlite("look for what has ended"))?;
+        let mut forgotten = 0;
         for (_, id, needed) in &looked_at {
             if !needed {
                 unblock(&tx, *id, now)?;
-                delete(&tx, *id)?;
+                forgotten += delete(&tx, *id)?;
             }
         }
         tx.commit().map_err(sqlite("forget jobs"))?;
-        Ok(looked_at.last().map(|(changed, id, _)| (*changed, *id)))
+        Ok((forgotten, looked_at.last().map(|(changed, id, _)| (*changed, *id))))
     }
 
     /// Forgets some contents. Returns whether there may be more.
@@ -153,16 +204,41 @@ impl Queue {
                      WHERE noted < coalesce(max(?1, (SELECT noted FROM contents ORDER BY noted DESC LIMIT 1 OFFSET ?2)), ?1)
                      ORDER BY noted LIMIT ?3)",
             )
-            .and_then(|mut statement| statement.execute(params![now - age, count - 1, ROWS]));
+            .and_then(|mut statement| statement.execute(params![now - age, count.unwrap_or(i64::MAX) - 1, ROWS]));
         Ok(forgotten.map_err(sqlite("forget contents"))? > 0)
     }
 
-    /// Forgets backfills that were through long ago, or that nobody has taken up again.
+    /// Forgets backfills that were through long ago, or that nobody has taken up again. One that is still at work after so long
+    /// has jobs that something was done with.
     fn forget_runs(&mut self, now: i64) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin to forget backfills"))?;
-        execute(&tx, "DELETE FROM runs WHERE coalesce(finished, started) < ?1", [now - DONE.age])?;
+        execute(
+            &tx,
+            "DELETE FROM runs WHERE coalesce(finished, started) < ?1
+               AND (finished IS NOT NULL
+                    OR NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id AND changed >= ?1 ORDER BY jobs.id DESC))",
+            [now - DONE.age],
+        )?;
         execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
         tx.commit().map_err(sqlite("forget backfills"))
+    }
+
+    /// A database that an older storewatch made is written anew once, so that it can give free pages back. That takes twice its
+    /// size for a while, as a copy and as the log by which the copy takes its place: as much again has to stay free. Where it
+    /// can't be done now, because there isn't so much or another reads there, the next tidying tries again.
+    fn let_pages_be_given_back(&self) {
+        let number = |pragma: &str| self.db.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        if number("PRAGMA auto_vacuum").is_ok_and(|mode| mode == INCREMENTAL) {
+            return;
+        }
+        let size = number("PRAGMA page_count").and_then(|pages| Ok(pages.saturating_mul(number("PRAGMA page_size")?)));
+        let fits = |size: i64| {
+            let room = self.path.parent().and_then(|dir| Room::of(dir).ok());
+            room.is_some_and(|room| room.space.free / 4 >= size.unsigned_abs())
+        };
+        if size.is_ok_and(fits) {
+            let _ = self.db.execute_batch("VACUUM");
+        }
     }
 
     /// Cuts some free pages off the file. Returns whether there may be more.
@@ -192,6 +268,12 @@ impl Queue {
         };
         shorten().map_err(sqlite("shorten its log"))
     }
+}
+
+/// What the time is taken to be, if it was that when it was tidied last. A clock that was ahead then is believed when it goes
+/// back.
+fn believed(now: i64, last: Option<i64>) -> i64 {
+    last.map_or(now, |last| now.min(last.saturating_add(LONGEST_STEP)))
 }
 
 /// Jobs that ended before then: when, which, and whether a backfill that isn't through still counts them.

@@ -2,7 +2,11 @@
 //! it needs, far behind what the path itself refers to.
 //!
 //! A closure can be as large as the store, so it is held here and nowhere else: what a path refers to is asked for when the
-//! path is in the cache, each path once for each backfill.
+//! path is in the cache, each path once for each backfill. One that is under way just then is claimed once more when it has
+//! landed ([`Queue::settle`]), since nobody has looked what it refers to.
+//!
+//! A path belongs to the backfill that asked for it last. Where two are at the same closure at the same time, the one may so be
+//! through while the other still sees to what they share.
 
 use rusqlite::params;
 

@@ -31,8 +31,8 @@ pub(super) enum Readers {
     Anybody,
 }
 
-/// Reads a secret of one line that storewatch has written, without white space around it. `real_store` is the directory in which the store's files
-/// are.
+/// Reads a secret of one line that storewatch has written, without white space around it. `real_store` is the directory in
+/// which the store's files are.
 ///
 /// # Errors
 /// [`SecretError`].

@@ -43,8 +43,22 @@ pub(super) enum How {
 }
 
 impl Uploader {
-    /// What may be claimed now, cache by cache: as much as there is room for, and as the disks let it.
-    pub(super) fn questions(&self) -> Vec<Question> {
+    /// What may be claimed now, cache by cache: as much as there is room for, and as the disks let it. Nothing for a moment
+    /// where it has yet to be found out what goes first.
+    pub(super) fn questions(&mut self) -> Vec<Question> {
+        let questions = self.questions_by_room();
+        if self.disks.borrow().store() == Level::Ok {
+            self.collectable.rest();
+        } else if !questions.is_empty() {
+            let asked = questions.iter().map(|question| question.cache).collect();
+            if !self.collectable.look_at(asked) {
+                return Vec::new();
+            }
+        }
+        questions
+    }
+
+    fn questions_by_room(&self) -> Vec<Question> {
         let disks = self.disks.borrow();
         let mut questions = Vec::new();
         for (id, state) in &self.caches {

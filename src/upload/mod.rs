@@ -187,6 +187,7 @@ impl Uploader {
             parts;
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
+        let collectable = Collectable::start(nix_state, queue.clone(), &facts, Arc::clone(&bell));
         let context = Context {
             roots: Roots::start(socket, facts.store_dir().clone()),
             facts,
@@ -208,7 +209,7 @@ impl Uploader {
             commands,
             disks,
             disks_before: Levels::default(),
-            collectable: Collectable::new(nix_state),
+            collectable,
             policy,
             caches: BTreeMap::new(),
             openings: JoinSet::new(),
@@ -232,7 +233,7 @@ impl Uploader {
     /// [`QueueError`]: without the queue there is nothing to go on with.
     pub async fn run(mut self) -> Result<(), QueueError> {
         self.queue.call(|queue| queue.recover()).await?;
-        tokio::spawn(tidy(self.queue.clone()));
+        tokio::spawn(tidy(self.queue.clone(), self.disks.clone()));
         loop {
             let event = self.next_event().await;
             if let Event::Drained = event {
@@ -324,7 +325,7 @@ impl Uploader {
         }
         if self.next_tidying <= Instant::now() {
             self.next_tidying = Instant::now() + TIDY_EVERY;
-            tokio::spawn(tidy(self.queue.clone()));
+            tokio::spawn(tidy(self.queue.clone(), self.disks.clone()));
         }
         Ok(())
     }
@@ -404,10 +405,6 @@ impl Uploader {
         }
         self.open_caches();
         let questions = self.questions();
-        if questions.iter().any(|question| question.collectable_first.is_some()) {
-            let asked: Vec<CacheId> = questions.iter().map(|question| question.cache).collect();
-            self.collectable.look(&asked, &self.queue, &self.context.facts).await?;
-        }
         // One moment for both: what comes due in between would be neither claimed now nor looked for later.
         let at = now();
         let claim = move |queue: &mut Queue| Ok((claim::all(queue, &questions, at)?, queue.doubts()?));

@@ -4,8 +4,9 @@
 //! connection for all of them, and it is changed for a new one from time to time ([`renewal`] says when): what is still
 //! held is rooted on the new one before the old one is closed.
 //!
-//! **Nobody waits.** Rooting costs a round trip, and a new connection is opened beside the old one. A daemon that isn't there, is too old or hangs is left alone for a
-//! while, which is said once, and paths go on without roots: what is collected meanwhile ends as gone.
+//! **Nobody waits.** Rooting costs a round trip, and a new connection is opened beside the old one. A daemon that isn't there,
+//! is too old or hangs is left alone for a while, which is said once, and paths go on without roots: what is collected
+//! meanwhile ends as gone.
 //!
 //! **Bounded memory.** Held is what is under way; a connection has at most [`MOST_LEFT`] roots beside that.
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::queue::{QueueError, QueueHandle, Tidying, now};
+use crate::disk::{Level, Levels};
+use crate::queue::{QueueError, QueueHandle, now};
 use crate::report::one_line;
 
 /// Between two steps, so that they never take more than a small part of the queue's thread.
@@ -12,20 +14,29 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Forgets what has ended long ago and gives its room back, in steps. What goes wrong with it stops nothing: it is tried
 /// again the next time.
-pub(super) async fn tidy(queue: QueueHandle) {
-    match in_steps(&queue).await {
+pub(super) async fn tidy(queue: QueueHandle, disks: watch::Receiver<Levels>) {
+    match in_steps(&queue, &disks).await {
         Ok(steps) => debug!(steps, "the queue is tidy"),
         Err(QueueError::Closed) => {}
         Err(error) => warn!("what has ended long ago is not forgotten now: {}", one_line(&error)),
     }
 }
 
-async fn in_steps(queue: &QueueHandle) -> Result<u64, QueueError> {
-    let (mut step, mut steps) = (Some(Tidying::begin(now())), 0);
+async fn in_steps(queue: &QueueHandle, disks: &watch::Receiver<Levels>) -> Result<u64, QueueError> {
+    let has_room = disks.borrow().state() == Level::Ok;
+    let (mut step, mut steps) = (Some(queue.call(move |queue| queue.begin_tidying(now(), has_room)).await?), 0);
+    let mut failed = 0;
     while let Some(next) = step {
+        failed = next.failed();
         step = queue.call(move |queue| queue.tidy(next)).await?;
         steps += 1;
         tokio::time::sleep(PAUSE).await;
+    }
+    if failed > 0 {
+        warn!(
+            jobs = failed,
+            "what failed long ago is forgotten; `storewatch backfill` finds again what of it is valid"
+        );
     }
     Ok(steps)
 }
@@ -75,7 +86,7 @@ mod tests {
             shaper: crate::limit::Shaper::default(),
             stirred: Arc::new(Notify::new()),
             tally: crate::cache::Tally::default(),
-            disks: tokio::sync::watch::channel(crate::disk::Levels::default()).1,
+            disks: watch::channel(Levels::default()).1,
             nix_state: nowhere,
             commands: inbox,
         });

@@ -238,7 +238,8 @@ impl Cache for FileCache {
             let nar = nar.start().await?;
             let cache = Arc::clone(&self);
             let derivation = self.options.binary.logged(&info).cloned();
-            // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its end.
+            // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its
+            // end.
             let (_ends_the_thread, dropped) = oneshot::channel();
             let way_out = WayOut { tap: Tap::of_this_task(), dropped };
             let written = spawn_blocking(move || cache.write(&info, nar, way_out)).await;

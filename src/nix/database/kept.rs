@@ -11,11 +11,17 @@ const MOST_REFERRERS: usize = 1_000;
 
 impl Database {
     /// Whether the path is a root or needed by one. One that isn't valid is kept by nothing. Each query is a short read of
-    /// its own, so what is said is true of no single moment, which is enough for an order.
+    /// its own, so what is said is true of no single moment, which is enough for an order. How many it takes is added to
+    /// `queries`.
     ///
     /// # Errors
     /// `Busy` or `Other`, or `Malformed` for the row of a referrer.
-    pub fn is_kept(&self, path: &StorePath, is_root: impl Fn(&StorePath) -> bool) -> Result<bool, DatabaseError> {
+    pub fn is_kept(
+        &self,
+        path: &StorePath,
+        is_root: impl Fn(&StorePath) -> bool,
+        queries: &mut usize,
+    ) -> Result<bool, DatabaseError> {
         if is_root(path) {
             return Ok(true);
         }
@@ -23,6 +29,7 @@ impl Database {
         let mut seen = std::collections::HashSet::from([path.clone()]);
         let mut waiting = vec![path.clone()];
         while let Some(path) = waiting.pop() {
+            *queries += 1;
             for referrer in self.referrers(&path)? {
                 if is_root(&referrer) || seen.len() >= MOST_REFERRERS {
                     return Ok(true);

@@ -76,11 +76,89 @@ fn what_a_backfill_still_counts_is_kept_until_it_is_through() {
     bench.queue.finish_run(run, today).expect("finished");
     bench.tidy(today);
     assert_eq!(bench.state(1), None);
-    // One that nobody has taken up again is forgotten, too.
-    let left = bench.queue.begin_run(&scope, 9, today).expect("begun");
-    bench.tidy(today + 91 * DAY);
-    let again = bench.queue.begin_run(&scope, 9, today + 91 * DAY).expect("begun");
-    assert!(!left.resumed && !again.resumed);
+}
+
+#[test]
+fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_not() {
+    let mut bench = Bench::new();
+    let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
+    let (clock, cache) = (bench.clock, bench.cache);
+    let day = |n: i64| clock + n * DAY;
+    let left = bench.queue.begin_run(&scope, 9, clock).expect("begun");
+    bench.tidy(day(89));
+    let run = bench.queue.begin_run(&scope, 9, day(91)).expect("begun");
+    assert!(!left.resumed && run.resumed, "nobody was there to forget it");
+    bench.tidy(day(91));
+    let wanted = [Wanted { path: path(1), row: None, caches: vec![cache] }];
+    let (lane, ended) = (Lane::Backfill, Ended::Stays);
+    let admission = Admission { lane, ended, needed: false, run: Some(run.id), wanted: &wanted, now: day(170) };
+    bench.queue.advance_run(run.id, 3, &admission, &[]).expect("it lives since it was asked for again");
+    bench.tidy(day(250));
+    assert_eq!(bench.queue.run_row(run.id).expect("its scan has got on"), 3);
+    bench.clock = day(255);
+    let job = bench.claim_one(1);
+    bench.settle(job, Outcome::Returned);
+    bench.tidy(day(340));
+    assert_eq!(bench.queue.run_row(run.id).expect("something was done with its job"), 3);
+    bench.tidy(day(400));
+    assert!(!bench.queue.begin_run(&scope, 9, day(400)).expect("begun").resumed);
+    let batch = bench.queue.advance_run(run.id, 4, &admission, &[]);
+    assert!(batch.is_err(), "it is forgotten, and its scan would begin anew each time");
+}
+
+#[test]
+fn however_many_have_failed_they_are_kept_for_another_configuration() {
+    let mut bench = Bench::new();
+    let insert = "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 30000)
+                  INSERT INTO jobs (path, cache, state, lane, needed, changed)
+                  SELECT printf('%032d-x', n), ?1, 4, 0, 0, ?2 + n FROM n";
+    bench.queue.db.execute(insert, params![bench.cache.0, bench.clock]).expect("failed jobs");
+    bench.tidy(bench.clock + DAY);
+    let failed = bench.queue.db.query_row("SELECT count(*) FROM jobs WHERE state = 4", [], |row| row.get::<_, i64>(0));
+    assert_eq!(failed.expect("counted"), 30_000);
+}
+
+#[test]
+fn what_failed_and_is_forgotten_is_counted() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let [failed, done] = [1, 2].map(|n| bench.claim_one(n));
+    bench.settle(failed, Outcome::Failed { reason: "refused".to_owned() });
+    bench.settle(done, UPLOADED);
+    let (mut step, mut counted) = (Some(Tidying::begin(bench.clock + 91 * DAY, true)), 0);
+    while let Some(next) = step {
+        counted = next.failed();
+        step = bench.queue.tidy(next).expect("tidied");
+    }
+    assert_eq!(counted, 1);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_has_nothing_forgotten() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let failed = bench.claim_one(1);
+    bench.settle(failed, Outcome::Failed { reason: "refused".to_owned() });
+    let tidy = |bench: &mut Bench, now| {
+        let mut step = Some(bench.queue.begin_tidying(now, true).expect("begun"));
+        while let Some(next) = step {
+            step = bench.queue.tidy(next).expect("tidied");
+        }
+    };
+    let (clock, year) = (bench.clock, 365 * DAY);
+    tidy(&mut bench, clock);
+    // A start with a clock that is wrong, and another before it is put right.
+    for ahead in [year, year + DAY] {
+        tidy(&mut bench, clock + ahead);
+        assert_eq!(bench.state(1), Some("failed"));
+    }
+    // The days go by, and one at which nobody was there.
+    for day in (1..=89).filter(|day| day % 5 > 0) {
+        tidy(&mut bench, clock + day * DAY);
+    }
+    assert_eq!(bench.state(1), Some("failed"));
+    tidy(&mut bench, clock + 91 * DAY);
+    assert_eq!(bench.state(1), None);
 }
 
 #[test]
@@ -93,7 +171,7 @@ fn the_file_and_its_log_become_smaller_step_by_step() {
     let jobs = |bench: &Bench| -> i64 {
         bench.queue.db.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).expect("counted")
     };
-    let mut step = Some(Tidying::begin(bench.clock + 91 * DAY));
+    let mut step = Some(Tidying::begin(bench.clock + 91 * DAY, true));
     while let Some(next) = step {
         let before = jobs(&bench);
         step = bench.queue.tidy(next).expect("tidied");
@@ -113,9 +191,16 @@ fn a_queue_of_an_older_storewatch_gives_pages_back_too() {
     fill(&bench.queue, bench.cache, 30_000);
     let mut bench = bench.reopen();
     let filled = size(bench.queue.path());
-    let mode: i64 = bench.queue.db.query_row("PRAGMA auto_vacuum", [], |row| row.get(0)).expect("a mode");
-    assert_eq!(mode, 2);
+    let mode = |bench: &Bench| -> i64 {
+        bench.queue.db.query_row("PRAGMA auto_vacuum", [], |row| row.get(0)).expect("a mode")
+    };
+    let mut step = Some(Tidying::begin(bench.clock, false));
+    while let Some(next) = step {
+        step = bench.queue.tidy(next).expect("tidied");
+    }
+    assert_eq!(mode(&bench), 0, "there is no room for a copy");
     bench.tidy(bench.clock + 91 * DAY);
+    assert_eq!(mode(&bench), 2);
     assert!(size(bench.queue.path()) < filled / 2, "{} bytes of {filled}", size(bench.queue.path()));
     let verdict: String = bench.queue.db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
     assert_eq!(verdict, "ok");

@@ -73,3 +73,31 @@ fn what_has_failed_behind_a_named_path_is_the_runs_to_report() {
     let undelivered = bench.queue.undelivered(run).expect("listed");
     assert_eq!((undelivered.len(), undelivered[0].reason.as_str()), (1, "413"));
 }
+
+#[test]
+fn what_is_under_way_when_its_closure_is_asked_for_is_walked_on_from_as_well() {
+    let mut bench = Bench::new();
+    bench.fresh(&[2, 5, 6]);
+    let [under_way, named, alone] = [2, 5, 6].map(|n| bench.claim_one(n));
+    assert_eq!(under_way.walk, None);
+    let run = bench.run_over(&[1, 5]);
+    // 1 refers to 2, and that to 3; 5 to 4, and 6 to 7.
+    let behind = |of: &StorePath| match (1..=6).find(|n| path(*n) == *of) {
+        Some(1) => vec![path(2)],
+        Some(2) => vec![path(3)],
+        Some(5) => vec![path(4)],
+        Some(6) => vec![path(7)],
+        _ => Vec::new(),
+    };
+    assert_eq!(bench.walk_through(behind), [path(1)]);
+    for job in [under_way, named, alone] {
+        bench.settle(job, UPLOADED);
+    }
+    assert!(bench.queue.run_is_open(run).expect("asked"));
+    assert_eq!([2, 5, 6].map(|n| bench.state(n)), [Some("pending"), Some("pending"), Some("done")]);
+    let mut seen = bench.walk_through(behind);
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3, 4, 5].map(path));
+    assert!(!bench.queue.run_is_open(run).expect("asked"));
+    bench.check();
+}

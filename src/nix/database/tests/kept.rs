@@ -23,7 +23,7 @@ fn a_path_is_kept_by_a_root_above_it() {
     let database = scratch.open();
     let kept = |n, root| {
         let root = store_path(&base(root, "p"));
-        database.is_kept(&store_path(&base(n, "p")), |path| *path == root).expect("asked")
+        database.is_kept(&store_path(&base(n, "p")), |path| *path == root, &mut 0).expect("asked")
     };
     assert_eq!([1, 2, 3, 4].map(|n| kept(n, 1)), [true, true, true, false], "1 is the root");
     assert_eq!([1, 2, 3, 4].map(|n| kept(n, 2)), [false, true, true, false], "2 is");
