@@ -69,7 +69,6 @@ impl Drop for SetAside {
 mod tests {
     use std::path::Path;
 
-    use super::*;
     use crate::disk::{Places, Room, Terms, Threshold, Thresholds, What};
 
     fn cache(name: &str, dir: &Path, critical: u8) -> (What, std::path::PathBuf, Terms) {
