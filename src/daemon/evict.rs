@@ -4,6 +4,8 @@
 //! way here: what the paths need that are claimed for the cache stays. An upload that saw a reference before it was dropped
 //! asks for it again just before it shows its path, doesn't show it then, and has the reference brought first.
 //!
+//! While a cache is larger than it may be, backfill into it waits: it would only be dropped, or drop what is read.
+//!
 //! Whoever writes there, the folder of the archives tells that there are others; only then the cache is listed, and only
 //! where it has grown too large its narinfos are read.
 
@@ -13,14 +15,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tracing::{debug, info, warn};
 
-use crate::cache::care::{self, Choice, Pruned, Pruning, Seconds, Shelf, prune};
+use crate::cache::care::{self, Choice, Owner, Pruned, Pruning, Shelf, prune, seconds};
 use crate::cache::file::FileShelf;
-use crate::cache::{CacheError, CacheUrl};
+use crate::cache::{BoxFuture, CacheError, CacheUrl, CallOff};
 use crate::config::{CacheConfig, NixStore};
+use crate::disk::Levels;
 use crate::nix::{HashPart, StoreFacts};
 use crate::policy::{ByteSize, CacheName};
 use crate::queue::{CacheId, QueueHandle, Routes};
@@ -32,12 +35,16 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// What listing and reading a cache takes is no more than this share of the time.
 const SHARE: u32 = 20;
 
+/// One that is still too large is listed again after so long: then some of what is hidden may be old enough to go, or what
+/// was read just now to be dropped.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// Nothing younger is dropped, and no archive is removed sooner after its path: far longer than it takes from an uploader's
 /// last look at its references until the path is shown.
 const GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// A cache that may have no more than a size.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bounded {
     id: CacheId,
     name: CacheName,
@@ -52,6 +59,10 @@ pub(super) struct Surroundings {
     pub(super) queue: QueueHandle,
     pub(super) facts: StoreFacts,
     pub(super) nix: NixStore,
+    /// Where it is noted that one is too large.
+    pub(super) levels: Arc<watch::Sender<Levels>>,
+    /// Rung when one isn't any more.
+    pub(super) bell: Arc<Notify>,
 }
 
 /// Those of these caches that have a size.
@@ -64,22 +75,72 @@ pub(super) fn bounded(caches: &[CacheConfig], routes: &Routes) -> Vec<Bounded> {
     caches.iter().filter_map(bounded).collect()
 }
 
-/// Keeps caches within their sizes, each on its own, until nobody is left who could say which. One that is cut leaves a
-/// sound cache.
+/// Keeps caches within their sizes, each on its own, until nobody is left who could say which; one whose terms are the same
+/// as before is kept on. Ends early only by a defect.
 pub(super) async fn keep_all(mut caches: watch::Receiver<Vec<Bounded>>, surroundings: Surroundings) {
+    let mut keepers = JoinSet::new();
+    let mut kept: Vec<(Bounded, AbortHandle)> = Vec::new();
     loop {
-        let mut keeping = JoinSet::new();
-        for cache in caches.borrow_and_update().clone() {
-            keeping.spawn(keep(cache, surroundings.clone()));
+        let wanted = caches.borrow_and_update().clone();
+        kept.retain(|(cache, keeper)| {
+            let stays = wanted.contains(cache);
+            if !stays {
+                keeper.abort();
+            }
+            stays
+        });
+        for cache in wanted {
+            if !kept.iter().any(|(known, _)| *known == cache) {
+                let keeper = keepers.spawn(keep(cache.clone(), surroundings.clone()));
+                kept.push((cache, keeper));
+            }
         }
-        if caches.changed().await.is_err() {
-            return;
+        loop {
+            tokio::select! {
+                changed = caches.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                Some(ended) = keepers.join_next() => if ended.is_err_and(|ended| ended.is_panic()) {
+                    return;
+                },
+            }
         }
     }
 }
 
-/// Keeps one cache within its size for ever.
+/// Notes for those who decide by it that a cache is too large, until it isn't or nobody keeps it any more.
+struct Size<'a> {
+    cache: &'a Bounded,
+    levels: &'a watch::Sender<Levels>,
+    bell: &'a Notify,
+}
+
+impl Size<'_> {
+    fn note(&self, is_too_large: bool) {
+        let name = self.cache.name.as_str();
+        let is_new = self.levels.send_if_modified(|levels| levels.note_too_large(name, is_too_large));
+        match (is_new, is_too_large) {
+            (true, true) => {
+                info!(cache = %self.cache.name, "the cache is larger than its `max_size`: backfill waits there")
+            }
+            (true, false) => self.bell.notify_one(),
+            (false, _) => {}
+        }
+    }
+}
+
+impl Drop for Size<'_> {
+    fn drop(&mut self) {
+        self.note(false);
+    }
+}
+
+/// Keeps one cache within its size for ever. What is under way when this is dropped ends at its next path.
 async fn keep(cache: Bounded, surroundings: Surroundings) {
+    let call_off = CallOff::default();
+    let _ends_the_thread = call_off.when_dropped();
+    let size = Size { cache: &cache, levels: &surroundings.levels, bell: &surroundings.bell };
     let (mut written, mut told) = (None, None);
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -90,23 +151,29 @@ async fn keep(cache: Bounded, surroundings: Surroundings) {
             continue;
         }
         let began = Instant::now();
-        let (runtime, own, cared_by) = (Handle::current(), cache.clone(), surroundings.clone());
+        let runtime = Handle::current();
+        let upkeep = Upkeep { cache: cache.clone(), around: surroundings.clone(), call_off: call_off.clone() };
         // On a thread of its own, which comes to an end of its own, too: what it has dropped is noted, whoever is told to end.
-        let kept = spawn_blocking(move || runtime.block_on(keep_within(&own, &cared_by))).await;
+        let kept = spawn_blocking(move || runtime.block_on(upkeep.keep_within())).await;
         let pause = match kept.unwrap_or(Err(CacheError::LostThread { action: "keep the cache within its size" })) {
             Ok(State::Fits) => {
                 told = None;
                 written = last;
+                size.note(false);
                 Duration::ZERO
             }
-            // What is hidden goes then.
-            Ok(State::FitsSoon) => GRACE,
+            Ok(State::NotKnown) => Duration::ZERO,
+            Ok(State::FitsSoon) => {
+                size.note(true);
+                AGAIN
+            }
             Ok(State::TooLarge) => {
                 let what = "all that is in it is needed, or was used just now";
                 if told.replace(what.to_owned()).is_none_or(|told| told != what) {
                     info!(cache = %cache.name, "the cache is larger than its `max_size`: {what}");
                 }
-                GRACE
+                size.note(true);
+                AGAIN
             }
             Err(error) => {
                 let what = error.with_cure();
@@ -130,67 +197,153 @@ enum State {
     FitsSoon,
     /// Too large, and there is nothing that may go.
     TooLarge,
+    /// It isn't known what is under way there, so nothing may go.
+    NotKnown,
 }
 
-async fn keep_within(cache: &Bounded, surroundings: &Surroundings) -> Result<State, CacheError> {
-    let (dir, store_dir) = (cache.dir.clone(), surroundings.nix.logical.clone());
-    let opened = spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
-    let opened = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })?;
-    let shelf: Arc<dyn Shelf> = match opened {
-        Ok(shelf) => Arc::new(shelf),
-        // It is being made, or its file system is away, which is told elsewhere.
-        Err(CacheError::NoCacheThere { .. }) => return Ok(State::Fits),
-        Err(error) => return Err(error),
-    };
-    let before = care::size(&*shelf).await?;
-    if before <= cache.max_size {
-        return Ok(State::Fits);
+/// A cache that is kept within its size just now.
+struct Upkeep {
+    cache: Bounded,
+    around: Surroundings,
+    /// Called off when others are to be kept, or this one otherwise.
+    call_off: CallOff,
+}
+
+impl Upkeep {
+    async fn keep_within(&self) -> Result<State, CacheError> {
+        let Self { cache, around, .. } = self;
+        let (dir, store_dir) = (cache.dir.clone(), around.nix.logical.clone());
+        let opened = spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
+        let opened = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })?;
+        let shelf: Arc<dyn Shelf> = match opened {
+            Ok(shelf) => Arc::new(shelf),
+            // It is being made, or its file system is away, which is told elsewhere.
+            Err(CacheError::NoCacheThere { .. }) => return Ok(State::Fits),
+            Err(error) => return Err(error),
+        };
+        let before = care::size(&*shelf).await?;
+        if before <= cache.max_size {
+            return Ok(State::Fits);
+        }
+        let Some(needed) = self.under_way().await else { return Ok(State::NotKnown) };
+        let pruning = Pruning {
+            choice: Choice::LongestUnread,
+            needed,
+            keep: None,
+            // Some more than need be, or each upload would drop something.
+            max_size: Some(cache.max_size - cache.max_size / 10),
+            grace: seconds(GRACE),
+            now: seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            is_meant: true,
+        };
+        let Pruned { paths, left, archives, .. } = prune(&shelf, &pruning, self).await?;
+        if paths > 0 || !archives.is_empty() {
+            let (had, may) = (ByteSize(before), ByteSize(cache.max_size));
+            info!(
+                cache = %cache.name, paths, archives = archives.len(),
+                "what was longest unread was dropped: the cache had {had} and may have {may}"
+            );
+        }
+        if left > cache.max_size {
+            return Ok(State::TooLarge);
+        }
+        let fits = care::size(&*shelf).await? <= cache.max_size;
+        Ok(if fits { State::Fits } else { State::FitsSoon })
     }
-    let pruning = Pruning {
-        choice: Choice::LongestUnread,
-        needed: needed(cache.id, surroundings).await,
-        keep: None,
-        // Some more than need be, or each upload would drop something.
-        max_size: Some(cache.max_size - cache.max_size / 10),
-        grace: seconds(GRACE),
-        now: seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-        is_meant: true,
-    };
-    let pruned = prune(&shelf, &pruning, |step| debug!(cache = %cache.name, "{step}")).await?;
-    let Pruned { paths, left, hidden, archives, .. } = pruned;
-    if paths > 0 || !archives.is_empty() {
-        let (had, may) = (ByteSize(before), ByteSize(cache.max_size));
-        info!(
-            cache = %cache.name, paths, archives = archives.len(),
-            "what was longest unread was dropped: the cache had {had} and may have {may}"
-        );
-        let id = cache.id;
-        let noted = surroundings.queue.call(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
+
+    /// What those paths need that are under way to the cache, and they themselves. `None` where the queue or Nix gives no
+    /// answer.
+    async fn under_way(&self) -> Option<Vec<HashPart>> {
+        let Surroundings { queue, facts, .. } = &self.around;
+        let cache = self.cache.id;
+        let not_known = |error: &(dyn std::error::Error + 'static)| debug!("{}", one_line(error));
+        let under_way = queue.call(move |queue| queue.under_way(cache)).await;
+        let mut needed = Vec::new();
+        for path in under_way.inspect_err(|error| not_known(error)).ok()? {
+            // One that Nix has collected isn't shown.
+            let info = facts.path_info(&path).await.inspect_err(|error| not_known(error)).ok()?;
+            needed.extend(info.iter().flat_map(|info| info.other_references()).map(HashPart::from));
+            needed.push(HashPart::from(&path));
+        }
+        Some(needed)
+    }
+
+    async fn note(&self, hidden: Vec<HashPart>, archives: Vec<String>) {
+        let id = self.cache.id;
+        let noted = self.around.queue.call(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
         if let Err(error) = noted {
             // Then it counts as there, and whoever needs it looks first.
             debug!("{}", one_line(&error));
         }
     }
-    if left > cache.max_size {
-        return Ok(State::TooLarge);
-    }
-    let fits = care::size(&*shelf).await? <= cache.max_size;
-    Ok(if fits { State::Fits } else { State::FitsSoon })
 }
 
-/// What those paths need that are under way to the cache, and they themselves.
-async fn needed(cache: CacheId, Surroundings { queue, facts, .. }: &Surroundings) -> Vec<HashPart> {
-    let under_way = queue.call(move |queue| queue.under_way(cache)).await.unwrap_or_default();
-    let mut needed = Vec::new();
-    for path in under_way {
-        // What isn't known of is looked for by its uploader just before it is shown.
-        let references = facts.path_info(&path).await.ok().flatten();
-        needed.extend(references.iter().flat_map(|info| info.other_references()).map(HashPart::from));
-        needed.push(HashPart::from(&path));
+impl Owner for Upkeep {
+    fn begins(&self, step: &str) {
+        debug!(cache = %self.cache.name, "{step}");
     }
-    needed
+
+    fn needed(&self) -> BoxFuture<'_, Vec<HashPart>> {
+        // Where that isn't known, what is shown without it gets it back by the next prune.
+        Box::pin(async { self.under_way().await.unwrap_or_default() })
+    }
+
+    fn hidden<'a>(&'a self, paths: &'a [HashPart]) -> BoxFuture<'a, ()> {
+        Box::pin(self.note(paths.to_vec(), Vec::new()))
+    }
+
+    fn removes<'a>(&'a self, archives: &'a [String]) -> BoxFuture<'a, ()> {
+        Box::pin(self.note(Vec::new(), archives.to_vec()))
+    }
+
+    fn is_called_off(&self) -> bool {
+        self.call_off.is_off()
+    }
 }
 
-fn seconds(duration: Duration) -> Seconds {
-    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::nix::StoreDir;
+    use crate::queue::Queue;
+
+    fn bounded(dir: &Path, max_size: u64) -> Bounded {
+        Bounded { id: CacheId(1), name: CacheName::new("team").expect("a name"), dir: dir.to_owned(), max_size }
+    }
+
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_cache_goes_on_until_its_terms_change() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let queue = Queue::open(dir.path()).expect("a queue").queue;
+        let (levels, told) = watch::channel(Levels::default());
+        let levels = Arc::new(levels);
+        let around = Surroundings {
+            queue: QueueHandle::start(queue).expect("a thread"),
+            facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
+            nix: NixStore::resolve(&crate::config::StoreOptions::default(), |_| None).expect("a store"),
+            levels: Arc::clone(&levels),
+            bell: Arc::new(Notify::new()),
+        };
+        let (tell, caches) = watch::channel(vec![bounded(dir.path(), 10)]);
+        let keeping = tokio::spawn(keep_all(caches, around));
+        settle().await;
+        // Whoever keeps it takes that back when he ends.
+        levels.send_if_modified(|levels| levels.note_too_large("team", true));
+        tell.send_replace(vec![bounded(dir.path(), 10)]);
+        settle().await;
+        assert!(!told.borrow().let_backfill_into("team"), "another one keeps it now");
+        tell.send_replace(vec![bounded(dir.path(), 20)]);
+        settle().await;
+        assert!(told.borrow().let_backfill_into("team"), "the same one keeps it still");
+        drop(tell);
+        keeping.await.expect("no panic");
+    }
 }

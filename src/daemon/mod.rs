@@ -128,8 +128,9 @@ pub(crate) struct Working {
     commands: mpsc::Sender<Command>,
     uploader: JoinHandle<Result<(), QueueError>>,
     disks: disk::Watching,
-    /// The caches that may have no more than a size.
+    /// The caches that may have no more than a size, and who keeps them so.
     bounded: watching::Sender<Vec<evict::Bounded>>,
+    evictions: JoinHandle<()>,
     surroundings: CacheSurroundings,
 }
 
@@ -163,7 +164,10 @@ impl Working {
         });
         let uploader = tokio::spawn(uploader.run());
         let (bounded, to_bound) = watching::channel(Vec::new());
-        tokio::spawn(evict::keep_all(to_bound, evict::Surroundings { queue: queue.clone(), facts, nix: nix.clone() }));
+        let (nix_store, levels) = (nix.clone(), disks.levels_to_note());
+        let around =
+            evict::Surroundings { queue: queue.clone(), facts, nix: nix_store, levels, bell: Arc::clone(&bell) };
+        let evictions = tokio::spawn(evict::keep_all(to_bound, around));
         let places = disks.places.clone();
         let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance, places };
         let (in_force, lookout) = (None, Lookout::default());
@@ -179,6 +183,7 @@ impl Working {
             uploader,
             disks,
             bounded,
+            evictions,
             surroundings,
         };
         let routes = working.serve(config).await?;
@@ -195,7 +200,8 @@ impl Working {
         self.disks.serve(config, &self.surroundings.state_dir, &self.surroundings.nix);
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
-        self.bounded.send_replace(evict::bounded(&config.caches, &routes));
+        let bounded = evict::bounded(&config.caches, &routes);
+        self.bounded.send_if_modified(|before| std::mem::replace(before, bounded.clone()) != bounded);
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }
@@ -315,6 +321,7 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             },
             _ = &mut pins => break Err(ServiceError::Panicked { part: "what pins queued paths" }),
             _ = &mut working.disks.monitor => break Err(ServiceError::Panicked { part: "the disks' monitor" }),
+            _ = &mut working.evictions => break Err(ServiceError::Panicked { part: "what keeps caches within their sizes" }),
             worked = &mut working.uploader => return match worked {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.into()),

@@ -3,8 +3,8 @@
 //! Invariants kept here:
 //!
 //! - **Nothing fills up.** A file system is [`Level::Low`] or [`Level::Critical`] from the look on that finds it so, until
-//!   it has clearly more room than that ([`level()`] decides, and is pure). Who writes looks himself, just before
-//!   ([`Place::admits`]); the [`Monitor`] looks at intervals that shorten as room runs out, and tells what has changed.
+//!   it has clearly more room than that ([`level()`] decides, and is pure). Who writes looks himself, just before, and sets
+//!   aside what he will write ([`Place::set_aside`]), so that nobody else counts on it; the [`Monitor`] looks at intervals that shorten as room runs out, and tells what has changed.
 //! - **Nobody waits.** A file system that hangs is looked at by a thread of its own, one at a time, and the others go on
 //!   being watched.
 //!
@@ -16,6 +16,7 @@
 //!
 //! Deliberately absent: what takes up the room, and freeing any.
 
+mod aside;
 mod level;
 mod monitor;
 mod pace;
@@ -23,8 +24,9 @@ mod place;
 mod places;
 mod room;
 
+pub use aside::SetAside;
 pub use level::{Level, Threshold, Thresholds, level};
 pub use monitor::{Event, Levels, Monitor, News, Standing};
-pub use place::{NoRoom, Place, Scarce, Sight, Terms, Unseen, What};
+pub use place::{NoRoom, Place, Scarce, Sight, Terms, Unseen, What, nearest};
 pub use places::Places;
 pub use room::{Room, Share};

@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Level, Room, Threshold, Thresholds, level};
+use super::aside::Ledger;
+use super::{Level, Room, SetAside, Threshold, Thresholds, level};
 
 /// What lies at a place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,7 @@ pub struct Place {
     what: What,
     path: PathBuf,
     state: Mutex<State>,
+    ledger: Ledger,
 }
 
 #[derive(Debug)]
@@ -146,7 +148,17 @@ impl Place {
     /// A place that nobody has looked at yet. It need not be there: then the nearest folder above it is looked at.
     #[must_use]
     pub fn new(what: What, path: PathBuf, terms: Terms) -> Self {
-        Self { what, path, state: Mutex::new(State { terms, level: Level::Ok, mount: None }) }
+        let state = Mutex::new(State { terms, level: Level::Ok, mount: None });
+        Self { what, path, state, ledger: Ledger::default() }
+    }
+
+    /// The same, among others that may lie on the same file system.
+    pub(super) fn sharing(self, ledger: &Ledger) -> Self {
+        Self { ledger: ledger.clone(), ..self }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// What lies there.
@@ -199,8 +211,8 @@ impl Place {
         Ok(Sight { device, room, level: state.level })
     }
 
-    /// Whether so many bytes may be written there, as one file with another beside it: they must leave more than what is
-    /// critical, and the reserve. Blocks as [`Place::look`] does.
+    /// Whether so many bytes more may be written there: they must leave more than what is critical, and the reserve. Blocks
+    /// as [`Place::look`] does.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -227,13 +239,32 @@ impl Place {
         }
     }
 
+    /// Sets aside so many bytes for a file that is begun now, if they and all that is set aside already may be written to
+    /// its file system. Blocks as [`Place::look`] does.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn set_aside(self: &Arc<Self>, bytes: u64) -> Result<SetAside, NoRoom> {
+        let device = self.look()?.device;
+        // What can't be packed gets a little larger, and is not to be given up at its end for that.
+        let bytes = bytes.saturating_add(bytes / 64);
+        // Noted before what is free is looked at: who looks at the same time counts on no less than this.
+        let all = self.ledger.add(device, bytes);
+        let aside = SetAside::new(Arc::clone(self), device, bytes);
+        self.admits(all)?;
+        Ok(aside)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The path, or the nearest folder above it that is there, and its device.
-fn nearest(path: &Path) -> io::Result<(&Path, u64)> {
+///
+/// # Errors
+/// What the system says of the first that can't be looked at.
+pub fn nearest(path: &Path) -> io::Result<(&Path, u64)> {
     for candidate in path.ancestors() {
         match fs::metadata(candidate) {
             Ok(found) => return Ok((candidate, found.dev())),

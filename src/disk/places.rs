@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::aside::Ledger;
 use super::{Place, Terms, What};
 
 /// All of them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     watched: Arc<Mutex<Vec<Arc<Place>>>>,
+    /// Several places may lie on one file system.
+    ledger: Ledger,
 }
 
 impl Places {
@@ -17,7 +20,7 @@ impl Places {
         let mut watched = self.lock();
         let place = |(what, path, terms): (What, PathBuf, Terms)| {
             let known = watched.iter().find(|known| *known.what() == what && known.path() == path);
-            let Some(known) = known else { return Arc::new(Place::new(what, path, terms)) };
+            let Some(known) = known else { return self.place(what, path, terms) };
             known.set_terms(terms);
             Arc::clone(known)
         };
@@ -32,7 +35,11 @@ impl Places {
         let what = What::Cache(name.to_owned());
         let watched = self.lock();
         let known = watched.iter().find(|known| *known.what() == what && known.path() == path);
-        known.map_or_else(|| Arc::new(Place::new(what, path.to_owned(), terms)), Arc::clone)
+        known.map_or_else(|| self.place(what.clone(), path.to_owned(), terms), Arc::clone)
+    }
+
+    fn place(&self, what: What, path: PathBuf, terms: Terms) -> Arc<Place> {
+        Arc::new(Place::new(what, path, terms).sharing(&self.ledger))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Place>>> {

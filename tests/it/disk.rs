@@ -3,6 +3,7 @@
 use crate::support::disk::MIB;
 use crate::support::nix::base_name;
 use crate::support::{Disk, Nix, ScratchStore, Storewatch, expr};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -53,6 +54,53 @@ fn a_cache_takes_no_backfill_when_it_is_low_and_nothing_when_it_is_critical() {
     running.stop();
     small.assert_sound(&[]);
     assert_eq!(storewatch.status()["disks"], Value::Array(Vec::new()), "nobody watches any more");
+}
+
+#[test]
+fn what_is_begun_together_leaves_room_together() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let cache = storewatch.cache_at("small");
+    let Some(disk) = Disk::mount(cache.dir(), 64 * MIB) else { return };
+    storewatch.policy(&critical_below_6_mib(&cache.url(), "uploads = 6\ncompression = \"none\"\n"));
+    let mut running = storewatch.start();
+    storewatch.cmd(&["pause"]).ok();
+    // Each of them fits, and three do.
+    let paths: Vec<_> = (0..6).map(|_| store.build(&expr::sized(16 * MIB)).unwrap().remove(0)).collect();
+    running.eventually("all of them queued", || storewatch.jobs("pending").len() == 6);
+    storewatch.cmd(&["resume"]).ok();
+    running.eventually("as many as fit, and the reason", || {
+        let free = disk.free();
+        assert!(free >= 6 * MIB, "{free} bytes are left");
+        cache.store_paths().len() == 3 && waits_because(&storewatch, "small", "takes nothing where that is critical")
+    });
+    running.stop();
+    assert_eq!(paths.iter().filter(|path| cache.has(path)).count(), 3);
+    cache.assert_sound(&[]);
+}
+
+#[test]
+fn an_archive_that_grows_is_given_up_where_it_becomes_critical() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let cache = storewatch.cache_at("small");
+    let Some(disk) = Disk::mount(cache.dir(), 64 * MIB) else { return };
+    // At this level a core packs some MB a second.
+    storewatch.policy(&critical_below_6_mib(&format!("{}?compression-level=19", cache.url()), ""));
+    let mut running = storewatch.start();
+    let path = store.build(&expr::sized(24 * MIB)).unwrap().remove(0);
+    running.eventually("its upload", || cache.largest_temporary_file() > 100_000);
+    running.signal(Signal::STOP);
+    assert!(cache.largest_temporary_file() < 12 * MIB, "it is nearly through: make it larger");
+    disk.leave_free(5 * MIB);
+    running.signal(Signal::CONT);
+    running.eventually("the reason", || waits_because(&storewatch, "small", "takes nothing where that is critical"));
+    assert!(!cache.has(&path));
+    assert_eq!(cache.largest_temporary_file(), 0);
+    disk.clear();
+    running.eventually("it", || cache.has(&path));
+    running.stop();
+    cache.assert_sound(&[]);
 }
 
 #[test]
@@ -153,6 +201,10 @@ fn of(storewatch: &Storewatch<'_>, place: &str) -> Value {
 
 fn level(storewatch: &Storewatch<'_>, place: &str) -> String {
     of(storewatch, place)["level"].as_str().unwrap_or_default().to_owned()
+}
+
+fn critical_below_6_mib(url: &str, more: &str) -> String {
+    format!("version = 1\n[disk]\nlow = \"0 %\"\ncritical = \"6 MiB\"\n[caches.small]\nurl = \"{url}\"\n{more}")
 }
 
 fn waits_because(storewatch: &Storewatch<'_>, cache: &str, reason: &str) -> bool {

@@ -25,18 +25,26 @@ mod prune;
 mod sign;
 mod verify;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub(super) use self::inventory::condemned_with;
 pub use self::inventory::size;
-pub use self::prune::{Choice, Pruned, Pruning, prune};
+pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, Verifying, verify};
 use super::{BoxFuture, CacheError, layout};
 
 /// Seconds since 1970, until 2106.
 pub type Seconds = u32;
+
+/// A length of time in seconds.
+#[must_use]
+pub fn seconds(duration: Duration) -> Seconds {
+    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+}
 
 /// Where the files of a binary cache lie. Names are relative to the cache.
 pub trait Shelf: Send + Sync {

@@ -14,8 +14,10 @@
 //!   brought itself stays, as long as no upload takes longer than that.
 //! - An uploader asks for a path's references again just before it shows the path; what it has seen may be ten minutes old
 //!   by then. So a path can be shown just after one of its references was hidden. The narinfos are therefore listed again
-//!   before the first goes and after the last has gone, and what new ones need is spared or put back. What comes later
-//!   still is put back by the next prune: the archive is there for a grace period.
+//!   before the first goes and after the last has gone, and what new ones need is spared or put back. What waits between
+//!   that look and being shown is in no list yet: who uploads there himself says what his uploads need, after the last has
+//!   gone ([`Owner::needed`]). What other hosts show later still is put back by the next prune: the archive is there for a
+//!   grace period.
 //! - An uploader shows an archive that is there already under another path's name only if none of its paths is condemned
 //!   (`condemned_with`). So an archive that was condemned a grace period ago is in nobody's hands, unless a narinfo
 //!   names it, which is looked for just before it goes.
@@ -40,7 +42,7 @@ use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, listin
 use super::narinfo::needs;
 use super::plan::{Fate, Node, Plan, Terms, plan};
 use super::{Condition, Listed, Seconds, Shelf};
-use crate::cache::CacheError;
+use crate::cache::{BoxFuture, CacheError};
 use crate::nix::HashPart;
 
 /// By what it is chosen what goes first.
@@ -51,6 +53,38 @@ pub enum Choice {
     /// What was read longest ago, by the archive: a narinfo is read by whoever only asks. This is done while the same host
     /// uploads, with a grace period too short to tell an upload that waits from one that never ends: those stay.
     LongestUnread,
+}
+
+/// Who has a cache pruned: he knows of his own uploads, and hears of what is done as it is done.
+pub trait Owner {
+    /// What is begun next.
+    fn begins(&self, step: &str);
+
+    /// What his uploads need at this moment; asked when all has been hidden that goes.
+    fn needed(&self) -> BoxFuture<'_, Vec<HashPart>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    /// These paths are hidden now; told even if the prune fails there.
+    fn hidden<'a>(&'a self, _paths: &'a [HashPart]) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    /// These archives are about to be removed, by their names.
+    fn removes<'a>(&'a self, _archives: &'a [String]) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    /// Whether nothing more is to be hidden or removed.
+    fn is_called_off(&self) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(&str)> Owner for F {
+    fn begins(&self, step: &str) {
+        self(step);
+    }
 }
 
 /// What is asked for.
@@ -103,24 +137,20 @@ pub struct Pruned {
     pub hidden: Vec<HashPart>,
 }
 
-/// Prunes a cache. `tell` is told of each step.
+/// Prunes a cache.
 ///
 /// # Errors
 /// [`CacheError`] where the cache can't be asked, or something can't be removed; what was removed by then is, and the cache
 /// is sound.
-pub async fn prune(
-    shelf: &Arc<dyn Shelf>,
-    pruning: &Pruning,
-    mut tell: impl FnMut(&str),
-) -> Result<Pruned, CacheError> {
-    tell("listing the cache");
+pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner) -> Result<Pruned, CacheError> {
+    owner.begins("listing the cache");
     let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
-    tell(&format!("reading {} narinfos", inventory.narinfos.len()));
+    owner.begins(&format!("reading {} narinfos", inventory.narinfos.len()));
     let mut pruned = Pruned::default();
     let mut contents = Contents::read(shelf, inventory).await?;
     if pruning.is_meant && !contents.lacking.is_empty() {
         // A prune before this one has hidden what an upload had just seen.
-        tell("putting back what is needed");
+        owner.begins("putting back what is needed");
         pruned.put_back = contents.put_back_what_is_needed(&**shelf).await?;
         contents = Contents::read(shelf, Inventory::take(&**shelf, Listed::Everything).await?).await?;
     }
@@ -136,17 +166,24 @@ pub async fn prune(
     let mut gone = vec![false; plan.fates.len()];
     if pruning.is_meant {
         if pruned.paths > 0 {
-            tell(&format!("hiding {} paths", pruned.paths));
+            owner.begins(&format!("hiding {} paths", pruned.paths));
         }
-        pruned.spared = contents.condemn(shelf, &plan, &mut gone).await?;
-        pruned.paths -= pruned.spared;
+        let condemned = contents.condemn(shelf, owner, &plan, &mut gone).await;
         let hidden = contents.inventory.narinfos.iter().zip(&gone).filter(|(_, gone)| **gone);
         pruned.hidden = hidden.map(|(narinfo, _)| narinfo.hash).collect();
+        if !pruned.hidden.is_empty() {
+            owner.hidden(&pruned.hidden).await;
+        }
+        pruned.spared = condemned?;
+        pruned.paths -= pruned.spared;
+        if owner.is_called_off() {
+            return Ok(pruned);
+        }
     } else {
         gone = plan.fates.iter().map(|fate| *fate == Fate::Goes).collect();
     }
-    tell(if pruning.is_meant { "removing what nothing names" } else { "looking for what nothing names" });
-    Sweep { shelf, pruning, contents: &contents, gone: &gone }.run(&mut pruned).await?;
+    owner.begins(if pruning.is_meant { "removing what nothing names" } else { "looking for what nothing names" });
+    Sweep { shelf, pruning, owner, contents: &contents, gone: &gone }.run(&mut pruned).await?;
     Ok(pruned)
 }
 
@@ -237,14 +274,21 @@ impl Contents {
     }
 
     /// Hides what goes, tops first, and says in `gone` what went. Returns how many paths were spared.
-    async fn condemn(&self, shelf: &Arc<dyn Shelf>, plan: &Plan, gone: &mut [bool]) -> Result<u64, CacheError> {
+    async fn condemn(
+        &self,
+        shelf: &Arc<dyn Shelf>,
+        owner: &impl Owner,
+        plan: &Plan,
+        gone: &mut [bool],
+    ) -> Result<u64, CacheError> {
         let mut spared = vec![false; gone.len()];
         if plan.groups.is_empty() {
             return Ok(0);
         }
         self.spare_what_is_new(shelf, &mut spared).await?;
         for group in &plan.groups {
-            let goes = group.iter().copied().filter(|place| !spared[*place as usize]).collect::<Vec<_>>();
+            let goes = group.iter().copied().filter(|place| !spared[*place as usize]);
+            let goes = goes.take_while(|_| !owner.is_called_off());
             let hide = |place: u32| {
                 let narinfo = self.inventory.narinfos[place as usize];
                 let mark = self.archives[place as usize].map(|(mark, _)| mark);
@@ -263,6 +307,9 @@ impl Contents {
             self.graph.mark_closure(changed, &mut spared);
         }
         let mut needed = vec![false; gone.len()];
+        // In this order: an upload that isn't under way any more by then has shown its path, which is listed next.
+        let by_owner = owner.needed().await.into_iter().filter_map(|hash| self.inventory.narinfo(hash));
+        self.graph.mark_closure(by_owner.map(|place| place as u32), &mut needed);
         self.spare_what_is_new(shelf, &mut needed).await?;
         let mut back: Vec<usize> = (0..gone.len()).filter(|place| needed[*place] && gone[*place]).collect();
         if !back.is_empty() {
@@ -315,10 +362,11 @@ async fn hide(
     if let Some(mark) = mark {
         shelf.put(&condemned_name(mark, hash), text.content, Condition::Always).await?;
     }
-    shelf.remove(&file).await?;
     if has_listing {
         shelf.remove(&listing_file(hash)).await?;
     }
+    // At last, so that a path that is hidden is so without a failure.
+    shelf.remove(&file).await?;
     Ok(true)
 }
 

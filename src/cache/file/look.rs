@@ -12,7 +12,7 @@ use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
 use crate::cache::binary::agree_on_store;
 use crate::cache::{CacheError, CacheInfo, DirectoryInfo, Trial, layout};
-use crate::disk::{Place, Room};
+use crate::disk::{Place, Room, nearest};
 use crate::nix::StoreDir;
 
 const NOT_THERE_YET: &str = "it isn't there yet; the first upload makes it";
@@ -26,7 +26,7 @@ const TRIAL: &str = "trial";
 /// [`CacheError::Io`].
 pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
     let file = dir.join(layout::CACHE_INFO);
-    let there = nearest(dir);
+    let (there, _) = nearest(dir).map_err(io_error("look for", dir))?;
     let room = Room::of(there).map_err(io_error("ask for free space in", there))?;
     let (text, remark) = match fs::read_to_string(&file) {
         Ok(text) => (text, None),
@@ -61,7 +61,7 @@ pub fn try_out(place: &Place, store_dir: &StoreDir) -> Trial {
         written
     } else {
         trial.remark = Some(NOT_THERE_YET);
-        may_write(nearest(dir))
+        nearest(dir).map_err(io_error("look for", dir)).and_then(|(there, _)| may_write(there))
     };
     trial.writes = Some(tried.is_ok());
     trial.troubles.extend(tried.err());
@@ -83,11 +83,6 @@ fn write_and_remove(dir: &Path) -> Result<(), CacheError> {
 fn may_write(folder: &Path) -> Result<(), CacheError> {
     let may = Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(CWD, folder, may, AtFlags::EACCESS).map_err(|errno| io_error("write to", folder)(errno.into()))
-}
-
-/// The directory, or the nearest above it that is there.
-fn nearest(dir: &Path) -> &Path {
-    dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"))
 }
 
 /// Whether the cache says which store it is for. It has to be this host's.

@@ -35,7 +35,7 @@ use self::temp::{TempFile, io_error};
 use super::binary::RealisationFile;
 use super::pack::{PackError, pack};
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
-use crate::disk::{NoRoom, Place};
+use crate::disk::{NoRoom, Place, SetAside};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 
@@ -113,20 +113,22 @@ impl FileCache {
 
     /// Writes archive and narinfo under temporary names. Blocks.
     fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
-        let FileOptions { dir, binary, .. } = &self.options;
+        let FileOptions { dir, binary, place, .. } = &self.options;
+        // It may have waited long for its turn, and others were admitted at the same time.
+        let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
         let compression = binary.compression();
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
         let (packed, _) = packed.map_err(|error| match error {
             PackError::Nar(failure) => failure.into(),
-            PackError::Write(source) => io_error("write an archive in", &folder)(source),
+            PackError::Write(source) => not_written(source, "write an archive in", &folder),
         })?;
         let (nar_size, file_size) = (packed.nar_size, packed.file_size);
         let nar_synced = file_size >= SYNC_ALONE;
@@ -144,12 +146,15 @@ impl FileCache {
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
     fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        let FileOptions { dir, binary, instance, .. } = &self.options;
+        let FileOptions { dir, binary, instance, place } = &self.options;
         let target = dir.join(layout::log_name(derivation));
         if target.exists() {
             return Ok(());
         }
         let Some(mut log) = binary.build_log(derivation) else { return Ok(()) };
+        // How long it is shows when it is read.
+        let mut room = place.set_aside(0)?;
+        let mut grown = 0;
         let folder = dir.join(layout::LOG_DIR);
         DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
         let temp = dir.join(TEMP_DIR).join(temp::new_log_name(instance));
@@ -158,7 +163,13 @@ impl FileCache {
         loop {
             match log.read(&mut chunk) {
                 Ok(0) => break,
-                Ok(read) => file.write_all(&chunk[..read]).map_err(io_error("write a log in", &folder))?,
+                Ok(read) => {
+                    file.write_all(&chunk[..read]).map_err(io_error("write a log in", &folder))?;
+                    grown += read as u64;
+                    if grown >= WRITE_OUT {
+                        room.took(std::mem::take(&mut grown))?;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     debug!("read the log of {derivation}: {error}");
@@ -172,12 +183,13 @@ impl FileCache {
 
     /// Puts realisations there that the cache lacks. Blocks.
     fn put_realisations(&self, files: Vec<RealisationFile>) -> Result<(), CacheError> {
-        let FileOptions { dir, instance, .. } = &self.options;
+        let FileOptions { dir, instance, place, .. } = &self.options;
         for RealisationFile { folder, name, json } in files {
             let (folder, target) = (dir.join(folder), dir.join(name));
             if target.exists() {
                 continue;
             }
+            place.admits(0)?;
             DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
             let temp = dir.join(TEMP_DIR).join(temp::new_name(instance));
             let (mut temp, mut file) = TempFile::create(temp, target)?;
@@ -276,6 +288,12 @@ struct GrowingFile {
     /// How much of it the system has been told to write out.
     on_its_way: u64,
     way_out: WayOut,
+    room: SetAside,
+}
+
+/// Why a file could not be written: there is no room, by the thresholds or by the system.
+fn not_written(source: io::Error, action: &'static str, folder: &Path) -> CacheError {
+    source.downcast::<NoRoom>().map_or_else(io_error(action, folder), CacheError::from)
 }
 
 /// What the bytes of an archive go through.
@@ -302,8 +320,10 @@ impl Write for GrowingFile {
         }
         let written = self.file.write(bytes)?;
         self.written += written as u64;
-        if self.written - self.on_its_way >= WRITE_OUT {
+        let grown = self.written - self.on_its_way;
+        if grown >= WRITE_OUT {
             self.write_out();
+            self.room.took(grown).map_err(io::Error::other)?;
         }
         Ok(written)
     }

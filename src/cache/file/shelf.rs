@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
-use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
+use crate::cache::care::{self, Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::{BoxFuture, CacheError};
 use crate::nix::StoreDir;
 
@@ -173,7 +173,7 @@ fn there<T>(done: io::Result<T>, action: &'static str, path: &Path) -> Result<Op
 
 fn seconds(time: Option<SystemTime>) -> Seconds {
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX))
+    since.map_or(0, care::seconds)
 }
 
 fn entry(name: String, metadata: &Metadata) -> Entry {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{CliError, Setup};
 use crate::cache::CacheError;
-use crate::cache::care::{Finding, Seconds, Shelf};
+use crate::cache::care::{Finding, Seconds, Shelf, seconds};
 use crate::config::CacheConfig;
 use crate::daemon::caches::{self, care};
 use crate::nix::PublicKey;
@@ -41,13 +41,7 @@ pub(super) fn trusted(cache: &CacheConfig, setup: &Setup, named: &[String]) -> R
 
 /// What time it is.
 pub(super) fn now() -> Seconds {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Seconds::try_from(since.as_secs()).unwrap_or(Seconds::MAX)
-}
-
-/// A length of time in seconds.
-pub(super) fn seconds(duration: Duration) -> Seconds {
-    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+    seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Tells on standard error how far it is: a line for each step, and one now and then within it.

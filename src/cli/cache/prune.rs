@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{Steps, failed, now, seconds, shelf};
+use super::care::{Steps, failed, now, shelf};
 use super::{CliError, Global, Setup, print};
-use crate::cache::care::{Choice, Pruned, Pruning, prune};
+use crate::cache::care::{Choice, Pruned, Pruning, prune, seconds};
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::words::counted;
@@ -84,8 +84,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         now: now(),
         is_meant: args.yes,
     };
-    let mut steps = Steps::new();
-    let pruned = runtime.block_on(prune(&shelf, &pruning, |text| steps.step(text))).map_err(failed(cache))?;
+    let tell = |step: &str| Steps::new().step(step);
+    let pruned = runtime.block_on(prune(&shelf, &pruning, &tell)).map_err(failed(cache))?;
     if args.yes {
         care::forget(&setup.state_dir, cache, &pruned.archives)?;
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{Finding, nearest};
+use super::Finding;
+use crate::disk::nearest;
 use crate::report::one_line;
 use crate::watch::wake::{Folder, Wake, WakeError};
 
@@ -21,7 +22,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn beside(state_dir: &Path) -> io::Result<Self> {
-        let folder = nearest(state_dir).join(format!(".storewatch-doctor-{}", std::process::id()));
+        let folder = nearest(state_dir)?.0.join(format!(".storewatch-doctor-{}", std::process::id()));
         fs::create_dir(&folder)?;
         Ok(Self(folder))
     }
@@ -50,7 +51,7 @@ async fn observe(state_dir: &Path) -> Finding {
     let scratch = match Scratch::beside(state_dir) {
         Ok(scratch) => scratch,
         Err(error) => {
-            let found = format!("not tried, since nothing can be written in {}: {error}", nearest(state_dir).display());
+            let found = format!("not tried, since nothing can be written in {}: {error}", state_dir.display());
             return Finding::warning(ABOUT, found);
         }
     };

@@ -17,7 +17,7 @@ mod secrets;
 mod state;
 mod upstreams;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -88,7 +88,8 @@ pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
             findings.push(Finding::warning("caches", unknown));
         }
     }
-    findings.extend(disk::examine(config, &host.state_dir, nix.as_ref().ok()));
+    step("the disks");
+    findings.extend(disk::examine(config, &host.state_dir, nix.as_ref().ok()).await);
     findings.extend(network::examine(config));
     findings
 }
@@ -113,9 +114,4 @@ impl Finding {
     fn cured_by(self, cure: impl Into<Option<&'static str>>) -> Self {
         Self { cure: cure.into().map(str::to_owned), ..self }
     }
-}
-
-/// A path, or the nearest above it that is there.
-fn nearest(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }

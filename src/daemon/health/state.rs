@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD};
 
-use super::{Finding, nearest};
+use super::Finding;
+use crate::disk::nearest;
 use crate::queue::{Queue, QueueError, StateLock};
 use crate::report::one_line;
 
@@ -23,8 +24,10 @@ fn directory(dir: &Path) -> Finding {
     let (written, found) = if dir.exists() {
         (write_and_remove(dir), format!("{path} can be written"))
     } else {
-        let may = rustix::fs::accessat(CWD, nearest(dir), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
-        (may.map_err(io::Error::from), format!("{path} isn't there yet; the first start makes it"))
+        let may = nearest(dir).and_then(|(there, _)| {
+            Ok(rustix::fs::accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
+        });
+        (may, format!("{path} isn't there yet; the first start makes it"))
     };
     match written {
         Ok(()) => Finding::ok(DIRECTORY, found),

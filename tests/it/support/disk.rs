@@ -46,14 +46,18 @@ impl Disk {
 
     /// Fills it until only so many bytes are free.
     pub fn leave_free(&self, bytes: u64) {
-        let stat = rustix::fs::statvfs(&self.mounted).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
-        let filler = vec![1; usize::try_from(free - bytes).unwrap()];
+        let filler = vec![1; usize::try_from(self.free() - bytes).unwrap()];
         match fs::write(self.filler(), filler) {
             // Somebody else has taken some of it meanwhile.
             Err(error) if error.kind() == ErrorKind::StorageFull => {}
             written => written.unwrap(),
         }
+    }
+
+    /// Bytes that are free.
+    pub fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mounted).unwrap();
+        stat.f_bavail * stat.f_frsize
     }
 
     /// Removes what it was filled with, if it was.

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use crate::cache::care::{Choice, Pruning, Shelf, prune};
+use crate::cache::care::inventory::{Mark, condemned_name};
+use crate::cache::care::{Choice, Owner, Pruned, Pruning, Shelf, prune};
 use crate::cache::file::FileShelf;
+use crate::cache::{BoxFuture, CacheError};
 use crate::nix::{HashPart, StoreDir};
 
 const NOW: u32 = 1_000_000;
@@ -81,6 +83,83 @@ fn shown(dir: &Path, count: usize) -> BTreeMap<usize, BTreeSet<usize>> {
     (0..count).filter_map(|place| Some((place, references(place)?))).collect()
 }
 
+/// Lets all go but what is needed, as far as `max_size` wants.
+fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) -> Result<Pruned, CacheError> {
+    let pruning = Pruning {
+        choice: Choice::LongestUnread,
+        needed,
+        keep: None,
+        max_size: Some(max_size),
+        grace: GRACE,
+        now: NOW,
+        is_meant: true,
+    };
+    let shelf: Arc<dyn Shelf> = Arc::new(FileShelf::open(dir.to_owned(), &StoreDir::default()).expect("a cache"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(prune(&shelf, &pruning, owner))
+}
+
+/// What an owner says and has heard.
+#[derive(Default)]
+struct Heard {
+    needs: Vec<HashPart>,
+    is_called_off: bool,
+    hidden: Mutex<Vec<HashPart>>,
+}
+
+impl Owner for Heard {
+    fn begins(&self, _step: &str) {}
+
+    fn needed(&self) -> BoxFuture<'_, Vec<HashPart>> {
+        Box::pin(async { self.needs.clone() })
+    }
+
+    fn hidden<'a>(&'a self, paths: &'a [HashPart]) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.hidden.lock().expect("not poisoned").extend(paths) })
+    }
+
+    fn is_called_off(&self) -> bool {
+        self.is_called_off
+    }
+}
+
+/// A path that needs another one, both old.
+fn two_old_paths() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let old = |references: &[usize]| {
+        let references = references.iter().copied().collect();
+        Shown { references, size: 10, shown: NOW - 2 * GRACE, read: NOW - 2 * GRACE, is_under_way: false }
+    };
+    fill(dir.path(), &[old(&[1]), old(&[])]);
+    dir
+}
+
+#[test]
+fn what_is_hidden_is_told_although_the_rest_fails() {
+    let (dir, owner) = (two_old_paths(), Heard::default());
+    // Nothing can be put where the second one is to be kept.
+    fs::create_dir_all(dir.path().join(condemned_name(Mark::of("nar/1.nar"), hash(1)))).expect("a folder");
+    pruned(dir.path(), Vec::new(), 0, &owner).expect_err("half way");
+    assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
+    assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_an_upload_needs_by_the_end_is_put_back() {
+    let (dir, owner) = (two_old_paths(), Heard { needs: vec![hash(1)], ..Heard::default() });
+    let pruned = pruned(dir.path(), Vec::new(), 0, &owner).expect("pruned");
+    assert_eq!((pruned.hidden, pruned.spared), (vec![hash(0)], 1));
+    assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
+    assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn nothing_goes_once_it_is_called_off() {
+    let (dir, owner) = (two_old_paths(), Heard { is_called_off: true, ..Heard::default() });
+    assert_eq!(pruned(dir.path(), Vec::new(), 0, &owner).expect("ended").hidden, []);
+    assert_eq!(shown(dir.path(), 2).len(), 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -90,19 +169,8 @@ proptest! {
         fill(dir.path(), &paths);
         let before = shown(dir.path(), paths.len());
         let under_way: Vec<usize> = (0..paths.len()).filter(|place| paths[*place].is_under_way).collect();
-        let pruning = Pruning {
-            choice: Choice::LongestUnread,
-            needed: under_way.iter().map(|place| hash(*place)).collect(),
-            keep: None,
-            max_size: Some(max_size),
-            grace: GRACE,
-            now: NOW,
-            is_meant: true,
-        };
-        let shelf: Arc<dyn Shelf> =
-            Arc::new(FileShelf::open(dir.path().to_owned(), &StoreDir::default()).expect("a cache"));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let pruned = runtime.block_on(prune(&shelf, &pruning, |_| ())).expect("pruned");
+        let needed = under_way.iter().map(|place| hash(*place)).collect();
+        let pruned = pruned(dir.path(), needed, max_size, &|_: &str| ()).expect("pruned");
         let after = shown(dir.path(), paths.len());
 
         let gone: BTreeSet<HashPart> = pruned.hidden.iter().copied().collect();

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Choice, Contents, Pruned, Pruning, read_all};
+use super::{Choice, Contents, Owner, Pruned, Pruning, read_all};
 use crate::cache::CacheError;
 use crate::cache::care::at_once::{REQUESTS, at_once};
 use crate::cache::care::inventory::{Archive, Inventory, Kind, Mark, Named, condemned_name, kind_of, listing_file};
@@ -13,17 +13,18 @@ use crate::cache::care::{Entry, Listed, Seconds, Shelf};
 use crate::nix::HashPart;
 
 /// Removes archives that nothing names, and what else is left over.
-pub(super) struct Sweep<'a> {
+pub(super) struct Sweep<'a, O> {
     pub(super) shelf: &'a Arc<dyn Shelf>,
     pub(super) pruning: &'a Pruning,
+    pub(super) owner: &'a O,
     pub(super) contents: &'a Contents,
     /// Which of the narinfos are hidden now.
     pub(super) gone: &'a [bool],
 }
 
-impl Sweep<'_> {
+impl<O: Owner> Sweep<'_, O> {
     pub(super) async fn run(self, pruned: &mut Pruned) -> Result<(), CacheError> {
-        let Self { shelf, pruning, contents, gone } = &self;
+        let Self { shelf, pruning, contents, gone, .. } = &self;
         let inventory = &contents.inventory;
         let narinfos = inventory.narinfos.iter().zip(*gone).filter(|(_, gone)| **gone);
         let own = |hash| u64::from(inventory.listing(hash).map_or(0, |listing| listing.size));
@@ -127,6 +128,8 @@ impl Sweep<'_> {
             files.extend(page.into_iter().filter(is_doomed).map(|entry| entry.name));
         };
         self.shelf.list(Listed::Everything, &mut take).await?;
+        // Before: of what is forgotten in vain nothing is lost, and what fails half way is forgotten as well.
+        self.owner.removes(&files).await;
         self.remove(files.iter().cloned()).await?;
         pruned.archives = files;
         Ok(())
