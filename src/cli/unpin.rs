@@ -7,7 +7,7 @@ use super::setup::{client_state_dir, runtime_dir};
 use super::words::counted;
 use super::{CliError, Global};
 use crate::daemon::SERVICE_ROLE;
-use crate::pins::release_all;
+use crate::pins::{Released, release_all};
 use crate::queue::StateLock;
 
 /// Let the garbage collector have what was queued and pinned, when storewatch is to leave this host.
@@ -22,17 +22,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(global: &Global, _: &Args) -> Result<ExitCode, CliError> {
-    let released = match runtime_dir(global) {
-        Some(dir) => release_all(&dir).map_err(|source| CliError::System { action: "release pins", source })?,
-        // Without one nothing was ever pinned.
-        None => 0,
-    };
-    writeln!(io::stdout(), "{} released", counted(released, "pin"))
+    // Without a place for them, nothing was ever pinned.
+    let Released { pins, left } = runtime_dir(global).map(|dir| release_all(&dir)).unwrap_or_default();
+    writeln!(io::stdout(), "{} released", counted(pins, "pin"))
         .map_err(|source| CliError::System { action: "print what was released", source })?;
+    for (there, error) in &left {
+        eprintln!("error: {} can't be released: {error}", there.display());
+    }
     if let Ok(Some(holder)) = StateLock::holder(&client_state_dir(global)?)
         && holder.starts_with(SERVICE_ROLE)
     {
         eprintln!("note: {holder} goes on, and pins what is queued if its policy says so");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

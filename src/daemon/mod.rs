@@ -249,7 +249,6 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.clone(),
-        instance: working.surroundings.instance.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
         nix_state: nix.state.clone(),
         socket: nix.socket.clone(),

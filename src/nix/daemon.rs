@@ -94,6 +94,36 @@ impl DaemonError {
     pub fn is_out_of_reach(&self) -> bool {
         matches!(self, Self::NotThere { .. } | Self::Denied { .. } | Self::TooOld { .. })
     }
+
+    /// Whether connecting anew may help at once.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken { .. })
+    }
+
+    fn from_connect(socket: &Path, source: io::Error) -> Self {
+        let socket = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied { socket, source },
+            _ => Self::NotThere { socket, source },
+        }
+    }
+
+    fn from_handshake(socket: &Path, verb: &'static str, error: nix_daemon::Error) -> Self {
+        use nix_daemon::Error::{Field, IO, Invalid};
+        match error {
+            Field("daemon_proto", inner) => match *inner {
+                Invalid(protocol) => Self::TooOld { protocol },
+                other => Self::Broken { verb, source: Some(Spoken(other).into()) },
+            },
+            // It hung up on our first word.
+            Field("magic1" | "magic2", inner) => match *inner {
+                IO(source) => Self::Denied { socket: socket.to_owned(), source },
+                other => Self::Broken { verb, source: Some(Spoken(other).into()) },
+            },
+            other => Self::Broken { verb, source: Some(Spoken(other).into()) },
+        }
+    }
 }
 
 impl Daemon {
@@ -210,38 +240,6 @@ impl Daemon {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Spoken(nix_daemon::Error);
-
-impl DaemonError {
-    /// Whether connecting anew may help at once.
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken { .. })
-    }
-
-    fn from_connect(socket: &Path, source: io::Error) -> Self {
-        let socket = socket.to_owned();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => Self::Denied { socket, source },
-            _ => Self::NotThere { socket, source },
-        }
-    }
-
-    fn from_handshake(socket: &Path, verb: &'static str, error: nix_daemon::Error) -> Self {
-        use nix_daemon::Error::{Field, IO, Invalid};
-        match error {
-            Field("daemon_proto", inner) => match *inner {
-                Invalid(protocol) => Self::TooOld { protocol },
-                other => Self::Broken { verb, source: Some(Spoken(other).into()) },
-            },
-            // It hung up on our first word.
-            Field("magic1" | "magic2", inner) => match *inner {
-                IO(source) => Self::Denied { socket: socket.to_owned(), source },
-                other => Self::Broken { verb, source: Some(Spoken(other).into()) },
-            },
-            other => Self::Broken { verb, source: Some(Spoken(other).into()) },
-        }
-    }
-}
 
 fn path_info(path: &StorePath, info: nix_daemon::PathInfo, store_dir: &StoreDir) -> Result<PathInfo, String> {
     // The daemon leaves out what the database puts in front.

@@ -2,15 +2,22 @@
 //!
 //! They have numbers for names, and the lowest that is free is used again: Nix notes each name of a link that it is told of
 //! until it next collects garbage, and these stay few.
+//!
+//! The folder is named after the place of the state directory, not after what lies there: a queue that had to be replaced
+//! finds what the old one pinned, and releases what isn't queued any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::nix::{StoreDir, StorePath};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use crate::nix::{StoreDir, StorePath, nix32};
 
 /// Below the runtime directory; in it each state directory has a folder of its own.
 const PINS: &str = "pins";
@@ -22,73 +29,127 @@ pub(super) struct Pin {
     pub(super) link: PathBuf,
 }
 
+/// Whether Nix knows of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It has been told.
+    Yes,
+    /// The link was found when the folder was opened: an earlier process may have ended before it told Nix.
+    Perhaps,
+    /// It has been made since, and pins nothing yet.
+    No,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    number: u32,
+    known: Known,
+}
+
 /// The links of one state directory.
 #[derive(Debug)]
 pub(super) struct PinFolder {
     folder: PathBuf,
     store_dir: StoreDir,
-    pins: BTreeMap<StorePath, u32>,
+    links: BTreeMap<StorePath, Link>,
     taken: BTreeSet<u32>,
+    /// All lower numbers are taken.
+    free_from: u32,
 }
 
 impl PinFolder {
-    /// Reads what there is of a state directory of that name, which need not be anything. What is no pin is removed.
-    pub(super) fn open(runtime_dir: &Path, instance: &str, store_dir: StoreDir) -> io::Result<Self> {
-        let folder = runtime_dir.join(PINS).join(instance);
-        let (mut pins, mut taken) = (BTreeMap::new(), BTreeSet::new());
-        for entry in entries(&folder)? {
-            let number = entry.to_str().and_then(|name| name.parse().ok());
-            let link = folder.join(&entry);
-            let path = fs::read_link(&link).ok().and_then(|target| store_dir.parse(target.to_str()?).ok());
-            match number.zip(path) {
-                Some((number, path)) if !pins.contains_key(&path) => {
-                    pins.insert(path, number);
-                    taken.insert(number);
-                }
-                _ => remove(&link)?,
-            }
-        }
-        Ok(Self { folder, store_dir, pins, taken })
+    /// Reads what there is of a state directory, which must exist. What is no pin is removed, or passed over if it can't be.
+    pub(super) fn open(runtime_dir: &Path, state_dir: &Path, store_dir: StoreDir) -> io::Result<Self> {
+        let folder = runtime_dir.join(PINS).join(name_of(&fs::canonicalize(state_dir)?));
+        let links = match entries(&folder) {
+            // A file in the place of the folder, if it isn't one higher up.
+            Err(error) if error.kind() == ErrorKind::NotADirectory => fs::remove_file(&folder).map(|()| Vec::new())?,
+            links => links?,
+        };
+        let mut opened = Self { folder, store_dir, links: BTreeMap::new(), taken: BTreeSet::new(), free_from: 0 };
+        links.iter().for_each(|name| opened.take_in(name));
+        Ok(opened)
     }
 
-    /// Has links to these paths and to no others. Returns those that are new.
-    pub(super) fn pin_just(&mut self, wanted: &[StorePath]) -> io::Result<Vec<Pin>> {
+    /// Takes in what lies in the folder by that name.
+    fn take_in(&mut self, name: &OsString) {
+        let link = self.folder.join(name);
+        let number = name.to_str().and_then(|name| name.parse().ok().filter(|number: &u32| number.to_string() == name));
+        let path = fs::read_link(&link).ok().and_then(|target| self.store_dir.parse(target.to_str()?).ok());
+        if let Some((number, path)) = number.zip(path)
+            && !self.links.contains_key(&path)
+        {
+            self.links.insert(path, Link { number, known: Known::Perhaps });
+            self.taken.insert(number);
+        } else if let Err(error) = remove(&link) {
+            warn!("{} is no pin and can't be removed: {error}", link.display());
+            self.taken.extend(number);
+        }
+    }
+
+    /// Has links to these paths and to no others.
+    pub(super) fn pin_just(&mut self, wanted: &[StorePath]) -> io::Result<()> {
         let kept: BTreeSet<_> = wanted.iter().collect();
-        let released: Vec<_> = self.pins.keys().filter(|path| !kept.contains(path)).cloned().collect();
-        for path in &released {
-            self.release(path)?;
-        }
-        let mut new = Vec::new();
+        self.release(|path, _| !kept.contains(path))?;
         for path in wanted {
-            if !self.pins.contains_key(path) {
-                new.push(Pin { path: path.clone(), link: self.pin(path)? });
+            if !self.links.contains_key(path) {
+                self.pin(path)?;
             }
         }
-        Ok(new)
+        Ok(())
     }
 
-    /// All pins.
-    pub(super) fn all(&self) -> Vec<Pin> {
-        self.pins.iter().map(|(path, number)| Pin { path: path.clone(), link: self.link(*number) }).collect()
+    /// The pins that Nix may not know of.
+    pub(super) fn unknown(&self) -> Vec<Pin> {
+        let unknown = self.links.iter().filter(|(_, link)| link.known != Known::Yes);
+        unknown.map(|(path, link)| Pin { path: path.clone(), link: self.link(link.number) }).collect()
+    }
+
+    /// Notes that Nix knows of the link of this path.
+    pub(super) fn note_known(&mut self, path: &StorePath) {
+        if let Some(link) = self.links.get_mut(path) {
+            link.known = Known::Yes;
+        }
+    }
+
+    /// Removes the links that Nix has never been told of: they pin nothing, and would look as if they did. Of one that was
+    /// found, Nix may have been told by an earlier process, so it stays.
+    pub(super) fn release_unknown(&mut self) -> io::Result<()> {
+        self.release(|_, link| link.known == Known::No)
     }
 
     /// Makes the link of a path. It pins nothing before Nix knows of it.
-    fn pin(&mut self, path: &StorePath) -> io::Result<PathBuf> {
+    fn pin(&mut self, path: &StorePath) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let number = (0..).find(|number| !self.taken.contains(number)).unwrap_or_default();
-        let link = self.link(number);
-        symlink(self.store_dir.full(path), &link)?;
-        self.pins.insert(path.clone(), number);
-        self.taken.insert(number);
-        Ok(link)
+        loop {
+            let number = (self.free_from..).find(|number| !self.taken.contains(number)).unwrap_or_default();
+            let made = symlink(self.store_dir.full(path), self.link(number));
+            match made {
+                Ok(()) => {
+                    self.links.insert(path.clone(), Link { number, known: Known::No });
+                }
+                // Somebody else has put something there.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            self.taken.insert(number);
+            self.free_from = number + 1;
+            if self.links.contains_key(path) {
+                return Ok(());
+            }
+        }
     }
 
-    /// Removes the link of a path, if there is one.
-    pub(super) fn release(&mut self, path: &StorePath) -> io::Result<()> {
-        let Some(number) = self.pins.get(path).copied() else { return Ok(()) };
-        remove(&self.link(number))?;
-        self.pins.remove(path);
-        self.taken.remove(&number);
+    /// Removes the links of which this is said.
+    fn release(&mut self, is_released: impl Fn(&StorePath, &Link) -> bool) -> io::Result<()> {
+        let released = self.links.iter().filter(|(path, link)| is_released(path, link));
+        let released: Vec<_> = released.map(|(path, link)| (path.clone(), link.number)).collect();
+        for (path, number) in released {
+            remove(&self.link(number))?;
+            self.links.remove(&path);
+            self.taken.remove(&number);
+            self.free_from = self.free_from.min(number);
+        }
         Ok(())
     }
 
@@ -97,24 +158,59 @@ impl PinFolder {
     }
 }
 
-/// Releases all pins below a runtime directory, whichever state directory they belong to. Returns how many there were.
-///
-/// # Errors
-/// What the system says.
-pub fn release_all(runtime_dir: &Path) -> io::Result<u64> {
+/// The name of the folder of a state directory, whose path has no links in it.
+fn name_of(state_dir: &Path) -> String {
+    let mut digits = nix32(&Sha256::digest(state_dir.as_os_str().as_bytes()));
+    digits.truncate(32);
+    digits
+}
+
+/// What was released, and what couldn't be.
+#[derive(Debug, Default)]
+pub struct Released {
+    /// So many pins.
+    pub pins: u64,
+    /// What is still there, and what the system says of it.
+    pub left: Vec<(PathBuf, io::Error)>,
+}
+
+/// Releases all pins below a runtime directory, whichever state directory they belong to, as far as can be.
+#[must_use]
+pub fn release_all(runtime_dir: &Path) -> Released {
     let pins = runtime_dir.join(PINS);
-    let mut released = 0;
-    for instance in entries(&pins)? {
-        let folder = pins.join(instance);
-        for link in entries(&folder)? {
-            remove(&folder.join(link))?;
-            released += 1;
+    let mut released = Released::default();
+    for folder in released.listed(&pins) {
+        // What is no folder holds no pins.
+        if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            released.remove(&folder);
+            continue;
+        }
+        for link in released.listed(&folder) {
+            released.pins += u64::from(released.remove(&link));
         }
         // One that a service has just pinned something in stays.
         let _ = fs::remove_dir(&folder);
     }
     let _ = fs::remove_dir(&pins);
-    Ok(released)
+    released
+}
+
+impl Released {
+    /// What lies in a folder.
+    fn listed(&mut self, folder: &Path) -> Vec<PathBuf> {
+        match entries(folder) {
+            Ok(names) => names.into_iter().map(|name| folder.join(name)).collect(),
+            Err(error) => {
+                self.left.push((folder.to_owned(), error));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Removes something, and says whether it is gone.
+    fn remove(&mut self, there: &Path) -> bool {
+        remove(there).map_err(|error| self.left.push((there.to_owned(), error))).is_ok()
+    }
 }
 
 /// The names in a folder; none where there is no folder.
@@ -134,58 +230,4 @@ fn remove(link: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(n: u8) -> StorePath {
-        StorePath::from_base_name(&format!("{}-p", char::from(b'0' + n).to_string().repeat(32))).expect("a store path")
-    }
-
-    fn open(dir: &Path, instance: &str) -> PinFolder {
-        PinFolder::open(dir, instance, StoreDir::default()).expect("opened")
-    }
-
-    fn pinned(folder: &PinFolder) -> Vec<StorePath> {
-        folder.all().into_iter().map(|pin| pin.path).collect()
-    }
-
-    #[test]
-    fn pins_outlive_the_process_and_numbers_are_used_again() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut folder = open(dir.path(), "a");
-        assert!(folder.pin_just(&[]).expect("none").is_empty());
-        assert!(!dir.path().join(PINS).exists(), "made before it is needed");
-        let new = folder.pin_just(&[path(1), path(2)]).expect("pinned");
-        assert_eq!(fs::read_link(&new[0].link).expect("a link"), Path::new(&StoreDir::default().full(&path(1))));
-        assert!(folder.pin_just(&[path(2)]).expect("one released").is_empty());
-        folder.release(&path(3)).expect("nothing to release");
-
-        let mut again = open(dir.path(), "a");
-        assert_eq!(pinned(&again), [path(2)]);
-        let [third] = again.pin_just(&[path(2), path(4)]).expect("pinned").try_into().expect("one is new");
-        assert_eq!((third.path, &third.link), (path(4), &new[0].link), "the number is free");
-        assert!(new[1].link.is_symlink());
-    }
-
-    #[test]
-    fn what_is_no_pin_is_removed() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let link = open(dir.path(), "a").pin_just(&[path(1)]).expect("pinned").remove(0).link;
-        for (name, target) in [("7", "/elsewhere"), ("name", "/elsewhere"), ("8", &StoreDir::default().full(&path(1)))]
-        {
-            symlink(target, link.with_file_name(name)).expect("a link");
-        }
-        assert_eq!(pinned(&open(dir.path(), "a")), [path(1)]);
-        assert_eq!(entries(&dir.path().join("pins/a")).expect("listed").len(), 1);
-    }
-
-    #[test]
-    fn all_are_released_whoever_pinned_them() {
-        let dir = tempfile::tempdir().expect("a folder");
-        assert_eq!(release_all(dir.path()).expect("none"), 0);
-        open(dir.path(), "a").pin_just(&[path(1), path(2)]).expect("pinned");
-        open(dir.path(), "b").pin_just(&[path(1)]).expect("pinned");
-        assert_eq!(release_all(dir.path()).expect("released"), 3);
-        assert!(!dir.path().join(PINS).exists());
-    }
-}
+mod tests;

@@ -16,10 +16,12 @@
 
 mod budget;
 mod folder;
+mod tell;
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +31,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use self::budget::{Budget, Verdict};
-pub use self::folder::release_all;
-use self::folder::{Pin, PinFolder};
+use self::folder::PinFolder;
+pub use self::folder::{Released, release_all};
+use self::tell::{Untold, by_daemon, by_state_dir};
 use crate::disk::Levels;
-use crate::nix::{Daemon, DaemonError, FactsError, StoreFacts, StorePath, add_indirect_root};
+use crate::nix::{FactsError, StoreFacts, StorePath};
 use crate::queue::{CacheId, Queue, QueueError};
 use crate::report::one_line;
 
@@ -42,15 +45,19 @@ const MOST_PINS: usize = 10_000;
 /// What is uploaded within this time is never pinned.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// So long nothing is pinned after that was not possible.
+/// So long nothing is pinned after that was not possible, and a path that has gone isn't asked for again.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
+
+/// Queued paths that are looked at, of which some may have gone.
+const MOST_LOOKED_AT: usize = 2 * MOST_PINS;
+
+/// Looks take no more than this share of the time, however much is queued.
+const LOOKS_SHARE: u32 = 20;
 
 /// What the pins are made of.
 pub struct Parts {
     /// Where the queue lies.
     pub state_dir: PathBuf,
-    /// The state directory's own name.
-    pub instance: String,
     /// Asks Nix about paths.
     pub facts: StoreFacts,
     /// Nix's state directory.
@@ -84,10 +91,8 @@ enum PinError {
     NoPlace,
     #[error("keep links below the runtime directory {}; RUNTIME_DIRECTORY names another", dir.display())]
     Folder { dir: PathBuf, source: io::Error },
-    #[error("tell Nix of a pin")]
-    Register(#[source] io::Error),
     #[error(transparent)]
-    Daemon(#[from] DaemonError),
+    Untold(#[from] Untold),
     #[error(transparent)]
     Facts(#[from] FactsError),
     #[error(transparent)]
@@ -99,131 +104,167 @@ enum PinError {
 /// Keeps the pins as they should be.
 pub struct Pins {
     parts: Parts,
-    /// `None` before the first look, and after one that ended badly.
+    /// `None` before the first look, and after one that lost it.
     folder: Option<PinFolder>,
-    /// The sizes of what was pinned or passed over at the last look.
-    sizes: HashMap<StorePath, u64>,
+    /// The sizes of what was looked at the last time.
+    sizes: HashMap<StorePath, Size>,
     look_at: Option<Instant>,
+    /// Nothing that is queued leads to a look before.
+    rest_until: Instant,
     /// That nothing can be pinned has been said.
     told: bool,
+}
+
+/// What Nix said of a path.
+#[derive(Clone, Copy)]
+struct Size {
+    /// Of its archive; `None` where the path has gone, which its job will learn.
+    bytes: Option<u64>,
+    asked: Instant,
+}
+
+impl Size {
+    /// What has gone may have been built again.
+    fn is_outdated(&self) -> bool {
+        self.bytes.is_none() && self.asked.elapsed() >= LEFT_ALONE
+    }
+}
+
+/// How a look ended.
+enum Looked {
+    /// All is as it should be.
+    Through,
+    /// What it went by has changed meanwhile.
+    Overtaken,
 }
 
 impl Pins {
     /// Pins nothing before it runs.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, folder: None, sizes: HashMap::new(), look_at: Some(Instant::now()), told: false }
+        let now = Instant::now();
+        Self { parts, folder: None, sizes: HashMap::new(), look_at: Some(now), rest_until: now, told: false }
     }
 
     /// Works until it is dropped. What is pinned stays so then.
     pub async fn run(mut self) {
+        let (mut orders, mut disks) = (self.parts.orders.clone(), self.parts.disks.clone());
         loop {
-            self.something_has_changed().await;
+            self.something_has_changed(&mut orders, &mut disks).await;
             self.look_at = None;
-            let orders = self.parts.orders.borrow_and_update().clone();
-            let budget = orders.budget.filter(|_| !self.parts.disks.borrow_and_update().store_needs_space());
-            match self.look(budget, orders.caches).await {
-                Ok(()) => self.told = false,
+            let ordered = orders.borrow_and_update().clone();
+            let budget = ordered.budget.filter(|_| !disks.borrow_and_update().store_needs_space());
+            let began = Instant::now();
+            let mut overtaken = std::pin::pin!(either_changes(&mut orders, &mut disks));
+            match self.look(budget, ordered.caches, overtaken.as_mut()).await {
+                Ok(Looked::Through) => self.told = false,
+                Ok(Looked::Overtaken) => self.look_at = Some(Instant::now()),
                 Err(error) => self.do_without(&error, budget.is_some()),
             }
+            self.rest_until = Instant::now() + rest_after(began.elapsed());
         }
     }
 
     /// Waits until the pins may have to be others. May be dropped at any time.
-    async fn something_has_changed(&mut self) {
+    async fn something_has_changed(
+        &mut self,
+        orders: &mut watch::Receiver<Orders>,
+        disks: &mut watch::Receiver<Levels>,
+    ) {
         loop {
             let look = self.look_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                Ok(()) = self.parts.orders.changed() => return,
-                Ok(()) = self.parts.disks.changed() => return,
+                () = either_changes(orders, disks) => return,
                 () = sleep_until(look), if self.look_at.is_some() => return,
                 () = self.parts.stirred.notified(), if self.look_at.is_none() => {
-                    self.look_at = Some(Instant::now() + SETTLED);
+                    self.look_at = Some(self.rest_until.max(Instant::now() + SETTLED));
                 }
             }
         }
     }
 
-    /// Pins what should be, and releases the rest.
-    async fn look(&mut self, budget: Option<u64>, caches: Vec<CacheId>) -> Result<(), PinError> {
+    /// Pins what should be, and releases the rest. Whatever may take long is given up as soon as it is overtaken: pins that
+    /// Nix is to be rid of don't wait for a daemon that hangs.
+    async fn look(
+        &mut self,
+        budget: Option<u64>,
+        caches: Vec<CacheId>,
+        mut overtaken: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Looked, PinError> {
         let Some(runtime_dir) = self.parts.runtime_dir.clone() else {
-            return budget.map_or(Ok(()), |_| Err(PinError::NoPlace));
+            return budget.map_or(Ok(Looked::Through), |_| Err(PinError::NoPlace));
         };
         let wanted = match budget {
-            Some(budget) => self.choose(Budget::new(budget), caches).await?,
-            None => Vec::new(),
+            Some(budget) => tokio::select! {
+                biased;
+                () = &mut overtaken => return Ok(Looked::Overtaken),
+                wanted = self.choose(Budget::new(budget), caches) => wanted?,
+            },
+            None => {
+                // What isn't pinned may go at any time.
+                self.sizes.clear();
+                Vec::new()
+            }
         };
+        let in_folder = |source| PinError::Folder { dir: runtime_dir.clone(), source };
         let known = self.folder.take();
-        let (instance, store_dir) = (self.parts.instance.clone(), self.parts.facts.store_dir().clone());
-        let pinned = spawn_blocking(move || -> io::Result<(PinFolder, Vec<Pin>)> {
-            // An earlier process may have ended before Nix knew of a link.
-            let is_known = known.is_some();
-            let mut folder = known.map_or_else(|| PinFolder::open(&runtime_dir, &instance, store_dir), Ok)?;
-            let new = folder.pin_just(&wanted)?;
-            let untold = if is_known { new } else { folder.all() };
-            Ok((folder, untold))
+        let (state_dir, store_dir) = (self.parts.state_dir.clone(), self.parts.facts.store_dir().clone());
+        let (dir, nix_state) = (runtime_dir.clone(), self.parts.nix_state.clone());
+        let pinned = spawn_blocking(move || -> io::Result<_> {
+            let mut folder = known.map_or_else(|| PinFolder::open(&dir, &state_dir, store_dir), Ok)?;
+            folder.pin_just(&wanted)?;
+            let told = by_state_dir(&mut folder, &nix_state);
+            Ok((folder, told))
         });
-        let dir = self.parts.runtime_dir.clone().unwrap_or_default();
-        let (mut folder, untold) = pinned.await?.map_err(|source| PinError::Folder { dir, source })?;
-        let told = self.tell_nix(&untold).await;
-        if told.is_err() {
-            // They pin nothing, and would look as if they did.
-            untold.iter().for_each(|pin| drop(folder.release(&pin.path)));
+        let (folder, told) = pinned.await?.map_err(in_folder)?;
+        let folder = self.folder.insert(folder);
+        let told = match told {
+            Some(told) => told,
+            None => tokio::select! {
+                biased;
+                () = &mut overtaken => return Ok(Looked::Overtaken),
+                told = by_daemon(folder, &self.parts.socket, self.parts.facts.store_dir()) => told,
+            },
+        };
+        if told.is_err()
+            && let Some(mut folder) = self.folder.take()
+        {
+            let released = spawn_blocking(move || folder.release_unknown().map(|()| folder));
+            self.folder = Some(released.await?.map_err(in_folder)?);
         }
-        self.folder = Some(folder);
-        told
+        Ok(told.map(|()| Looked::Through)?)
     }
 
-    /// Which queued paths are to be pinned.
+    /// Which queued paths are to be pinned. May be dropped at any time.
     async fn choose(&mut self, mut budget: Budget, caches: Vec<CacheId>) -> Result<Vec<StorePath>, PinError> {
         let state_dir = self.parts.state_dir.clone();
-        let waiting = spawn_blocking(move || Queue::open_to_look(&state_dir)?.waiting(&caches, MOST_PINS)).await??;
-        let mut known = std::mem::take(&mut self.sizes);
+        let waiting =
+            spawn_blocking(move || Queue::open_to_look(&state_dir)?.waiting(&caches, MOST_LOOKED_AT)).await??;
+        let mut sizes = HashMap::new();
         let mut wanted = Vec::new();
         for path in waiting {
-            let size = match known.remove(&path) {
+            let size = match self.sizes.get(&path).copied().filter(|size| !size.is_outdated()) {
                 Some(size) => size,
-                None => match self.parts.facts.path_info(&path).await? {
-                    Some(info) => info.nar_size,
-                    // It has gone, which its job will learn.
-                    None => continue,
-                },
-            };
-            self.sizes.insert(path.clone(), size);
-            match budget.offer(size) {
-                Verdict::Pin => wanted.push(path),
-                Verdict::PassOver => {}
-                Verdict::Spent => break,
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// Lets Nix know of links: by itself, or by its daemon where its state is another user's.
-    async fn tell_nix(&self, pins: &[Pin]) -> Result<(), PinError> {
-        let (mut daemon, mut is_anothers) = (None, false);
-        for Pin { link, .. } in pins {
-            if !is_anothers {
-                match add_indirect_root(&self.parts.nix_state, link) {
-                    Ok(()) => continue,
-                    Err(error) => match error.kind() {
-                        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => is_anothers = true,
-                        _ => return Err(PinError::Register(error)),
-                    },
+                None => {
+                    let info = self.parts.facts.path_info(&path).await?;
+                    Size { bytes: info.map(|info| info.nar_size), asked: Instant::now() }
                 }
-            }
-            let connection = match daemon.take() {
-                Some(connection) => connection,
-                None => Daemon::connect(&self.parts.socket, self.parts.facts.store_dir()).await?,
             };
-            daemon.insert(connection).add_indirect_root(link).await?;
+            sizes.insert(path.clone(), size);
+            match size.bytes.map(|bytes| budget.offer(bytes)) {
+                Some(Verdict::Pin) if wanted.len() < MOST_PINS => wanted.push(path),
+                Some(Verdict::PassOver) | None => {}
+                Some(Verdict::Pin | Verdict::Spent) => break,
+            }
         }
-        Ok(())
+        self.sizes = sizes;
+        Ok(wanted)
     }
 
     fn do_without(&mut self, error: &PinError, pins_are_wanted: bool) {
         self.look_at = Some(Instant::now() + LEFT_ALONE);
+        self.sizes.clear();
         let error = one_line(error);
         if pins_are_wanted && !std::mem::replace(&mut self.told, true) {
             warn!("queued paths aren't pinned, so garbage collection may take them: {error}");
@@ -232,3 +273,21 @@ impl Pins {
         }
     }
 }
+
+/// Comes true when there are other orders, or a disk is off in another way.
+async fn either_changes(orders: &mut watch::Receiver<Orders>, disks: &mut watch::Receiver<Levels>) {
+    tokio::select! {
+        Ok(()) = orders.changed() => {}
+        Ok(()) = disks.changed() => {}
+        // Nobody is left who could change them.
+        else => std::future::pending().await,
+    }
+}
+
+/// How long what is queued leads to no look, after one that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * LOOKS_SHARE).min(LEFT_ALONE)
+}
+
+#[cfg(test)]
+mod tests;

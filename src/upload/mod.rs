@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{self, JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -125,6 +125,8 @@ pub struct Orders {
 pub struct Uploader {
     queue: QueueHandle,
     context: Context,
+    /// Ends by a defect alone.
+    keeping_roots: JoinHandle<()>,
     bell: Arc<Notify>,
     stirred: Arc<Notify>,
     commands: mpsc::Receiver<Command>,
@@ -188,8 +190,9 @@ impl Uploader {
         let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let collectable = Collectable::start(nix_state, queue.clone(), &facts, Arc::clone(&bell));
+        let (roots, keeping_roots) = Roots::start(socket, facts.store_dir().clone());
         let context = Context {
-            roots: Roots::start(socket, facts.store_dir().clone()),
+            roots,
             facts,
             store_device: deliver::device(&real_store),
             real_store,
@@ -204,6 +207,7 @@ impl Uploader {
         Self {
             queue,
             context,
+            keeping_roots,
             bell,
             stirred,
             commands,
@@ -264,6 +268,12 @@ impl Uploader {
                 Some(end) = self.tasks.join_next_with_id() => {
                     self.landed.push(end);
                     self.settle_at.get_or_insert_with(|| Instant::now() + SETTLED_TOGETHER);
+                }
+                // What keeps the roots is a part of this: its panic isn't to pass in silence.
+                Err(ended) = &mut self.keeping_roots => {
+                    if let Ok(panic) = ended.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
                 }
                 Some(Ok(opening)) = self.openings.join_next(), if self.drain_until.is_none() => {
                     return Event::Opened(opening);

@@ -4,13 +4,19 @@
 //! connection for all of them, and it is changed for a new one from time to time ([`renewal`] says when): what is still
 //! held is rooted on the new one before the old one is closed.
 //!
-//! **Nobody waits.** Rooting costs a round trip, and a new connection is opened beside the old one. A daemon that isn't there,
-//! is too old or hangs is left alone for a while, which is said once, and paths go on without roots: what is collected
-//! meanwhile ends as gone.
+//! Invariants kept here:
 //!
-//! **Bounded memory.** Held is what is under way; a connection has at most [`MOST_LEFT`] roots beside that.
+//! - **No gap.** A connection is only given up after the next one roots all that is held, even while it waits for an answer
+//!   about a path that is just being deleted. Only a daemon that ends takes all roots with it.
+//! - **Nobody waits.** Rooting costs a round trip, and a new connection is opened beside the old one. A daemon that isn't
+//!   there, is too old or hangs is left alone for a while, which is said once, and paths go on without roots: what is
+//!   collected meanwhile ends as gone.
+//! - **Bounded memory.** Held is what is under way; beside that a connection has some more than [`MOST_LEFT`] roots, and
+//!   twice as many where no other can be had: then it is closed first.
 
-use std::collections::{HashMap, HashSet};
+mod connection;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,8 +25,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, info};
+use tracing::info;
 
+use self::connection::{Connection, NotRooted, Renewal};
 use crate::nix::{Daemon, DaemonError, StoreDir, StorePath};
 use crate::report::one_line;
 
@@ -38,11 +45,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Roots of paths that are through may stand beside those that are held until they are so many.
 const MOST_LEFT: usize = 1_000;
 
-/// No path that is through is kept for longer, however much is under way.
+/// No path that is through is kept for longer, however much is under way. So long, too, a path isn't asked for again that the
+/// daemon didn't root in time.
 const LONGEST_LEFT: Duration = Duration::from_secs(30);
-
-/// A connection without a root is kept for so long, since the next path may come soon. It costs a process of the daemon's.
-const KEPT_IDLE: Duration = Duration::from_secs(60);
 
 /// Requests that may stand in line.
 const BACKLOG: usize = 64;
@@ -73,8 +78,9 @@ struct Held {
 }
 
 impl Roots {
-    /// Will use the daemon at `socket`, once there is something to be held.
-    pub(super) fn start(socket: PathBuf, store_dir: StoreDir) -> Self {
+    /// Will use the daemon at `socket`, once there is something to be held. The task ends after the last clone is gone, or by
+    /// a defect.
+    pub(super) fn start(socket: PathBuf, store_dir: StoreDir) -> (Self, JoinHandle<()>) {
         let (requests, inbox) = mpsc::channel(BACKLOG);
         let held = Held::default();
         let keeper = Keeper {
@@ -84,11 +90,14 @@ impl Roots {
             inbox,
             connection: None,
             opening: None,
+            parked: Vec::new(),
+            late: HashMap::new(),
+            look_at: Instant::now(),
             ask_again: None,
-            told: false,
+            told: None,
         };
-        tokio::spawn(keeper.run());
-        Self { held, requests }
+        let keeping = tokio::spawn(keeper.run());
+        (Self { held, requests }, keeping)
     }
 
     /// Roots a path, which may be gone by then: ask Nix afterwards. `None` where that can't be done now.
@@ -132,36 +141,6 @@ impl Drop for Root {
     }
 }
 
-/// A connection and what it roots.
-struct Connection {
-    daemon: Daemon,
-    rooted: HashSet<StorePath>,
-    since: Instant,
-}
-
-/// What is to become of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Renewal {
-    /// It stays.
-    NotYet,
-    /// Another takes its place, with what is still held.
-    Due,
-    /// None is needed for now.
-    Closed,
-}
-
-/// What is to become of a connection of this age that roots so many paths, `held` of which are still under way.
-fn renewal(held: usize, rooted: usize, age: Duration) -> Renewal {
-    let left = rooted.saturating_sub(held);
-    match (held, left) {
-        (0, 0) if age >= KEPT_IDLE => Renewal::Closed,
-        (_, 0) => Renewal::NotYet,
-        (0, _) => Renewal::Due,
-        (_, left) if left >= MOST_LEFT || age >= LONGEST_LEFT => Renewal::Due,
-        _ => Renewal::NotYet,
-    }
-}
-
 /// A connection without a root yet, or why there is none.
 type Opened = Result<Result<Daemon, DaemonError>, Elapsed>;
 
@@ -181,6 +160,14 @@ async fn end_of(opening: &mut Option<JoinHandle<Opened>>) -> Opened {
     }
 }
 
+/// What comes of what was asked; never, where nothing is. May be dropped at any time.
+async fn answer_of(connection: &mut Option<Connection>) -> Result<(), NotRooted> {
+    match connection {
+        Some(connection) => connection.answer().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Has the connection.
 struct Keeper {
     socket: PathBuf,
@@ -190,146 +177,176 @@ struct Keeper {
     connection: Option<Connection>,
     /// The one that is to take its place, being opened.
     opening: Option<JoinHandle<Opened>>,
+    /// Who waits for it. They are no more than what is under way.
+    parked: Vec<Request>,
+    /// What the daemon didn't root in time, and since when: it may be being deleted, and would hold the others up again.
+    late: HashMap<StorePath, Instant>,
+    /// When it is next looked whether the connection is to be renewed.
+    look_at: Instant,
     /// Until then the daemon is left alone.
     ask_again: Option<Instant>,
-    /// That there are no roots has been said, and nothing has changed since.
-    told: bool,
+    /// What has been said to be lacking, and still is.
+    told: Option<Lacking>,
+}
+
+/// What there isn't while no connection can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lacking {
+    Roots,
+    /// The old connection stays, with all of its roots.
+    Renewal,
 }
 
 impl Keeper {
     async fn run(mut self) {
-        let mut look = Instant::now();
         loop {
             tokio::select! {
                 request = self.inbox.recv() => {
-                    let Some(Request { path, answer }) = request else { return };
-                    if self.connection.is_none() {
-                        look = Instant::now() + LOOK;
-                    }
-                    // Who asked may be gone, which is fine.
-                    let _ = answer.send(self.root(&path).await);
+                    let Some(request) = request else { return };
+                    self.take(request).await;
                 }
                 opened = end_of(&mut self.opening), if self.opening.is_some() => {
                     self.opening = None;
-                    self.replace(opened, None).await;
+                    self.replace(opened).await;
+                    self.take_parked().await;
                 }
-                () = sleep_until(look), if self.connection.is_some() => {
-                    look = Instant::now() + LOOK;
-                    self.look();
+                answer = answer_of(&mut self.connection), if self.connection.as_ref().is_some_and(Connection::is_busy) => {
+                    if answer == Err(NotRooted::Lost) {
+                        self.connection = None;
+                    }
+                    self.take_parked().await;
                 }
+                () = sleep_until(self.look_at), if self.connection.is_some() => self.look(),
             }
         }
     }
 
-    /// Whether the path is rooted now.
-    async fn root(&mut self, path: &StorePath) -> bool {
-        if self.connection.is_none() {
-            // It is held already, so it is rooted with all that are.
-            return self.renew(None).await && self.is_rooted(path);
-        }
-        if self.is_rooted(path) {
-            return true;
-        }
-        let Some(connection) = &mut self.connection else { return false };
-        match timeout(PATIENCE, connection.daemon.add_temp_root(path)).await {
-            Ok(Ok(())) => connection.rooted.insert(path.clone()),
-            Ok(Err(error)) if !error.is_broken() => {
-                debug!(%path, "{}", one_line(&error));
-                false
-            }
-            // The daemon was started anew, and all roots are gone.
-            Ok(Err(_)) => {
-                self.connection = None;
-                self.renew(None).await && self.is_rooted(path)
-            }
-            // It may be being deleted, and would hold the others up again.
-            Err(_) => {
-                self.connection = None;
-                self.renew(Some(path)).await;
-                false
-            }
-        }
+    /// Roots a path and answers; later, if a connection is being opened.
+    async fn take(&mut self, request: Request) {
+        let path = &request.path;
+        let is_late = self.is_late(path);
+        let is_rooted = match &mut self.connection {
+            Some(connection) if connection.roots(path) => true,
+            _ if is_late => false,
+            Some(connection) if !connection.is_busy() => match connection.root(path).await {
+                Ok(()) => true,
+                Err(NotRooted::Refused) => false,
+                Err(NotRooted::Late) => {
+                    self.late.retain(|_, since| since.elapsed() < LONGEST_LEFT);
+                    self.late.insert(path.clone(), Instant::now());
+                    self.open();
+                    false
+                }
+                // The daemon was started anew.
+                Err(NotRooted::Lost) => {
+                    self.connection = None;
+                    return self.park(request);
+                }
+            },
+            _ => return self.park(request),
+        };
+        // Who asked may be gone, which is fine.
+        let _ = request.answer.send(is_rooted);
     }
 
     fn is_rooted(&self, path: &StorePath) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.rooted.contains(path))
+        self.connection.as_ref().is_some_and(|connection| connection.roots(path))
+    }
+
+    fn is_late(&self, path: &StorePath) -> bool {
+        self.late.get(path).is_some_and(|since| since.elapsed() < LONGEST_LEFT)
+    }
+
+    /// Lets a request wait for another connection, if there is to be one.
+    fn park(&mut self, request: Request) {
+        self.open();
+        if self.opening.is_some() {
+            self.parked.push(request);
+        } else {
+            let _ = request.answer.send(false);
+        }
+    }
+
+    async fn take_parked(&mut self) {
+        for request in std::mem::take(&mut self.parked) {
+            self.take(request).await;
+        }
     }
 
     fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK;
         let Some(connection) = &self.connection else { return };
-        match renewal(self.held.len(), connection.rooted.len(), connection.since.elapsed()) {
+        match connection.renewal(self.held.len()) {
             Renewal::NotYet => {}
-            Renewal::Closed => self.connection = None,
-            Renewal::Due if self.opening.is_none() && !self.is_left_alone() => {
-                self.opening = Some(tokio::spawn(open(self.socket.clone(), self.store_dir.clone())));
+            Renewal::Due => self.open(),
+            Renewal::Overdue => {
+                self.connection = None;
+                self.ask_again = None;
+                self.open();
             }
-            Renewal::Due => {}
+            Renewal::Closed => self.connection = None,
         }
     }
 
-    fn is_left_alone(&self) -> bool {
-        self.ask_again.is_some_and(|then| Instant::now() < then)
-    }
-
-    /// Opens a connection now, and puts it in the place of the old one. Says whether it did.
-    async fn renew(&mut self, except: Option<&StorePath>) -> bool {
-        if self.is_left_alone() {
-            return false;
+    /// Begins to open another connection, if none is being opened and the daemon isn't left alone.
+    fn open(&mut self) {
+        let is_left_alone = self.ask_again.is_some_and(|then| Instant::now() < then);
+        if self.opening.is_none() && !is_left_alone {
+            self.opening = Some(tokio::spawn(open(self.socket.clone(), self.store_dir.clone())));
         }
-        let opened = open(self.socket.clone(), self.store_dir.clone()).await;
-        self.replace(opened, except).await
     }
 
-    /// Puts a new connection, with all that is held but for one path, in the place of the old one, which stays otherwise. Says
-    /// whether it did.
-    async fn replace(&mut self, opened: Opened, except: Option<&StorePath>) -> bool {
+    /// Puts a new connection, with all that is held, in the place of the old one, which stays otherwise.
+    async fn replace(&mut self, opened: Opened) {
         let daemon = match opened {
             Ok(Ok(daemon)) => daemon,
             Ok(Err(error)) => return self.do_without(&one_line(&error)),
             Err(_) => return self.do_without(SILENT),
         };
-        match timeout(PATIENCE, self.root_what_is_held(daemon, except)).await {
-            Ok(Ok(connection)) => {
-                if std::mem::take(&mut self.told) {
+        let held = self.held.paths().into_iter().filter(|path| self.is_rooted(path) || !self.is_late(path)).collect();
+        match timeout(PATIENCE, root_all(daemon, held)).await {
+            Ok(Some(connection)) => {
+                if self.told.take() == Some(Lacking::Roots) {
                     info!("the Nix daemon keeps from the garbage collector what is being uploaded again");
                 }
                 self.ask_again = None;
+                self.look_at = Instant::now() + LOOK;
                 self.connection = Some(connection);
-                true
             }
-            Ok(Err(error)) => self.do_without(&one_line(&error)),
+            Ok(None) => self.do_without("the connection to the Nix daemon is lost"),
             Err(_) => self.do_without(SILENT),
         }
     }
 
-    async fn root_what_is_held(
-        &self,
-        mut daemon: Daemon,
-        except: Option<&StorePath>,
-    ) -> Result<Connection, DaemonError> {
-        let mut rooted = HashSet::new();
-        for path in self.held.paths().into_iter().filter(|path| except != Some(path)) {
-            match daemon.add_temp_root(&path).await {
-                Ok(()) => {
-                    rooted.insert(path);
-                }
-                Err(error) if error.is_broken() => return Err(error),
-                Err(error) => debug!(%path, "{}", one_line(&error)),
-            }
-        }
-        Ok(Connection { daemon, rooted, since: Instant::now() })
-    }
-
-    fn do_without(&mut self, why: &str) -> bool {
+    fn do_without(&mut self, why: &str) {
         self.ask_again = Some(Instant::now() + LEFT_ALONE);
-        if !std::mem::replace(&mut self.told, true) {
-            info!(
+        let lacking = if self.connection.is_some() { Lacking::Renewal } else { Lacking::Roots };
+        if self.told.replace(lacking) == Some(lacking) {
+            return;
+        }
+        match lacking {
+            Lacking::Roots => info!(
                 "nothing keeps from the garbage collector what is being uploaded; what is collected meanwhile isn't \
                  uploaded: {why}"
-            );
+            ),
+            Lacking::Renewal => info!(
+                "what has been uploaded is kept from the garbage collector for longer than need be, since the Nix daemon \
+                 takes no other connection: {why}"
+            ),
         }
-        false
     }
+}
+
+/// A connection that roots these paths, as far as the daemon does; `None` if it is lost.
+async fn root_all(daemon: Daemon, paths: Vec<StorePath>) -> Option<Connection> {
+    let mut connection = Connection::new(daemon);
+    for path in &paths {
+        match connection.root(path).await {
+            Ok(()) | Err(NotRooted::Refused) => {}
+            Err(NotRooted::Late | NotRooted::Lost) => return None,
+        }
+    }
+    Some(connection)
 }
 
 #[cfg(test)]

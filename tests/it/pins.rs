@@ -176,7 +176,6 @@ fn pins_are_given_up_while_space_is_needed() {
     let (_orders, orders) = watch::channel(Orders { budget: Some(1 << 30), caches: vec![cache] });
     let parts = Parts {
         state_dir: storewatch.state_dir(),
-        instance: queue.instance().unwrap(),
         socket: store.state_dir().join("daemon-socket/socket"),
         facts: StoreFacts::new(store.db_path(), store.root().join("no-socket"), store_dir),
         nix_state: store.state_dir(),

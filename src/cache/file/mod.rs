@@ -387,7 +387,8 @@ mod tests {
         let (push, dropped) = oneshot::channel();
         let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
         let file = File::create(&path).expect("created");
-        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out };
+        let room = options(dir.path()).place.set_aside(4096).expect("room");
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
         let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
         while fs::metadata(&path).expect("there").len() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -51,6 +51,21 @@ impl CallOff {
     pub fn is_off(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Calls off when it is dropped: for a thread that works for a future, and is to end with it.
+    #[must_use]
+    pub fn when_dropped(&self) -> CalledOffWhenDropped {
+        CalledOffWhenDropped(self.clone())
+    }
+}
+
+/// See [`CallOff::when_dropped`].
+pub struct CalledOffWhenDropped(CallOff);
+
+impl Drop for CalledOffWhenDropped {
+    fn drop(&mut self) {
+        self.0.call_off();
+    }
 }
 
 /// Keeps archives that have not been begun from being begun. Cheap to clone; all clones are one gate.
