@@ -80,6 +80,8 @@ mod tests {
         // File names are what the library is for; names of store paths have dots and question marks in other places.
         #[test]
         fn globs_mean_what_they_say(pattern in "[a.?*+-]{1,6}", name in "[ab.?=+-]{1,6}") {
+            // No store path has these names, and the library takes them for folders.
+            prop_assume!(name != "." && name != "..");
             let globs = Globs::new([pattern.as_str()]).expect("compiles");
             prop_assert_eq!(globs.matches(&name), naive(pattern.as_bytes(), name.as_bytes()));
         }
