@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, requires = "bandwidth")]
     duration: Option<Duration>,
     /// Take back the limits that were set by hand, all of them or the one that is named: the policy decides again.
-    #[arg(long, conflicts_with = "bandwidth")]
+    #[arg(long, conflicts_with_all = ["bandwidth", "duration"])]
     clear: bool,
     /// Print JSON.
     #[arg(long, conflicts_with_all = ["bandwidth", "clear", "cache", "backfill"])]

@@ -87,6 +87,12 @@ impl PinFolder {
         }
     }
 
+    /// Whether others have removed any of them: `storewatch unpin`, or who cleans up.
+    pub(super) fn lacks_some(&self) -> bool {
+        let there = fs::read_dir(&self.folder).map_or(0, Iterator::count);
+        there < self.links.len()
+    }
+
     /// Has links to these paths and to no others.
     pub(super) fn pin_just(&mut self, wanted: &[StorePath]) -> io::Result<()> {
         let kept: BTreeSet<_> = wanted.iter().collect();

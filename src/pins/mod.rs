@@ -212,6 +212,7 @@ impl Pins {
         let (state_dir, store_dir) = (self.parts.state_dir.clone(), self.parts.facts.store_dir().clone());
         let (dir, nix_state) = (runtime_dir.clone(), self.parts.nix_state.clone());
         let pinned = spawn_blocking(move || -> io::Result<_> {
+            let known = known.filter(|folder| !folder.lacks_some());
             let mut folder = known.map_or_else(|| PinFolder::open(&dir, &state_dir, store_dir), Ok)?;
             folder.pin_just(&wanted)?;
             let told = by_state_dir(&mut folder, &nix_state);

@@ -138,6 +138,10 @@ impl QueueError {
         match self {
             Self::StateDir { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
             _ if matches!(self.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
+            _ if self.sqlite_code() == Some(ErrorCode::DiskFull) => Some(
+                "the file system of the state directory is full: make room there; nothing is lost, and what became valid \
+                 meanwhile is found again",
+            ),
             Self::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
             Self::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
             _ if self.is_corruption() => {

@@ -77,7 +77,14 @@ impl Uploader {
                 let under_way = self.claimed.values().filter(of_it).count();
                 state.uploads().saturating_sub(under_way)
             });
-            questions.push(Question { cache: *id, room, how, backfill, collectable_first });
+            // What is claimed goes on in the order in which it was, so that then little is.
+            let room = match collectable_first {
+                Some(_) => room.min((2 * state.uploads()).saturating_sub(state.under_way)),
+                None => room,
+            };
+            if room > 0 {
+                questions.push(Question { cache: *id, room, how, backfill, collectable_first });
+            }
         }
         questions
     }

@@ -341,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{Layout, Pace};
-    use crate::disk::{Terms, What};
+    use crate::disk::{Terms, Threshold, Thresholds, What};
     use crate::limit::{Lane, Rate, Rates, Shaper};
     use crate::nix::{SecretKey, StoreDir, StoreFacts};
 
@@ -397,6 +397,34 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), writing).await;
         let failed = ended.expect("it waits for its turn").expect("no panic").expect_err("nobody wants it");
         assert_eq!(failed.to_string(), "its push was dropped");
+    }
+
+    #[tokio::test]
+    async fn logs_and_realisations_are_not_written_where_it_is_critical() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let all = Threshold::Percent(100);
+        let terms = Terms { thresholds: Thresholds { low: all, critical: all }, reserve: None };
+        let place = Arc::new(Place::new(What::Cache("test".to_owned()), dir.path().to_owned(), terms));
+        let mut options = options(dir.path());
+        options.binary.log_dir = dir.path().join("logs");
+        let derivation = StorePath::from_base_name("00000000000000000000000000000000-a.drv").expect("a path");
+        fs::create_dir_all(options.binary.log_dir.join("drvs/00")).expect("a folder");
+        fs::write(options.binary.log_dir.join("drvs/00/000000000000000000000000000000-a.drv"), "said")
+            .expect("written");
+        let cache = FileCache::open(FileOptions { place, ..options }).expect("opened");
+        let file = |name: &str| RealisationFile {
+            folder: "realisations".to_owned(),
+            name: format!("realisations/{name}"),
+            json: "{}".to_owned(),
+        };
+        let refused = cache.put_log(&derivation).expect_err("critical");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
+        fs::create_dir(dir.path().join("realisations")).expect("a folder");
+        fs::write(dir.path().join("realisations/a"), "").expect("written");
+        cache.put_realisations(vec![file("a")]).expect("what is there need not be written");
     }
 
     #[tokio::test]

@@ -78,7 +78,15 @@ fn look(place: &Place) -> Result<(Sight, Option<String>), Unseen> {
 fn of_system(System { names, room, level, refusals, .. }: &System) -> Finding {
     let grade = if refusals.is_empty() { grade(*level) } else { Grade::Trouble };
     let found: Vec<String> = [disk::in_words(room)].into_iter().chain(refusals.iter().cloned()).collect();
-    let cure = "make room: `nix-collect-garbage` frees the store; `[disk]` in the policy says what is too little";
+    let of_store = names.iter().any(|name| *name == What::Store.to_string());
+    let of_cache = names.iter().any(|name| name.starts_with("cache "));
+    let cure = match (of_store, of_cache) {
+        (true, _) => "make room: `nix-collect-garbage` frees the store; `[disk]` in the policy says what is too little",
+        (false, true) => {
+            "make room there, or give the cache a `max_size`; `[disk]` in the policy says what is too little"
+        }
+        (false, false) => "make room there; `[disk]` in the policy says what is too little",
+    };
     Finding::new(grade, format!("disk of {}", names.join(", ")), found.join("; "))
         .cured_by((grade != Grade::Ok).then_some(cure))
 }
