@@ -190,6 +190,25 @@ fn nothing_is_written_where_a_disk_was_pulled_out() {
     pulled.assert_sound(&[]);
 }
 
+#[test]
+fn paths_of_a_store_that_is_not_there_wait_until_it_is() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    storewatch.cmd(&["pause"]).ok();
+    running.eventually_logs("bandwidth of the line: paused by hand");
+    let paths = store.build(&expr::many(2)).unwrap();
+    running.eventually("all of them queued", || storewatch.jobs("pending").len() == 2);
+    // As when its file system was unmounted, and only the folder is there.
+    let Some(empty) = Disk::mount(&store.store_dir(), MIB) else { return };
+    storewatch.cmd(&["resume"]).ok();
+    running.eventually_logs_times("the store's file system is not there", 2);
+    assert_eq!(storewatch.jobs("failed").len(), 0);
+    drop(empty);
+    running.eventually("all of them", || storewatch.cache().has_all(&paths));
+    running.stop();
+}
+
 fn scratch() -> Option<ScratchStore> {
     Nix::recent().map(|nix| ScratchStore::new(&nix))
 }

@@ -113,6 +113,23 @@ each_nix! {
     }
 }
 
+#[test]
+fn a_running_service_pins_again_what_was_unpinned() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    policy(&storewatch, "1 GiB");
+    storewatch.cache_at("cache").block();
+    let mut running = storewatch.start();
+    let mut paths = store.build(&expr::many(2)).unwrap();
+    eventually_pinned(&mut running, &store, &storewatch, &paths);
+    storewatch.cmd(&["unpin", "--all"]).ok();
+    // As soon as there is anything new.
+    paths.extend(store.build(&expr::many(1)).unwrap());
+    eventually_pinned(&mut running, &store, &storewatch, &paths);
+    running.stop();
+}
+
 /// The budget counts the archives of the pinned paths. The oldest are released first, and what is larger than all of it
 /// doesn't cost the others theirs.
 #[test]
