@@ -1,7 +1,7 @@
 //! Temporary roots: what is being read is kept from the garbage collector, through the Nix daemon.
 //!
 //! A temporary root lives as long as the connection on which it was added, and can't be released singly. So there is one
-//! connection for all of them, and it is changed for a new one from time to time ([`renewal`] says when): what is still
+//! connection for all of them, and it is changed for a new one from time to time (`connection` says when): what is still
 //! held is rooted on the new one before the old one is closed.
 //!
 //! Invariants kept here:
