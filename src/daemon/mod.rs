@@ -311,7 +311,8 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             _ = timer.tick() => {
                 watch_what_is_there(&mut wake);
                 working.lookout.look(&settings.config().schedule);
-                may_be_others = true;
+                // A clock may have been put right by less than what counts as a jump.
+                may_be_others = next_shape.is_some();
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(()),

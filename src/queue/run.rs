@@ -239,7 +239,7 @@ impl Queue {
                              FROM disks d WHERE d.level <> 'ok'
                                AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
                         END), j.reason, c.off, max(j.attempts),
-                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END)
+                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
                  FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
                  WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
             )

@@ -222,7 +222,7 @@ impl Queue {
             .prepare_cached(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
                         CASE WHEN j.state = 0 THEN c.waiting_why END,
-                        CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN c.backfill_paused END) END,
+                        CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END) END,
                         c.url, CASE WHEN j.state = 0 THEN c.waiting_until END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))

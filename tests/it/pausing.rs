@@ -170,7 +170,7 @@ fn a_backfill_can_be_paused_while_fresh_paths_go_on() {
     let mut running = storewatch.start();
     storewatch.cmd(&["pause", "--backfill"]).ok();
     let mut backfill = storewatch.spawn(&["backfill"]);
-    backfill.eventually_logs("local is paused by hand");
+    backfill.eventually_logs("local is paused for backfill by hand");
     let fresh = store.build(&expr::many(2)).unwrap().remove(1);
     running.eventually("the fresh path", || storewatch.cache().has(&fresh));
     assert!(!storewatch.cache().has(&old));

@@ -20,7 +20,7 @@ fn no_backfill_is_claimed_while_that_is_paused_and_fresh_paths_are() {
     assert_eq!(probe(&mut bench), 0);
     let views = bench.queue.jobs(&JobFilter::default()).expect("listed");
     let whys: Vec<_> = views.iter().filter_map(|job| job.paused.as_deref()).collect();
-    assert_eq!(whys, ["by night"], "of the one that waits for it");
+    assert_eq!(whys, ["for backfill by night"], "of the one that waits for it");
     bench.queue.note_paused(&[]).expect("noted");
     assert_eq!(probe(&mut bench), 1);
 }
