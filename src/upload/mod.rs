@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::claim::Claimed;
 use self::collectable::Collectable;
@@ -354,6 +354,12 @@ impl Uploader {
         let mut before = std::mem::take(&mut self.caches);
         for target in targets {
             let (id, known) = (target.id, before.remove(&target.id));
+            // Only now that what is claimed goes by the new configuration, with another key perhaps.
+            let fingerprint = target.fingerprint.clone();
+            let again = self.queue.call(move |queue| queue.serve_cache(id, &fingerprint, now())).await?;
+            if again > 0 {
+                info!(cache = %target.name, jobs = again, "its configuration has changed: what had failed is tried again");
+            }
             if known.is_none() {
                 // What an earlier process noted may be mended; if not, it is noted again.
                 self.queue.call(move |queue| queue.note_cache(id, Standing::Takes, now())).await?;

@@ -31,6 +31,8 @@ pub struct Target {
     pub id: CacheId,
     /// Its name in the policy.
     pub name: CacheName,
+    /// What the policy says of it, as a hash: under another one, what has failed there is tried again.
+    pub fingerprint: String,
     /// How many of its paths are read, packed and sent at once.
     pub uploads: usize,
     /// Whether it is reached over a line, whose limits then count for it, or is on a disk of this host.

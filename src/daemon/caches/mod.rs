@@ -25,7 +25,7 @@ use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUr
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
 use crate::nix::{PublicKey, StoreFacts};
-use crate::queue::{CacheCounts, Queue, QueueError, Routes, now};
+use crate::queue::{CacheCounts, Queue, QueueError, Routes};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
 use crate::upload::{Open, Orders, Target};
@@ -48,7 +48,7 @@ pub struct CacheSurroundings {
 }
 
 /// What the uploader is to work by under a configuration, and the routes to its caches. Those that are new get their
-/// numbers, and what has failed at one that is configured otherwise than before is tried again.
+/// numbers.
 ///
 /// # Errors
 /// [`QueueError`].
@@ -63,16 +63,13 @@ pub fn orders(
         if cache.max_size.is_none() {
             queue.forget_evicted(*id)?;
         }
-        let again = queue.serve_cache(*id, &cache.fingerprint(), now())?;
-        if again > 0 {
-            info!(cache = %cache.name, jobs = again, "its configuration has changed: what had failed is tried again");
-        }
     }
     let target = |cache: &CacheConfig| {
         let id = *routes.caches.get(&cache.name)?;
         Some(Target {
             id,
             name: cache.name.clone(),
+            fingerprint: cache.fingerprint(),
             uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
             over_line: !matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::File { .. })),
             open: opener(cache, surroundings),

@@ -4,7 +4,14 @@ use crate::secret::SecretError;
 
 fn target() -> Target {
     let open: Open = Arc::new(|| Box::pin(async { Err(CacheError::LostThread { action: "open" }) }));
-    Target { id: CacheId(1), name: CacheName::new("team").expect("a name"), uploads: 4, over_line: true, open }
+    Target {
+        id: CacheId(1),
+        name: CacheName::new("team").expect("a name"),
+        fingerprint: String::new(),
+        uploads: 4,
+        over_line: true,
+        open,
+    }
 }
 
 fn growing(why: &str) -> Waits {
