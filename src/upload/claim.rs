@@ -3,15 +3,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::deliver::{Context, Place, deliver};
+use super::note::note_taking;
 use super::pause::UnderWay;
 use super::presence::Presence;
 use super::target::State;
 use super::{UNDER_WAY, Uploader};
-use crate::cache::{Gate, Pass, Punctuality, Seat};
+use crate::cache::{CallOff, Gate, Pass, Punctuality, Seat};
 use crate::disk::Level;
 use crate::limit::{Lane, Slots};
 use crate::policy::CacheName;
-use crate::queue::{CacheId, Job, Queue, QueueError};
+use crate::queue::{CacheId, Job, Outcome, Queue, QueueError, now};
 
 /// So many places are never taken by backfill, which may have them for long.
 const KEPT_FOR_FRESH: usize = 64;
@@ -43,6 +45,61 @@ pub(super) enum How {
 }
 
 impl Uploader {
+    /// Claims what there is room for.
+    pub(super) async fn claim(&mut self) -> Result<(), QueueError> {
+        if self.caches.values().any(State::is_waiting) {
+            for cache in self.queue.call(Queue::take_retried).await? {
+                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
+            }
+        }
+        self.open_caches();
+        let questions = self.questions();
+        // One moment for both: what comes due in between would be neither claimed now nor looked for later.
+        let at = now();
+        let claim = move |queue: &mut Queue| Ok((all(queue, &questions, at)?, queue.doubts()?));
+        let (answers, doubts) = self.queue.call(claim).await?;
+        if self.doubts.replace(doubts).is_some_and(|before| before != doubts) {
+            // Before any of the claimed paths is looked for: it may be the one that was removed.
+            self.caches.values().filter_map(State::presence).for_each(Presence::forget);
+        }
+        let mut claimed = Vec::new();
+        for (id, jobs) in answers {
+            let Some(state) = self.caches.get_mut(&id) else { continue };
+            if jobs.is_empty() && state.is_waiting() && state.put_off() {
+                note_taking(&self.queue, id, state).await?;
+            }
+            state.under_way += jobs.len();
+            if let (true, [probe]) = (state.is_waiting(), jobs.as_slice()) {
+                state.probe_with(probe.id);
+            }
+            claimed.extend(jobs.into_iter().filter_map(|job| Claimed::new(job, state)));
+        }
+        // All are announced before the first begins, so that each sees the others.
+        let flights: Vec<_> = claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job)).collect();
+        let seats = seats(&claimed);
+        for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
+            let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
+            // Each can be called off on its own.
+            let context = Context { call_off: CallOff::default(), ..self.context.clone() };
+            let (under_way, given_back) = UnderWay::begin(job.clone(), context.call_off.clone());
+            let place = Place { slots, gate, seat, over_line, urgency: flight.urgency().clone() };
+            let task = self.tasks.spawn(async move {
+                let landed = tokio::select! {
+                    landed = deliver(context, name, presence, &job, place) => landed,
+                    landed = given_back.wait() => landed,
+                };
+                if let Outcome::Delivered(_) = landed.outcome {
+                    flight.land();
+                }
+                landed
+            });
+            self.claimed.insert(task.id(), under_way);
+        }
+        self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
+        self.stirred.notify_one();
+        Ok(())
+    }
+
     /// What may be claimed now, cache by cache: as much as there is room for, and as the disks let it. Nothing for a moment
     /// where it has yet to be found out what goes first.
     pub(super) fn questions(&mut self) -> Vec<Question> {

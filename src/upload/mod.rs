@@ -37,14 +37,12 @@ use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
-use self::claim::Claimed;
 use self::collectable::Collectable;
-use self::deliver::{Context, Landed, Place, deliver};
+use self::deliver::{Context, Landed};
 use self::flight::Flights;
 use self::note::{note_taking, note_waiting};
 pub use self::pause::Pauses;
 use self::pause::UnderWay;
-use self::presence::Presence;
 use self::roots::Roots;
 pub use self::target::{Open, Target};
 use self::target::{State, Waits};
@@ -54,7 +52,7 @@ use crate::disk::Levels;
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, Outcome, Queue, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, QueueError, QueueHandle, Standing, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -410,60 +408,5 @@ impl Uploader {
             }
             Err(error) => note_waiting(&self.queue, cache, state, &Waits::unopened(&error)).await,
         }
-    }
-
-    /// Claims what there is room for.
-    async fn claim(&mut self) -> Result<(), QueueError> {
-        if self.caches.values().any(State::is_waiting) {
-            for cache in self.queue.call(Queue::take_retried).await? {
-                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
-            }
-        }
-        self.open_caches();
-        let questions = self.questions();
-        // One moment for both: what comes due in between would be neither claimed now nor looked for later.
-        let at = now();
-        let claim = move |queue: &mut Queue| Ok((claim::all(queue, &questions, at)?, queue.doubts()?));
-        let (answers, doubts) = self.queue.call(claim).await?;
-        if self.doubts.replace(doubts).is_some_and(|before| before != doubts) {
-            // Before any of the claimed paths is looked for: it may be the one that was removed.
-            self.caches.values().filter_map(State::presence).for_each(Presence::forget);
-        }
-        let mut claimed = Vec::new();
-        for (id, jobs) in answers {
-            let Some(state) = self.caches.get_mut(&id) else { continue };
-            if jobs.is_empty() && state.is_waiting() && state.put_off() {
-                note_taking(&self.queue, id, state).await?;
-            }
-            state.under_way += jobs.len();
-            if let (true, [probe]) = (state.is_waiting(), jobs.as_slice()) {
-                state.probe_with(probe.id);
-            }
-            claimed.extend(jobs.into_iter().filter_map(|job| Claimed::new(job, state)));
-        }
-        // All are announced before the first begins, so that each sees the others.
-        let flights: Vec<_> = claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job)).collect();
-        let seats = claim::seats(&claimed);
-        for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
-            let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
-            // Each can be called off on its own.
-            let context = Context { call_off: CallOff::default(), ..self.context.clone() };
-            let (under_way, given_back) = UnderWay::begin(job.clone(), context.call_off.clone());
-            let place = Place { slots, gate, seat, over_line, urgency: flight.urgency().clone() };
-            let task = self.tasks.spawn(async move {
-                let landed = tokio::select! {
-                    landed = deliver(context, name, presence, &job, place) => landed,
-                    landed = given_back.wait() => landed,
-                };
-                if let Outcome::Delivered(_) = landed.outcome {
-                    flight.land();
-                }
-                landed
-            });
-            self.claimed.insert(task.id(), under_way);
-        }
-        self.next_due = self.queue.call(move |queue| queue.next_due(at)).await?;
-        self.stirred.notify_one();
-        Ok(())
     }
 }
