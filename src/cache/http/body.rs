@@ -1,5 +1,6 @@
 //! The body of an upload: an archive on its way, and whether it moves.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,7 +101,8 @@ impl Body {
     /// What is sent, as `tap` lets it through, and how far that is.
     pub(super) fn split(self, tap: Tap) -> (Chunks, Progress) {
         let Self { ahead, archive, progress } = self;
-        let rest = Rest { ahead, archive, tap };
+        let mut rest = Rest { ahead: VecDeque::new(), ahead_len: 0, archive, is_read: false, tap, let_through: 0 };
+        rest.gather(ahead);
         (Chunks { next: Some(rest.next()), progress: progress.clone() }, progress)
     }
 }
@@ -165,25 +167,64 @@ type Next = (Rest, Result<Option<Bytes>, NarFailure>);
 /// What is still to be sent.
 struct Rest {
     /// Ahead of what the archive has left.
-    ahead: Bytes,
+    ahead: VecDeque<Bytes>,
+    ahead_len: usize,
     archive: Archive,
+    /// Whether the archive has nothing left.
+    is_read: bool,
     tap: Tap,
+    /// Bytes of what is ahead that may be sent.
+    let_through: usize,
 }
 
 impl Rest {
     /// The next piece, once it may be sent.
     fn next(mut self) -> BoxFuture<'static, Next> {
         Box::pin(async move {
-            if self.ahead.is_empty() {
-                match self.archive.next().await {
-                    Ok(Some(chunk)) => self.ahead = chunk,
-                    end => return (self, end),
-                }
+            if self.let_through == 0
+                && let Err(failure) = self.wait_for_turn().await
+            {
+                return (self, Err(failure));
             }
-            let piece = self.ahead.split_to(self.tap.piece().min(self.ahead.len()));
-            self.tap.take(piece.len()).await;
-            (self, Ok(Some(piece)))
+            let piece = self.send();
+            (self, Ok(piece))
         })
+    }
+
+    /// Waits until something may be sent. At a high rate that is more than comes in one chunk: several are gathered, and go for
+    /// one wait.
+    async fn wait_for_turn(&mut self) -> Result<(), NarFailure> {
+        let piece = self.tap.piece();
+        let enough = if piece == usize::MAX { 1 } else { piece };
+        while self.ahead_len < enough && !self.is_read {
+            match self.archive.next().await? {
+                Some(chunk) => self.gather(chunk),
+                None => self.is_read = true,
+            }
+        }
+        let bytes = piece.min(self.ahead_len);
+        self.tap.take(bytes).await;
+        self.let_through = bytes;
+        Ok(())
+    }
+
+    fn gather(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.ahead_len += chunk.len();
+            self.ahead.push_back(chunk);
+        }
+    }
+
+    /// As much of what may be sent as lies in one chunk; `None` where everything has been.
+    fn send(&mut self) -> Option<Bytes> {
+        let mut first = self.ahead.pop_front()?;
+        let piece = first.split_to(self.let_through.min(first.len()));
+        if !first.is_empty() {
+            self.ahead.push_front(first);
+        }
+        self.ahead_len -= piece.len();
+        self.let_through -= piece.len();
+        Some(piece)
     }
 }
 

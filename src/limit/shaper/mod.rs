@@ -34,8 +34,8 @@ const PIECE_TIME: Duration = Duration::from_millis(10);
 /// The smallest piece (bytes): a packet's worth, so that slow lines aren't filled with headers.
 const SMALLEST_PIECE: usize = 1024;
 
-/// The largest (bytes): as archives come.
-const LARGEST_PIECE: usize = 256 * 1024;
+/// The largest (bytes): some of what is held in memory for an upload anyway.
+const LARGEST_PIECE: usize = 1024 * 1024;
 
 /// What may be sent, in bytes a second; where nothing is said, as much as goes through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
