@@ -346,6 +346,9 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
             pins_in_force.send_replace(pinning(settings.config(), &routes));
             routes_in_force.send_replace(routes);
             note_policy(&working.queue, &settings).await?;
+            if let Some(file) = settings.file() {
+                info!(file = %file.display(), "the policy has changed and is in force");
+            }
         } else if may_be_others {
             working.shape(&settings.config().schedule).await?;
         }

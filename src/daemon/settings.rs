@@ -30,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// What came of looking at the policy file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Another configuration is in force.
+    /// Another configuration is to be put in force.
     InForce,
     /// It is the same, or can't be used, which has been told.
     Nothing,
@@ -108,7 +108,6 @@ impl Settings {
                 if config.limits.priority != self.config.limits.priority {
                     warn!("limits.priority has changed; that takes effect at the next start");
                 }
-                info!(file = %file.display(), "the policy has changed and is in force");
                 self.config = config;
                 Reload::InForce
             }

@@ -136,10 +136,13 @@ impl Queue {
     }
 
     fn watch_from(&mut self, store: &str, since: i64) -> Result<(), QueueError> {
-        self.db
-            .execute("INSERT OR IGNORE INTO watched (store, since) VALUES (?1, ?2)", params![store, since])
-            .map_err(sqlite("note since when the store is watched"))?;
-        Ok(())
+        let failed = sqlite("note since when the store is watched");
+        // A power failure that took this away would take away all that is found from now on.
+        self.db.pragma_update(None, "synchronous", "full").map_err(&failed)?;
+        let noted =
+            self.db.execute("INSERT OR IGNORE INTO watched (store, since) VALUES (?1, ?2)", params![store, since]);
+        self.db.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
+        noted.map(drop).map_err(failed)
     }
 
     /// Admits paths and moves the cursor, both or neither. Returns how many jobs it made or opened again.

@@ -371,6 +371,24 @@ fn two_connections_never_lock_each_other_out() {
 }
 
 #[test]
+fn a_queue_that_was_moved_aside_just_before_the_process_ended_is_filled_again_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join(Queue::FILE_NAME);
+    let new = dir.path().join("queue.sqlite.new");
+    let begins = |dir: &Path| {
+        let opened = Queue::open(dir).expect("opened");
+        opened.queue.watched_since(&StoreDir::default()).expect("read")
+    };
+    assert_eq!(begins(dir.path()), None, "the very first watches from now on");
+    // Cut off behind the renaming, in the middle of making another.
+    std::fs::rename(&path, dir.path().join("queue.sqlite.corrupt-1")).expect("moved aside");
+    std::fs::write(&new, b"half of one").expect("written");
+    assert_eq!(begins(dir.path()), Some(0));
+    assert!(!new.exists());
+    assert_eq!(begins(dir.path()), Some(0), "and from then on");
+}
+
+#[test]
 fn a_corrupt_queue_is_kept_and_replaced() {
     let mut bench = Bench::new();
     bench.fresh(&[1]);

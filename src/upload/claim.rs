@@ -134,10 +134,11 @@ impl Uploader {
                 let under_way = self.claimed.values().filter(of_it).count();
                 state.uploads().saturating_sub(under_way)
             });
-            // What is claimed goes on in the order in which it was, so that then little is.
+            // What is claimed goes on in the order in which it was, so that then little is. Whether a cache takes paths again can
+            // be tried nevertheless.
             let room = match collectable_first {
-                Some(_) => room.min((2 * state.uploads()).saturating_sub(state.under_way)),
-                None => room,
+                Some(_) if how != How::Probe => room.min((2 * state.uploads()).saturating_sub(state.under_way)),
+                _ => room,
             };
             if room > 0 {
                 questions.push(Question { cache: *id, room, how, backfill, collectable_first });

@@ -143,7 +143,11 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
-        Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
+        // Not at once, or each of those that asked together would ask again, back to back.
+        Err(Unanswered::WithOthers) => {
+            let reason = "the cache did not say what it lacks".to_owned();
+            return Outcome::Postponed { not_before: later(job), reason }.into();
+        }
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
@@ -437,7 +441,12 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
 }
 
 fn retry(job: &Job, reason: String) -> Outcome {
+    Outcome::Retry { not_before: later(job), reason }
+}
+
+/// When a job is tried again that was tried so often.
+fn later(job: &Job) -> i64 {
     // Without randomness the pauses are equal, which is no reason to fail.
     let draw = getrandom::u64().unwrap_or(0);
-    Outcome::Retry { not_before: now().saturating_add(backoff::pause(job.attempts, draw)), reason }
+    now().saturating_add(backoff::pause(job.attempts, draw))
 }

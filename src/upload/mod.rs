@@ -65,6 +65,9 @@ const SETTLED_TOGETHER: Duration = Duration::from_millis(20);
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// Where something can't be done though its time has come, it is looked for again after so long.
+const LOOK_IN_VAIN: Duration = Duration::from_millis(100);
+
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
@@ -339,11 +342,12 @@ impl Uploader {
     }
 
     fn next_look(&self) -> Instant {
-        let now_ms = now();
-        let due = self.next_due.map(|due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
-        let retry = self.caches.values().filter_map(State::retry_at).min();
-        let look = Instant::now() + due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-        retry.map_or(look, |retry| retry.min(look))
+        let at = now();
+        let due = self.next_due.map(|due| Duration::from_millis(u64::try_from(due - at).unwrap_or(0)));
+        let (now, retry) = (Instant::now(), self.caches.values().filter_map(State::retry_at).min());
+        let look = now + due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        // One that can't be tried at this moment, though its time has come, is no reason to look without a pause.
+        retry.map_or(look, |retry| retry.max(now + LOOK_IN_VAIN).min(look))
     }
 
     async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {

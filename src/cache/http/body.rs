@@ -203,7 +203,10 @@ impl Rest {
             }
         }
         let bytes = piece.min(self.ahead_len);
-        self.tap.take(bytes).await;
+        // The end needs no turn.
+        if bytes > 0 {
+            self.tap.take(bytes).await;
+        }
         self.let_through = bytes;
         Ok(())
     }
