@@ -93,9 +93,7 @@ impl Settings {
         if self.bytes.as_ref() == Some(&bytes) && !told {
             return Reload::Nothing;
         }
-        if !told
-            && let Some(left) = unsettled(file)
-        {
+        if !told && let Some(left) = unsettled(file) {
             return Reload::Later(left);
         }
         self.bytes = Some(bytes.clone());

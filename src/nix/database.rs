@@ -186,7 +186,8 @@ impl Database {
     /// `Busy` or `Other`.
     pub fn last_row_mark(&self, up_to: i64) -> Result<Option<(i64, RowMark)>, DatabaseError> {
         let sql = "SELECT max(id) FROM ValidPaths WHERE id <= ?1";
-        let last = self.reading("read row of cursor", |c| c.prepare_cached(sql)?.query_row([up_to], |row| row.get(0)))?;
+        let last =
+            self.reading("read row of cursor", |c| c.prepare_cached(sql)?.query_row([up_to], |row| row.get(0)))?;
         let Some(id) = last else { return Ok(None) };
         // Collected in between: the next look finds another.
         Ok(self.row_mark(id)?.map(|mark| (id, mark)))

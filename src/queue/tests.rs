@@ -40,8 +40,10 @@ impl Bench {
 
     fn admit(&mut self, lane: Lane, ended: Ended, paths: &[u8]) -> u64 {
         let cache = self.cache;
-        let wanted: Vec<_> =
-            paths.iter().map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), registered: 0, caches: vec![cache] }).collect();
+        let wanted: Vec<_> = paths
+            .iter()
+            .map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), registered: 0, caches: vec![cache] })
+            .collect();
         let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: self.clock };
         self.queue.admit(&admission, None).expect("admitted")
     }
@@ -143,7 +145,8 @@ fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
 fn cursor_and_jobs_survive_together() {
     let mut bench = Bench::new();
     let store = StoreDir::default();
-    let cursor = Cursor { row: 9, mark: Some(Mark { row: 8, path: "p".to_owned(), time: 3 }), file: (1, 2), rescan_to: 0 };
+    let cursor =
+        Cursor { row: 9, mark: Some(Mark { row: 8, path: "p".to_owned(), time: 3 }), file: (1, 2), rescan_to: 0 };
     let wanted = [Wanted { path: path(1), row: Some(9), registered: 0, caches: vec![bench.cache] }];
     let admission =
         Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: &wanted, now: 1 };
@@ -309,7 +312,8 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
     bench.clock += 1_000;
     let now = bench.clock;
     assert_eq!(bench.queue.release_held(now).expect("released"), 1);
-    let changed = bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
+    let changed =
+        bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
     assert_eq!(changed.expect("read"), now);
     bench.claim_one(2);
 }

@@ -237,9 +237,7 @@ async fn denied(context: Context, name: CacheName, info: PathInfo, needed: bool)
     while policy.changed().await.is_ok() {
         let Some(policy) = policy.borrow_and_update().clone() else { continue };
         let is_spared = policy.decide(&info, store_dir).is_ok_and(|decision| !decision.denies(&name));
-        if !is_spared
-            && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed)
-        {
+        if !is_spared && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed) {
             return reason;
         }
     }

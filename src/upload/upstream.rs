@@ -42,7 +42,17 @@ mod tests {
 
     fn job(attempts: u32) -> Job {
         let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-x").expect("a path");
-        Job { id: 1, path, cache: CacheId(1), lane: Lane::Fresh, attempts, doubts: 0, needed: false, walk: None, collectable: false }
+        Job {
+            id: 1,
+            path,
+            cache: CacheId(1),
+            lane: Lane::Fresh,
+            attempts,
+            doubts: 0,
+            needed: false,
+            walk: None,
+            collectable: false,
+        }
     }
 
     fn away(in_vain: u32, was_asked: bool) -> Unanswered {
