@@ -213,6 +213,21 @@ fn what_has_ended_starts_anew_only_where_it_should() {
 }
 
 #[test]
+fn what_was_sent_is_not_forgotten_when_a_referrer_needs_it_once_more() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(reference, UPLOADED);
+    let volume = |bench: &Bench| bench.queue.counts().expect("counted").remove(0).volume();
+    let sent = volume(&bench);
+    // The cache has lost it, and has it again from elsewhere when it is its turn.
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let reference = bench.claim_one(1);
+    bench.settle(reference, Outcome::Delivered(Delivery::AlreadyThere));
+    assert_eq!((volume(&bench), sent.sent), (sent, 7));
+}
+
+#[test]
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();
     let backfill = |bench: &mut Bench, outcome: Outcome| {
@@ -301,6 +316,23 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
         bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
     assert_eq!(changed.expect("read"), now);
     bench.claim_one(2);
+}
+
+#[test]
+fn what_is_needed_by_now_is_not_withdrawn_for_what_was_said_of_it_alone() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let skipped = || Outcome::Withdrawn { reason: "skip by rule 1".to_owned() };
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (Some("pending"), Some("pending")));
+    let reference = bench.claim_one(1);
+    assert!(reference.needed);
+    // What is denied is so whoever needs it.
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
+    bench.check();
 }
 
 #[test]

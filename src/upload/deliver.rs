@@ -12,6 +12,7 @@ use super::backoff::{next_try, retry};
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
+use super::realisations;
 use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use super::upstream::without_answer;
@@ -20,7 +21,7 @@ use crate::cache::{
 };
 use crate::limit::{Shaper, Slots, Urgency};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
-use crate::policy::{ByteSize, CacheName, Policy};
+use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
@@ -64,6 +65,8 @@ pub(super) fn device(folder: &Path) -> Option<u64> {
 pub struct Landed {
     pub(super) outcome: Outcome,
     pub(super) cache: Verdict,
+    /// What it has shown that the cache does, whatever becomes of the job.
+    pub(super) shown: Option<Ends>,
     /// What is to be looked for next, where somebody has asked for the closure of the path.
     pub(super) walk: Vec<StorePath>,
 }
@@ -82,7 +85,12 @@ pub(super) enum Verdict {
 
 impl From<Outcome> for Landed {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, cache: Verdict::Nothing, walk: Vec::new() }
+        let shown = match outcome {
+            Outcome::Delivered(Delivery::Uploaded { .. }) => Some(Ends::Took),
+            Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => Some(Ends::Answered),
+            _ => None,
+        };
+        Self { outcome, cache: Verdict::Nothing, shown, walk: Vec::new() }
     }
 }
 
@@ -114,7 +122,8 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     match facts.path_info(&job.path).await {
         Ok(Some(info)) => Landed { walk: info.other_references().cloned().collect(), ..landed },
         Ok(None) => landed,
-        Err(error) => retry(job, one_line(&error)).into(),
+        // The path is there, and is found there when the rest of its closure is asked for.
+        Err(error) => Landed { outcome: retry(job, one_line(&error)), ..landed },
     }
 }
 
@@ -133,10 +142,8 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
-            return match cache.add_realisations(info.clone()).await {
-                Ok(()) => landed,
-                Err(error) => judge(&context, job, &info, &error).await,
-            };
+            realisations::add(&cache, &name, &info).await;
+            return landed;
         }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
@@ -168,7 +175,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         }
         Ok(())
     });
-    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, there));
+    let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
     let pushed = tokio::select! {
         biased;
@@ -177,15 +184,10 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
     };
-    let added = match pushed {
-        Ok(pushed) => {
-            presence.saw(&job.path);
-            cache.add_realisations(info.clone()).await.map(|()| pushed)
-        }
-        Err(error) => Err(error),
-    };
-    match added {
+    match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
+            presence.saw(&job.path);
+            realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }
@@ -238,9 +240,8 @@ async fn denied(context: Context, name: CacheName, info: PathInfo, needed: bool)
     let store_dir = facts.store_dir();
     while policy.changed().await.is_ok() {
         let Some(policy) = policy.borrow_and_update().clone() else { continue };
-        if policy.decide(&info, store_dir).is_ok_and(|decision| decision.denies(&name))
-            && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed)
-        {
+        let is_spared = policy.decide(&info, store_dir).is_ok_and(|decision| !decision.denies(&name));
+        if !is_spared && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed) {
             return reason;
         }
     }
@@ -256,7 +257,11 @@ fn no_longer_wanted(
     info: &PathInfo,
     needed: bool,
 ) -> Option<String> {
-    let decision = policy.decide(info, store_dir).ok()?;
+    let decision = match policy.decide(info, store_dir) {
+        Ok(decision) => decision,
+        // What is not known to be allowed goes nowhere.
+        Err(undecided @ NeedsReferences) => return Some(undecided.to_string()),
+    };
     // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
     let named = policy.caches().contains(name);
     let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
@@ -380,7 +385,8 @@ async fn find(
             let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
             Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
         }
-        _ => Whereabouts::Here,
+        Ok(_) => Whereabouts::Here,
+        Err(undecided @ NeedsReferences) => Whereabouts::Unknown(format!("{reference}: {undecided}")),
     }
 }
 
