@@ -1,6 +1,5 @@
 //! One path's way into one cache.
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,24 +8,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::backoff;
+use super::backoff::retry;
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
 use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
+use super::upstream::without_answer;
 use crate::cache::{
-    CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
+    Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
 use crate::limit::{Shaper, Slots, Urgency};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
-
-/// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
-/// an upstream that is gone for good must not stop everything.
-const WITHOUT_UPSTREAM: u32 = 3;
 
 /// What may be a fault on the way as well as a fault of the path is tried so often.
 const DOUBTFUL_TRIES: u32 = 4;
@@ -304,15 +300,10 @@ async fn find_references(
     if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
-    let upstream = match context.upstreams.have(&missing).await {
-        Ok(upstream) => upstream,
-        // One that stays away is done without: what it would deliver is then uploaded here.
-        Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
-        Err(error) => {
-            let outcome = retry(job, format!("an upstream cache: {}", one_line(&error)));
-            return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
-        }
-    };
+    let Answers { there: upstream, unanswered } = context.upstreams.ask(&missing).await;
+    if let Some(outcome) = unanswered.and_then(|unanswered| without_answer(job, &unanswered, now())) {
+        return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
+    }
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
     if !is_there && (signed || upstream.contains(&job.path)) {
@@ -434,10 +425,4 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }
-}
-
-fn retry(job: &Job, reason: String) -> Outcome {
-    // Without randomness the pauses are equal, which is no reason to fail.
-    let draw = getrandom::u64().unwrap_or(0);
-    Outcome::Retry { not_before: now().saturating_add(backoff::pause(job.attempts, draw)), reason }
 }

@@ -26,6 +26,7 @@ mod roots;
 mod settle;
 mod target;
 mod tidy;
+mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
