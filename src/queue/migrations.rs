@@ -173,4 +173,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_evicted ON jobs (cache) WHERE evicted = 1;
 ",
+    "
+    -- How many of `attempts` ended with what may be the path's own fault as well as one on the way.
+    ALTER TABLE jobs ADD COLUMN doubts INTEGER NOT NULL DEFAULT 0;
+",
 ];
