@@ -163,6 +163,8 @@ pub struct Job {
     pub lane: Lane,
     /// How often it has failed so far.
     pub attempts: u32,
+    /// How often of these by what may be the path's own fault as well as one on the way.
+    pub doubts: u32,
     /// Whether a referrer needs it, whatever the policy says of the path on its own account.
     pub needed: bool,
     /// The backfill for which what it refers to is looked for as well.

@@ -36,7 +36,7 @@ pub(super) fn wait_for(
     // The cache lacks it, so a job that ended well has to be done again.
     if let Some(reopened) = state.after(Event::Admitted).filter(|_| state != JobState::Failed) {
         change(tx, id, state, Event::Admitted, None, now)?;
-        execute(tx, "UPDATE jobs SET attempts = 0, not_before = 0, uploaded = NULL WHERE id = ?1", [id])?;
+        execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0, not_before = 0, uploaded = NULL WHERE id = ?1", [id])?;
         state = reopened;
     }
     let inserted = tx

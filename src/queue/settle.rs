@@ -19,6 +19,13 @@ pub enum Outcome {
         /// What went wrong.
         reason: String,
     },
+    /// To be tried again in the same way, but it may have been the path's own fault: that is tried a few times only.
+    Doubted {
+        /// Not before.
+        not_before: i64,
+        /// What went wrong.
+        reason: String,
+    },
     /// To be tried again in the same way, but it was the cache as a whole that was away: that says nothing of the path, and is
     /// no try of it.
     Postponed {
@@ -93,12 +100,12 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             unblock(tx, job.id, now)
         }
         Outcome::Returned => move_on(Event::Returned, None),
-        Outcome::Retry { not_before, reason } => {
+        Outcome::Retry { not_before, reason } | Outcome::Doubted { not_before, reason } => {
             move_on(Event::Returned, Some(reason))?;
             execute(
                 tx,
-                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1 WHERE id = ?1",
-                params![job.id, not_before],
+                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1, doubts = doubts + ?3 WHERE id = ?1",
+                params![job.id, not_before, matches!(outcome, Outcome::Doubted { .. })],
             )
         }
         Outcome::Postponed { not_before, reason } => {

@@ -34,7 +34,7 @@ impl Queue {
                             AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed,
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
                        (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
@@ -51,7 +51,7 @@ impl Queue {
                           WHERE cache = ?1 AND lane = 0 AND state = 0 AND blockers = 0 AND collectable = 1
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed,
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
                        (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY],
         )
@@ -70,7 +70,7 @@ impl Queue {
                           WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
                             AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                           ORDER BY attempts, not_before, lane, id LIMIT 1)
-             RETURNING id, path, cache, lane, attempts, needed,
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
                        (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
             params![cache.0, now, last as i64],
         )
@@ -117,7 +117,7 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
         let begun = self.db.execute(
-            "UPDATE jobs SET not_before = 0, attempts = 0
+            "UPDATE jobs SET not_before = 0, attempts = 0, doubts = 0
              WHERE state = 0 AND (attempts > 0 OR not_before > 0) AND cache = ?1",
             [cache.0],
         );
@@ -208,7 +208,7 @@ impl Queue {
 /// A failed job is pending again, as if it had never been tried.
 pub(super) fn start_anew(tx: &Transaction<'_>, id: i64, event: Event, now: i64) -> Result<(), QueueError> {
     change(tx, id, JobState::Failed, event, None, now)?;
-    execute(tx, "UPDATE jobs SET attempts = 0 WHERE id = ?1", [id])
+    execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0 WHERE id = ?1", [id])
 }
 
 /// Moves one job on, if it is where it should be.
@@ -265,9 +265,10 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         cache: CacheId(row.get(2)?),
         lane: if lane == 0 { Lane::Fresh } else { Lane::Backfill },
         attempts: row.get(4)?,
-        needed: row.get(5)?,
-        walk: row.get::<_, Option<i64>>(6)?.map(RunId),
-        collectable: row.get(7)?,
+        doubts: row.get(5)?,
+        needed: row.get(6)?,
+        walk: row.get::<_, Option<i64>>(7)?.map(RunId),
+        collectable: row.get(8)?,
     })
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::backoff::retry;
+use super::backoff::{next_try, retry};
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
@@ -24,7 +24,8 @@ use crate::policy::{ByteSize, CacheName, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
-/// What may be a fault on the way as well as a fault of the path is tried so often.
+/// What may be a fault on the way as well as a fault of the path is tried so often. Tries that ended otherwise, such as for
+/// want of an upstream's answer, don't count.
 const DOUBTFUL_TRIES: u32 = 4;
 
 /// What every delivery needs. Cheap to clone.
@@ -410,7 +411,9 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         Class::Transient => retry(job, reason).into(),
         Class::Unavailable => Landed { cache: Verdict::Faltered(error.with_cure()), ..retry(job, reason).into() },
         // This try isn't counted yet.
-        Class::Doubtful if job.attempts + 1 < DOUBTFUL_TRIES => retry(job, reason).into(),
+        Class::Doubtful if job.doubts + 1 < DOUBTFUL_TRIES => {
+            Outcome::Doubted { not_before: next_try(job), reason }.into()
+        }
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished if !context.store_is_there().await => {
             retry(job, "the store's file system is not there".to_owned()).into()

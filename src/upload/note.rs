@@ -70,7 +70,9 @@ pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
         }
         Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
         Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),
-        Outcome::Retry { reason, .. } => warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}"),
+        Outcome::Retry { reason, .. } | Outcome::Doubted { reason, .. } => {
+            warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}");
+        }
         Outcome::Postponed { reason, .. } => debug!(%path, cache, "will be tried again: {reason}"),
         Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
         Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),

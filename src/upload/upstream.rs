@@ -48,6 +48,7 @@ mod tests {
             cache: CacheId(1),
             lane: Lane::Fresh,
             attempts,
+            doubts: 0,
             needed: false,
             walk: None,
             collectable: false,
