@@ -30,7 +30,7 @@ impl Bench {
         let path = StorePath::from_base_name(&format!("{}-p", "0".repeat(32))).expect("a store path");
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let cache = queue.cache_id("team", "file:///c").expect("a cache");
-        let wanted = [Wanted { path: path.clone(), row: None, caches: vec![cache] }];
+        let wanted = [Wanted { path: path.clone(), row: None, registered: 0, caches: vec![cache] }];
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
         let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
         queue.admit(&admission, None).expect("admitted");

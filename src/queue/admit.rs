@@ -15,6 +15,8 @@ pub struct Wanted {
     pub path: StorePath,
     /// `ValidPaths.id`, where the database was read.
     pub row: Option<i64>,
+    /// When Nix registered it (seconds since 1970).
+    pub registered: i64,
     /// The caches it goes to.
     pub caches: Vec<CacheId>,
 }
@@ -40,7 +42,8 @@ pub struct Admission<'a> {
 pub enum Ended {
     /// Stays ended: an old row is only seen anew.
     Stays,
-    /// Starts anew if Nix has registered the path anew.
+    /// Starts anew if Nix has registered the path anew: under another number or, where one of the two numbers isn't known
+    /// since the daemon was asked, after the job had ended.
     StartsAnewIfRegisteredAnew,
     /// Starts anew: somebody asks for it.
     StartsAnew,
@@ -220,10 +223,12 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     // 2, 4 and 5 are Done, Failed and Gone: the states that `Event::Admitted` opens again.
     let mut reopen = tx
         .prepare_cached(
-            "UPDATE jobs SET state = 0, lane = ?3, attempts = 0, doubts = 0, not_before = 0, reason = NULL, changed = ?6
+            // Whole seconds: what was registered in the second in which it was done has been seen already.
+            "UPDATE jobs SET state = 0, lane = ?3, row = ?4, attempts = 0, doubts = 0, not_before = 0, reason = NULL,
+                             changed = ?6
              WHERE path = ?1 AND cache = ?2
                AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 3 AND NOT evicted)
-                                                        OR (?7 = 1 AND row IS NOT ?4))))",
+                                                        OR (?7 = 1 AND coalesce(row <> ?4, ?8 * 1000 > changed)))))",
         )
         .map_err(admit())?;
     let mut note = tx
@@ -242,13 +247,13 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         Ended::StartsAnewUnlessEvicted => 3,
     };
     let mut opened = 0;
-    for Wanted { path, row, caches } in admission.wanted {
+    for Wanted { path, row, registered, caches } in admission.wanted {
         for cache in caches {
             let name = path.base_name();
             let values = params![name, cache.0, lane, row, run, admission.now, admission.needed];
             let inserted = insert.execute(values).map_err(admit())?;
             if inserted == 0 {
-                let values = params![name, cache.0, lane, row, run, admission.now, ended];
+                let values = params![name, cache.0, lane, row, run, admission.now, ended, registered];
                 opened += reopen.execute(values).map_err(admit())? as u64;
                 note.execute(params![name, cache.0, lane, row, run, admission.needed]).map_err(admit())?;
                 if admission.needed {

@@ -9,6 +9,7 @@ mod opened;
 mod outage;
 mod paused;
 mod reconfigured;
+mod registered;
 mod tidied;
 mod walk;
 
@@ -39,8 +40,10 @@ impl Bench {
 
     fn admit(&mut self, lane: Lane, ended: Ended, paths: &[u8]) -> u64 {
         let cache = self.cache;
-        let wanted: Vec<_> =
-            paths.iter().map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), caches: vec![cache] }).collect();
+        let wanted: Vec<_> = paths
+            .iter()
+            .map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), registered: 0, caches: vec![cache] })
+            .collect();
         let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: self.clock };
         self.queue.admit(&admission, None).expect("admitted")
     }
@@ -134,14 +137,14 @@ fn cursor_and_jobs_survive_together() {
     let mut bench = Bench::new();
     let store = StoreDir::default();
     let cursor = Cursor { row: 9, mark: Some(("p".to_owned(), 3)), file: (1, 2), rescan_to: 0 };
-    let wanted = [Wanted { path: path(1), row: Some(9), caches: vec![bench.cache] }];
+    let wanted = [Wanted { path: path(1), row: Some(9), registered: 0, caches: vec![bench.cache] }];
     let admission =
         Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: &wanted, now: 1 };
     assert_eq!(bench.queue.admit(&admission, Some((&store, &cursor))).expect("admitted"), 1);
     // A transaction that fails midway takes back both: a cache that isn't there breaks the second path's job.
     let broken = [
-        Wanted { path: path(2), row: Some(10), caches: vec![bench.cache] },
-        Wanted { path: path(3), row: Some(11), caches: vec![CacheId(999)] },
+        Wanted { path: path(2), row: Some(10), registered: 0, caches: vec![bench.cache] },
+        Wanted { path: path(3), row: Some(11), registered: 0, caches: vec![CacheId(999)] },
     ];
     bench.queue.db.pragma_update(None, "foreign_keys", true).expect("switched on");
     let admission = Admission { wanted: &broken, ..admission };
@@ -185,7 +188,7 @@ fn what_has_ended_starts_anew_only_where_it_should() {
     let job = bench.claim_one(1);
     bench.settle(job, Outcome::Gone);
     assert_eq!(bench.admit(Lane::Backfill, Ended::Stays, &[1]), 1, "what had gone and is there again is new");
-    let again = [Wanted { path: path(1), row: Some(77), caches: vec![bench.cache] }];
+    let again = [Wanted { path: path(1), row: Some(77), registered: 0, caches: vec![bench.cache] }];
     let job = bench.claim_one(1);
     bench.settle(job, UPLOADED);
     let admission = Admission {
@@ -206,7 +209,7 @@ fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
         let scope =
             RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
         let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
-        let wanted = [Wanted { path: path(1), row: Some(1), caches: vec![bench.cache] }];
+        let wanted = [Wanted { path: path(1), row: Some(1), registered: 0, caches: vec![bench.cache] }];
         let admission = Admission {
             lane: Lane::Backfill,
             ended: Ended::StartsAnew,
@@ -347,7 +350,7 @@ fn two_connections_never_lock_each_other_out() {
         let mut queue = Queue::open_beside(&dir).expect("opened");
         let cache = queue.cache_id("team", "file:///c").expect("a cache");
         for n in 0..50 {
-            let wanted = [Wanted { path: path(own + n), row: None, caches: vec![cache] }];
+            let wanted = [Wanted { path: path(own + n), row: None, registered: 0, caches: vec![cache] }];
             let admission = Admission {
                 lane: Lane::Fresh,
                 ended: Ended::StartsAnew,

@@ -60,7 +60,7 @@ mod tests {
     fn end_a_job(queue: &mut Queue) -> Result<(), QueueError> {
         let cache = queue.cache_id("team", "file:///c")?;
         let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
-        let wanted = [Wanted { path, row: None, caches: vec![cache] }];
+        let wanted = [Wanted { path, row: None, registered: 0, caches: vec![cache] }];
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
         queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
         let jobs = queue.claim(cache, lane, 1, 1)?;

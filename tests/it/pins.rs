@@ -184,7 +184,7 @@ fn pins_are_given_up_while_space_is_needed() {
     let cache = queue.cache_id("team", "file:///c").unwrap();
     let wanted: Vec<_> = paths
         .iter()
-        .map(|path| Wanted { path: store_dir.parse(path).unwrap(), row: None, caches: vec![cache] })
+        .map(|path| Wanted { path: store_dir.parse(path).unwrap(), row: None, registered: 0, caches: vec![cache] })
         .collect();
     let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
     queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None).unwrap();

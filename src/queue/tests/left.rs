@@ -15,7 +15,8 @@ impl Bench {
         };
         let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").id;
         let cache = self.cache;
-        let wanted: Vec<_> = paths.iter().map(|n| Wanted { path: path(*n), row: None, caches: vec![cache] }).collect();
+        let wanted: Vec<_> =
+            paths.iter().map(|n| Wanted { path: path(*n), row: None, registered: 0, caches: vec![cache] }).collect();
         let admission = Admission {
             lane: Lane::Fresh,
             ended: Ended::StartsAnew,

@@ -65,7 +65,7 @@ fn what_a_backfill_still_counts_is_kept_until_it_is_through() {
     // It began today, and asks for what was done long ago.
     let today = clock + 100 * DAY;
     let run = bench.queue.begin_run(&scope, 9, today).expect("begun").id;
-    let wanted = [Wanted { path: path(1), row: None, caches: vec![cache] }];
+    let wanted = [Wanted { path: path(1), row: None, registered: 0, caches: vec![cache] }];
     let (lane, ended) = (Lane::Backfill, Ended::Stays);
     let admission = Admission { lane, ended, needed: false, run: Some(run), wanted: &wanted, now: clock };
     bench.queue.admit(&admission, None).expect("admitted");
@@ -89,7 +89,7 @@ fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_
     let run = bench.queue.begin_run(&scope, 9, day(91)).expect("begun");
     assert!(!left.resumed && run.resumed, "nobody was there to forget it");
     bench.tidy(day(91));
-    let wanted = [Wanted { path: path(1), row: None, caches: vec![cache] }];
+    let wanted = [Wanted { path: path(1), row: None, registered: 0, caches: vec![cache] }];
     let (lane, ended) = (Lane::Backfill, Ended::Stays);
     let admission = Admission { lane, ended, needed: false, run: Some(run.id), wanted: &wanted, now: day(170) };
     bench.queue.advance_run(run.id, 3, &admission, &[]).expect("it lives since it was asked for again");
