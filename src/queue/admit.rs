@@ -1,5 +1,7 @@
 //! Taking paths in: jobs and cursor in one transaction.
 
+use std::collections::HashSet;
+
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::forget_waits;
@@ -170,46 +172,45 @@ impl Queue {
     pub fn admit_seen(&mut self, admission: &Admission<'_>, names: &[StorePath]) -> Result<u64, QueueError> {
         let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
-        insert_names(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", names)?;
+        for name in names {
+            execute(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", [name.base_name()])?;
+        }
         tx.commit().map_err(sqlite("commit an admission"))?;
         Ok(opened)
     }
 
-    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten.
+    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten. Where
+    /// there are none, nothing is written, nor is anybody kept from writing meanwhile.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
-        let tx = self.begin().map_err(sqlite("begin a comparison"))?;
-        tx.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID; DELETE FROM listed;",
-        )
-        .map_err(sqlite("prepare a comparison"))?;
-        insert_names(&tx, "INSERT OR IGNORE INTO listed (name) VALUES (?1)", listed)?;
-        tx.execute("DELETE FROM seen WHERE name NOT IN (SELECT name FROM listed)", [])
-            .map_err(sqlite("forget names that have gone"))?;
-        let unseen = {
-            let mut statement = tx
-                .prepare("SELECT name FROM listed WHERE name NOT IN (SELECT name FROM seen)")
-                .map_err(sqlite("compare names"))?;
-            let names = statement
-                .query_map([], |row| row.get::<_, String>(0))
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(sqlite("compare names"))?;
-            names.iter().filter_map(|name| StorePath::from_base_name(name).ok()).collect()
-        };
-        tx.execute_batch("DELETE FROM listed;").map_err(sqlite("end a comparison"))?;
-        tx.commit().map_err(sqlite("commit a comparison"))?;
+    pub fn unseen(&mut self, listed: Vec<StorePath>) -> Result<Vec<StorePath>, QueueError> {
+        let mut unseen: HashSet<&str> = listed.iter().map(StorePath::base_name).collect();
+        let gone = self.seen_but_for(&mut unseen).map_err(sqlite("compare names"))?;
+        if !gone.is_empty() {
+            let tx = self.begin().map_err(sqlite("begin to forget names"))?;
+            for name in &gone {
+                execute(&tx, "DELETE FROM seen WHERE name = ?1", [name])?;
+            }
+            tx.commit().map_err(sqlite("forget names that have gone"))?;
+        }
+        let unseen: Vec<StorePath> = listed.iter().filter(|path| unseen.contains(path.base_name())).cloned().collect();
         Ok(unseen)
     }
-}
 
-fn insert_names(tx: &Transaction<'_>, sql: &str, names: &[StorePath]) -> Result<(), QueueError> {
-    let mut insert = tx.prepare_cached(sql).map_err(sqlite("note a name"))?;
-    for name in names {
-        insert.execute([name.base_name()]).map_err(sqlite("note a name"))?;
+    /// Takes what has been seen out of `names`, and returns what has been seen and isn't among them.
+    fn seen_but_for(&self, names: &mut HashSet<&str>) -> rusqlite::Result<Vec<String>> {
+        let mut statement = self.db.prepare_cached("SELECT name FROM seen")?;
+        let mut rows = statement.query([])?;
+        let mut gone = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name = row.get_ref(0)?.as_str()?;
+            if !names.remove(name) {
+                gone.push(name.to_owned());
+            }
+        }
+        Ok(gone)
     }
-    Ok(())
 }
 
 pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Result<u64, QueueError> {

@@ -37,6 +37,26 @@ fn what_the_daemon_says_was_registered_anew_is_offered_anew() {
 }
 
 #[test]
+fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
+    let mut bench = Bench::new();
+    let nothing = || Admission {
+        lane: Lane::Fresh,
+        ended: Ended::StartsAnewIfRegisteredAnew,
+        needed: false,
+        run: None,
+        wanted: &[],
+        now: 0,
+    };
+    let mut unseen = |names: &[u8]| bench.queue.unseen(names.iter().map(|n| path(*n)).collect()).expect("compared");
+    assert_eq!(unseen(&[1, 2, 3]), [1, 2, 3].map(path));
+    bench.queue.admit_seen(&nothing(), &[path(1), path(3)]).expect("noted");
+    let mut unseen = |names: &[u8]| bench.queue.unseen(names.iter().map(|n| path(*n)).collect()).expect("compared");
+    assert_eq!(unseen(&[1, 2, 3]), [path(2)]);
+    assert_eq!(unseen(&[2, 3]), [path(2)]);
+    assert_eq!(unseen(&[1, 2, 3]), [path(1), path(2)]);
+}
+
+#[test]
 fn another_way_to_learn_of_paths_makes_none_of_them_new() {
     let mut bench = Bench::new();
     assert!(seen(&mut bench, Some(5), 10));
