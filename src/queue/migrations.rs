@@ -177,4 +177,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     -- How many of `attempts` ended with what may be the path's own fault as well as one on the way.
     ALTER TABLE jobs ADD COLUMN doubts INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- The row that `path` and `time` are of: the last one that was there when the cursor was set; NULL: `row` itself.
+    ALTER TABLE cursor ADD COLUMN marked INTEGER;
+",
 ];
