@@ -62,12 +62,23 @@ const EVERY_STORE: &str = "";
 pub struct Cursor {
     /// The last `ValidPaths.id` taken up.
     pub row: i64,
-    /// Path and registration time of that row, if there was one: another one there means another database.
-    pub mark: Option<(String, i64)>,
+    /// The last row up to there that was left when this was written: another one there means another database.
+    pub mark: Option<Mark>,
     /// Device and inode of the database.
     pub file: (u64, u64),
     /// Rows up to here are not new, they are read again since the database or the queue was another before.
     pub rescan_to: i64,
+}
+
+/// A row by which the database is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its id.
+    pub row: i64,
+    /// Its path, in full.
+    pub path: String,
+    /// Its registration time (seconds since 1970).
+    pub time: i64,
 }
 
 impl Queue {
@@ -97,12 +108,13 @@ impl Queue {
     pub fn cursor(&self, store: &StoreDir) -> Result<Option<Cursor>, QueueError> {
         self.db
             .query_row(
-                "SELECT row, path, time, dev, ino, rescan_to FROM cursor WHERE store = ?1",
+                "SELECT row, path, time, dev, ino, rescan_to, coalesce(marked, row) FROM cursor WHERE store = ?1",
                 [store.as_str()],
                 |row| {
                     let path: Option<String> = row.get(1)?;
                     let time: Option<i64> = row.get(2)?;
-                    let mark = path.zip(time);
+                    let marked = row.get(6)?;
+                    let mark = path.zip(time).map(|(path, time)| Mark { row: marked, path, time });
                     let file = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
                     Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)? })
                 },
@@ -278,17 +290,15 @@ fn release(tx: &Transaction<'_>, name: &str, cache: CacheId, now: i64) -> Result
 }
 
 fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Result<(), QueueError> {
-    let (path, time) = match &cursor.mark {
-        Some((path, time)) => (Some(path.as_str()), Some(*time)),
-        None => (None, None),
-    };
+    let mark = cursor.mark.as_ref();
+    let (path, time, marked) = (mark.map(|mark| &mark.path), mark.map(|mark| mark.time), mark.map(|mark| mark.row));
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to, marked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )
     .and_then(|mut statement| {
         let (dev, ino) = (cursor.file.0 as i64, cursor.file.1 as i64);
-        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to])
+        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to, marked])
     })
     .map_err(sqlite("move the cursor"))?;
     Ok(())

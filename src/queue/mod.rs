@@ -49,7 +49,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-pub use admit::{Admission, Cursor, Ended, Wanted};
+pub use admit::{Admission, Cursor, Ended, Mark, Wanted};
 pub use by_hand::Paused;
 pub use contents::Content;
 pub use disks::DiskView;

@@ -136,7 +136,8 @@ fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
 fn cursor_and_jobs_survive_together() {
     let mut bench = Bench::new();
     let store = StoreDir::default();
-    let cursor = Cursor { row: 9, mark: Some(("p".to_owned(), 3)), file: (1, 2), rescan_to: 0 };
+    let cursor =
+        Cursor { row: 9, mark: Some(Mark { row: 8, path: "p".to_owned(), time: 3 }), file: (1, 2), rescan_to: 0 };
     let wanted = [Wanted { path: path(1), row: Some(9), registered: 0, caches: vec![bench.cache] }];
     let admission =
         Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: &wanted, now: 1 };

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::WatchError;
-use super::cursor::{Seen, check};
+use super::cursor::{Seen, check, is_current};
 use crate::limit::Lane;
-use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, RowMark, StoreDir};
-use crate::queue::{Admission, Cursor, Ended, QueueHandle, Routes, Wanted, now};
+use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, StoreDir};
+use crate::queue::{Admission, Cursor, Ended, Mark, QueueHandle, Routes, Wanted, now};
 
 /// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
 const BATCH_ROWS: usize = 2_000;
@@ -53,6 +53,13 @@ pub(super) struct Decided {
     cursor: Cursor,
 }
 
+impl Decided {
+    /// Nothing to be admitted: only the cursor moves.
+    fn only_to(cursor: Cursor) -> Self {
+        Self { malformed: Vec::new(), rows: 0, fresh: Vec::new(), again: Vec::new(), cursor }
+    }
+}
+
 impl Scan {
     /// Opens the database and finds out where to go on: at the cursor, or, the first time, at its end, since what is there
     /// already is for backfill. Where there was no database yet when watching began (seconds since 1970), what was
@@ -72,7 +79,7 @@ impl Scan {
         let limits = BatchLimits { rows: BATCH_ROWS, time };
         let last_id = database.last_id()?;
         let Identity { dev, ino } = database.identity();
-        let mark = mark(database.row_mark(last_id)?);
+        let mark = mark(&database, last_id)?;
         let dir = store_dir.clone();
         let (cursor, since) = queue
             .call(move |queue| {
@@ -104,7 +111,9 @@ impl Scan {
     /// Whether there is surely nothing new. That takes some microseconds, and at rest it is all there is to be done: no
     /// other thread need be woken for it. Without a write-ahead log it might have to wait for Nix, so it isn't tried.
     pub(super) fn is_at_rest(&self) -> bool {
-        let rests = |seen: &Seen| check(&self.cursor, seen).is_none() && seen.last_id == self.cursor.row;
+        let rests = |seen: &Seen| {
+            check(&self.cursor, seen).is_none() && is_current(&self.cursor, seen) && seen.last_id == self.cursor.row
+        };
         self.database.uses_wal().unwrap_or(false)
             && !self.database.replaced()
             && self.seen().is_ok_and(|seen| rests(&seen))
@@ -114,7 +123,7 @@ impl Scan {
         Ok(Seen {
             identity: self.database.identity(),
             last_id: self.database.last_id()?,
-            row: self.database.row_mark(self.cursor.row)?,
+            row: self.cursor.mark.as_ref().map_or(Ok(None), |mark| self.database.row_mark(mark.row))?,
         })
     }
 
@@ -127,15 +136,21 @@ impl Scan {
         if let Some(why) = check(&self.cursor, &seen) {
             return Ok(Step::Another(why));
         }
+        let file = (seen.identity.dev, seen.identity.ino);
         if seen.last_id == self.cursor.row {
-            return Ok(Step::UpToDate);
+            if is_current(&self.cursor, &seen) {
+                return Ok(Step::UpToDate);
+            }
+            let cursor = Cursor { mark: mark(&self.database, self.cursor.row)?, file, ..self.cursor.clone() };
+            if cursor == self.cursor {
+                return Ok(Step::UpToDate);
+            }
+            return Ok(Step::Batch(Box::new(Decided::only_to(cursor))));
         }
         let batch = self.database.batch(self.cursor.row, &self.limits)?;
         // Ids whose rows were collected before they could be read leave nothing to mark.
         let reached = if batch.complete { batch.reached.max(seen.last_id) } else { batch.reached };
-        let row = self.database.row_mark(reached)?;
-        let file = (seen.identity.dev, seen.identity.ino);
-        let cursor = Cursor { row: reached, mark: mark(row), file, ..self.cursor.clone() };
+        let cursor = Cursor { row: reached, mark: mark(&self.database, reached)?, file, ..self.cursor.clone() };
         let rows = batch.paths.len();
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
         for mut info in batch.paths {
@@ -213,8 +228,10 @@ impl Scan {
     }
 }
 
-fn mark(row: Option<RowMark>) -> Option<(String, i64)> {
-    row.map(|row| (row.path, row.registration_time))
+/// What the database is recognised by once it was read up to that row.
+fn mark(database: &Database, reached: i64) -> Result<Option<Mark>, DatabaseError> {
+    let last = database.last_row_mark(reached)?;
+    Ok(last.map(|(row, mark)| Mark { row, path: mark.path, time: mark.registration_time }))
 }
 
 /// An admission of nothing, for when only the cursor moves.
