@@ -242,9 +242,9 @@ impl Watcher {
             scan = read;
             match step? {
                 Step::UpToDate => return Ok((scan, found)),
-                Step::Another(why) => {
+                Step::Another(why, beginning) => {
                     warn!("{why}; it is read from its beginning, what was uploaded before is not uploaded again");
-                    scan.start_over(&self.parts.queue).await?;
+                    scan.start_over(&self.parts.queue, beginning).await?;
                 }
                 Step::Batch(batch) => {
                     for row in &batch.malformed {
