@@ -110,7 +110,10 @@ fn settings(global: &Global, state_dir: &Path) -> Result<Settings, CliError> {
     let defaults = Defaults { state_dir: state_dir.to_owned() };
     let file = surroundings(global).policy_file().map(absolute);
     let path = file.as_ref().map(|file| file.path.clone());
-    let load = move || Config::load(file.as_ref(), &defaults, &check_url);
+    let load = move |content| match &file {
+        Some(file) => Config::of_file(file, content, &defaults, &check_url),
+        None => Ok(Config::built_in(&defaults)),
+    };
     Settings::read(path, Box::new(load)).map_err(CliError::BadPolicy)
 }
 
