@@ -61,8 +61,10 @@ impl Queue {
     /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
     ///
     /// # Errors
-    /// [`QueueError::NoQueue`] where nothing has been queued yet; otherwise as [`Queue::open`].
+    /// [`QueueError::NoQueue`] where nothing has been queued yet; [`QueueError::OlderSchema`] before its owner has migrated it,
+    /// since an older service, which may be at work on it, would not know it again; otherwise as [`Queue::open`].
     pub fn open_beside(state_dir: &Path) -> Result<Self, QueueError> {
+        drop(Self::open_to_look(state_dir)?);
         Self::connect(&existing(state_dir)?).map_err(|error| name_corruption(error, state_dir))
     }
 
