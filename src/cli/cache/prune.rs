@@ -84,6 +84,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         now: now(),
         is_meant: args.yes,
     };
+    if args.yes {
+        care::can_forget(&setup.state_dir)?;
+    }
     let tell = |step: &str| Steps::new().step(step);
     let pruned = runtime.block_on(prune(&shelf, &pruning, &tell)).map_err(failed(cache))?;
     if args.yes {
