@@ -6,6 +6,12 @@ use super::links::release_dependents;
 use super::work::{execute, ids, start_anew};
 use super::{CacheId, Event, Queue, QueueError, sqlite};
 
+/// What has failed of a cache; in the words of the index `jobs_open`.
+pub(super) const FAILED: &str = "SELECT id FROM jobs WHERE state = 4 AND state <> 2 AND cache = ?1";
+
+/// What is claimed for a cache; in the words of the index `jobs_open`.
+pub(super) const OUTDATE: &str = "UPDATE jobs SET outdated = 1 WHERE state = 1 AND state <> 2 AND cache = ?1";
+
 impl Queue {
     /// Notes what a cache is served with, by a fingerprint of its configuration. Where it is another than before, what has
     /// failed is pending again, since the old configuration may have been why: all that in one transaction. Returns how
@@ -28,7 +34,7 @@ impl Queue {
         tx.execute("UPDATE caches SET fingerprint = ?2 WHERE id = ?1", (cache.0, fingerprint))
             .map_err(sqlite("note a cache's fingerprint"))?;
         let failed = match known {
-            Some(_) => ids(&tx, "SELECT id FROM jobs WHERE state = 4 AND cache = ?1", [cache.0])?,
+            Some(_) => ids(&tx, FAILED, [cache.0])?,
             None => Vec::new(),
         };
         for id in &failed {
@@ -36,7 +42,7 @@ impl Queue {
             release_dependents(&tx, *id, now)?;
         }
         if known.is_some() {
-            execute(&tx, "UPDATE jobs SET outdated = 1 WHERE state = 1 AND cache = ?1", [cache.0])?;
+            execute(&tx, OUTDATE, [cache.0])?;
         }
         tx.commit().map_err(sqlite("commit a cache's configuration"))?;
         Ok(failed.len() as u64)

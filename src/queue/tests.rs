@@ -130,6 +130,15 @@ fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
          WHERE state = 0 AND blockers = 0 AND not_before > 0 AND not_before > 5",
     );
     assert!(next_due.contains("jobs_delayed (not_before>?)"), "{next_due}");
+    // What is done is most of what there is.
+    for sql in [work::RECOVER, work::HURRY, work::HELD] {
+        let plan = plan(sql);
+        assert!(plan.contains("jobs_open (state=?)"), "{sql}: {plan}");
+    }
+    for sql in [work::BEGIN_ANEW, reconfigure::FAILED, reconfigure::OUTDATE] {
+        let plan = plan(&sql.replace("?1", "1"));
+        assert!(plan.contains("jobs_open (state=? AND cache=?)"), "{sql}: {plan}");
+    }
 }
 
 #[test]
@@ -285,7 +294,12 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
     bench.settle(reference, Outcome::Withdrawn { reason: "deny by rule 1".to_owned() });
     bench.check();
     assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
-    assert_eq!(bench.queue.release_held().expect("released"), 1);
+    bench.clock += 1_000;
+    let now = bench.clock;
+    assert_eq!(bench.queue.release_held(now).expect("released"), 1);
+    let changed =
+        bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
+    assert_eq!(changed.expect("read"), now);
     bench.claim_one(2);
 }
 

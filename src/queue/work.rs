@@ -7,6 +7,22 @@ use super::{CacheId, Event, Job, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
+// The statements below that look for jobs of one state say `state <> 2` as well: `jobs_open` is an index of those alone, and
+// SQLite takes it only for who says so in its words.
+
+/// What a crash has left claimed.
+pub(super) const RECOVER: &str = "UPDATE jobs SET state = 0 WHERE state = 1 AND state <> 2";
+
+/// What waits for its time.
+pub(super) const HURRY: &str = "UPDATE jobs SET not_before = 0 WHERE state = 0 AND state <> 2 AND not_before > 0";
+
+/// What was tried of a cache, or waits for its time.
+pub(super) const BEGIN_ANEW: &str = "UPDATE jobs SET not_before = 0, attempts = 0, doubts = 0
+     WHERE state = 0 AND state <> 2 AND cache = ?1 AND (attempts > 0 OR not_before > 0)";
+
+/// What is held.
+pub(super) const HELD: &str = "SELECT id FROM jobs WHERE state = 3 AND state <> 2";
+
 /// A job that should wait longer than this was delayed by a clock that stood wrong (ms): longer than the longest pause
 /// between two tries.
 const LONGEST_DELAY: i64 = 60 * 60 * 1000;
@@ -17,7 +33,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn recover(&mut self) -> Result<u64, QueueError> {
-        let recovered = self.db.execute("UPDATE jobs SET state = 0 WHERE state = 1", []);
+        let recovered = self.db.execute(RECOVER, []);
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
     }
 
@@ -106,7 +122,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn hurry(&mut self) -> Result<u64, QueueError> {
-        let hurried = self.db.execute("UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0", []);
+        let hurried = self.db.execute(HURRY, []);
         Ok(hurried.map_err(sqlite("hurry waiting jobs"))? as u64)
     }
 
@@ -116,11 +132,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
-        let begun = self.db.execute(
-            "UPDATE jobs SET not_before = 0, attempts = 0, doubts = 0
-             WHERE state = 0 AND (attempts > 0 OR not_before > 0) AND cache = ?1",
-            [cache.0],
-        );
+        let begun = self.db.execute(BEGIN_ANEW, [cache.0]);
         Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
     }
 
@@ -128,12 +140,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn release_held(&mut self) -> Result<u64, QueueError> {
+    pub fn release_held(&mut self, now: i64) -> Result<u64, QueueError> {
         let tx = self.begin().map_err(sqlite("begin a release"))?;
-        let held = ids(&tx, "SELECT id FROM jobs WHERE state = 3", [])?;
+        let held = ids(&tx, HELD, [])?;
         for id in &held {
             forget_waits(&tx, *id)?;
-            change(&tx, *id, JobState::Held, Event::Released, None, 0)?;
+            change(&tx, *id, JobState::Held, Event::Released, None, now)?;
         }
         tx.commit().map_err(sqlite("commit a release"))?;
         Ok(held.len() as u64)

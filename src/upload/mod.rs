@@ -330,7 +330,7 @@ impl Uploader {
         self.caches.values_mut().filter(has_more_room).for_each(State::hurry);
         if self.next_release <= Instant::now() {
             self.next_release = Instant::now() + HELD_FOR;
-            self.queue.call(|queue| queue.release_held()).await?;
+            self.queue.call(|queue| queue.release_held(now())).await?;
         }
         if self.next_tidying <= Instant::now() {
             self.next_tidying = Instant::now() + TIDY_EVERY;
@@ -374,7 +374,7 @@ impl Uploader {
         self.note_pauses().await?;
         self.policy.send_replace(Some(policy));
         // A rule that held something back may be another now, or was changed while nobody watched.
-        self.queue.call(|queue| queue.release_held()).await?;
+        self.queue.call(|queue| queue.release_held(now())).await?;
         Ok(())
     }
 
