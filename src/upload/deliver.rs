@@ -12,6 +12,7 @@ use super::backoff::{next_try, retry};
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
+use super::realisations;
 use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use super::upstream::without_answer;
@@ -133,10 +134,8 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
-            return match cache.add_realisations(info.clone()).await {
-                Ok(()) => landed,
-                Err(error) => judge(&context, job, &info, &error).await,
-            };
+            realisations::add(&cache, &name, &info).await;
+            return landed;
         }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
@@ -164,7 +163,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         }
         Ok(())
     });
-    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, there));
+    let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
     let pushed = tokio::select! {
         biased;
@@ -173,15 +172,10 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
     };
-    let added = match pushed {
-        Ok(pushed) => {
-            presence.saw(&job.path);
-            cache.add_realisations(info.clone()).await.map(|()| pushed)
-        }
-        Err(error) => Err(error),
-    };
-    match added {
+    match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
+            presence.saw(&job.path);
+            realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }

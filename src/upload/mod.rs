@@ -22,6 +22,7 @@ mod giving_way;
 mod note;
 mod pause;
 mod presence;
+mod realisations;
 mod roots;
 mod settle;
 mod target;
