@@ -139,6 +139,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             move_on(Event::Refused, Some(reason))?;
             hold_dependents(tx, job, now)
         }
+        // Since it was claimed something that is wanted has come to need it: what the policy says of it alone isn't all any more.
+        Outcome::Withdrawn { .. } if !job.needed && is_needed(tx, job.id)? => move_on(Event::Returned, None),
         Outcome::Withdrawn { .. } => {
             hold_dependents(tx, job, now)?;
             execute(
@@ -160,6 +162,12 @@ fn is_walked_for_another(tx: &Transaction<'_>, job: &Job) -> Result<bool, QueueE
     )
     .and_then(|mut statement| statement.exists(params![job.id, job.walk.map(|run| run.0)]))
     .map_err(sqlite("look whether a closure is asked for"))
+}
+
+fn is_needed(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {
+    tx.prepare_cached("SELECT needed FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+        .map_err(sqlite("look a job up"))
 }
 
 fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {

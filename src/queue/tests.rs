@@ -304,6 +304,23 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
 }
 
 #[test]
+fn what_is_needed_by_now_is_not_withdrawn_for_what_was_said_of_it_alone() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let skipped = || Outcome::Withdrawn { reason: "skip by rule 1".to_owned() };
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (Some("pending"), Some("pending")));
+    let reference = bench.claim_one(1);
+    assert!(reference.needed);
+    // What is denied is so whoever needs it.
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
+    bench.check();
+}
+
+#[test]
 fn a_number_is_never_given_twice() {
     let mut bench = Bench::new();
     bench.fresh(&[1]);
