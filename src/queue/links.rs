@@ -2,7 +2,7 @@
 
 use rusqlite::{Transaction, params};
 
-use super::work::{change, execute, ids};
+use super::work::{change, execute, ids, start_anew};
 use super::{Event, Job, JobState, QueueError, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
@@ -35,8 +35,7 @@ pub(super) fn wait_for(
     let mut state = JobState::from_number(state).unwrap_or(JobState::Failed);
     // The cache lacks it, so a job that ended well has to be done again.
     if let Some(reopened) = state.after(Event::Admitted).filter(|_| state != JobState::Failed) {
-        change(tx, id, state, Event::Admitted, None, now)?;
-        execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0, not_before = 0, uploaded = NULL WHERE id = ?1", [id])?;
+        start_anew(tx, id, state, Event::Admitted, now)?;
         state = reopened;
     }
     let inserted = tx

@@ -4,7 +4,7 @@ use rusqlite::OptionalExtension;
 
 use super::links::release_dependents;
 use super::work::{execute, ids, start_anew};
-use super::{CacheId, Event, Queue, QueueError, sqlite};
+use super::{CacheId, Event, JobState, Queue, QueueError, sqlite};
 
 /// What has failed of a cache; in the words of the index `jobs_open`.
 pub(super) const FAILED: &str = "SELECT id FROM jobs WHERE state = 4 AND state <> 2 AND cache = ?1";
@@ -38,7 +38,7 @@ impl Queue {
             None => Vec::new(),
         };
         for id in &failed {
-            start_anew(&tx, *id, Event::Reconfigured, now)?;
+            start_anew(&tx, *id, JobState::Failed, Event::Reconfigured, now)?;
             release_dependents(&tx, *id, now)?;
         }
         if known.is_some() {

@@ -213,6 +213,21 @@ fn what_has_ended_starts_anew_only_where_it_should() {
 }
 
 #[test]
+fn what_was_sent_is_not_forgotten_when_a_referrer_needs_it_once_more() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(reference, UPLOADED);
+    let volume = |bench: &Bench| bench.queue.counts().expect("counted").remove(0).volume();
+    let sent = volume(&bench);
+    // The cache has lost it, and has it again from elsewhere when it is its turn.
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let reference = bench.claim_one(1);
+    bench.settle(reference, Outcome::Delivered(Delivery::AlreadyThere));
+    assert_eq!((volume(&bench), sent.sent), (sent, 7));
+}
+
+#[test]
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();
     let backfill = |bench: &mut Bench, outcome: Outcome| {

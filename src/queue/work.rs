@@ -165,7 +165,7 @@ impl Queue {
                     forget_waits(&tx, *id)?;
                     change(&tx, *id, JobState::Held, Event::Retried, None, now)?;
                 }
-                Some(JobState::Failed) => start_anew(&tx, *id, Event::Retried, now)?,
+                Some(state @ JobState::Failed) => start_anew(&tx, *id, state, Event::Retried, now)?,
                 Some(JobState::Pending) => {
                     tx.execute("UPDATE jobs SET not_before = 0 WHERE id = ?1", [id]).map_err(sqlite("retry a job"))?;
                 }
@@ -217,10 +217,17 @@ impl Queue {
     }
 }
 
-/// A failed job is pending again, as if it had never been tried.
-pub(super) fn start_anew(tx: &Transaction<'_>, id: i64, event: Event, now: i64) -> Result<(), QueueError> {
-    change(tx, id, JobState::Failed, event, None, now)?;
-    execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0 WHERE id = ?1", [id])
+/// A job that has ended is pending again, as if it had never been tried. What was sent of it before stays known. Admission
+/// does the same to many.
+pub(super) fn start_anew(
+    tx: &Transaction<'_>,
+    id: i64,
+    from: JobState,
+    event: Event,
+    now: i64,
+) -> Result<(), QueueError> {
+    change(tx, id, from, event, None, now)?;
+    execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0, not_before = 0 WHERE id = ?1", [id])
 }
 
 /// Moves one job on, if it is where it should be.
