@@ -32,7 +32,7 @@ pub enum LockError {
     },
 }
 
-/// How often the lock is tried before it is believed to be held.
+/// How often the lock is tried while others look whether it is held.
 const TRIES: u32 = 4;
 
 /// Between two tries; a look at who holds the lock takes some microseconds.
@@ -60,8 +60,8 @@ impl StateLock {
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                // Who only looks whether it is held holds it for a moment.
-                Err(TryLockError::WouldBlock) if tries < TRIES => {
+                // Who only looks whether it is held holds it for a moment; who works with it is not waited for.
+                Err(TryLockError::WouldBlock) if tries < TRIES && is_only_looked_at(&file).map_err(io)? => {
                     tries += 1;
                     std::thread::sleep(TRY_INTERVAL);
                 }
@@ -99,8 +99,38 @@ impl StateLock {
     }
 }
 
+/// Whether those who hold the lock share it with us.
+fn is_only_looked_at(file: &File) -> std::io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_is_told_from_who_holds_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let held = StateLock::acquire(dir.path(), "storewatch run").expect("free");
+        let file = || File::open(dir.path().join(StateLock::FILE_NAME)).expect("opened");
+        assert!(!is_only_looked_at(&file()).expect("looked"));
+        let refused = StateLock::acquire(dir.path(), "storewatch push").err().expect("held");
+        assert!(refused.to_string().starts_with("storewatch run, process "), "{refused}");
+        drop(held);
+        let looking = file();
+        looking.lock_shared().expect("free");
+        assert!(is_only_looked_at(&file()).expect("looked"));
+        looking.unlock().expect("let go");
+        StateLock::acquire(dir.path(), "storewatch push").expect("nobody has kept it");
+    }
 }
