@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -56,6 +55,13 @@ pub enum FactsError {
     /// The daemon, which was asked since the database can't be read.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// The thread that asked was lost, by a defect or since the system gives none. Keeps whoever reads it from looking for
+    /// the fault at Nix.
+    #[error("{verb}: the thread that was to ask Nix was lost")]
+    LostThread {
+        /// What was to be done.
+        verb: &'static str,
+    },
     /// Neither of the two is open to this user. Keeps whoever reads it from looking for the fault at the one alone.
     #[error("{database}, nor does the Nix daemon answer instead")]
     Blind {
@@ -72,7 +78,7 @@ impl FactsError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Database(error) => error.hint(),
-            Self::Daemon(_) => None,
+            Self::Daemon(_) | Self::LostThread { .. } => None,
             Self::Blind { .. } => Some(
                 "run it as root, or as a user who may read the database, or start the Nix daemon, of Nix 2.15 or newer",
             ),
@@ -150,7 +156,7 @@ impl StoreFacts {
         &self,
         verb: &'static str,
         question: impl Fn(&Database) -> Result<T, DatabaseError> + Send + Sync + 'static,
-    ) -> Result<Result<T, DatabaseError>, DaemonError> {
+    ) -> Result<Result<T, DatabaseError>, FactsError> {
         let question = Arc::new(question);
         let mut database = Arc::clone(&self.shared.database).lock_owned().await;
         let mut patience = Patience { pause: FIRST_PAUSE, told: false };
@@ -161,7 +167,7 @@ impl StoreFacts {
                 (database, answer)
             });
             // A panic in there; the database is opened anew at the next question.
-            let (back, answer) = asked.await.map_err(|_| DaemonError::Broken { verb, source: None })?;
+            let (back, answer) = asked.await.map_err(|_| FactsError::LostThread { verb })?;
             match answer {
                 Err(error) if error.is_busy() && self.while_written == WhileWritten::Wait => {
                     sleep(patience.pause(&error)).await;
@@ -201,7 +207,7 @@ impl StoreFacts {
                 Ok(judged)
             })
         };
-        let lost = DaemonError::Broken { verb: "ask for referrers", source: None };
+        let lost = FactsError::LostThread { verb: "ask for referrers" };
         Ok(spawn_blocking(look).await.map_err(|_| lost)??)
     }
 
