@@ -21,7 +21,7 @@ use crate::cache::{
 };
 use crate::limit::{Shaper, Slots, Urgency};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
-use crate::policy::{ByteSize, CacheName, Policy};
+use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
@@ -228,9 +228,8 @@ async fn denied(context: Context, name: CacheName, info: PathInfo, needed: bool)
     let store_dir = facts.store_dir();
     while policy.changed().await.is_ok() {
         let Some(policy) = policy.borrow_and_update().clone() else { continue };
-        if policy.decide(&info, store_dir).is_ok_and(|decision| decision.denies(&name))
-            && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed)
-        {
+        let is_spared = policy.decide(&info, store_dir).is_ok_and(|decision| !decision.denies(&name));
+        if !is_spared && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed) {
             return reason;
         }
     }
@@ -246,7 +245,11 @@ fn no_longer_wanted(
     info: &PathInfo,
     needed: bool,
 ) -> Option<String> {
-    let decision = policy.decide(info, store_dir).ok()?;
+    let decision = match policy.decide(info, store_dir) {
+        Ok(decision) => decision,
+        // What is not known to be allowed goes nowhere.
+        Err(undecided @ NeedsReferences) => return Some(undecided.to_string()),
+    };
     // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
     let named = policy.caches().contains(name);
     let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
@@ -370,7 +373,8 @@ async fn find(
             let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
             Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
         }
-        _ => Whereabouts::Here,
+        Ok(_) => Whereabouts::Here,
+        Err(undecided @ NeedsReferences) => Whereabouts::Unknown(format!("{reference}: {undecided}")),
     }
 }
 
