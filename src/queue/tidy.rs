@@ -1,6 +1,8 @@
 //! Tidying: what has ended long ago is forgotten, and the room that it took is given back.
 //!
-//! In small steps, each of which takes some ms and is a transaction of its own: who works on the queue gets in between.
+//! In small steps, each of which takes some ms and is a transaction of its own: who works on the queue gets in between. All
+//! but one: a database that was made before pages could be given back is written anew, once, which takes seconds for hundreds
+//! of MB, and everybody waits for it.
 //!
 //! What is forgotten is history alone. Should a path be asked for again, its cache is asked whether it has it; only a program
 //! that can't say so is given it anew.
