@@ -13,7 +13,7 @@ pub struct CacheId(pub i64);
 ///             ▲ ▲                │   │
 ///             │ └─transient/crash┘   └─permanent─► Failed ──retry by hand──► Pending
 /// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
-/// Pending/Held/Uploading ──path was garbage-collected──► Gone
+/// Uploading ──path was garbage-collected──► Gone
 /// Gone/Done/Failed ──admitted again──► Pending
 /// Failed ──that cache's configuration changed──► Pending
 /// ```
@@ -57,7 +57,7 @@ pub enum Event {
     Retried,
     /// What the policy file says of its cache is another now: it may have been the reason.
     Reconfigured,
-    /// The path is no longer valid.
+    /// The path is no longer valid. That is found out when its job is claimed, not before.
     Collected,
 }
 
@@ -77,7 +77,7 @@ impl JobState {
             (Self::Uploading, Event::Refused) => Some(Self::Failed),
             (Self::Failed | Self::Held, Event::Retried) => Some(Self::Pending),
             (Self::Failed, Event::Reconfigured) => Some(Self::Pending),
-            (Self::Pending | Self::Held | Self::Uploading, Event::Collected) => Some(Self::Gone),
+            (Self::Uploading, Event::Collected) => Some(Self::Gone),
             (Self::Done | Self::Gone | Self::Failed, Event::Admitted) => Some(Self::Pending),
             _ => None,
         }
@@ -201,7 +201,6 @@ mod tests {
         let drawn = [
             (Pending, Claimed, Uploading),
             (Pending, Blocked, Held),
-            (Pending, Collected, Gone),
             (Uploading, Delivered, Done),
             (Uploading, Returned, Pending),
             (Uploading, Blocked, Held),
@@ -209,7 +208,6 @@ mod tests {
             (Uploading, Collected, Gone),
             (Held, Released, Pending),
             (Held, Retried, Pending),
-            (Held, Collected, Gone),
             (Failed, Retried, Pending),
             (Failed, Reconfigured, Pending),
             (Done, Admitted, Pending),
