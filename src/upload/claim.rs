@@ -81,7 +81,7 @@ impl Uploader {
             let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
             // Each can be called off on its own.
             let context = Context { call_off: CallOff::default(), ..self.context.clone() };
-            let (under_way, given_back) = UnderWay::begin(job.clone(), context.call_off.clone());
+            let (under_way, given_back) = UnderWay::begin(job.clone(), name.clone(), context.call_off.clone());
             let place = Place { slots, gate, seat, over_line, urgency: flight.urgency().clone() };
             let task = self.tasks.spawn(async move {
                 let landed = tokio::select! {

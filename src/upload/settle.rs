@@ -18,7 +18,7 @@ impl Uploader {
                 Ok(landed) => landed,
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
-            let Some(UnderWay { job, .. }) = self.claimed.remove(&task) else { continue };
+            let Some(UnderWay { job, name, .. }) = self.claimed.remove(&task) else { continue };
             let Landed { outcome, cache, walk } = landed;
             if !walk.is_empty() {
                 walks.push((job.clone(), walk));
@@ -47,9 +47,11 @@ impl Uploader {
                 let outcome = if waits.is_some() { of_an_outage(outcome) } else { outcome };
                 // What is wrong with the cache is told once, not for each path.
                 let told = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
-                tell(&job, told, state.name().as_str());
+                tell(&job, told, name.as_str());
                 outcomes.push((job, outcome));
             } else {
+                // The policy no longer names its cache; what was under way there is finished.
+                tell(&job, &outcome, name.as_str());
                 outcomes.push((job, outcome));
             }
         }
