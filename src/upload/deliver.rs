@@ -65,6 +65,8 @@ pub(super) fn device(folder: &Path) -> Option<u64> {
 pub struct Landed {
     pub(super) outcome: Outcome,
     pub(super) cache: Verdict,
+    /// What it has shown that the cache does, whatever becomes of the job.
+    pub(super) shown: Option<Ends>,
     /// What is to be looked for next, where somebody has asked for the closure of the path.
     pub(super) walk: Vec<StorePath>,
 }
@@ -83,7 +85,12 @@ pub(super) enum Verdict {
 
 impl From<Outcome> for Landed {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, cache: Verdict::Nothing, walk: Vec::new() }
+        let shown = match outcome {
+            Outcome::Delivered(Delivery::Uploaded { .. }) => Some(Ends::Took),
+            Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => Some(Ends::Answered),
+            _ => None,
+        };
+        Self { outcome, cache: Verdict::Nothing, shown, walk: Vec::new() }
     }
 }
 
@@ -115,7 +122,8 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     match facts.path_info(&job.path).await {
         Ok(Some(info)) => Landed { walk: info.other_references().cloned().collect(), ..landed },
         Ok(None) => landed,
-        Err(error) => retry(job, one_line(&error)).into(),
+        // The path is there, and is found there when the rest of its closure is asked for.
+        Err(error) => Landed { outcome: retry(job, one_line(&error)), ..landed },
     }
 }
 

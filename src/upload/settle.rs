@@ -5,9 +5,9 @@ use tokio::task::JoinError;
 use super::deliver::{Landed, Verdict};
 use super::note::{note_taking, note_waiting, tell};
 use super::pause::UnderWay;
-use super::target::{Ends, Waits};
+use super::target::Waits;
 use super::{TaskEnd, Uploader};
-use crate::queue::{Delivery, Outcome, Queue, QueueError, now};
+use crate::queue::{Outcome, Queue, QueueError, now};
 
 impl Uploader {
     /// Writes down what became of deliveries.
@@ -19,7 +19,7 @@ impl Uploader {
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
             let Some(UnderWay { job, name, .. }) = self.claimed.remove(&task) else { continue };
-            let Landed { outcome, cache, walk } = landed;
+            let Landed { outcome, cache, shown, walk } = landed;
             if !walk.is_empty() {
                 walks.push((job.clone(), walk));
             }
@@ -34,11 +34,7 @@ impl Uploader {
                 if let Some(waits) = &waits {
                     note_waiting(&self.queue, job.cache, state, waits).await?;
                 }
-                let taking = match outcome {
-                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.shown(Ends::Took),
-                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.shown(Ends::Answered),
-                    _ => false,
-                };
+                let taking = shown.is_some_and(|shown| state.shown(shown));
                 if taking {
                     note_taking(&self.queue, job.cache, state).await?;
                 } else if was_trial && waits.is_none() {
@@ -85,4 +81,23 @@ fn outcome_of(error: &JoinError) -> Outcome {
         return Outcome::Returned;
     }
     Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Delivery, Volume};
+    use crate::upload::target::Ends;
+
+    #[test]
+    fn what_a_delivery_has_shown_of_its_cache_is_not_lost_with_its_job() {
+        let uploaded = Outcome::Delivered(Delivery::Uploaded { volume: Volume::default(), deduplicated: false });
+        let landed = Landed::from(uploaded);
+        assert_eq!(landed.shown, Some(Ends::Took));
+        let retry = Outcome::Retry { not_before: 0, reason: "Nix can't be asked for its closure".to_owned() };
+        let landed = Landed { outcome: retry.clone(), ..landed };
+        assert_eq!(landed.shown, Some(Ends::Took));
+        assert_eq!(Landed::from(retry).shown, None);
+        assert_eq!(Landed::from(Outcome::Delivered(Delivery::AtUpstream)).shown, Some(Ends::Answered));
+    }
 }
