@@ -57,7 +57,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The database, the policy file and the queue are looked at this often, should an event have been lost. A look costs
-/// some microseconds.
+/// some microseconds; without a database, a question to the file system on a thread that may wait.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where events are listened to, the policy file and the queue are looked at only every so many intervals without one: a
