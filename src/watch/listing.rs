@@ -2,7 +2,7 @@
 //!
 //! The names taken up are a table of the queue's, written together with the jobs. A name that isn't valid yet, since it is
 //! being built, is not written down and asked about again at the next look. The directory is listed only when it has changed,
-//! and the names are compared only then: at rest a look is one question to the file system, and one to the daemon where
+//! or once a minute, and the names are compared only then: at rest a look is one question to the file system, and one to the daemon where
 //! something isn't valid yet.
 
 use std::collections::HashSet;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::limit::Lane;
@@ -23,6 +24,9 @@ const BATCH: usize = 500;
 /// What changes in a directory within this time after its time of change was read may leave that as it was: file systems
 /// count in ticks, some in whole seconds.
 const TICK: Duration = Duration::from_secs(2);
+
+/// The directory is listed after so long in any case: what comes into a lower layer of an overlay leaves the time as it was.
+const RELIST: Duration = Duration::from_secs(60);
 
 /// The store directory, and a connection to the daemon.
 pub(super) struct Listing {
@@ -37,8 +41,9 @@ pub(super) struct Listing {
 }
 
 /// What the last listing has left.
-#[derive(Debug, Default)]
 struct Listed {
+    /// When it was listed.
+    at: Instant,
     /// When the directory had changed last; `None` where it may have changed since without another time.
     changed: Option<SystemTime>,
     /// Names that weren't valid.
@@ -95,15 +100,16 @@ impl Listing {
         }
         // Whatever goes wrong on the way, the next look lists it anew.
         let before = self.listed.take();
-        let known = before.as_ref().and_then(|listed| listed.changed);
-        let real_store = self.real_store.clone();
+        let trusted = before.as_ref().filter(|listed| listed.at.elapsed() < RELIST);
+        let (known, known_at) = (trusted.and_then(|listed| listed.changed), trusted.map(|listed| listed.at));
+        let (now, real_store) = (Instant::now(), self.real_store.clone());
         let listed = spawn_blocking(move || list_if_changed(&real_store, known)).await;
         let explain = |source| ListingError::Store { dir: self.real_store.clone(), source };
         let listed = listed.unwrap_or_else(|panic| Err(panic.into())).map_err(explain)?;
         let pending_before = before.map(|listed| listed.pending).unwrap_or_default();
-        let (changed, asked) = match listed {
-            Some((changed, names)) => (changed, queue.call(move |queue| queue.unseen(names)).await?),
-            None => (known, pending_before.clone()),
+        let (at, changed, asked) = match listed {
+            Some((changed, names)) => (now, changed, queue.call(move |queue| queue.unseen(names)).await?),
+            None => (known_at.unwrap_or(now), known, pending_before.clone()),
         };
         let told: HashSet<StorePath> = pending_before.into_iter().collect();
         let (mut opened, mut pending) = (0, Vec::new());
@@ -112,7 +118,7 @@ impl Listing {
             opened += admitted;
             pending.extend(left);
         }
-        self.listed = Some(Listed { changed, pending });
+        self.listed = Some(Listed { at, changed, pending });
         Ok(opened)
     }
 
