@@ -4,9 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::bandwidth::{
-    Shown, WhoseArgs, in_force, open_to_say, parse_for, tell, tell_if_none, until, view, write_all,
-};
+use super::bandwidth::{Shown, WhoseArgs, look, open_to_say, parse_for, tell, tell_if_none, until, view, write_all};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -101,8 +99,8 @@ fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) 
 }
 
 fn show(global: &Global, json: bool) -> Result<(), CliError> {
-    let (View { config, .. }, queue) = view(global)?;
-    let in_force = in_force(&config.map_err(CliError::BadPolicy)?, queue.as_ref())?;
+    let (View { state_dir, config, .. }, queue) = view(global)?;
+    let in_force = look(&config.map_err(CliError::BadPolicy)?, &state_dir, queue.as_ref())?;
     let mut out = io::stdout().lock();
     let written = if json {
         serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force))

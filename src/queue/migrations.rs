@@ -173,4 +173,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_evicted ON jobs (cache) WHERE evicted = 1;
 ",
+    "
+    -- 1: what it takes nothing for is credentials: there are none, or none that it accepts.
+    ALTER TABLE caches ADD COLUMN lacks_credentials INTEGER NOT NULL DEFAULT 0;
+",
 ];

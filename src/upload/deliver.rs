@@ -412,7 +412,13 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     }
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
+        cache: Verdict::Waits(Waits {
+            why: error.with_cure(),
+            pause,
+            ends,
+            lacks_credentials: error.class() == Class::Credentials,
+            is_off: error.is_own_server(),
+        }),
         ..Outcome::Retry { not_before: now(), reason }.into()
     };
     match error.class() {

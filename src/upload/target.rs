@@ -86,6 +86,8 @@ pub(super) struct Waits {
     pub(super) why: String,
     pub(super) pause: Pause,
     pub(super) ends: Ends,
+    /// It has no credentials, or none that it accepts.
+    pub(super) lacks_credentials: bool,
     /// That is meant to be so, on this host.
     pub(super) is_off: bool,
 }
@@ -109,7 +111,9 @@ impl Waits {
             Class::Throttled { after } => Pause::Told(after.min(LONGEST_TOLD)),
             _ => Pause::Growing,
         };
-        Self { why: error.with_cure(), pause, ends: Ends::Opened, is_off: error.is_own_server() }
+        let lacks_credentials = error.class() == Class::Credentials;
+        let why = error.with_cure();
+        Self { why, pause, ends: Ends::Opened, lacks_credentials, is_off: error.is_own_server() }
     }
 
     /// What it means that several requests in a row were not served.
@@ -118,6 +122,7 @@ impl Waits {
             why: format!("several requests in a row failed: {why}"),
             pause: Pause::Growing,
             ends: Ends::Answered,
+            lacks_credentials: false,
             is_off: false,
         }
     }

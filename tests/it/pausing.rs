@@ -230,6 +230,17 @@ fn windows_go_by_the_time_zone_of_the_host() {
         assert_eq!(shown["line"]["by"], by, "{zone}: {shown}");
         assert!(shown["line"]["until"].as_i64() > Some(i64::try_from(since_1970).unwrap() * 1000), "{shown}");
     }
+    // Who looks at it from elsewhere sees what the service does, and by whose clock.
+    let (noon, midnight) = (format!("XXX{}", hour - 12), format!("XXX{hour}"));
+    let mut running = storewatch.start_with(|command| {
+        command.env("TZ", &noon);
+    });
+    running.eventually_logs("started");
+    let said = storewatch.command().arg("limit").env("TZ", &midnight).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let offset = format!(" 14:00 {}{:02}:00\n", if hour > 12 { '-' } else { '+' }, (hour - 12).abs());
+    assert!(said.contains("by the window 10:00 to 14:00, until ") && said.contains(&offset), "{said}");
+    running.stop();
     // One that nobody knows is said.
     let mut running = storewatch.start_with(|command| {
         command.env("TZ", "Nowhere/Atall");

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
 use crate::cache::CacheUrl;
-use crate::cli::status::{again_in, bytes, passed};
+use crate::cli::status::bytes;
+use crate::cli::words::takes_nothing;
 use crate::config::CacheConfig;
 use crate::daemon::caches;
 use crate::queue::{CacheCounts, Queue, QueueError};
@@ -66,15 +67,8 @@ impl Listed {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let Self { kind, state, why_off, counts, .. } = self;
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
-        match (why_off, &counts.waiting_why, counts.waiting_since) {
-            (Some(why), ..) => writeln!(out, "  {why}")?,
-            (None, Some(why), Some(since)) => {
-                let again =
-                    counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
-                writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
-            }
-            _ => writeln!(out, "  {state}")?,
-        }
+        let waits = takes_nothing(counts);
+        writeln!(out, "  {}", why_off.as_ref().or(waits.as_ref()).map_or(*state, String::as_str))?;
         let waiting = counts.pending + counts.uploading;
         write!(out, "  {} done ({}), {waiting} to do", counts.done, bytes(counts.bytes_sent))?;
         for (count, what) in [(counts.held, "held"), (counts.failed, "failed")] {

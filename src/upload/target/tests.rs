@@ -15,7 +15,7 @@ fn target() -> Target {
 }
 
 fn growing(why: &str) -> Waits {
-    Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, is_off: false }
+    Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, lacks_credentials: false, is_off: false }
 }
 
 #[tokio::test(start_paused = true)]

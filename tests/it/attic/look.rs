@@ -227,7 +227,7 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
     team.eventually_waits_because(&mut running, "is wrong or expired");
     running.eventually("both jobs", || team.storewatch.jobs_left().len() == 2);
     let text = team.storewatch.cmd(&["cache", "list"]).ok();
-    for told in ["\n  takes nothing for ", "is wrong or expired", "0 done (0 B), 2 to do\n"] {
+    for told in ["\n  valid credentials missing since 2", "is wrong or expired", "0 done (0 B), 2 to do\n"] {
         assert!(text.contains(told) && !text.contains("a-wrong-token"), "{told} in {text}");
     }
     let json = team.storewatch.cmd(&["cache", "list", "--json"]).json();
