@@ -246,9 +246,10 @@ pub(super) fn write_all(out: &mut impl Write, Now { in_force, zone }: &Now) -> i
 /// Says so where nothing was taken back that was in force.
 pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<(), CliError> {
     let now = Timestamp::now();
-    if taken_back.iter().any(|said| said.is_in_force(now)) {
-        return Ok(());
-    }
+    if taken_back.iter().any(|said| said.is_in_force(now)) { Ok(()) } else { print(line) }
+}
+
+pub(super) fn print(line: &str) -> Result<(), CliError> {
     writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
 }
 

@@ -207,11 +207,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         write_disk(out, disk)?;
     }
     // After a crash nobody is at it any more, whatever the queue says.
-    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
-        "interrupted in mid-upload"
-    } else {
-        "uploading"
-    };
+    let at_work = status.working.is_some() || status.working_unknown.is_some();
+    let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
         &status.caches
     {
@@ -235,7 +232,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(waits), None) = (takes_nothing(counts), why_off) {
+        if let (Some(waits), None) = (takes_nothing(counts, at_work), why_off) {
             writeln!(out, "  {waits}")?;
         }
         if let Some(now) = status.now.as_ref().filter(|_| *orphaned == Some(false)) {

@@ -20,10 +20,17 @@ pub(super) fn past(time: i64) -> String {
     times::past(time, now(), &TimeZone::system())
 }
 
-/// Since when and why a cache takes nothing, and when it is asked again, as far as all that is known.
-pub(super) fn takes_nothing(counts: &CacheCounts) -> Option<String> {
-    let (why, since) = (counts.waiting_why.as_ref()?, past(counts.waiting_since?));
+/// Since when and why a cache takes nothing, and when it is asked again, as far as all that is known; that it is being asked
+/// just now, where somebody is `at_work` who does so.
+pub(super) fn takes_nothing(counts: &CacheCounts, at_work: bool) -> Option<String> {
+    let asked = counts.asked_since.filter(|_| at_work).map(past);
+    let Some((why, since)) = counts.waiting_why.as_ref().zip(counts.waiting_since) else {
+        return Some(format!("asked since {} whether it takes anything, without an answer yet", asked?));
+    };
     let what = if counts.lacks_credentials { "valid credentials missing" } else { "takes nothing" };
-    let again = counts.waiting_until.and_then(again_at).map_or_else(String::new, |again| format!(", {again}"));
-    Some(format!("{what} since {since}{again}: {why}"))
+    let again = match asked {
+        Some(asked) => format!(", asked again since {asked}, without an answer yet; before"),
+        None => counts.waiting_until.and_then(again_at).map_or_else(String::new, |again| format!(", {again}")),
+    };
+    Some(format!("{what} since {}{again}: {why}", past(since)))
 }

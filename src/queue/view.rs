@@ -41,6 +41,8 @@ pub struct CacheCounts {
     pub waiting_until: Option<i64>,
     /// Whether what it takes nothing for is credentials: it has none, or none that it accepts.
     pub lacks_credentials: bool,
+    /// Since when (ms since 1970) it is being asked whether it takes anything, without an answer yet.
+    pub asked_since: Option<i64>,
     /// Whether that is meant to be so, since this host is its own server.
     #[serde(skip)]
     pub is_off: bool,
@@ -88,6 +90,7 @@ impl CacheCounts {
             waiting_why: None,
             waiting_until: None,
             lacks_credentials: false,
+            asked_since: None,
             is_off: false,
             id: CacheId(0),
         }
@@ -165,7 +168,8 @@ impl Queue {
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
                         coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
-                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0), c.lacks_credentials
+                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0), c.lacks_credentials,
+                        c.asked_since
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -191,6 +195,7 @@ impl Queue {
                     bytes_saved: count(row, 14)?,
                     waiting_until: row.get(15)?,
                     lacks_credentials: row.get(17)?,
+                    asked_since: row.get(18)?,
                 })
             })
             .and_then(Iterator::collect)
@@ -217,6 +222,21 @@ impl Queue {
             |row| row.get(0),
         );
         noted.optional().map(Option::flatten).map_err(sqlite("note a cache's state"))
+    }
+
+    /// Notes since when (ms since 1970) a cache is being asked whether it takes anything; `None`: it has answered, or whoever
+    /// asked has given up.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_asked(&mut self, caches: &[CacheId], since: Option<i64>) -> Result<(), QueueError> {
+        for cache in caches {
+            self.db
+                .prepare_cached("UPDATE caches SET asked_since = ?2 WHERE id = ?1")
+                .and_then(|mut update| update.execute(params![cache.0, since]))
+                .map_err(sqlite("note that a cache is asked"))?;
+        }
+        Ok(())
     }
 
     /// Jobs, the newest change first.

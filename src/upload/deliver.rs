@@ -111,7 +111,7 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
-    if !is_there || job.walk.is_none() {
+    if !is_there || !job.walk {
         return landed;
     }
     match facts.path_info(&job.path).await {

@@ -24,6 +24,9 @@ use crate::queue::{CacheId, QueueHandle};
 /// Opens a cache; asked again and again until it succeeds.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
 
+/// Has a cache asked again at once, whatever it has refused: somebody says that it was mended.
+pub type Forgive = Arc<dyn Fn() + Send + Sync>;
+
 /// A cache that the policy names.
 #[derive(Clone)]
 pub struct Target {
@@ -39,6 +42,8 @@ pub struct Target {
     pub over_line: bool,
     /// Opens it.
     pub open: Open,
+    /// Has what it refused forgotten.
+    pub forgive: Forgive,
 }
 
 /// So many requests in a row that a cache did not serve, and it is out of reach. One or two are chance.
@@ -274,6 +279,12 @@ impl State {
         if let Some(waiting) = &mut self.waiting {
             waiting.until = Instant::now();
         }
+    }
+
+    /// Tries it at once, since somebody has asked for that: it may have been mended, and be asked what it has just refused.
+    pub(super) fn hurry_by_hand(&mut self) {
+        (self.target.forgive)();
+        self.hurry();
     }
 
     /// What it is known to have, if it is open.

@@ -66,6 +66,26 @@ each_nix! {
         assert!(storewatch.cache().has_all(&paths));
     }
 
+    fn two_of_one_closure_at_the_same_time_each_tell_all_of_it(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let top = store.build(&expr::lattice(12, 1000)).unwrap().remove(0);
+        let paths = store.query_closure(&top);
+        let all = |said: &str| ["uploaded", "already there"].map(|what| line(said, what).parse::<usize>().unwrap());
+        let [one, other] = std::thread::scope(|scope| {
+            let backfills = [storewatch.command(), storewatch.command()].map(|mut command| {
+                command.args(["backfill", &top]);
+                scope.spawn(move || Said::by(&mut command).ok())
+            });
+            backfills.map(|backfill| backfill.join().unwrap())
+        });
+        for said in [&one, &other] {
+            assert_eq!(all(said).iter().sum::<usize>(), paths.len(), "{one}\n{other}");
+        }
+        assert!(all(&one)[0] + all(&other)[0] >= paths.len(), "all was uploaded: {one}\n{other}");
+        assert!(storewatch.cache().has_all(&paths));
+    }
+
     fn only_what_was_asked_for_and_what_that_needs(nix: Nix) {
         let store = ScratchStore::new(&nix);
         let storewatch = Storewatch::new(&store);

@@ -11,7 +11,7 @@ use crate::cli::status::bytes;
 use crate::cli::words::takes_nothing;
 use crate::config::CacheConfig;
 use crate::daemon::caches;
-use crate::queue::{CacheCounts, Queue, QueueError};
+use crate::queue::{CacheCounts, Queue, QueueError, StateLock};
 
 /// List the caches of the policy, and whether they take paths; no cache is asked.
 ///
@@ -45,8 +45,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Err(QueueError::NoQueue { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
+    // Who can't be known is taken to be at work.
+    let at_work = !matches!(StateLock::holder(&setup.state_dir), Ok(None));
     let listed: Vec<Listed> = setup.config.caches.iter().map(|cache| Listed::new(cache, &counts)).collect();
-    print(args.json, &listed, |out| listed.iter().try_for_each(|listed| listed.write(out)))?;
+    print(args.json, &listed, |out| listed.iter().try_for_each(|listed| listed.write(out, at_work)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -64,10 +66,10 @@ impl Listed {
         Self { kind, state, why_off, off_since_it_is: caches::own_server(cache), counts }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut impl Write, at_work: bool) -> io::Result<()> {
         let Self { kind, state, why_off, counts, .. } = self;
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
-        let waits = takes_nothing(counts);
+        let waits = takes_nothing(counts, at_work);
         writeln!(out, "  {}", why_off.as_ref().or(waits.as_ref()).map_or(*state, String::as_str))?;
         let waiting = counts.pending + counts.uploading;
         write!(out, "  {} done ({}), {waiting} to do", counts.done, bytes(counts.bytes_sent))?;

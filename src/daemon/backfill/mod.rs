@@ -184,16 +184,18 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let role = ROLES[usize::from(request.by_hand)];
     let mut site = Site::find(&state_dir, &nix, &config, role).await?;
-    // Nix may be writing for long.
+    // Nix may be writing for long. What was named is queued first, however short the time.
+    let early = deadline.filter(|_| request.paths.is_empty());
     let scan = tokio::select! {
+        biased;
         scan = Scan::open(&nix, &request) => scan?,
-        end = ends_early(&mut signals, deadline) => {
+        end = ends_early(&mut signals, early) => {
             site.leave(Duration::ZERO).await?;
             return Ok(Finished { summary: RunSummary::default(), end, undelivered: Vec::new(), left: Vec::new() });
         }
     };
     let (scope, to_row) = (request.scope(), scan.end());
-    let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
+    let (run, followed) = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
     let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.asked(), site.bell()));
@@ -246,10 +248,13 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
+            let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? };
             if end == End::Through {
                 queue.finish_run(id, now())?;
             }
-            Ok(Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? })
+            // Only now may another take it up.
+            drop(followed);
+            Ok(finished)
         })
         .await
         .map_err(Into::into)

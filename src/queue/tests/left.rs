@@ -13,7 +13,7 @@ impl Bench {
             by_hand: true,
             policy: Some(format!("{paths:?}")),
         };
-        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").id;
+        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").0.id;
         let cache = self.cache;
         let wanted: Vec<_> = paths.iter().map(|n| Wanted { path: path(*n), row: None, caches: vec![cache] }).collect();
         let admission = Admission {

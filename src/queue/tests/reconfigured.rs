@@ -71,7 +71,8 @@ fn a_queue_of_the_first_version_is_taken_over() {
         .queue
         .db
         .execute_batch(
-            "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
+            "DROP VIEW asked_for; DROP TABLE shared;
+             ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
              ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
              ALTER TABLE jobs DROP COLUMN read; ALTER TABLE jobs DROP COLUMN saved;
              DROP TABLE by_hand;
@@ -82,7 +83,7 @@ fn a_queue_of_the_first_version_is_taken_over() {
              DROP INDEX jobs_ended;
              DROP TABLE disks; DROP INDEX jobs_collectable; ALTER TABLE jobs DROP COLUMN collectable;
              DROP INDEX jobs_evicted; ALTER TABLE jobs DROP COLUMN evicted;
-             ALTER TABLE caches DROP COLUMN lacks_credentials;
+             ALTER TABLE caches DROP COLUMN lacks_credentials; ALTER TABLE caches DROP COLUMN asked_since;
              PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");

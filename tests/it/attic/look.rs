@@ -247,6 +247,32 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
     running.stop();
 }
 
+#[test]
+fn while_a_server_leaves_us_without_an_answer_that_is_what_is_said() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    // It takes connections, and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("attic+http://{}/team", mute.local_addr().unwrap());
+    let team = Team::new(&store, &url, "a-token");
+    let mut running = team.storewatch.start();
+    for command in ["status", "cache list"] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        running.eventually(command, || {
+            let said = team.storewatch.cmd(&arguments).ok();
+            said.contains("  asked since 2") && said.contains("whether it takes anything, without an answer yet")
+        });
+    }
+    // As soon as it says no, that is what is said.
+    drop(mute);
+    running.kill9();
+    let mut running = team.storewatch.start();
+    team.eventually_waits_because(&mut running, "Connection refused");
+    running.eventually("no question", || team.storewatch.cache_status("team")["asked_since"].is_null());
+    assert!(team.storewatch.cmd(&["status"]).ok().contains("  takes nothing since 2"));
+    running.stop();
+}
+
 /// What a ping says to people and to programs.
 fn ping(storewatch: &Storewatch<'_>, names: &[&str]) -> (Said, Value) {
     let said = storewatch.cmd(&[&["cache", "ping"], names].concat());
