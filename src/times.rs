@@ -1,6 +1,8 @@
 //! Times as people read them: by the clock on the wall, and with how far that is from UTC, since who reads may sit elsewhere
 //! or go by another zone than the service does.
 
+use std::time::SystemTime;
+
 use jiff::Timestamp;
 use jiff::fmt::temporal::{DateTimeParser, DateTimePrinter};
 use jiff::tz::TimeZone;
@@ -15,6 +17,13 @@ const SHORT: i64 = 90;
 #[must_use]
 pub fn shown(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned_datetime(zone.clone()).strftime("%F %H:%M %:z").to_string()
+}
+
+/// A time as this host's clock shows it.
+#[must_use]
+pub fn here(time: SystemTime) -> String {
+    let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
+    shown(time, &TimeZone::system())
 }
 
 /// A time that was, in milliseconds since 1970: `2026-11-27 18:00 +01:00 (4 min ago)`.

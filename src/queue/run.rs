@@ -260,10 +260,11 @@ impl Queue {
                                AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
                         END), j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
-                 FROM (SELECT * FROM jobs INDEXED BY jobs_open WHERE state IN (0, 1) AND state <> 2 AND run = ?1
+                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open
+                       WHERE state IN (0, 1) AND state <> 2 AND run = ?1
                        UNION ALL
-                       SELECT jobs.* FROM shared s JOIN jobs ON jobs.id = s.job
-                       WHERE s.run = ?1 AND s.state IS NULL AND jobs.state IN (0, 1)) j
+                       SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
+                       WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
                  JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("list what is left of a backfill"))?;

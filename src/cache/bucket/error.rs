@@ -48,7 +48,7 @@ pub enum BucketError {
         problem: String,
     },
     /// A secret of the policy can't be had.
-    #[error("its credentials are missing")]
+    #[error("its credentials can't be had")]
     Secret(#[source] SecretError),
     /// A temporary token would cross the network for everybody to read.
     #[error(

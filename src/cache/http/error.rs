@@ -116,7 +116,7 @@ pub enum HttpError {
         problem: String,
     },
     /// A secret that the server is to be shown can't be had.
-    #[error("its credentials are missing")]
+    #[error("its credentials can't be had")]
     Secret {
         /// Why.
         source: SecretError,
