@@ -3,7 +3,7 @@
 //!
 //! A closure can be as large as the store, so it is held here and nowhere else: what a path refers to is asked for when the
 //! path is in the cache, each path once for each backfill. One that is under way just then is claimed once more when it has
-//! landed ([`Queue::settle`]), since nobody has looked what it refers to. Where several backfills ask for one path, what it
+//! landed (`queue/settle`), since nobody has looked what it refers to. Where several backfills ask for one path, what it
 //! refers to is asked for by each of them (`queue/shared`).
 
 use rusqlite::{Transaction, params};
