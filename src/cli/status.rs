@@ -6,15 +6,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::bandwidth::{CacheShown, RulingShown, in_force, view, write_cache, write_line};
+use super::bandwidth::{self, CacheShown, RulingShown, look, view, write_cache, write_line};
 use super::setup::{View, nix_store};
-use super::words::counted;
+use super::words::{counted, past, takes_nothing};
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::disk::Level;
-use crate::limit::InForce;
-use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
+use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -49,7 +48,7 @@ struct Status {
     disks: Vec<DiskView>,
     caches: Vec<CacheStatus>,
     #[serde(skip)]
-    in_force: Option<InForce>,
+    now: Option<bandwidth::Now>,
 }
 
 /// What is said of a policy file that the service hasn't taken.
@@ -80,7 +79,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Some(queue) => (queue.counts()?, queue.disks()?),
         None => (Vec::new(), Vec::new()),
     };
-    let in_force = config.as_ref().ok().map(|config| in_force(config, queue.as_ref())).transpose()?;
+    let bandwidth = config.as_ref().ok().map(|config| look(config, &state_dir, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
     let mut caches = match config.as_ref().ok().zip(nix.as_ref()) {
         Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
@@ -91,8 +90,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     for cache in &mut caches {
         // Not that of another cache which has the name now.
-        let named = in_force.as_ref().filter(|_| cache.orphaned == Some(false));
-        cache.bandwidth = named.and_then(|in_force| CacheShown::of(in_force, &cache.counts.name));
+        let named = bandwidth.as_ref().filter(|_| cache.orphaned == Some(false));
+        cache.bandwidth = named.and_then(|now| CacheShown::of(now, &cache.counts.name));
     }
     let (working, working_unknown) = match StateLock::holder(&state_dir) {
         Ok(working) => (working, None),
@@ -112,11 +111,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
         store: nix.map(|nix| nix.logical.as_str().to_owned()),
-        line: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.line)),
-        backfill: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.backfill)),
+        line: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.line)),
+        backfill: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.backfill)),
         disks,
         caches,
-        in_force,
+        now: bandwidth,
     };
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -201,18 +200,15 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if status.policy_in_force == Some(false) {
         writeln!(out, "         {NOT_IN_FORCE}")?;
     }
-    if let Some(in_force) = &status.in_force {
-        write_line(out, in_force)?;
+    if let Some(now) = &status.now {
+        write_line(out, now)?;
     }
     for disk in &status.disks {
         write_disk(out, disk)?;
     }
     // After a crash nobody is at it any more, whatever the queue says.
-    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
-        "interrupted in mid-upload"
-    } else {
-        "uploading"
-    };
+    let at_work = status.working.is_some() || status.working_unknown.is_some();
+    let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
     for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
         &status.caches
     {
@@ -236,12 +232,11 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
-            let again = counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
-            writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
+        if let (Some(waits), None) = (takes_nothing(counts, at_work), why_off) {
+            writeln!(out, "  {waits}")?;
         }
-        if let Some(in_force) = status.in_force.as_ref().filter(|_| *orphaned == Some(false)) {
-            write_cache(out, in_force, &counts.name)?;
+        if let Some(now) = status.now.as_ref().filter(|_| *orphaned == Some(false)) {
+            write_cache(out, now, &counts.name)?;
         }
         writeln!(
             out,
@@ -272,11 +267,11 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
 
 /// A disk that isn't well; of the others there is nothing to say.
 fn write_disk(out: &mut impl Write, DiskView { place, level, since, found, unseen, .. }: &DiskView) -> io::Result<()> {
-    let since = passed(*since);
+    let since = past(*since);
     match unseen {
-        Some(why) => writeln!(out, "disk:    that of {place} can't be seen for {since} now: {why}"),
+        Some(why) => writeln!(out, "disk:    that of {place} can't be seen since {since}: {why}"),
         None if level == Level::Ok.name() => Ok(()),
-        None => writeln!(out, "disk:    that of {place} has been {level} for {since}; then {found}"),
+        None => writeln!(out, "disk:    that of {place} is {level} since {since}; then {found}"),
     }
 }
 
@@ -288,18 +283,4 @@ pub(super) fn bytes(count: u64) -> String {
 /// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
 pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
     format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
-}
-
-/// When something is done again that waits for a time of the queue's: `again in 3 minutes`.
-pub(super) fn again_in(time: i64) -> Option<String> {
-    let left = u64::try_from(time - now()).ok().filter(|left| *left > 0)?;
-    // Whole seconds, the one that has begun among them.
-    let left = std::time::Duration::from_secs(left.div_ceil(1_000));
-    Some(format!("again in {}", indicatif::HumanDuration(left)))
-}
-
-/// How much time has passed since a time of the queue's: `3 minutes`.
-pub(super) fn passed(since: i64) -> String {
-    let passed = u64::try_from(now() - since).unwrap_or(0);
-    indicatif::HumanDuration(std::time::Duration::from_millis(passed)).to_string()
 }

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at};
@@ -122,6 +123,8 @@ pub(crate) struct Working {
     pub(crate) shaper: Shaper,
     pub(crate) tally: Tally,
     in_force: Option<InForce>,
+    /// By which windows open and close, as it was noted last.
+    zone: Option<TimeZone>,
     lookout: Lookout,
     /// Rung when something may have been queued, claimed or done.
     stirred: Arc<Notify>,
@@ -177,6 +180,7 @@ impl Working {
             shaper,
             tally,
             in_force,
+            zone: None,
             lookout,
             stirred,
             commands,

@@ -2,21 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{info, warn};
 
-use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Realisation, StoreDir, StorePath};
-
-/// The first pause between two questions to a database that is being written, beyond the time that each of them waits by
-/// itself; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// No pause between two questions is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Patience, Realisation, StoreDir, StorePath};
 
 /// Asks Nix about single paths. Cheap to clone.
 ///
@@ -159,7 +150,7 @@ impl StoreFacts {
     ) -> Result<Result<T, DatabaseError>, FactsError> {
         let question = Arc::new(question);
         let mut database = Arc::clone(&self.shared.database).lock_owned().await;
-        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
+        let mut patience = Patience::of_many("uploads wait");
         loop {
             let (shared, question) = (Arc::clone(&self.shared), Arc::clone(&question));
             let asked = spawn_blocking(move || {
@@ -237,44 +228,11 @@ impl Shared {
     }
 }
 
-/// The waiting for Nix to end what it writes.
-struct Patience {
-    pause: Duration,
-    told: bool,
-}
-
-impl Patience {
-    /// How long to wait before the next question; says so where that has taken its time.
-    fn pause(&mut self, error: &DatabaseError) -> Duration {
-        if self.pause == LONGEST_PAUSE && !std::mem::replace(&mut self.told, true) {
-            warn!(
-                "uploads wait: {error}; if a Nix was killed while it wrote, the next one that writes puts that right"
-            );
-        }
-        let longer = (self.pause * 2).min(LONGEST_PAUSE);
-        std::mem::replace(&mut self.pause, longer)
-    }
-
-    fn rewarded(&self) {
-        if self.told {
-            info!("uploads go on: the Nix database can be read again");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn pauses_grow_to_a_bound_and_are_told_once() {
-        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
-        let busy = DatabaseError::Busy { verb: "ask for path info" };
-        let pauses: Vec<_> = (0..10).map(|_| (patience.pause(&busy), patience.told)).collect();
-        assert_eq!(pauses[..2], [(FIRST_PAUSE, false), (FIRST_PAUSE * 2, false)]);
-        assert_eq!(pauses[9], (LONGEST_PAUSE, true));
-        assert!(pauses.iter().all(|(pause, told)| *told == (*pause == LONGEST_PAUSE)), "{pauses:?}");
-    }
+    use super::*;
 
     /// A database without a write-ahead log that Nix is writing, with the journal that says so.
     fn being_written(dir: &std::path::Path) -> rusqlite::Connection {

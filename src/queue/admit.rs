@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::forget_waits;
+use super::shared::{is_its_own, job_of, may_be_shared, share};
 use super::work::{change, execute, ids};
 use super::{CacheId, Event, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
@@ -262,6 +263,7 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         Ended::StartsAnew => 2,
         Ended::StartsAnewUnlessEvicted => 3,
     };
+    let may_be_shared = may_be_shared(tx, admission.run)?;
     let mut opened = 0;
     for Wanted { path, row, registered, caches } in admission.wanted {
         for cache in caches {
@@ -269,9 +271,16 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
             let values = params![name, cache.0, lane, row, run, admission.now, admission.needed];
             let inserted = insert.execute(values).map_err(admit())?;
             if inserted == 0 {
+                let known = if may_be_shared { job_of(tx, name, cache.0)? } else { None };
+                if let Some(known) = known {
+                    share(tx, known, admission.run)?;
+                }
                 let values = params![name, cache.0, lane, row, run, admission.now, ended, registered];
                 opened += reopen.execute(values).map_err(admit())? as u64;
                 note.execute(params![name, cache.0, lane, row, run, admission.needed]).map_err(admit())?;
+                if let Some(known) = known {
+                    is_its_own(tx, known)?;
+                }
                 if admission.needed {
                     release(tx, name, *cache, admission.now)?;
                 }

@@ -1,6 +1,5 @@
 //! A job, the states it goes through, and which change is legal.
 
-use super::RunId;
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -167,8 +166,8 @@ pub struct Job {
     pub doubts: u32,
     /// Whether a referrer needs it, whatever the policy says of the path on its own account.
     pub needed: bool,
-    /// The backfill for which what it refers to is looked for as well.
-    pub walk: Option<RunId>,
+    /// Whether a backfill asks for what it refers to as well.
+    pub walk: bool,
     /// Whether a garbage collection would take it, as far as that was looked at.
     pub collectable: bool,
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::RunId;
+
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
     _file: File,
@@ -105,6 +107,35 @@ fn is_only_looked_at(file: &File) -> std::io::Result<bool> {
         Ok(()) => file.unlock().map(|()| true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// That a process is at a backfill, for as long as this lives, so that no other takes it up meanwhile.
+#[derive(Default)]
+pub struct Followed {
+    _file: Option<File>,
+}
+
+impl Followed {
+    /// Takes a backfill up; `None` where another process is at it.
+    pub(super) fn claim(state_dir: &Path, run: RunId) -> std::io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(Self::file(state_dir, run))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: Some(file) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Removes what a backfill that nobody will take up again has left.
+    pub(super) fn forget(state_dir: &Path, run: RunId) {
+        // It is empty and in nobody's way.
+        let _ = std::fs::remove_file(Self::file(state_dir, run));
+    }
+
+    fn file(state_dir: &Path, run: RunId) -> PathBuf {
+        state_dir.join(format!("backfill-{}.lock", run.0))
     }
 }
 

@@ -36,6 +36,7 @@ mod route;
 mod run;
 mod schema;
 mod settle;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -55,7 +56,7 @@ pub use contents::Content;
 pub use disks::DiskView;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
-pub use lock::{LockError, StateLock};
+pub use lock::{Followed, LockError, StateLock};
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;

@@ -3,6 +3,8 @@
 use rusqlite::{Transaction, params};
 
 use super::links::{hold_dependents, unblock, wait_for};
+use super::shared::{serve_who_walks_not, walking};
+use super::walk::walk;
 use super::work::{change, delete, execute, state_of};
 use super::{Delivery, Event, Job, JobState, Queue, QueueError, Volume, sqlite};
 use crate::nix::StorePath;
@@ -58,12 +60,21 @@ pub enum Outcome {
 }
 
 impl Queue {
-    /// Writes down what became of claimed jobs, all in one transaction.
+    /// Writes down what became of claimed jobs, and asks for what is behind those whose closure somebody wants (`steps`: what
+    /// each refers to), all in one transaction.
     ///
     /// # Errors
     /// [`QueueError::WrongState`] if one wasn't claimed any more, [`QueueError::Sqlite`]; then nothing has changed.
-    pub fn settle(&mut self, outcomes: &[(Job, Outcome)], now: i64) -> Result<(), QueueError> {
+    pub fn settle(
+        &mut self,
+        outcomes: &[(Job, Outcome)],
+        steps: &[(Job, Vec<StorePath>)],
+        now: i64,
+    ) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin to settle"))?;
+        for (job, references) in steps {
+            walk(&tx, job, references, now)?;
+        }
         for (job, outcome) in outcomes {
             settle_one(&tx, job, outcome, now)?;
         }
@@ -80,7 +91,7 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     match outcome {
         Outcome::Delivered(delivery) => {
             // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
-            let is_through = !is_walked_for_another(tx, job)?;
+            let is_through = job.walk || walking(tx, job.id)?.is_empty();
             move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {
@@ -92,6 +103,9 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
                 // Perhaps since it was sent before: that stays as it is.
                 Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,
                 Delivery::AtUpstream => execute(tx, "UPDATE jobs SET found = 2 WHERE id = ?1", [job.id])?,
+            }
+            if !is_through {
+                serve_who_walks_not(tx, job.id)?;
             }
             unblock(tx, job.id, now)
         }
@@ -152,16 +166,6 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             delete(tx, job.id).map(|_| ())
         }
     }
-}
-
-/// Whether the job is to be walked on from for a backfill that it wasn't claimed for.
-fn is_walked_for_another(tx: &Transaction<'_>, job: &Job) -> Result<bool, QueueError> {
-    tx.prepare_cached(
-        "SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
-         WHERE jobs.id = ?1 AND runs.walks = 1 AND runs.finished IS NULL AND runs.id IS NOT ?2",
-    )
-    .and_then(|mut statement| statement.exists(params![job.id, job.walk.map(|run| run.0)]))
-    .map_err(sqlite("look whether a closure is asked for"))
 }
 
 fn is_needed(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {

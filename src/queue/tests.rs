@@ -69,7 +69,7 @@ impl Bench {
     }
 
     fn settle(&mut self, job: Job, outcome: Outcome) {
-        self.queue.settle(&[(job, outcome)], self.clock).expect("settled");
+        self.queue.settle(&[(job, outcome)], &[], self.clock).expect("settled");
     }
 
     fn tidy(&mut self, now: i64) {
@@ -233,7 +233,7 @@ fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let backfill = |bench: &mut Bench, outcome: Outcome| {
         let scope =
             RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
-        let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
+        let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun").0;
         let wanted = [Wanted { path: path(1), row: Some(1), registered: 0, caches: vec![bench.cache] }];
         let admission = Admission {
             lane: Lane::Backfill,
@@ -408,7 +408,7 @@ fn two_connections_never_lock_each_other_out() {
             };
             queue.admit(&admission, None).expect("admitted");
             for job in queue.claim(cache, Lane::Fresh, 3, 1).expect("claimed") {
-                queue.settle(&[(job, UPLOADED)], 1).expect("settled");
+                queue.settle(&[(job, UPLOADED)], &[], 1).expect("settled");
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Looking at the queue: what `status` and `queue list` show.
 
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
 use super::work::path_column;
@@ -39,6 +39,10 @@ pub struct CacheCounts {
     pub waiting_why: Option<String>,
     /// When (ms since 1970) it is asked again, where it has asked for the pause itself; otherwise that is within seconds.
     pub waiting_until: Option<i64>,
+    /// Whether what it takes nothing for is credentials: it has none, or none that it accepts.
+    pub lacks_credentials: bool,
+    /// Since when (ms since 1970) it is being asked whether it takes anything, without an answer yet.
+    pub asked_since: Option<i64>,
     /// Whether that is meant to be so, since this host is its own server.
     #[serde(skip)]
     pub is_off: bool,
@@ -58,6 +62,8 @@ pub enum Standing<'a> {
         why: &'a str,
         /// Until when (ms since 1970), where it has asked for the pause itself.
         until: Option<i64>,
+        /// Whether it has no credentials, or none that it accepts.
+        lacks_credentials: bool,
     },
     /// Not on this host, and why. Nobody waits.
     Off(&'a str),
@@ -83,6 +89,8 @@ impl CacheCounts {
             waiting_since: None,
             waiting_why: None,
             waiting_until: None,
+            lacks_credentials: false,
+            asked_since: None,
             is_off: false,
             id: CacheId(0),
         }
@@ -160,7 +168,8 @@ impl Queue {
                         coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
                         coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
-                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0)
+                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0), c.lacks_credentials,
+                        c.asked_since
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
             )
             .map_err(sqlite("count jobs"))?;
@@ -185,30 +194,48 @@ impl Queue {
                     bytes_read: count(row, 13)?,
                     bytes_saved: count(row, 14)?,
                     waiting_until: row.get(15)?,
+                    lacks_credentials: row.get(17)?,
+                    asked_since: row.get(18)?,
                 })
             })
             .and_then(Iterator::collect)
             .map_err(sqlite("count jobs"))
     }
 
-    /// Notes whether a cache as a whole takes paths, and why not.
+    /// Notes whether a cache as a whole takes paths, and why not. Returns since when (ms since 1970) it takes nothing.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<(), QueueError> {
-        let (why, until, off) = match standing {
-            Standing::Takes => (None, None, false),
-            Standing::Waits { why, until } => (Some(why), until, false),
-            Standing::Off(why) => (Some(why), None, true),
+    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<Option<i64>, QueueError> {
+        let (why, until, off, lacks_credentials) = match standing {
+            Standing::Takes => (None, None, false, false),
+            Standing::Waits { why, until, lacks_credentials } => (Some(why), until, false, lacks_credentials),
+            Standing::Off(why) => (Some(why), None, true, false),
         };
-        self.db
-            .execute(
-                "UPDATE caches SET waiting_why = ?2, waiting_until = ?5, off = ?4, retried = 0,
-                     waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
-                 WHERE id = ?1",
-                params![cache.0, why, now, off, until],
-            )
-            .map_err(sqlite("note a cache's state"))?;
+        let noted = self.db.query_row(
+            "UPDATE caches SET waiting_why = ?2, waiting_until = ?5, off = ?4, retried = 0, lacks_credentials = ?6,
+                 -- Of credentials it is said since when they are missing, not since when anything is.
+                 waiting_since = CASE WHEN ?2 IS NULL THEN NULL
+                                      WHEN lacks_credentials = ?6 THEN coalesce(waiting_since, ?3) ELSE ?3 END
+             WHERE id = ?1 RETURNING waiting_since",
+            params![cache.0, why, now, off, until, lacks_credentials],
+            |row| row.get(0),
+        );
+        noted.optional().map(Option::flatten).map_err(sqlite("note a cache's state"))
+    }
+
+    /// Notes since when (ms since 1970) a cache is being asked whether it takes anything; `None`: it has answered, or whoever
+    /// asked has given up.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_asked(&mut self, caches: &[CacheId], since: Option<i64>) -> Result<(), QueueError> {
+        for cache in caches {
+            self.db
+                .prepare_cached("UPDATE caches SET asked_since = ?2 WHERE id = ?1")
+                .and_then(|mut update| update.execute(params![cache.0, since]))
+                .map_err(sqlite("note that a cache is asked"))?;
+        }
         Ok(())
     }
 

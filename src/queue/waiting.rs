@@ -136,7 +136,7 @@ mod tests {
         admit(Lane::Fresh, 1, &[two]);
         admit(Lane::Backfill, 4, &[one]);
         let claimed = queue.claim(one, Lane::Fresh, 1, 1).expect("claimed").remove(0);
-        queue.settle(&[(claimed, Outcome::WaitsFor(vec![path(3)]))], 1).expect("settled");
+        queue.settle(&[(claimed, Outcome::WaitsFor(vec![path(3)]))], &[], 1).expect("settled");
         let waiting = queue.waiting(&[one, two], 10).expect("listed");
         assert_eq!(waiting, [path(3), path(2), path(1), path(4)]);
         assert_eq!(queue.waiting(&[one, two], 3).expect("listed"), waiting[..3]);

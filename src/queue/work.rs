@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::links::{forget_waits, release_dependents, unblock};
-use super::{CacheId, Event, Job, JobState, Queue, QueueError, RunId, sqlite};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -33,6 +33,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn recover(&mut self) -> Result<u64, QueueError> {
+        self.db.execute("UPDATE caches SET asked_since = NULL", []).map_err(sqlite("recover"))?;
         let recovered = self.db.execute(RECOVER, []);
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
     }
@@ -51,7 +52,10 @@ impl Queue {
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
              RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
@@ -68,7 +72,10 @@ impl Queue {
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
              RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY],
         )
     }
@@ -87,7 +94,10 @@ impl Queue {
                             AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                           ORDER BY attempts, not_before, lane, id LIMIT 1)
              RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, last as i64],
         )
     }
@@ -250,6 +260,7 @@ pub(super) fn change(
 
 pub(super) fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
     execute(tx, "DELETE FROM waits WHERE job = ?1", [id])?;
+    execute(tx, "DELETE FROM shared WHERE job = ?1", [id])?;
     let deleted = tx.execute("DELETE FROM jobs WHERE id = ?1", [id]).map_err(sqlite("delete a job"))?;
     Ok(deleted as u64)
 }
@@ -286,7 +297,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         attempts: row.get(4)?,
         doubts: row.get(5)?,
         needed: row.get(6)?,
-        walk: row.get::<_, Option<i64>>(7)?.map(RunId),
+        walk: row.get(7)?,
         collectable: row.get(8)?,
     })
 }

@@ -49,10 +49,10 @@ impl Uploader {
     pub(super) async fn claim(&mut self) -> Result<(), QueueError> {
         if self.caches.values().any(State::is_waiting) {
             for cache in self.queue.call(Queue::take_retried).await? {
-                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
+                self.caches.get_mut(&cache).into_iter().for_each(State::hurry_by_hand);
             }
         }
-        self.open_caches();
+        self.open_caches().await?;
         let questions = self.questions();
         // One moment for both: what comes due in between would be neither claimed now nor looked for later.
         let at = now();

@@ -116,7 +116,7 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
-    if !is_there || job.walk.is_none() {
+    if !is_there || !job.walk {
         return landed;
     }
     match facts.path_info(&job.path).await {
@@ -414,7 +414,13 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     }
     let waits = |reason: String, pause, ends| Landed {
         // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
-        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
+        cache: Verdict::Waits(Waits {
+            why: error.with_cure(),
+            pause,
+            ends,
+            lacks_credentials: error.class() == Class::Credentials,
+            is_off: error.is_own_server(),
+        }),
         ..Outcome::Retry { not_before: now(), reason }.into()
     };
     match error.class() {

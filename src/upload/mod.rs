@@ -46,7 +46,7 @@ use self::note::{note_taking, note_waiting};
 pub use self::pause::Pauses;
 use self::pause::UnderWay;
 use self::roots::Roots;
-pub use self::target::{Open, Target};
+pub use self::target::{Forgive, Open, Target};
 use self::target::{State, Waits};
 use self::tidy::tidy;
 use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
@@ -384,7 +384,8 @@ impl Uploader {
     }
 
     /// Begins to open every cache that is to be tried and isn't open.
-    fn open_caches(&mut self) {
+    async fn open_caches(&mut self) -> Result<(), QueueError> {
+        let mut asked = Vec::new();
         for (id, state) in &mut self.caches {
             if state.room(UNDER_WAY) == 0 {
                 continue;
@@ -398,13 +399,20 @@ impl Uploader {
                     let result = opened.await.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }));
                     Opening { cache, attempt, result }
                 });
+                asked.push(cache);
             }
         }
+        // One that is dead may leave us without an answer for long: whoever looks meanwhile is to know.
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.queue.call(move |queue| queue.note_asked(&asked, Some(now()))).await
     }
 
     async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
         let Opening { cache, attempt, result } = opening;
         let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
+        self.queue.call(move |queue| queue.note_asked(&[cache], None)).await?;
         match result {
             Ok(opened) => {
                 if state.opened(opened, &self.queue, &self.context.shaper) {

@@ -52,13 +52,7 @@ impl Uploader {
             }
         }
         let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
-        let settle = move |queue: &mut Queue| {
-            if !walks.is_empty() {
-                queue.walk(&walks, now())?;
-            }
-            queue.settle(&outcomes, now())
-        };
-        self.queue.call(settle).await?;
+        self.queue.call(move |queue: &mut Queue| queue.settle(&outcomes, &walks, now())).await?;
         for (cache, path) in places {
             self.context.flights.forget(cache, &path);
         }

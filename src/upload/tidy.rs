@@ -64,7 +64,7 @@ mod tests {
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
         queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
         let jobs = queue.claim(cache, lane, 1, 1)?;
-        queue.settle(&jobs.into_iter().map(|job| (job, Outcome::Gone)).collect::<Vec<_>>(), 1)
+        queue.settle(&jobs.into_iter().map(|job| (job, Outcome::Gone)).collect::<Vec<_>>(), &[], 1)
     }
 
     async fn jobs(queue: &QueueHandle) -> usize {

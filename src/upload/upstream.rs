@@ -50,7 +50,7 @@ mod tests {
             attempts,
             doubts: 0,
             needed: false,
-            walk: None,
+            walk: false,
             collectable: false,
         }
     }

@@ -23,7 +23,7 @@ fn a_cache_takes_no_backfill_when_it_is_low_and_nothing_when_it_is_critical() {
     running.eventually("the level", || level(&storewatch, "cache small") == "low");
     running.eventually_logs("WARN the disk of cache small is low: ");
     assert_eq!(level(&storewatch, "store"), "ok");
-    assert!(storewatch.cmd(&["status"]).ok().contains("disk:    that of cache small has been low for "));
+    assert!(storewatch.cmd(&["status"]).ok().contains("disk:    that of cache small is low since "));
 
     // Beside the service, whose time it is not worth.
     let said = storewatch.cmd(&["backfill", "--timeout", "1s"]);

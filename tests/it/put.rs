@@ -227,7 +227,7 @@ fn a_server_knows_us_in_several_ways() {
         } else {
             running = storewatch.start();
             let before = store.build(&expr::many(1)).unwrap();
-            eventually_waits_because(&mut running, &storewatch, "its credentials are missing");
+            eventually_waits_because(&mut running, &storewatch, "its credentials can't be had");
             write_secret(&file, wrong);
             eventually_waits_because(&mut running, &storewatch, "401 Unauthorized");
             assert!(!nginx.cache().has(&before[0]));

@@ -19,7 +19,7 @@ fn a_full_cache_waits_and_the_others_go_on() {
     running.eventually("all of them where there is room", || roomy.has_all(&paths));
     running.eventually("the reason in the status", || waits_because(&storewatch, "small", "No space left"));
     assert_eq!(storewatch.cache_status("roomy")["waiting_why"], serde_json::Value::Null);
-    assert!(storewatch.cmd(&["status"]).ok().contains("takes nothing for "));
+    assert!(storewatch.cmd(&["status"]).ok().contains("takes nothing since "));
     assert_eq!((small.store_paths().len(), small.archives().len()), (1, 1), "nothing half is shown");
     assert_eq!(storewatch.cache_status("small")["failed"], 0);
 

@@ -134,6 +134,11 @@ impl Credentials {
         }
     }
 
+    /// Somebody has mended the server: it is asked again at once, with whatever it has refused.
+    pub fn forgive(&self) {
+        self.lock().clear();
+    }
+
     fn providers(&self) -> impl Iterator<Item = &Provider> {
         let headers = self.headers.iter().filter_map(|(_, value)| match value {
             Header::Secret(provider) => Some(provider),
@@ -324,6 +329,9 @@ mod tests {
         assert!(credentials.check().await.is_err(), "it may be read, and still not be written");
         credentials.accepted(Action::Upload);
         assert!(credentials.check().await.is_ok());
+        refuse().await;
+        credentials.forgive();
+        assert!(credentials.check().await.is_ok(), "the server may have been mended");
         refuse().await;
         write("second");
         // A provider of its own, which hasn't kept the first one.

@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 pub use self::action::Action;
 use self::answer::Head;
 pub use self::answer::ServerSays;
-pub(super) use self::answer::{pause, plain};
+pub(super) use self::answer::{beside, pause, plain};
 pub(super) use self::body::{ANSWERING, TAKING};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};

@@ -78,7 +78,7 @@ pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
         (Some(config), Ok(nix)) => {
             step("the secrets");
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
-            findings.extend(caches::examine(config, nix, step).await);
+            findings.extend(caches::examine(config, nix, &host.state_dir, step).await);
             step("the upstreams");
             findings.extend(upstreams::examine(config).await);
             findings.extend(bandwidth::examine(config).await);
