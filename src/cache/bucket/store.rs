@@ -48,7 +48,7 @@ pub struct StoreKeys {
 pub struct StoreOptions {
     /// Which bucket.
     pub url: BucketUrl,
-    /// How to speak to its server; no token and no headers are shown.
+    /// How to speak to its server; no token is shown.
     pub http: HttpOptions,
     /// The policy's own keys.
     pub keys: StoreKeys,
@@ -355,7 +355,8 @@ async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Ar
     let near = HttpOptions { direct: true, client_certificate: None, ..http.clone() };
     let direct = http.direct || is_loopback(&endpoint);
     let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
-    Ok(Wire { client: client_there, near: client(near).await?, endpoint, bucket: name.to_owned() })
+    let credentials = Arc::clone(&http.credentials);
+    Ok(Wire { client: client_there, near: client(near).await?, endpoint, credentials, bucket: name.to_owned() })
 }
 
 /// The bucket behind the endpoint.

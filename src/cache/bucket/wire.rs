@@ -26,7 +26,7 @@ use super::arriving::Arriving;
 use super::code::Code;
 use super::error::{BucketError, Carried};
 use crate::cache::http::{
-    ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, head_size, origin, pause, plain, read_whole, touch,
+    ANSWERING, ANSWERING_BRIEFLY, Action, Credentials, HttpError, TAKING, head_size, origin, pause, plain, read_whole, touch,
 };
 use crate::limit::Tap;
 
@@ -60,6 +60,8 @@ pub(super) struct Wire {
     pub(super) near: reqwest::Client,
     /// `https://HOST[:PORT]`s that belong to the bucket; what goes elsewhere is for credentials.
     pub(super) endpoint: Url,
+    /// Headers for what stands in front of the bucket's servers. They are no part of what is signed.
+    pub(super) credentials: Arc<Credentials>,
     /// As messages call the bucket.
     pub(super) bucket: String,
 }
@@ -103,12 +105,17 @@ impl Wire {
         let url = Url::parse(&parts.uri.to_string()).map_err(|error| not_understood(error.to_string()))?;
         let (action, host) = (self.action(&parts.method, &url), origin(&url));
         let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
-        let shown = shown(&parts.headers, &url);
+        let mut shown = shown(&parts.headers, &url);
         let client = if action == Action::Credentials && url.scheme() == "http" { &self.near } else { &self.client };
         let sent = Sent::default();
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
         *request.headers_mut() = parts.headers;
+        if action != Action::Credentials {
+            let ahead = self.credentials.shown().await.map_err(BucketError::Secret)?;
+            ahead.dress_head(request.headers_mut());
+            shown.extend(ahead.hidden().map(str::to_owned));
+        }
         let tap = Tap::of_this_task();
         tap.take(head_size(&request)).await;
         if has_body {

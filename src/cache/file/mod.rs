@@ -1,7 +1,8 @@
 //! A binary cache in a directory: `file:///DIR`.
 //!
 //! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
-//! narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
+//! narinfo never stands without its archive or before its references. The same content is written once: another path's
+//! narinfo names the archive that is there. What a crash leaves in `.tmp` is swept at
 //! the next start of the same host, together with archives whose narinfo it kept from appearing; what a host leaves that
 //! doesn't come back, or whose queue was replaced, by whoever opens the cache a day later.
 //!
@@ -32,9 +33,12 @@ pub use self::look::{look, try_out};
 pub use self::shelf::FileShelf;
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
-use super::binary::RealisationFile;
+use super::binary::{RealisationFile, list};
+use super::care::condemned_with;
 use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
+use super::{
+    BinaryCache, BoxFuture, Cache, CacheError, Hindrance, Listed, NarReader, NarStream, Push, Pushed, StoredNar, layout,
+};
 use crate::disk::{NoRoom, Place, SetAside};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
@@ -113,7 +117,7 @@ impl FileCache {
 
     /// Writes archive and narinfo under temporary names. Blocks.
     fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
-        let FileOptions { dir, binary, place, .. } = &self.options;
+        let FileOptions { dir, binary, instance, place } = &self.options;
         // It may have waited long for its turn, and others were admitted at the same time.
         let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
@@ -130,18 +134,37 @@ impl FileCache {
             PackError::Nar(failure) => failure.into(),
             PackError::Write(source) => not_written(source, "write an archive in", &folder),
         })?;
-        let (nar_size, file_size) = (packed.nar_size, packed.file_size);
-        let nar_synced = file_size >= SYNC_ALONE;
+        let nar_synced = packed.file_size >= SYNC_ALONE;
         if nar_synced {
             nar_file.sync()?;
         }
         binary.note_pace(&packed, began.elapsed());
         let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
-        let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
-        let text = binary.narinfo(info, &packed.stored_at(url));
+        let stored = packed.stored_at(url);
+        let narinfo = self.write_narinfo(temp::new_name(instance), info, &stored)?;
+        Ok(Written { files: Files { nar: Some(nar_file), nar_synced, listing, narinfo }, stored })
+    }
+
+    fn write_narinfo(&self, name: String, info: &PathInfo, stored: &StoredNar) -> Result<TempFile, CacheError> {
+        let FileOptions { dir, binary, .. } = &self.options;
+        let target = dir.join(layout::narinfo_name(&info.path));
+        let (narinfo, mut file) = TempFile::create(dir.join(TEMP_DIR).join(name), target)?;
+        let text = binary.narinfo(info, stored);
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
-        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, nar_size, file_size })
+        Ok(narinfo)
+    }
+
+    /// Writes a narinfo under a temporary name that names an archive of another path: the same content, which needn't be
+    /// written again. `None` where that isn't there any more, or a prune is about to remove it (`care/prune`). Blocks.
+    fn write_beside(&self, info: &PathInfo, stored: &StoredNar) -> Result<Option<TempFile>, CacheError> {
+        let FileOptions { dir, instance, place, .. } = &self.options;
+        let is_whole = fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
+        if !is_whole || is_condemned(dir, &stored.url) {
+            return Ok(None);
+        }
+        place.admits(0)?;
+        self.write_narinfo(temp::new_copy_name(instance), info, stored).map(Some)
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -210,10 +233,56 @@ impl FileCache {
     }
 }
 
+impl FileCache {
+    /// Shows a path whose archive is there already.
+    async fn publish_beside(
+        self: Arc<Self>,
+        info: &PathInfo,
+        nar: NarStream,
+        narinfo: TempFile,
+        go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
+    ) -> Result<Pushed, CacheError> {
+        let mut read = 0;
+        let listing = match self.options.binary.layout.write_nar_listing {
+            true => list(nar, &mut read).await?,
+            // Given up: others wait for who has a seat in a reading.
+            false => {
+                drop(nar);
+                None
+            }
+        };
+        let (cache, own) = (Arc::clone(&self), info.clone());
+        let listing = spawn_blocking(move || listing.map(|json| cache.write_listing(&own, &json)).transpose()).await;
+        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })??;
+        go_ahead.await?;
+        Arc::clone(&self).copy_log(info).await?;
+        self.committer.publish(Files { nar: None, nar_synced: true, listing, narinfo }).await?;
+        Ok(Pushed { read, sent: 0, deduplicated: true })
+    }
+
+    /// Puts the log of a path's build there, if the cache wants that.
+    async fn copy_log(self: Arc<Self>, info: &PathInfo) -> Result<(), CacheError> {
+        let Some(derivation) = self.options.binary.logged(info).cloned() else { return Ok(()) };
+        let put = spawn_blocking(move || self.put_log(&derivation)).await;
+        put.map_err(|_| CacheError::LostThread { action: "copy a log" })?
+    }
+}
+
+/// Whether a prune has hidden a path with that archive, and is to remove it. Where that can't be learnt, it counts as such.
+fn is_condemned(dir: &Path, archive: &str) -> bool {
+    let begin = condemned_with(archive);
+    match fs::read_dir(dir.join(layout::PRUNED_DIR)) {
+        Ok(pruned) => pruned.flatten().any(|file| {
+            let name = format!("{}/{}", layout::PRUNED_DIR, file.file_name().to_string_lossy());
+            name.starts_with(&begin)
+        }),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
 struct Written {
     files: Files,
-    nar_size: u64,
-    file_size: u64,
+    stored: StoredNar,
 }
 
 impl Cache for FileCache {
@@ -243,29 +312,38 @@ impl Cache for FileCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
+            let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+            let known = contents.recall(info.nar_hash).await;
+            if let Some(known) = known {
+                // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has
+                // no seat in a reading that others share.
+                arrivals.as_mut().await?;
+                arrivals = Box::pin(async { Ok(()) });
+                let (cache, own) = (Arc::clone(&self), info.clone());
+                let narinfo = spawn_blocking(move || cache.write_beside(&own, &known)).await;
+                let narinfo = narinfo.map_err(|_| CacheError::LostThread { action: "write a narinfo" })??;
+                if let Some(narinfo) = narinfo {
+                    return self.publish_beside(&info, nar, narinfo, go_ahead).await;
+                }
+            }
             let (place, nar_size) = (Arc::clone(&self.options.place), info.nar_size);
             let admitted = spawn_blocking(move || place.admits(nar_size)).await;
             admitted.map_err(|_| CacheError::LostThread { action: "look how much room there is" })??;
             let nar = nar.start().await?;
-            let cache = Arc::clone(&self);
-            let derivation = self.options.binary.logged(&info).cloned();
+            let (cache, own) = (Arc::clone(&self), info.clone());
             // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its
             // end.
             let (_ends_the_thread, dropped) = oneshot::channel();
             let way_out = WayOut { tap: Tap::of_this_task(), dropped };
-            let written = spawn_blocking(move || cache.write(&info, nar, way_out)).await;
+            let written = spawn_blocking(move || cache.write(&own, nar, way_out)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
-            if let Some(derivation) = derivation {
-                let cache = Arc::clone(&self);
-                let put = spawn_blocking(move || cache.put_log(&derivation)).await;
-                put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
-            }
-            let Written { files, nar_size, file_size } = written;
+            Arc::clone(&self).copy_log(&info).await?;
+            let Written { files, stored } = written;
             self.committer.publish(files).await?;
-            Ok(Pushed { read: nar_size, sent: file_size, deduplicated: false })
+            contents.remember(info.nar_hash, &stored).await;
+            Ok(Pushed { read: stored.nar_size, sent: stored.file_size, deduplicated: false })
         })
     }
 }
