@@ -6,9 +6,9 @@
 //! level counts as tried after some uploads and a second, and what is older than some ten seconds counts less and less. A
 //! host that is busy otherwise makes packers slow, and so lowers the level, too.
 //!
-//! Where packers are what is waited for even at the lowest level, some archives are sent as they are. If that takes no more
-//! than half the time, it goes on as long as it does; otherwise it is tried again only after the link has been found slow.
-//! A directory gets packed archives in any case: what counts there is room.
+//! Where packers are what is waited for, at the level of the beginning or below, some archives are sent as they are. If that
+//! takes no more than half the time, it goes on as long as it does; otherwise it is tried again only after the link has been
+//! found slow. A directory gets packed archives in any case: what counts there is room.
 //!
 //! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
 //! step that was seen was 2.9, from 4 to 5 on text.
@@ -112,7 +112,7 @@ struct Balance {
     reading: Duration,
     elapsed: Duration,
     as_it_is: AsItIs,
-    /// Seconds that a byte took when archives were last packed at the lowest level.
+    /// Seconds that a byte took when archives were last packed.
     packed: f64,
 }
 
@@ -189,10 +189,10 @@ impl Balance {
         if both.saturating_sub(self.busy) >= both / BUSY {
             return None;
         }
-        if level > FLOOR {
-            return Some(self.at(Effort::Level(level - 1)));
+        if level <= START && self.as_it_is == AsItIs::Untried {
+            return Some(Self { packed: pace, ..self }.at(Effort::AsItIs));
         }
-        (self.as_it_is == AsItIs::Untried).then(|| Self { packed: pace, ..self }.at(Effort::AsItIs))
+        (level > FLOOR).then(|| self.at(Effort::Level(level - 1)))
     }
 }
 
@@ -301,7 +301,7 @@ mod tests {
             let pace = Pace::over_a_line();
             if line.efforts(&pace, &[50.0], 5_000)[4_999] == Effort::AsItIs {
                 let took = |effort| line.upload(effort, 50.0).elapsed;
-                prop_assert!(took(Effort::AsItIs) * 2 <= took(Effort::Level(FLOOR)) + Duration::from_millis(1));
+                prop_assert!(took(Effort::AsItIs) * 2 <= took(Effort::Level(START)) + Duration::from_millis(1));
             }
         }
     }

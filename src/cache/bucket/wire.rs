@@ -42,8 +42,9 @@ const AZURE_CODE: &str = "x-ms-error-code";
 /// A temporary key's token, for Amazon's servers.
 const TOKEN: &str = "x-amz-security-token";
 
-/// What Azure's servers are shown in an address, of which the rest is for everybody.
-const AZURE_SIGNATURE: &str = "sig";
+/// What servers are shown in an address, of which the rest is for everybody: Azure's a signature, and Amazon's, that hand out
+/// keys, the token of a web identity.
+const SHOWN_IN_ADDRESSES: [&str; 2] = ["sig", "WebIdentityToken"];
 
 /// A piece of a body, where there is no limit (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
 /// takes a second or two.
@@ -143,7 +144,8 @@ impl Wire {
         // The bucket may stand in front of the host's name.
         let is_there =
             |theirs: &str| theirs == host || theirs.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
-        if !url.host_str().is_some_and(is_there) {
+        let is_same_port = url.port_or_known_default() == self.endpoint.port_or_known_default();
+        if !is_same_port || !url.host_str().is_some_and(is_there) {
             return Action::Credentials;
         }
         match *method {
@@ -217,11 +219,12 @@ fn shown(headers: &HeaderMap, url: &Url) -> Vec<String> {
     let authorization =
         header(AUTHORIZATION.as_str()).map(|value| value.split_once(' ').map_or(value, |(_, rest)| rest));
     let in_headers = authorization.into_iter().chain(header(TOKEN)).map(str::to_owned);
-    let signature = url.query_pairs().filter(|(name, _)| name == AZURE_SIGNATURE).map(|(_, value)| value.into_owned());
+    let is_shown = |name: &str| SHOWN_IN_ADDRESSES.contains(&name);
+    let understood = url.query_pairs().filter(|(name, _)| is_shown(name)).map(|(_, value)| value.into_owned());
     let as_written = url.query().into_iter().flat_map(|query| query.split('&'));
-    let as_written =
-        as_written.filter_map(|pair| Some(pair.strip_prefix(AZURE_SIGNATURE)?.strip_prefix('=')?.to_owned()));
-    in_headers.chain(signature).chain(as_written).filter(|shown| !shown.is_empty()).collect()
+    let as_written = as_written.filter_map(|pair| pair.split_once('=')).filter(|(name, _)| is_shown(name));
+    let as_written = as_written.map(|(_, value)| value.to_owned());
+    in_headers.chain(understood).chain(as_written).filter(|shown| !shown.is_empty()).collect()
 }
 
 /// What the library makes more of than we could.

@@ -418,10 +418,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cache::{Layout, Pace};
+    use crate::cache::{Compression, Layout, Pace};
     use crate::disk::{Terms, Threshold, Thresholds, What};
     use crate::limit::{Lane, Rate, Rates, Shaper};
-    use crate::nix::{SecretKey, StoreDir, StoreFacts};
+    use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
         FileOptions {
@@ -453,6 +453,45 @@ mod tests {
         let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names.len(), 3, "{names:?}");
         assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_leaves_of_a_path_that_names_anothers_archive_leaves_that_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = FileCache::open(options(dir.path())).expect("opened");
+        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a path");
+        let info = PathInfo {
+            id: Some(1),
+            path,
+            nar_hash: NarHash([7; 32]),
+            nar_size: 3,
+            registration_time: 0,
+            deriver: None,
+            ultimate: true,
+            sigs: Vec::new(),
+            ca: None,
+            references: Some(Vec::new()),
+        };
+        let stored = StoredNar {
+            url: "nar/others.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: info.nar_hash,
+            file_size: 3,
+            nar_size: 3,
+        };
+        assert!(cache.write_beside(&info, &stored).expect("looked").is_none(), "it isn't there");
+        let archive = dir.path().join(&stored.url);
+        fs::write(&archive, "cut").expect("written");
+        let left = cache.write_beside(&info, &stored).expect("written").expect("it is there");
+        // As an earlier run would have left it.
+        let written = fs::read_dir(dir.path().join(TEMP_DIR)).expect("listed").flatten().next().expect("a file").path();
+        let name = written.file_name().expect("a name").to_string_lossy().into_owned();
+        let (_, number) = name.split_once('.').and_then(|(_, rest)| rest.split_once('.')).expect("a number");
+        fs::rename(&written, dir.path().join(TEMP_DIR).join(format!("0123.beef-1.{number}"))).expect("renamed");
+        drop((left, cache));
+        FileCache::open(options(dir.path())).expect("opened again");
+        assert_eq!(fs::read_dir(dir.path().join(TEMP_DIR)).expect("listed").count(), 0, "it is swept");
+        assert!(archive.exists(), "another path has it");
     }
 
     #[tokio::test]

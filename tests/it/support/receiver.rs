@@ -73,12 +73,6 @@ impl Receiver {
         shared.arrived.iter().find(|(_, file)| *file == name).map(|(when, _)| *when)
     }
 
-    /// When each narinfo was there, in their order.
-    pub fn shown(&self) -> Vec<Instant> {
-        let shared = self.shared.lock().unwrap();
-        shared.arrived.iter().filter(|(_, file)| file.ends_with(".narinfo")).map(|(when, _)| *when).collect()
-    }
-
     /// How often its front page was asked for.
     pub fn touched(&self) -> usize {
         self.shared.lock().unwrap().touched
