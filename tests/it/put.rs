@@ -346,7 +346,7 @@ fn the_url_may_name_the_key_as_nix_has_it() {
 #[test]
 fn four_large_uploads_take_little_memory() {
     let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
-    for line in ["", "compression_level = 8\n"] {
+    for line in ["", "compression_level = 6\n"] {
         let (store, proxy) = (ScratchStore::new(&nix), FlakyProxy::before(nginx.port()));
         let storewatch = Storewatch::new(&store);
         let login = login(&storewatch.state_dir().with_file_name("password"));

@@ -13,10 +13,12 @@ use object_store::{
     RetryConfig,
 };
 use reqwest::Url;
+use tokio::sync::Semaphore;
 
 use super::clouds;
 use super::credentials::{Chain, S3Keys};
 use super::error::{BucketError, unwrapped};
+use super::send::SPARE;
 use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
 use crate::cache::http::{Action, Http, HttpOptions};
@@ -71,6 +73,8 @@ pub(super) struct Store {
     prefix: Arc<str>,
     /// The bucket's server, for who only wants to know how far it is; none where there isn't one.
     pub(super) server: Option<Arc<Wire>>,
+    /// Held by parts that are on their way beside another of their upload.
+    pub(super) spare: Arc<Semaphore>,
     /// Whether there is something to abort: Azure forgets what isn't put together by itself, after a week.
     pub(super) aborts: bool,
 }
@@ -169,7 +173,8 @@ impl Store {
             };
         let aborts = !matches!(url.service, Service::Azure { .. });
         let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
-        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, aborts })
+        let spare = Arc::new(Semaphore::new(SPARE));
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts })
     }
 
     /// The object that a file of the cache's layout is.
@@ -407,6 +412,7 @@ mod tests {
                 name: "memory://b".into(),
                 prefix: "".into(),
                 server: None,
+                spare: Arc::new(Semaphore::new(SPARE)),
                 aborts: true,
             }
         }

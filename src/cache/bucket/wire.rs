@@ -18,7 +18,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError as LibraryError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
     HttpResponseBody, HttpService,
 };
-use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -171,8 +171,10 @@ impl Wire {
         let answer = answer.map_err(|source| HttpError::of_transport(action, host, source))?;
         let (code, says) = understand(&headers, &String::from_utf8_lossy(&answer), shown);
         let code = Code::parse(&code);
-        // A success may yet turn out to be none when the parts are put together.
-        let went_well = status.is_success() && !String::from_utf8_lossy(&answer).contains("<Error>");
+        // A success may yet turn out to be none when the parts are put together. Of several answers in one, each is for the
+        // library to understand.
+        let says_otherwise = || String::from_utf8_lossy(&answer).contains("<Error>");
+        let went_well = status.is_success() && (are_several(&headers) || !says_otherwise());
         // No object of that name is for the library to say; no bucket isn't.
         let no_object = status == StatusCode::NOT_FOUND && !matches!(code, Code::NoSuchBucket(_) | Code::Damaged(_));
         // That an object is there already, as Azure says it.
@@ -205,6 +207,11 @@ struct Asked<'r> {
     shown: &'r [String],
     /// Bytes that the answer may have.
     most: u64,
+}
+
+/// Whether an answer holds those to several requests, as Azure's to a batch.
+fn are_several(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"))
 }
 
 /// Whether a request asks for a page of names.

@@ -27,7 +27,7 @@ impl Narinfo {
         Some(Self {
             store_path: field("StorePath:")?.to_owned(),
             url: field("URL:")?.to_owned(),
-            nar_hash: field("NarHash:")?.to_owned(),
+            nar_hash: field("NarHash:").unwrap_or_default().to_owned(),
             references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
         })
     }

@@ -36,7 +36,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         return Ok(refuse(405, "MethodNotAllowed", head));
     };
     *shared.state().asked.entry(op).or_default() += 1;
-    if name.is_empty() && !matches!(op, Op::List | Op::Uploads) {
+    if name.is_empty() && !matches!(op, Op::List | Op::Uploads | Op::Batch) {
         // Whoever greets the server shows nothing.
         return Ok(refuse(403, "AccessDenied", head));
     }
@@ -117,6 +117,7 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
         };
     }
     Some(match (method.as_str(), names.as_slice()) {
+        ("POST", _) if dialect == Dialect::Azure && query.get("comp").is_some_and(|comp| comp == "batch") => Op::Batch,
         ("HEAD", []) => Op::Head,
         ("GET", []) => Op::Get,
         ("GET", _) if query.contains_key("uploads") && dialect != Dialect::Azure => Op::Uploads,
@@ -206,6 +207,7 @@ fn act(
             state.delete(name);
             return empty(204);
         }
+        Op::Batch => return batch(state, &String::from_utf8_lossy(&content)),
         Op::Begin => {
             let id = state.begin(name);
             let text = format!(
@@ -254,6 +256,27 @@ fn act(
         Ok(()) => Response::builder().header("etag", "\"part\"").body(whole("")).unwrap(),
         Err((status, code)) => refuse(status, code, false),
     }
+}
+
+/// Deletes what is named there, and answers each as if it had been asked by itself.
+fn batch(state: &mut State, asked: &str) -> Response<Body> {
+    let mut text = String::new();
+    for (id, line) in asked.lines().filter_map(|line| line.strip_prefix("DELETE /")).enumerate() {
+        let path = line.split([' ', '?']).next().unwrap_or_default();
+        let path = percent_encoding::percent_decode_str(path).decode_utf8().unwrap();
+        let (_, name) = path.split_once('/').unwrap();
+        let (status, why) = match state.objects.contains_key(name) {
+            true => ("202 Accepted", ""),
+            false => ("404 The specified blob does not exist.", "<Error><Code>BlobNotFound</Code></Error>"),
+        };
+        state.delete(name);
+        text += &format!(
+            "--answers\r\nContent-Type: application/http\r\nContent-ID: {id}\r\n\r\nHTTP/1.1 {status}\r\n\
+             x-ms-version: 2023-11-03\r\n\r\n{why}\r\n"
+        );
+    }
+    text += "--answers--\r\n";
+    with_body(StatusCode::ACCEPTED, "multipart/mixed; boundary=answers", text)
 }
 
 /// A number for a block, whose name is a random one in hexadecimal.

@@ -27,6 +27,8 @@ pub enum Op {
     Abort,
     /// Which uploads in parts there are.
     Uploads,
+    /// Several at once, each to be deleted: Azure's.
+    Batch,
 }
 
 /// What the fake does instead of what it is asked.
