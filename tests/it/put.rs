@@ -353,7 +353,7 @@ fn four_large_uploads_take_little_memory() {
         policy(&storewatch, proxy.port(), "", &(login + line));
         proxy.fail(On::Every, Fault::StallAfter(1_000_000));
         let mut running = storewatch.start();
-        (0..4).for_each(|_| drop(store.build(&expr::sized(75_000_000)).unwrap()));
+        (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
         running.eventually("four that stall", || proxy.faults() >= 4);
         proxy.pass();
         eventually_done(&mut running, &storewatch, 4);
