@@ -26,8 +26,11 @@ use line::Line;
 use support::{Nix, Receiver, ScratchStore, Storewatch};
 
 /// What is compared: its name, and the lines of a policy that choose it.
-const CHOICES: [(&str, &str); 3] =
-    [("auto", "compression = \"auto\"\n"), ("zstd 3", "compression = \"zstd\"\n"), ("none", "compression = \"none\"\n")];
+const CHOICES: [(&str, &str); 3] = [
+    ("auto", "compression = \"auto\"\n"),
+    ("zstd 3", "compression = \"zstd\"\n"),
+    ("none", "compression = \"none\"\n"),
+];
 
 /// `auto` may take so much longer than the best of the others: it has to find out what the line is like.
 const LONGER: f64 = 1.1;
@@ -71,14 +74,7 @@ fn loopback(nix: &Nix) {
 }
 
 /// Sends the paths by each choice in turn, round after round.
-fn compare(
-    store: &ScratchStore,
-    paths: &[String],
-    rounds: usize,
-    counted: Counted,
-    line: Option<&Line>,
-    limits: &str,
-) {
+fn compare(store: &ScratchStore, paths: &[String], rounds: usize, counted: Counted, line: Option<&Line>, limits: &str) {
     let time = |sent: &Sent| match counted {
         Counted::All => sent.usage.wall,
         Counted::SecondHalf => sent.second_half,

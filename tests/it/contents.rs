@@ -115,9 +115,7 @@ fn the_same_content_is_written_once_as_long_as_it_is_there() {
         assert_ne!(second, first);
         assert_eq!(build("four", &mut running), second);
         running.stop();
-        Reader::empty(&store)
-            .copy_from(&backend.substituter(), &storewatch.public_key("team"), &paths[2..])
-            .unwrap();
+        Reader::empty(&store).copy_from(&backend.substituter(), &storewatch.public_key("team"), &paths[2..]).unwrap();
     }
 }
 
@@ -149,5 +147,4 @@ fn an_archive_that_a_prune_is_about_to_remove_is_not_shown_again() {
     storewatch.cmd(&["push", &three]).ok();
     assert_eq!(cache.narinfo(&three).unwrap().url, own);
     assert!(cache.dir().join(format!("{}.ls", &crate::support::nix::base_name(&three)[..32])).exists());
-    cache.assert_sound(&[]);
 }

@@ -6,8 +6,9 @@ use object_store::path::Path;
 use object_store::{PutMode, PutPayload, UpdateVersion};
 use reqwest::Url;
 
+use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{Put, Store, StoreOptions};
+use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};

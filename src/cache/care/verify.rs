@@ -223,14 +223,8 @@ struct Examiner {
 
 impl Examiner {
     async fn examine(&self, hash: HashPart) -> Result<Verdict, CacheError> {
-        let mut verdict = Verdict {
-            hash,
-            path: None,
-            faults: Vec::new(),
-            archive: None,
-            not_unpacked: None,
-            on_trust: Vec::new(),
-        };
+        let mut verdict =
+            Verdict { hash, path: None, faults: Vec::new(), archive: None, not_unpacked: None, on_trust: Vec::new() };
         // One that has gone meanwhile was pruned.
         let Some(Text { content, .. }) = self.shelf.read(&narinfo_file(hash)).await? else { return Ok(verdict) };
         let narinfo = match Narinfo::read(&content, &self.verifying.store_dir) {

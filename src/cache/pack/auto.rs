@@ -235,9 +235,7 @@ mod tests {
                 assert_eq!(frame, packed.len(), "one frame");
             }
         }
-        let text: String = (0..60_000).map(|n| format!("line {} of a text that goes on\n", n * 7919)).collect();
-        let text = text.as_bytes();
-        assert_eq!(Content::of(&text[..WINDOW]).expect("looked at"), Content::Text);
+        let text = include_bytes!("../../../docs/policy.md");
         assert!(packed_at(text, CEILING).len() < packed_at(text, FLOOR).len(), "effort shows");
     }
 }

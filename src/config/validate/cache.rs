@@ -169,7 +169,8 @@ fn secret_key(
         problems.add(at.clone(), "`signing_key` is given although the URL has a `secret-key`: keep one of them");
     }
     if in_store(file, store) {
-        let message = "the file of `secret-key` must not lie in the Nix store, where everybody can read it: keep it elsewhere";
+        let message =
+            "the file of `secret-key` must not lie in the Nix store, where everybody can read it: keep it elsewhere";
         problems.add(url.span(), message);
         return None;
     }

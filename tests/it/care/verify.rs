@@ -3,8 +3,8 @@
 use super::site::{Site, narinfo};
 use super::{assert_sound, cache, each_site, json};
 use crate::backend_contract::eventually_done;
-use crate::support::{Fault, FlakyProxy, Garage, Nix, On, Reader, ScratchStore, Storewatch, expr};
 use crate::support::nix::base_name;
+use crate::support::{Fault, FlakyProxy, Garage, Nix, On, Reader, ScratchStore, Storewatch, expr};
 use serde_json::{Value, json as value};
 
 /// Breaks the cache in every way; returns the kinds of faults, but for the one that only shows when archives are read.
@@ -125,9 +125,8 @@ fn what_an_upstream_is_trusted_to_deliver_is_told_and_is_no_fault() {
     store.delete(&base);
     store.substitute(&upstream.url(), &key.public, &base).unwrap();
     let dir = storewatch.cache_at("cache");
-    let policy = |keys: &str| {
-        format!("version = 1\n[upstreams]\nkeys = [{keys}]\n[caches.team]\nurl = \"{}\"\n", dir.url())
-    };
+    let policy =
+        |keys: &str| format!("version = 1\n[upstreams]\nkeys = [{keys}]\n[caches.team]\nurl = \"{}\"\n", dir.url());
     storewatch.policy(&policy(&format!("\"{}\"", key.public)));
     let mut running = storewatch.start();
     let tops: Vec<String> = (0..2).flat_map(|_| store.build(&expr::user_of(&base[0])).unwrap()).collect();
@@ -140,7 +139,11 @@ fn what_an_upstream_is_trusted_to_deliver_is_told_and_is_no_fault() {
     assert_eq!(said.stdout.matches(&line).count(), 1, "{said:?}");
     assert!(said.stdout.contains("1 reference taken on trust"), "{said:?}");
     let (found, _) = json(&storewatch, "verify", &[]);
-    assert_eq!((&found["on_trust"], &found["on_trust_paths"][0]), (&1.into(), &base_name(&base[0]).into()), "{found:#}");
+    assert_eq!(
+        (&found["on_trust"], &found["on_trust_paths"][0]),
+        (&1.into(), &base_name(&base[0]).into()),
+        "{found:#}"
+    );
     // Whom nobody trusts vouches for nothing.
     storewatch.policy(&policy(""));
     let (found, code) = json(&storewatch, "verify", &[]);

@@ -387,7 +387,11 @@ fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
     if is_azure {
         let next = last.map(|last| last.as_str()).unwrap_or_default();
         let text = format!("<Blobs>{text}</Blobs><NextMarker>{next}</NextMarker>");
-        return with_body(StatusCode::OK, "application/xml", format!("<EnumerationResults>{text}</EnumerationResults>"));
+        return with_body(
+            StatusCode::OK,
+            "application/xml",
+            format!("<EnumerationResults>{text}</EnumerationResults>"),
+        );
     }
     if let Some(last) = last {
         text.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
