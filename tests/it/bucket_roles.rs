@@ -5,9 +5,12 @@ use crate::support::cloud::{Cloud, HANDED_OUT, OF_THE_MACHINE, ROLE};
 use crate::support::s3::{BUCKET, Dialect};
 use crate::support::{FakeS3, Nix, Said, ScratchStore, Storewatch, expr, write_secret};
 
+/// What is added to the environment.
+type Variables = Vec<(&'static str, String)>;
+
 /// Pushes a path to a store of that kind, by what `role` adds to the environment, and looks that nothing secret shows.
 #[track_caller]
-fn push(dialect: Dialect, role: &dyn Fn(&Cloud, &Storewatch<'_>) -> Vec<(&'static str, String)>) {
+fn push(dialect: Dialect, role: &dyn Fn(&Cloud, &Storewatch<'_>) -> Variables) {
     let Some(nix) = Nix::recent() else { return };
     let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
     let cloud = Cloud::start(fake.key().clone());
