@@ -261,6 +261,7 @@ fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::http::{Http, HttpOptions};
 
     #[test]
     fn what_a_server_repeats_of_what_it_was_shown_is_blackened() {
@@ -275,5 +276,24 @@ mod tests {
         assert!(says.trim_end().ends_with("x [secret]"), "{says}");
         let (_, says) = understand(&HeaderMap::new(), "you sent s3cret t0ken a/b a%2Fb sv=1", &shown);
         assert_eq!(says, "you sent [secret] [secret] [secret] [secret] sv=1");
+    }
+
+    /// Azure answers a batch as a whole with success; what isn't there any more is one of the answers in it.
+    #[tokio::test]
+    async fn of_several_answers_in_one_none_is_taken_for_all() {
+        let http = Http::new(&HttpOptions { direct: true, ..HttpOptions::default() }).await.expect("a client");
+        let wire = Wire {
+            client: http.client().clone(),
+            near: http.client().clone(),
+            endpoint: Url::parse("https://h").expect("an address"),
+            credentials: Arc::default(),
+            bucket: "az://c".to_owned(),
+        };
+        for (kind, is_handed_on) in [("multipart/mixed; boundary=b", true), ("application/xml", false)] {
+            let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);
+            let answer = answer.body("<Error><Code>BlobNotFound</Code></Error>").expect("an answer");
+            let asked = Asked { action: Action::Upload, method: &Method::POST, shown: &[], most: u64::MAX };
+            assert_eq!(wire.judge(asked, Response::from(answer)).await.is_ok(), is_handed_on, "{kind}");
+        }
     }
 }
