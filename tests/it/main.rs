@@ -9,6 +9,7 @@ mod beside;
 mod bucket;
 mod bucket_faults;
 mod bucket_listing;
+mod bucket_roles;
 mod care;
 mod collected;
 mod command;

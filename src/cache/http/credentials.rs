@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::RequestBuilder;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::answer::Head;
@@ -97,7 +97,7 @@ struct Refused {
 }
 
 /// What one request shows.
-pub(super) struct Shown {
+pub(in crate::cache) struct Shown {
     secrets: Vec<Secret>,
     /// What must show nowhere: the secrets, and other ways of writing them.
     hidden: Vec<Zeroizing<String>>,
@@ -155,7 +155,8 @@ impl Credentials {
         fingerprints
     }
 
-    pub(super) async fn shown(&self) -> Result<Shown, SecretError> {
+    /// What the next request shows.
+    pub(in crate::cache) async fn shown(&self) -> Result<Shown, SecretError> {
         let (mut secrets, mut headers, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(proof) = &self.proof {
             let secret = proof.provider().get().await?;
@@ -258,6 +259,16 @@ impl Shown {
             request = request.header(name, value.clone());
         }
         request
+    }
+
+    /// Puts everything into the head of a request.
+    pub(in crate::cache) fn dress_head(&self, head: &mut HeaderMap) {
+        head.extend(self.headers.iter().cloned());
+    }
+
+    /// What must show nowhere.
+    pub(in crate::cache) fn hidden(&self) -> impl Iterator<Item = &str> {
+        self.hidden.iter().map(|hidden| hidden.as_str())
     }
 
     /// What a server says, without the secrets that it may repeat.

@@ -72,7 +72,7 @@ pub fn orders(
             name: cache.name.clone(),
             fingerprint: cache.fingerprint(),
             uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
-            over_line: !matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::File { .. })),
+            over_line: over_line(&cache.url),
             open,
             forgive,
         })
@@ -83,6 +83,11 @@ pub fn orders(
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
+}
+
+/// Whether a cache is reached over a line, and is no directory.
+fn over_line(url: &str) -> bool {
+    !matches!(CacheUrl::parse(url), Ok(CacheUrl::File { .. }))
 }
 
 /// Uploads at once to a cache for which the policy gives no number.
@@ -159,13 +164,16 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> (Open, Forg
             let options = store_options(config, &surroundings.nix, bucket);
             let forgive = of_http(&options.http);
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            (Arc::new(move || open_bucket(options.clone(), layout, config.clone(), surroundings.clone())), forgive)
+            (
+                Arc::new(move || open_bucket(options.clone(), layout.clone(), config.clone(), surroundings.clone())),
+                forgive,
+            )
         }
         Ok(CacheUrl::Http { endpoint, layout }) => {
             let options = put_options(config, &surroundings.nix, endpoint);
             let forgive = of_http(&options.http);
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            (Arc::new(move || open_put(options.clone(), layout, config.clone(), surroundings.clone())), forgive)
+            (Arc::new(move || open_put(options.clone(), layout.clone(), config.clone(), surroundings.clone())), forgive)
         }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, &surroundings.nix, endpoint, cache);
@@ -257,7 +265,7 @@ fn binary_cache(
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
-        pace: Pace::default(),
+        pace: if over_line(&config.url) { Pace::over_a_line() } else { Pace::default() },
     })
 }
 
