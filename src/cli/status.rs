@@ -12,7 +12,7 @@ use super::words::counted;
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
-use crate::disk::Level;
+use crate::disk::{Level, Room};
 use crate::limit::InForce;
 use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
@@ -45,6 +45,8 @@ struct Status {
     line: Option<RulingShown>,
     /// What is in force for backfill.
     backfill: Option<RulingShown>,
+    /// Whether there is no room left where the queue is, which then can't take a note of it.
+    state_dir_is_full: bool,
     /// The file systems that are watched, as long as somebody works the queue off.
     disks: Vec<DiskView>,
     caches: Vec<CacheStatus>,
@@ -55,6 +57,9 @@ struct Status {
 /// What is said of a policy file that the service hasn't taken.
 pub(super) const NOT_IN_FORCE: &str = "the running service does not go by this policy, but by what it has read before: a \
                                        file that is saved is in force within seconds, and the log says why if it is not";
+
+/// Bytes: what SQLite writes at once.
+const QUEUE_PAGE: u64 = 4096;
 
 #[derive(Serialize)]
 struct CacheStatus {
@@ -108,6 +113,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_in_force,
         working,
         working_unknown,
+        state_dir_is_full: has_no_room(&state_dir),
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
@@ -126,6 +132,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
+}
+
+/// Whether the file system of a directory has no room left for so much as a page of the queue.
+fn has_no_room(dir: &Path) -> bool {
+    Room::of(dir).is_ok_and(|Room { space, .. }| space.free < QUEUE_PAGE)
 }
 
 /// Whether who works the queue off goes by the policy file as it is, where that is a service, which says so.
@@ -203,6 +214,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     if let Some(in_force) = &status.in_force {
         write_line(out, in_force)?;
+    }
+    if status.state_dir_is_full {
+        writeln!(
+            out,
+            "disk:    the disk of the state directory is full: nothing can be queued, nor noted as done, before there is \
+             room; nothing is lost by that"
+        )?;
     }
     for disk in &status.disks {
         write_disk(out, disk)?;

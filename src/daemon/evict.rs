@@ -270,7 +270,7 @@ impl Upkeep {
 
     async fn note(&self, hidden: Vec<HashPart>, archives: Vec<String>) {
         let id = self.cache.id;
-        let noted = self.around.queue.call(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
+        let noted = self.around.queue.call_once(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
         if let Err(error) = noted {
             // Then it counts as there, and whoever needs it looks first.
             debug!("{}", one_line(&error));

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::is_full;
+
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
     _file: File,
@@ -30,6 +32,14 @@ pub enum LockError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl LockError {
+    /// Whether the lock file can't be written since the disk is full.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
+    }
 }
 
 /// How often the lock is tried before it is believed to be held.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,6 +44,7 @@ impl Queue {
         if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
             return Err(QueueError::NoFile { path });
         }
+        let is_new = !path.exists();
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
@@ -54,7 +55,13 @@ impl Queue {
                 queue.watch_everything_from_the_beginning()?;
                 Ok(Opened { queue, moved_aside: Some(aside) })
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if is_new && error.is_about_room() {
+                    // Left without a byte, it would be taken for one that was lost.
+                    let _ = fs::remove_file(&path);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -83,7 +90,7 @@ impl Queue {
                 // Who makes it hasn't come to its first table yet.
                 Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
-                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+                Ordering::Equal => Ok(Self { db, file: file_at(&path), path: path.clone(), data_version: 0 }),
             }
         };
         look().map_err(|error| name_corruption(error, state_dir))
@@ -100,7 +107,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned(), data_version: 0 })
+        Ok(Self { db, path: path.to_owned(), data_version: 0, file: file_at(path) })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {
@@ -192,6 +199,11 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
 /// first page as soon as it makes the file, so one that is empty has been cut.
 fn is_cut_to_nothing(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+/// What file is there, by device and number.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn corrupt(verdict: &str) -> QueueError {

@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
-use super::signals::Signal;
 use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::{Lane, Schedule};
@@ -198,7 +197,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
                 scanned = true;
             }
-            signal = signals.recv() => if signal != Some(Signal::Reload) { break End::Interrupted },
+            () = signals.end() => break End::Interrupted,
             () = tokio::time::sleep(END_LOOK) => {}
         }
         let (id, began) = (run.id, Instant::now());
@@ -235,13 +234,13 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     }
     site.leave(within).await?;
     queue
-        .call(move |queue| {
+        .call_once(move |queue| {
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
-            if end == End::Through {
-                queue.finish_run(id, now())?;
-            }
+            let finished = if end == End::Through { queue.finish_run(id, now()) } else { Ok(()) };
+            // Asked for again, it finds nothing to be done.
+            finished.or_else(|error| if error.is_about_room() { Ok(()) } else { Err(error) })?;
             Ok(Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? })
         })
         .await
