@@ -101,7 +101,9 @@ fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) 
 }
 
 fn show(global: &Global, json: bool) -> Result<(), CliError> {
-    let (View { config, .. }, queue) = view(global)?;
+    let (view, queue) = view(global)?;
+    view.check_state_is_there()?;
+    let View { config, .. } = view;
     let in_force = in_force(&config.map_err(CliError::BadPolicy)?, queue.as_ref())?;
     let mut out = io::stdout().lock();
     let written = if json {

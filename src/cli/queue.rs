@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::{View, client_state_dir};
+use super::setup::{View, check_state_is_there, client_state_dir};
 use super::status::again_in;
 use super::words::counted;
 use super::{CliError, Global};
@@ -102,6 +102,7 @@ impl Which {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let state_dir = client_state_dir(global)?;
+    check_state_is_there(global, &state_dir)?;
     let mut queue = match &args.command {
         Command::List { .. } => Queue::open_to_look(&state_dir)?,
         Command::Retry { .. } | Command::Drop { .. } => Queue::open_beside(&state_dir)?,

@@ -45,6 +45,8 @@ struct Status {
     line: Option<RulingShown>,
     /// What is in force for backfill.
     backfill: Option<RulingShown>,
+    /// Whether it was unmounted or removed while a service works with it, as far as can be known: what is there is none of its.
+    state_dir_is_gone: bool,
     /// Whether there is no room left where the queue is, which then can't take a note of it.
     state_dir_is_full: bool,
     /// The file systems that are watched, as long as somebody works the queue off.
@@ -80,7 +82,7 @@ struct CacheStatus {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let (View { state_dir, policy_file, config }, queue) = view(global)?;
+    let (View { state_dir, policy_file, config, without_state }, queue) = view(global)?;
     let (counts, disks) = match &queue {
         Some(queue) => (queue.counts()?, queue.disks()?),
         None => (Vec::new(), Vec::new()),
@@ -100,7 +102,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         cache.bandwidth = named.and_then(|in_force| CacheShown::of(in_force, &cache.counts.name));
     }
     let (working, working_unknown) = match StateLock::holder(&state_dir) {
-        Ok(working) => (working, None),
+        Ok(working) => (working.or_else(|| without_state.clone()), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let policy_in_force = match (&queue, &working) {
@@ -114,6 +116,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         working,
         working_unknown,
         state_dir_is_full: has_no_room(&state_dir),
+        state_dir_is_gone: without_state.is_some(),
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
@@ -204,6 +207,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
+    if status.state_dir_is_gone {
+        writeln!(
+            out,
+            "         is gone: it was unmounted or removed, and the service waits until it is back: mount it; or stop the \
+             service, and start it anew to begin with an empty one"
+        )?;
+    }
     let bad = match status.policy_problems.len() as u64 {
         0 => String::new(),
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),

@@ -43,7 +43,7 @@ use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Schedule, Shaper};
 use crate::nix::{FactsError, StoreFacts};
 use crate::pins::{self, Pins};
-use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes};
+use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes};
 use crate::report::one_line;
 use crate::upload::{self, Command, Uploader};
 use crate::watch::wake::{Folder, Wake};
@@ -257,8 +257,9 @@ enum Ended {
 /// [`ServiceError`].
 pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
+    let mut at_work = None;
     loop {
-        match serve(&mut parts, &mut signals).await {
+        match serve(&mut parts, &mut signals, &mut at_work).await {
             Ok(Ended::Told) => return Ok(()),
             Ok(Ended::StateAway) => {}
             Err(error) => return Err(error),
@@ -288,10 +289,15 @@ pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
 }
 
 /// Serves until a signal ends it or the state directory has gone.
-async fn serve(parts: &mut Parts, signals: &mut Signals) -> Result<Ended, ServiceError> {
+async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<AtWork>) -> Result<Ended, ServiceError> {
     let Parts { state_dir, runtime_dir, settings, nix, events } = parts;
     let (state_dir, events) = (state_dir.as_path(), *events);
     let Some((lock, queue)) = opening::take(state_dir, signals).await? else { return Ok(Ended::Told) };
+    if let (Some(dir), None) = (&runtime_dir, &at_work) {
+        let said = AtWork::say(dir, state_dir, SERVICE_ROLE);
+        // Then who looks at a state directory that is gone can't know that it is somebody's.
+        *at_work = said.inspect_err(|error| debug!("say in {} that this is at work: {error}", dir.display())).ok();
+    }
     let (mut working, routes) = tokio::select! {
         started = Working::start(queue, state_dir, nix, settings.config()) => started?,
         () = signals.end() => return Ok(Ended::Told),

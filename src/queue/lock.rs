@@ -109,7 +109,7 @@ impl StateLock {
     }
 }
 
-fn read_holder(file: &mut File) -> String {
+pub(super) fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }

@@ -18,6 +18,7 @@
 //! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
 
 mod admit;
+mod at_work;
 mod by_hand;
 mod collectable;
 mod contents;
@@ -51,6 +52,7 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Wanted};
+pub use at_work::{AtWork, name_of};
 pub use by_hand::Paused;
 pub use contents::Content;
 pub use disks::DiskView;

@@ -34,5 +34,6 @@ mod reconfigured;
 mod room;
 mod rooted;
 mod shaping;
+mod state_away;
 mod support;
 mod watching;

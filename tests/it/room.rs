@@ -109,13 +109,13 @@ fn a_service_that_finds_its_disk_full_waits_for_room_and_can_be_ended() {
     let cache = storewatch.cache_at("elsewhere");
     storewatch.policy(&format!("version = 1\n[caches.elsewhere]\nurl = \"{}\"\n", cache.url()));
     disk.fill();
-    let mut running = storewatch.start();
+    let mut running = storewatch.run();
     running.eventually_logs("WARN waiting: ");
     running.stop();
-    let mut running = storewatch.start();
+    let mut running = storewatch.run();
     running.eventually_logs("WARN waiting: ");
     disk.clear();
-    running.eventually_logs("INFO started ");
+    running.eventually_logs("the Nix database is open");
     let paths = store.build(&expr::many(2)).unwrap();
     running.eventually("all of them", || cache.has_all(&paths));
     running.stop();

@@ -28,6 +28,8 @@ use crate::report::one_line;
 pub struct Host<'a> {
     /// The state directory.
     pub state_dir: PathBuf,
+    /// The service that works with it, where it is gone.
+    pub without_state: Option<String>,
     /// What it says, or what is wrong with it.
     pub config: &'a Result<Config, ConfigError>,
 }
@@ -73,7 +75,7 @@ pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
     }
     step("events of the file system");
     findings.extend(events::examine(&host.state_dir, nix.as_ref().ok().map(NixStore::db_path).as_deref()).await);
-    findings.extend(state::examine(&host.state_dir));
+    findings.extend(state::examine(&host.state_dir, host.without_state.as_deref()));
     match (config, &nix) {
         (Some(config), Ok(nix)) => {
             step("the secrets");
