@@ -104,24 +104,31 @@ pub enum Scarce {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoRoom {
     /// There would be too little left.
-    #[error("{}", too_little(*scarce, path, *percent, *reserve))]
-    Short {
-        /// Of what.
-        scarce: Scarce,
-        /// The place.
-        path: PathBuf,
-        /// What would be left, in per cent.
-        percent: u64,
-        /// What is to be left, where that is more than what is critical, in per cent.
-        reserve: Option<u8>,
-    },
+    #[error("{}", too_little(_0))]
+    Short(Shortage),
+    /// There would be too little left, which less than this would leave: only what is as large waits for room.
+    #[error("{}; smaller ones go on", too_little(_0))]
+    TooLarge(Shortage),
     /// It isn't known.
     #[error(transparent)]
     Unseen(#[from] Unseen),
 }
 
-fn too_little(scarce: Scarce, path: &Path, percent: u64, reserve: Option<u8>) -> String {
-    let of = if scarce == Scarce::Inodes { "of the inodes " } else { "" };
+/// What there would be too little of.
+#[derive(Clone, Debug)]
+pub struct Shortage {
+    /// Of what.
+    pub scarce: Scarce,
+    /// The place.
+    pub path: PathBuf,
+    /// What would be left, in per cent.
+    pub percent: u64,
+    /// What is to be left, where that is more than what is critical, in per cent.
+    pub reserve: Option<u8>,
+}
+
+fn too_little(Shortage { scarce, path, percent, reserve }: &Shortage) -> String {
+    let of = if *scarce == Scarce::Inodes { "of the inodes " } else { "" };
     let path = path.display();
     match reserve {
         Some(reserve) => format!(
@@ -218,24 +225,30 @@ impl Place {
     /// [`NoRoom`].
     pub fn admits(&self, bytes: u64) -> Result<(), NoRoom> {
         let Sight { room, level: now, .. } = self.look()?;
+        let Some(shortage) = self.shortage(room.with(bytes), now) else { return Ok(()) };
+        let is_for_all = self.shortage(room, now).is_some();
+        Err(if is_for_all { NoRoom::Short(shortage) } else { NoRoom::TooLarge(shortage) })
+    }
+
+    /// What there is too little of with so much room.
+    fn shortage(&self, room: Room, now: Level) -> Option<Shortage> {
         let Terms { thresholds, reserve } = self.terms();
-        let then = room.with(bytes);
-        let short = |scarce, percent, reserve| Err(NoRoom::Short { scarce, path: self.path.clone(), percent, reserve });
-        let percent = then.space.percent();
+        let short = |scarce, percent, reserve| Some(Shortage { scarce, path: self.path.clone(), percent, reserve });
+        let percent = room.space.percent();
         if let Some(reserve) = reserve
-            && then.space.free < reserve.of(then.space.all, 100)
+            && room.space.free < reserve.of(room.space.all, 100)
         {
             let Threshold::Percent(needed) = reserve else { return short(Scarce::Space, percent, None) };
             return short(Scarce::Space, percent, Some(needed));
         }
-        if level(&then, &thresholds, now) < Level::Critical {
-            return Ok(());
+        if level(&room, &thresholds, now) < Level::Critical {
+            return None;
         }
-        let space_alone = Room { inodes: super::Share::default(), ..then };
+        let space_alone = Room { inodes: super::Share::default(), ..room };
         if level(&space_alone, &thresholds, now) == Level::Critical {
             short(Scarce::Space, percent, None)
         } else {
-            short(Scarce::Inodes, then.inodes.percent(), None)
+            short(Scarce::Inodes, room.inodes.percent(), None)
         }
     }
 
@@ -321,10 +334,13 @@ mod tests {
         place.set_terms(Terms { reserve: Some(Threshold::Percent(10)), ..terms(0) });
         let refused = place.admits(all).expect_err("too large").to_string();
         assert!(refused.contains("leave 0 % of the file system of"), "{refused}");
-        assert!(refused.ends_with("and the cache takes nothing below 10 %"), "{refused}");
+        assert!(refused.contains("and the cache takes nothing below 10 %"), "{refused}");
         place.set_terms(terms(1));
-        let refused = place.admits(all).expect_err("too large").to_string();
-        assert!(refused.ends_with("takes nothing where that is critical"), "{refused}");
+        let refused = place.admits(all).expect_err("too large");
+        assert!(matches!(refused, NoRoom::TooLarge(_)), "less than that goes on: {refused}");
+        assert!(refused.to_string().ends_with("takes nothing where that is critical; smaller ones go on"), "{refused}");
+        place.set_terms(terms(100));
+        assert!(matches!(place.admits(0), Err(NoRoom::Short(_))), "nothing goes on");
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub struct FileOptions {
     pub instance: String,
     /// The same directory, as one whose file system is watched: it takes what that admits.
     pub place: Arc<Place>,
+    /// Bytes that the cache may have at most. Here that only means that no single archive may be larger; who keeps it so is
+    /// another.
+    pub max_size: Option<u64>,
 }
 
 /// A binary cache in a directory.
@@ -122,7 +125,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: self.options.max_size };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -146,7 +149,7 @@ impl FileCache {
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
     fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
+        let FileOptions { dir, binary, instance, place, .. } = &self.options;
         let target = dir.join(layout::log_name(derivation));
         if target.exists() {
             return Ok(());
@@ -289,11 +292,13 @@ struct GrowingFile {
     on_its_way: u64,
     way_out: WayOut,
     room: SetAside,
+    /// Bytes that it may have.
+    max_size: Option<u64>,
 }
 
-/// Why a file could not be written: there is no room, by the thresholds or by the system.
+/// Why a file could not be written: there is no room, by the thresholds or by the system, or it is too large.
 fn not_written(source: io::Error, action: &'static str, folder: &Path) -> CacheError {
-    source.downcast::<NoRoom>().map_or_else(io_error(action, folder), CacheError::from)
+    source.downcast::<CacheError>().unwrap_or_else(io_error(action, folder))
 }
 
 /// What the bytes of an archive go through.
@@ -318,12 +323,15 @@ impl Write for GrowingFile {
         if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
             return Err(io::Error::other("its push was dropped"));
         }
+        if let Some(max_size) = self.max_size.filter(|max_size| self.written + bytes.len() as u64 > *max_size) {
+            return Err(io::Error::other(CacheError::LargerThanCache { max_size }));
+        }
         let written = self.file.write(bytes)?;
         self.written += written as u64;
         let grown = self.written - self.on_its_way;
         if grown >= WRITE_OUT {
             self.write_out();
-            self.room.took(grown).map_err(io::Error::other)?;
+            self.room.took(grown).map_err(|error| io::Error::other(CacheError::from(error)))?;
         }
         Ok(written)
     }
@@ -358,6 +366,7 @@ mod tests {
             },
             instance: "0123".to_owned(),
             place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
+            max_size: None,
         }
     }
 
@@ -388,7 +397,7 @@ mod tests {
         let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
         let file = File::create(&path).expect("created");
         let room = options(dir.path()).place.set_aside(4096).expect("room");
-        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: None };
         let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
         while fs::metadata(&path).expect("there").len() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -418,9 +427,9 @@ mod tests {
             json: "{}".to_owned(),
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");
