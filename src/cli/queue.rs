@@ -167,6 +167,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
     let mut waiting = BTreeMap::new();
     let mut paused = BTreeMap::new();
+    let mut backfill = BTreeMap::new();
     let mut before = None;
     for job in jobs {
         write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
@@ -190,6 +191,10 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
                 waiting.insert((&job.cache, &job.url), (why, job.cache_waits_until));
                 write!(out, "  its cache takes nothing")?;
             }
+            (_, None) if job.backfill_waits.is_some() => {
+                backfill.insert((&job.cache, &job.url), &job.backfill_waits);
+                write!(out, "  backfill waits")?;
+            }
             (Some(reason), None) if before == Some(reason) => write!(out, "  for the same reason")?,
             (Some(reason), None) => write!(out, "  {reason}")?,
             (None, None) => {}
@@ -200,6 +205,9 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
     for ((cache, _), (why, until)) in waiting {
         let again = until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
         writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
+    }
+    for ((cache, _), why) in backfill {
+        writeln!(out, "{cache}: {}", why.as_deref().unwrap_or_default())?;
     }
     for ((cache, _), why) in paused {
         writeln!(out, "{cache} is paused {}", why.as_deref().unwrap_or_default())?;
@@ -225,6 +233,7 @@ mod tests {
             reason: reason.map(str::to_owned),
             cache_waits: None,
             cache_waits_until: None,
+            backfill_waits: None,
             paused: None,
             changed: 0,
         }
@@ -241,6 +250,7 @@ mod tests {
             JobView { cache_waits_until: Some(now() + 9_500), ..waits(5) },
             JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
             JobView { paused: Some("by hand".to_owned()), not_before: 0, ..job(7, JobState::Pending, None) },
+            JobView { backfill_waits: Some("it is full".to_owned()), not_before: 0, ..job(8, JobState::Pending, None) },
         ];
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
@@ -253,7 +263,9 @@ mod tests {
              pending   team         path-5  its cache takes nothing\n\
              pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
              pending   team         path-7  paused\n\
+             pending   team         path-8  backfill waits\n\
              team takes nothing for now, again in 10 seconds: away\n\
+             team: it is full\n\
              team is paused by hand\n"
         );
     }

@@ -14,7 +14,7 @@ use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::disk::{Level, Room};
 use crate::limit::InForce;
-use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
+use crate::queue::{CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume, now};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -51,6 +51,10 @@ struct Status {
     state_dir_is_full: bool,
     /// The file systems that are watched, as long as somebody works the queue off.
     disks: Vec<DiskView>,
+    /// What is pinned against the garbage collector, as far as the service has said; null where it isn't known.
+    pinned: Option<Pinned>,
+    /// Bytes that may be pinned; null where nothing is.
+    pin_budget: Option<u64>,
     caches: Vec<CacheStatus>,
     #[serde(skip)]
     in_force: Option<InForce>,
@@ -77,15 +81,17 @@ struct CacheStatus {
     why_off: Option<String>,
     /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
+    /// Bytes that it may have at most, where the policy says so.
+    max_size: Option<u64>,
     /// What is in force for it; null for one that the policy doesn't name.
     bandwidth: Option<CacheShown>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let (View { state_dir, policy_file, config, without_state }, queue) = view(global)?;
-    let (counts, disks) = match &queue {
-        Some(queue) => (queue.counts()?, queue.disks()?),
-        None => (Vec::new(), Vec::new()),
+    let (counts, disks, pinned) = match &queue {
+        Some(queue) => (queue.counts()?, queue.disks()?, queue.pinned()?),
+        None => (Vec::new(), Vec::new(), None),
     };
     let in_force = config.as_ref().ok().map(|config| in_force(config, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
@@ -124,6 +130,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         line: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.line)),
         backfill: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.backfill)),
         disks,
+        pinned,
+        pin_budget: config.as_ref().ok().and_then(|config| config.pin).map(|pin| pin.0),
         caches,
         in_force,
     };
@@ -168,6 +176,7 @@ impl CacheStatus {
             orphaned,
             why_off: None,
             off_since_it_is: None,
+            max_size: None,
             bandwidth: None,
             counts,
         }
@@ -187,6 +196,7 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
+            max_size: cache.max_size,
             bandwidth: None,
         });
     }
@@ -235,13 +245,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for disk in &status.disks {
         write_disk(out, disk)?;
     }
+    if let Some(text) = pins_in_words(status.pinned, status.pin_budget) {
+        writeln!(out, "pins:    {text}")?;
+    }
     // After a crash nobody is at it any more, whatever the queue says.
-    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
-        "interrupted in mid-upload"
-    } else {
-        "uploading"
-    };
-    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
+    let nobody_works = status.working.is_none() && status.working_unknown.is_none();
+    let uploading = if nobody_works { "interrupted in mid-upload" } else { "uploading" };
+    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, max_size, bandwidth: _ } in
         &status.caches
     {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
@@ -276,6 +286,22 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
+        if let Some(why) = counts.backfill_waits.as_ref().filter(|_| !nobody_works) {
+            writeln!(out, "  backfill waits: {why}")?;
+        }
+        if counts.again > 0 {
+            writeln!(out, "  {} of those done are to be looked for again, since backfill asks for them", counts.again)?;
+        }
+        if let Some(max_size) = max_size {
+            match counts.size.zip(counts.sized) {
+                Some((size, sized)) => {
+                    writeln!(out, "  {} of at most {}, seen {} ago", bytes(size), bytes(*max_size), passed(sized))?;
+                }
+                None => {
+                    writeln!(out, "  may have {}; the service hasn't looked yet how much it has", bytes(*max_size))?
+                }
+            }
+        }
         if counts.dropped > 0 {
             writeln!(out, "  {} of those done were dropped again, by `max_size`", counts.dropped)?;
         }
@@ -296,6 +322,19 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What is pinned, for people; nothing where nothing is and nothing may be.
+pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Option<String> {
+    let what = match pinned {
+        Some(Pinned { paths: 0, .. }) if budget.is_none() => return None,
+        Some(Pinned { paths, bytes: size }) => format!("{} with {}", counted(paths, "path"), bytes(size)),
+        None => "not known".to_owned(),
+    };
+    match budget {
+        Some(budget) => Some(format!("{what}, of at most {}", bytes(budget))),
+        None => pinned.map(|_| format!("{what}, to be released")),
+    }
 }
 
 /// A disk that isn't well; of the others there is nothing to say.

@@ -306,6 +306,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.to_owned(),
+        queue: working.queue.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
         nix_state: nix.state.clone(),
         socket: nix.socket.clone(),

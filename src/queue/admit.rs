@@ -220,7 +220,8 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     // 2, 4 and 5 are Done, Failed and Gone: the states that `Event::Admitted` opens again.
     let mut reopen = tx
         .prepare_cached(
-            "UPDATE jobs SET state = 0, lane = ?3, attempts = 0, not_before = 0, reason = NULL, changed = ?6
+            "UPDATE jobs SET was_done = (state = 2 AND NOT evicted AND ?3 = 1), state = 0, lane = ?3, attempts = 0,
+                             not_before = 0, reason = NULL, changed = ?6
              WHERE path = ?1 AND cache = ?2
                AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 3 AND NOT evicted)
                                                         OR (?7 = 1 AND row IS NOT ?4))))",

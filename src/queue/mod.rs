@@ -36,6 +36,7 @@ mod reconfigure;
 mod route;
 mod run;
 mod schema;
+mod seen;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ pub use lock::{LockError, StateLock};
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
+pub use seen::Pinned;
 pub use settle::Outcome;
 pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};

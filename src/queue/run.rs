@@ -4,6 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
+use super::seen::BACKFILL_WAITS;
 use super::{Admission, Queue, QueueError, Volume, sqlite};
 
 /// Number of a backfill.
@@ -232,17 +233,14 @@ impl Queue {
         let mut statement = self
             .db
             // Beside `max` the other columns are of the row that has it.
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN
-                            (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
-                             FROM disks d WHERE d.level <> 'ok'
-                               AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
-                        END), j.reason, c.off, max(j.attempts),
+                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
+                        j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
                  FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
                  WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
-            )
+            ))
             .map_err(sqlite("list what is left of a backfill"))?;
         statement
             .query_map([run.0], |row| {

@@ -9,6 +9,7 @@ mod opened;
 mod outage;
 mod paused;
 mod reconfigured;
+mod seen;
 mod tidied;
 mod walk;
 

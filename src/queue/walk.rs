@@ -34,6 +34,7 @@ impl Queue {
                          SET run = excluded.run, needed = 1, lane = min(lane, excluded.lane),
                              attempts = CASE WHEN state IN (2, 5) THEN 0 ELSE attempts END,
                              not_before = CASE WHEN state IN (2, 5) THEN 0 ELSE not_before END,
+                             was_done = (state = 2 AND NOT evicted AND excluded.lane = 1),
                              changed = CASE WHEN state IN (2, 5) THEN excluded.changed ELSE changed END,
                              state = CASE WHEN state IN (2, 5) THEN 0 ELSE state END
                          WHERE run IS NOT excluded.run",

@@ -40,6 +40,62 @@ fn what_is_being_uploaded_is_not_collected() {
     running.stop();
 }
 
+/// Whatever brought it into the queue: a path that is collected while it waits for its turn is not read, and one that is
+/// registered anew by then is uploaded as what it is now.
+#[test]
+fn what_was_collected_before_its_turn_is_not_read_and_what_was_built_again_is() {
+    let Some(nix) = Nix::recent() else { return };
+    for way in ["fresh", "backfill", "push", "retry"] {
+        let store = ScratchStore::new(&nix);
+        let _daemon = store.daemon();
+        let storewatch = Storewatch::new(&store);
+        let program = store.root().join("waits");
+        write_program(&program, WAITS);
+        storewatch.policy(&format!("{}uploads = 1\n", policy(&format!("command://{}", program.display()))));
+        let expressions = [(); 3].map(|()| expr::many(1));
+        let build =
+            || expressions.iter().map(|expression| store.build(expression).unwrap().remove(0)).collect::<Vec<_>>();
+        let mut paths = if way == "fresh" { Vec::new() } else { build() };
+        if way == "retry" {
+            // A program that fails for good, and is mended.
+            write_program(&program, "#!/bin/sh\necho '{\"kind\":\"failed\"}'\nexit 1\n");
+            assert_eq!(storewatch.cmd(&["backfill"]).code, Some(3));
+            write_program(&program, WAITS);
+        }
+        let mut running = storewatch.start();
+        let mut asking = None;
+        match way {
+            "fresh" => paths = build(),
+            "retry" => drop(storewatch.cmd(&["queue", "retry"]).ok()),
+            "push" => {
+                asking = Some(
+                    storewatch
+                        .spawn(&std::iter::once("push").chain(paths.iter().map(String::as_str)).collect::<Vec<_>>()),
+                )
+            }
+            _ => asking = Some(storewatch.spawn(&["backfill"])),
+        }
+        let begun = || fs::read_to_string(store.root().join("begun")).unwrap_or_default();
+        running.eventually("the first upload", || begun().lines().count() == 1);
+        running.eventually("the others at their turns", || storewatch.jobs("uploading").len() == 3);
+        let first = begun();
+        let [again, gone] = {
+            let others: Vec<_> = (0..3).filter(|n| !first.contains(&paths[*n])).collect();
+            [others[0], others[1]]
+        };
+        store.delete(&[paths[again].clone(), paths[gone].clone()]);
+        assert_eq!(store.build(&expressions[again]).unwrap(), [paths[again].clone()]);
+        fs::write(store.root().join("go"), "").unwrap();
+        running.eventually("both that are there", || storewatch.jobs("done").len() == 2);
+        running.eventually("the end of the one that is gone", || storewatch.jobs("gone").len() == 1);
+        let begun = begun();
+        let times = |path: &str| begun.lines().filter(|line| *line == path).count();
+        assert_eq!((times(&paths[again]), times(&paths[gone])), (1, 0), "{way}: {begun}");
+        running.stop();
+        drop(asking);
+    }
+}
+
 #[test]
 fn builds_uploads_and_collections_side_by_side_lose_nothing() {
     let Some(nix) = Nix::recent() else { return };

@@ -56,6 +56,7 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
     fs::rename(storewatch.state_dir(), &aside).unwrap();
     running.eventually_logs("is gone: it was unmounted or removed");
     assert_eq!(storewatch.cmd(&["pause"]).code, Some(1));
+    assert!(running.is_running(), "it waits rather than ends");
     let paths = store.build(&expr::many(2)).unwrap();
     assert!(!storewatch.state_dir().exists(), "nobody makes it anew");
     fs::rename(&aside, storewatch.state_dir()).unwrap();

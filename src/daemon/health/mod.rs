@@ -14,6 +14,7 @@ mod network;
 mod nix;
 mod policy;
 mod secrets;
+mod sizes;
 mod state;
 mod upstreams;
 
@@ -81,6 +82,8 @@ pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
             step("the secrets");
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
             findings.extend(caches::examine(config, nix, step).await);
+            step("the sizes of caches");
+            findings.extend(sizes::examine(config, &host.state_dir, nix).await);
             step("the upstreams");
             findings.extend(upstreams::examine(config).await);
             findings.extend(bandwidth::examine(config).await);
