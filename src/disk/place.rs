@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::aside::Ledger;
@@ -37,6 +38,8 @@ pub struct Place {
     path: PathBuf,
     state: Mutex<State>,
     ledger: Ledger,
+    /// Whether somebody's look has gone without an answer for too long.
+    hangs: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -156,7 +159,7 @@ impl Place {
     #[must_use]
     pub fn new(what: What, path: PathBuf, terms: Terms) -> Self {
         let state = Mutex::new(State { terms, level: Level::Ok, mount: None });
-        Self { what, path, state, ledger: Ledger::default() }
+        Self { what, path, state, ledger: Ledger::default(), hangs: AtomicBool::new(false) }
     }
 
     /// The same, among others that may lie on the same file system.
@@ -189,6 +192,12 @@ impl Place {
     /// Asks something else of it from now on.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.lock().terms = terms;
+    }
+
+    /// Notes whether the file system gives no answer: then who wants to write there is told so at once, rather than that each
+    /// comes to hang there, too.
+    pub(super) fn note_hanging(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     /// Looks how much room there is, and notes what that means. Blocks, for ever where the file system hangs.
@@ -224,10 +233,17 @@ impl Place {
     /// # Errors
     /// [`NoRoom`].
     pub fn admits(&self, bytes: u64) -> Result<(), NoRoom> {
-        let Sight { room, level: now, .. } = self.look()?;
+        let Sight { room, level: now, .. } = self.look_unless_it_hangs()?;
         let Some(shortage) = self.shortage(room.with(bytes), now) else { return Ok(()) };
         let is_for_all = self.shortage(room, now).is_some();
         Err(if is_for_all { NoRoom::Short(shortage) } else { NoRoom::TooLarge(shortage) })
+    }
+
+    fn look_unless_it_hangs(&self) -> Result<Sight, Unseen> {
+        if self.hangs.load(Ordering::Relaxed) {
+            return Err(Unseen::Hangs { path: self.path.clone() });
+        }
+        self.look()
     }
 
     /// What there is too little of with so much room.
@@ -258,7 +274,7 @@ impl Place {
     /// # Errors
     /// [`NoRoom`].
     pub fn set_aside(self: &Arc<Self>, bytes: u64) -> Result<SetAside, NoRoom> {
-        let device = self.look()?.device;
+        let device = self.look_unless_it_hangs()?.device;
         // What can't be packed gets a little larger, and is not to be given up at its end for that.
         let bytes = bytes.saturating_add(bytes / 64);
         // Noted before what is free is looked at: who looks at the same time counts on no less than this.
@@ -360,5 +376,17 @@ mod tests {
             place.look().expect("seen").level,
             level(&place.look().expect("seen").room, &terms(0).thresholds, Level::Ok)
         );
+    }
+
+    #[test]
+    fn where_a_look_hangs_nobody_else_is_let_look() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = Arc::new(Place::new(What::Cache("team".to_owned()), dir.path().to_owned(), terms(0)));
+        place.note_hanging(true);
+        assert!(matches!(place.admits(0), Err(NoRoom::Unseen(Unseen::Hangs { .. }))));
+        assert!(matches!(place.set_aside(1), Err(NoRoom::Unseen(Unseen::Hangs { .. }))));
+        place.look().expect("who watches it looks all the same");
+        place.note_hanging(false);
+        place.admits(0).expect("it answers again");
     }
 }

@@ -413,6 +413,10 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         return outcome.into();
     }
     let mut reason = one_line(error);
+    if let CacheError::LargerThanCache { .. } = error {
+        // It isn't tried again by itself.
+        reason = error.with_cure();
+    }
     if error.is_about_size() {
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }

@@ -52,13 +52,13 @@ fn what_was_collected_before_its_turn_is_not_read_and_what_was_built_again_is() 
         let program = store.root().join("waits");
         write_program(&program, WAITS);
         storewatch.policy(&format!("{}uploads = 1\n", policy(&format!("command://{}", program.display()))));
-        let expressions = [(); 3].map(|()| expr::many(1));
+        let expressions = [(); 3].map(|()| expr::sized(3 << 20));
         let build =
             || expressions.iter().map(|expression| store.build(expression).unwrap().remove(0)).collect::<Vec<_>>();
         let mut paths = if way == "fresh" { Vec::new() } else { build() };
         if way == "retry" {
             // A program that fails for good, and is mended.
-            write_program(&program, "#!/bin/sh\necho '{\"kind\":\"failed\"}'\nexit 1\n");
+            write_program(&program, "#!/bin/sh\nexit 65\n");
             assert_eq!(storewatch.cmd(&["backfill"]).code, Some(3));
             write_program(&program, WAITS);
         }

@@ -82,6 +82,8 @@ fn a_queue_of_the_first_version_is_taken_over() {
              DROP INDEX jobs_ended;
              DROP TABLE disks; DROP INDEX jobs_collectable; ALTER TABLE jobs DROP COLUMN collectable;
              DROP INDEX jobs_evicted; ALTER TABLE jobs DROP COLUMN evicted;
+             ALTER TABLE caches DROP COLUMN size; ALTER TABLE caches DROP COLUMN sized;
+             ALTER TABLE caches DROP COLUMN too_large; ALTER TABLE jobs DROP COLUMN was_done;
              PRAGMA user_version = 1;",
         )
         .expect("as the first version made it");
