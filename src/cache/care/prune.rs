@@ -164,27 +164,28 @@ pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner
         }
     }
     let mut gone = vec![false; plan.fates.len()];
+    let mut hiding = Ok(());
     if pruning.is_meant {
         if pruned.paths > 0 {
             owner.begins(&format!("hiding {} paths", pruned.paths));
         }
-        let condemned = contents.condemn(shelf, owner, &plan, &mut gone).await;
+        hiding = contents.condemn(shelf, owner, &plan, &mut gone).await.map(|spared| pruned.spared = spared);
         let hidden = contents.inventory.narinfos.iter().zip(&gone).filter(|(_, gone)| **gone);
         pruned.hidden = hidden.map(|(narinfo, _)| narinfo.hash).collect();
         if !pruned.hidden.is_empty() {
             owner.hidden(&pruned.hidden).await;
         }
-        pruned.spared = condemned?;
         pruned.paths -= pruned.spared;
         if owner.is_called_off() {
-            return Ok(pruned);
+            return hiding.map(|()| pruned);
         }
     } else {
         gone = plan.fates.iter().map(|fate| *fate == Fate::Goes).collect();
     }
     owner.begins(if pruning.is_meant { "removing what nothing names" } else { "looking for what nothing names" });
-    Sweep { shelf, pruning, owner, contents: &contents, gone: &gone }.run(&mut pruned).await?;
-    Ok(pruned)
+    // Even if not all could be hidden: on a full disk nothing can, and what is due now makes room.
+    let swept = Sweep { shelf, pruning, owner, contents: &contents, gone: &gone }.run(&mut pruned).await;
+    hiding.and(swept).map(|()| pruned)
 }
 
 /// A cache, and what its narinfos say.

@@ -137,11 +137,15 @@ fn two_old_paths() -> tempfile::TempDir {
 #[test]
 fn what_is_hidden_is_told_although_the_rest_fails() {
     let (dir, owner) = (two_old_paths(), Heard::default());
+    // Nobody's, and due.
+    write(&dir.path().join("nar/9.nar"), b"x", NOW - 2 * GRACE, NOW - 2 * GRACE);
     // Nothing can be put where the second one is to be kept.
     fs::create_dir_all(dir.path().join(condemned_name(Mark::of("nar/1.nar"), hash(1)))).expect("a folder");
     pruned(dir.path(), Vec::new(), 0, &owner).expect_err("half way");
     assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
     assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+    assert!(!dir.path().join("nar/9.nar").exists(), "it makes room, without which nothing can be hidden");
+    assert!(dir.path().join("nar/0.nar").exists() && dir.path().join("nar/1.nar").exists());
 }
 
 #[test]
