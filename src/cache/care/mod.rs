@@ -30,7 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub(super) use self::inventory::condemned_with;
+pub(super) use self::inventory::{condemned_with, doomed_name};
 pub use self::inventory::size;
 pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};

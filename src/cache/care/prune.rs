@@ -18,9 +18,11 @@
 //!   that look and being shown is in no list yet: who uploads there himself says what his uploads need, after the last has
 //!   gone ([`Owner::needed`]). What other hosts show later still is put back by the next prune: the archive is there for a
 //!   grace period.
-//! - An uploader shows an archive that is there already under another path's name only if none of its paths is condemned
-//!   (`condemned_with`). So an archive that was condemned a grace period ago is in nobody's hands, unless a narinfo
-//!   names it, which is looked for just before it goes.
+//! - An archive is doomed before the first of its paths is hidden, and so is one that no narinfo names: a file beside the
+//!   hidden narinfos says it, whose name can be told from the archive's (`doomed_name`). An uploader shows an archive that
+//!   is there already under another path's name only if it isn't doomed, and looks for that first, and then for the archive.
+//!   So one that was doomed a grace period ago is in nobody's hands, unless a narinfo names it, which is looked for just
+//!   before it goes.
 //!
 //! Before a narinfo goes it is read once more: one that is not the same as when the plan was made stays, with all that it
 //! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: narinfos are copied to `pruned/`
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use self::sweep::Sweep;
 use super::at_once::{REQUESTS, at_once};
 use super::graph::Graph;
-use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, listing_file, narinfo_file};
+use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
 use super::narinfo::needs;
 use super::plan::{Fate, Node, Plan, Terms, plan};
 use super::{Condition, Listed, Seconds, Shelf};
@@ -121,9 +123,9 @@ pub struct Pruned {
     pub put_back: u64,
     /// Bytes that are free now.
     pub freed: u64,
-    /// Bytes of archives that are hidden, and go a grace period later.
+    /// Bytes of archives that no narinfo names any more, and that go a grace period later.
     pub freed_later: u64,
-    /// Archives that no narinfo named.
+    /// Archives that no narinfo named. They were doomed by an earlier prune.
     pub orphans: u64,
     /// Lists of files without a narinfo.
     pub listings: u64,
@@ -361,6 +363,7 @@ async fn hide(
     }
     // A narinfo that names no archive is nothing that could be put back.
     if let Some(mark) = mark {
+        shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await?;
         shelf.put(&condemned_name(mark, hash), text.content, Condition::Always).await?;
     }
     if has_listing {
@@ -371,11 +374,14 @@ async fn hide(
     Ok(true)
 }
 
-/// Shows a pruned path again, unless somebody has uploaded it anew. Returns whether it was there to be shown.
+/// Shows a pruned path again, unless somebody has uploaded it anew: then what is kept of it waits for its archive to go.
+/// Returns whether it is shown by this.
 async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
     let condemned = condemned_name(mark, hash);
     let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    shelf.put(&narinfo_file(hash), text.content, Condition::Absent).await?;
-    shelf.remove(&condemned).await?;
-    Ok(true)
+    let is_shown = shelf.put(&narinfo_file(hash), text.content, Condition::Absent).await?;
+    if is_shown {
+        shelf.remove(&condemned).await?;
+    }
+    Ok(is_shown)
 }

@@ -276,7 +276,8 @@ impl Examiner {
     async fn leftovers(&self, named: &[bool], mut tell: impl FnMut(Found) + Send) -> Result<(), CacheError> {
         let Self { shelf, verifying, inventory } = self;
         let age = |modified| verifying.now.saturating_sub(modified);
-        let mut waits: Vec<Mark> = inventory.condemned.iter().map(|condemned| condemned.mark).collect();
+        let condemned = inventory.condemned.iter().map(|condemned| condemned.mark);
+        let mut waits: Vec<Mark> = condemned.chain(inventory.doomed.iter().map(|doomed| doomed.mark)).collect();
         waits.sort_unstable();
         let is_left = |name: &str| match kind_of(name) {
             Kind::Archive { is_one: true } => {

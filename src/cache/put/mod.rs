@@ -28,6 +28,7 @@ use tracing::{debug, info};
 use self::files::Files;
 pub use self::look::{look, try_out};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
+use super::care::doomed_name;
 use super::http::{Action, Body, HttpError, HttpOptions, Progress};
 use super::pack::{Packed, Packing};
 use super::unfinished::{Notes, Upload};
@@ -138,25 +139,24 @@ impl PutCache {
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
         let Push { info, nar, mut arrivals, go_ahead, contents } = push;
         let lane = nar.lane();
-        let known = contents.recall(info.nar_hash).await;
-        if known.is_some() {
-            // The archive is looked for when that is over: it may take hours, in which a cache is pruned.
+        if let Some(known) = contents.recall(info.nar_hash).await {
+            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
+            // seat in a reading that others share.
             arrivals.as_mut().await?;
             arrivals = Box::pin(async { Ok(()) });
-        }
-        if let Some(known) = known
-            && self.files.has(&known.url).await?
-        {
-            let mut read = 0;
-            let listing = match self.binary.layout.write_nar_listing {
-                true => list(nar, &mut read).await?,
-                // Given up: others wait for who has a seat in a reading.
-                false => None,
-            };
-            go_ahead.await?;
-            self.put_beside(&info, lane, listing).await;
-            self.publish(&info, &known).await?;
-            return Ok(Pushed { read, sent: 0, deduplicated: true });
+            // In this order: an archive goes before what says that it will.
+            if self.is_to_stay(&known.url).await && self.files.has(&known.url).await? {
+                let mut read = 0;
+                let listing = match self.binary.layout.write_nar_listing {
+                    true => list(nar, &mut read).await?,
+                    // Given up: others wait for who has a seat in a reading.
+                    false => None,
+                };
+                go_ahead.await?;
+                self.put_beside(&info, lane, listing).await;
+                self.publish(&info, &known).await?;
+                return Ok(Pushed { read, sent: 0, deduplicated: true });
+            }
         }
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
@@ -171,6 +171,12 @@ impl PutCache {
         }
         contents.remember(info.nar_hash, &nar).await;
         Ok(Pushed { read: info.nar_size, sent: nar.file_size, deduplicated: false })
+    }
+
+    /// Whether no prune, by whoever has the files, is about to remove an archive (`care/prune`). Where that can't be learnt,
+    /// it is sent again.
+    async fn is_to_stay(&self, archive: &str) -> bool {
+        self.files.has(&doomed_name(archive)).await.is_ok_and(|is_doomed| !is_doomed)
     }
 
     /// Sends an archive, and again where the server has shown what it takes for that.
