@@ -71,6 +71,30 @@ pub trait Shelf: Send + Sync {
         condition: Condition<'a>,
     ) -> BoxFuture<'a, Result<bool, CacheError>>;
 
+    /// Moves a small file, whose content was read just before, to another name, where it is as young as one that is put
+    /// there. Returns whether it was moved: it stays where the condition doesn't hold, and, as far as the store lets us see
+    /// that, where another one has taken its place since it was read.
+    fn rename<'a>(
+        &'a self,
+        from: &'a str,
+        text: Text,
+        to: &'a str,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        Box::pin(async move {
+            let is_put = self.put(to, text.content, condition).await?;
+            if is_put {
+                self.remove(from).await?;
+            }
+            Ok(is_put)
+        })
+    }
+
+    /// Makes durable what was renamed and put, where that isn't so at once.
+    fn settle(&self) -> BoxFuture<'_, Result<(), CacheError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Removes a file; that it isn't there is fine.
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;
 

@@ -25,8 +25,13 @@
 //!   before it goes.
 //!
 //! Before a narinfo goes it is read once more: one that is not the same as when the plan was made stays, with all that it
-//! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: narinfos are copied to `pruned/`
-//! before they go, and tops go first.
+//! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: no narinfo goes before it is in
+//! `pruned/`, and tops go first. In a directory it is renamed, for which there is room on a full disk too; an object is
+//! copied first.
+//!
+//! Between that read and the removal lie some milliseconds, in which another host may show the path anew by a narinfo of
+//! its own. In a directory that is seen, and the new one stays. Of an object store's it goes unseen, since few of them know
+//! how to delete an object only if it is still the same: then the path is uploaded once more when something needs it.
 //!
 //! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
 
@@ -364,13 +369,16 @@ async fn hide(
     // A narinfo that names no archive is nothing that could be put back.
     if let Some(mark) = mark {
         shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await?;
-        shelf.put(&condemned_name(mark, hash), text.content, Condition::Always).await?;
+        if !shelf.rename(&file, text, &condemned_name(mark, hash), Condition::Always).await? {
+            return Ok(false);
+        }
+    } else {
+        shelf.remove(&file).await?;
     }
     if has_listing {
-        shelf.remove(&listing_file(hash)).await?;
+        // A path that is hidden is so without a failure: a list that is left goes by a later prune.
+        let _ = shelf.remove(&listing_file(hash)).await;
     }
-    // At last, so that a path that is hidden is so without a failure.
-    shelf.remove(&file).await?;
     Ok(true)
 }
 
@@ -379,9 +387,5 @@ async fn hide(
 async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
     let condemned = condemned_name(mark, hash);
     let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    let is_shown = shelf.put(&narinfo_file(hash), text.content, Condition::Absent).await?;
-    if is_shown {
-        shelf.remove(&condemned).await?;
-    }
-    Ok(is_shown)
+    shelf.rename(&condemned, text, &narinfo_file(hash), Condition::Absent).await
 }

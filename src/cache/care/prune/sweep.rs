@@ -83,6 +83,8 @@ impl<O: Owner> Sweep<'_, O> {
         if !pruning.is_meant {
             return Ok(());
         }
+        // No archive goes for good before its narinfos.
+        shelf.settle().await?;
         // What is due first: where there is no room, it makes some.
         self.remove_archives(&goes, pruned).await?;
         let over = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.hash, condemned.since));
