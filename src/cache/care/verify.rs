@@ -7,6 +7,7 @@
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::at_once::{REQUESTS, at_once};
@@ -85,9 +86,8 @@ fn made_by(signed: &[String]) -> String {
 }
 
 impl Fault {
-    /// The archive that has to go before the path can be uploaded again.
-    #[must_use]
-    pub fn bad_archive(&self) -> Option<&str> {
+    /// The archive that isn't as the narinfo says. Either may be at fault.
+    fn of_archive(&self) -> Option<&str> {
         match self {
             Self::OtherSize { file, .. } | Self::Damaged { file, .. } => Some(file),
             _ => None,
@@ -143,6 +143,8 @@ pub enum Found {
     At(usize),
     /// A fault.
     Fault(Finding),
+    /// An archive, below `nar/`, that is not as any of the narinfos says that name it: nobody can use it.
+    BadArchive(String),
     /// A file that nobody needs.
     Leftover(Leftover),
     /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.
@@ -164,18 +166,31 @@ pub async fn verify(
     let examiner = Arc::new(Examiner { shelf: Arc::clone(shelf), verifying, inventory });
     let count = examiner.inventory.narinfos.len();
     let (mut named, mut looked_at) = (vec![false; examiner.inventory.archives.len()], 0);
+    // Whether a narinfo is content with each archive, and those with which one isn't.
+    let (mut is_good, mut bad) = (vec![false; examiner.inventory.archives.len()], BTreeMap::new());
     let examine = |place: usize| {
         let examiner = Arc::clone(&examiner);
         async move { examiner.examine(examiner.inventory.narinfos[place].hash).await }
     };
     let tell_all = |Verdict { hash, path, faults, archive, not_unpacked }: Verdict| {
-        archive.into_iter().for_each(|place| named[place] = true);
+        if let Some(place) = archive {
+            named[place] = true;
+            match faults.iter().find_map(Fault::of_archive) {
+                Some(file) => drop(bad.insert(place, file.to_owned())),
+                None => is_good[place] = true,
+            }
+        }
         faults.into_iter().for_each(|fault| tell(Found::Fault(Finding { hash, path: path.clone(), fault })));
         not_unpacked.into_iter().for_each(|file| tell(Found::NotUnpacked(file)));
         looked_at += 1;
         tell(Found::At(looked_at));
     };
     at_once(0..count, limit, examine, tell_all).await?;
+    for (place, file) in bad {
+        if !is_good[place] && examiner.inventory.archives[place].is_one {
+            tell(Found::BadArchive(file));
+        }
+    }
     examiner.leftovers(&named, tell).await
 }
 

@@ -2,7 +2,7 @@
 
 mod repair;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -81,7 +81,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if keys.is_empty() {
         eprintln!("its key is not known here, so signatures are not looked at; --trust names one");
     }
-    let (mut steps, mut findings) = (Steps::new(), Vec::new());
+    let (mut steps, mut findings, mut bad_archives) = (Steps::new(), Vec::new(), BTreeSet::new());
     steps.step(&format!("listing {}", shelf.name()));
     let verifying = Verifying {
         store_dir: setup.nix.logical.clone(),
@@ -91,6 +91,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         now: now(),
     };
     let verified = verify(&shelf, verifying, |found| {
+        if let Found::BadArchive(file) = &found {
+            bad_archives.insert(file.clone());
+        }
         examined.take(found, args.json, &mut steps, |finding| {
             if args.repair {
                 findings.push(finding);
@@ -103,7 +106,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         print(false, &(), |out| examined.write(out))?;
     }
     if !findings.is_empty() {
-        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, findings, runtime, args.json)?;
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, findings, &bad_archives, runtime, args.json)?;
         (examined.repair, code) = (Some(repaired), exit_code);
     }
     if args.json {
@@ -130,6 +133,7 @@ impl Examined {
                 }
                 keep(finding);
             }
+            Found::BadArchive(_) => {}
             Found::Leftover(Leftover { what, file, size, age }) => {
                 self.leftovers += 1;
                 self.leftover_bytes += size.unwrap_or(0);
