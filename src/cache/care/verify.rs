@@ -251,24 +251,26 @@ impl Examiner {
             Some(place) => Some(self.inventory.archives[place].size),
             None => self.shelf.find(file).await?.map(|entry| entry.size),
         };
-        let Some(found) = size else {
-            // Pruned between the two questions, perhaps.
-            if self.shelf.find(&narinfo_file(verdict.hash)).await?.is_some() {
-                verdict.faults.push(Fault::LacksArchive(file.to_owned()));
-            }
-            return Ok(());
-        };
+        let Some(found) = size else { return self.note_lack(file, verdict).await };
         if let Some(said) = narinfo.file_size.filter(|said| *said != found) {
             verdict.faults.push(Fault::OtherSize { file: file.to_owned(), said, found });
         } else if self.verifying.deep {
             match read_archive(&*self.shelf, file, narinfo).await? {
                 Archive::Good => {}
                 Archive::NotUnpacked => verdict.not_unpacked = Some(file.to_owned()),
-                Archive::Gone => verdict.faults.push(Fault::LacksArchive(file.to_owned())),
+                Archive::Gone => self.note_lack(file, verdict).await?,
                 Archive::Damaged(problem) => {
                     verdict.faults.push(Fault::Damaged { file: file.to_owned(), problem });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Notes that an archive is missing, unless its narinfo is too by now: then both were pruned between two questions.
+    async fn note_lack(&self, file: &str, verdict: &mut Verdict) -> Result<(), CacheError> {
+        if self.shelf.find(&narinfo_file(verdict.hash)).await?.is_some() {
+            verdict.faults.push(Fault::LacksArchive(file.to_owned()));
         }
         Ok(())
     }
