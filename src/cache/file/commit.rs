@@ -115,9 +115,10 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
     let sync_slice = |slice: &mut [Option<Ready>]| {
         for member in slice {
             let Some(ready) = member else { continue };
-            let Files { nar, nar_synced, listing, narinfo } = &ready.files;
+            let Files { nar, nar_synced, listing, narinfo } = &mut ready.files;
             let synced = if *nar_synced { Ok(()) } else { nar.sync() };
-            let synced = synced.and_then(|()| listing.as_ref().map_or(Ok(()), TempFile::sync));
+            // As with its being published: Nix does without one.
+            *listing = listing.take().filter(|listing| listing.sync().is_ok());
             if let Err(error) = synced.and_then(|()| narinfo.sync())
                 && let Some(failed) = member.take()
             {

@@ -38,6 +38,7 @@ use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, 
 use crate::disk::{NoRoom, Place, SetAside};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
+use crate::report::one_line;
 
 /// Folder of the files that are being written.
 const TEMP_DIR: &str = ".tmp";
@@ -136,12 +137,31 @@ impl FileCache {
             nar_file.sync()?;
         }
         binary.note_pace(&packed, began.elapsed());
-        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
+        let listing = listed.and_then(Listed::take).and_then(|json| {
+            let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
+            self.write_listing(info, &json).inspect_err(lacks).ok()
+        });
         let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
         let text = binary.narinfo(info, &packed.stored_at(url));
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
         Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, nar_size, file_size })
+    }
+
+    /// Says that something is missing beside a path. Who reads the cache can do without, so it keeps no path back.
+    fn lacks(&self, what: &str, whose: &StorePath, error: &CacheError) {
+        debug!("{} lacks the {what} of {whose}: {}", self.options.dir.display(), one_line(error));
+    }
+
+    /// As [`FileCache::put_log`]; only that there is no room is a failure, since there is none for a path either.
+    fn put_log_if_it_can(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        match self.put_log(derivation) {
+            Err(error) if !matches!(error, CacheError::NoRoom(_)) => {
+                self.lacks("log of the build", derivation, &error);
+                Ok(())
+            }
+            put => put,
+        }
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -260,7 +280,7 @@ impl Cache for FileCache {
             go_ahead.await?;
             if let Some(derivation) = derivation {
                 let cache = Arc::clone(&self);
-                let put = spawn_blocking(move || cache.put_log(&derivation)).await;
+                let put = spawn_blocking(move || cache.put_log_if_it_can(&derivation)).await;
                 put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
             }
             let Written { files, nar_size, file_size } = written;
@@ -419,12 +439,29 @@ mod tests {
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
         assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        cache.put_log_if_it_can(&derivation).expect_err("critical");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
         assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");
         cache.put_realisations(vec![file("a")]).expect("what is there need not be written");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_can_not_be_written_keeps_no_path_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = options(dir.path());
+        options.binary.log_dir = dir.path().join("logs");
+        let derivation = StorePath::from_base_name("00000000000000000000000000000000-a.drv").expect("a path");
+        fs::create_dir_all(options.binary.log_dir.join("drvs/00")).expect("a folder");
+        fs::write(options.binary.log_dir.join("drvs/00/000000000000000000000000000000-a.drv"), "said")
+            .expect("written");
+        let cache = FileCache::open(options).expect("opened");
+        // As where `log` belongs to another user.
+        fs::write(dir.path().join(layout::LOG_DIR), "").expect("written");
+        cache.put_log(&derivation).expect_err("no folder");
+        cache.put_log_if_it_can(&derivation).expect("the path is shown without it");
     }
 
     #[tokio::test]
