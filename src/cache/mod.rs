@@ -6,7 +6,8 @@
 //!   reference is in the cache or in one of its upstreams.
 //! - **Nothing corrupt.** It does so only after [`NarReader`] has come to its end without an error, and the reader ends
 //!   with one when hash or size differ from what Nix has registered.
-//! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
+//! - A push that is dropped or fails leaves nothing that a reader of the cache could see. Only what has left for a server
+//!   can't be called back: where the narinfo, or an archive's last bytes, are under way just then, it may be shown.
 
 pub mod attic;
 mod binary;
