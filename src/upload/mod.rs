@@ -300,6 +300,7 @@ impl Uploader {
                 self.queue.call(|queue| queue.hurry()).await?;
                 self.caches.values_mut().for_each(State::hurry);
             }
+                self.caches.values().for_each(State::forget_line);
             Event::Told(Command::Drain(deadline)) => {
                 debug!(under_way = self.tasks.len(), "finishing what is under way");
                 self.drain_until = Some(Instant::now() + deadline);
