@@ -218,8 +218,8 @@ async fn go_ahead(
 ) -> Result<(), Hindrance> {
     // A cache collects garbage, too.
     let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
-        Unanswered::Refused(error) => Hindrance::Unknown(one_line(&error)),
-        Unanswered::WithOthers => Hindrance::Unknown("the cache does not say".to_owned()),
+        Unanswered::Refused(error) => Hindrance::Unasked(Arc::new(error)),
+        Unanswered::WithOthers => Hindrance::Unknown,
     })?;
     if let Some(gone) = missing.into_iter().next() {
         return Err(Hindrance::ReferenceMissing(gone));
