@@ -67,6 +67,8 @@ pub struct PutCache {
     /// Held by who has a log in memory, one for each lane: backfill may have to wait long until its log is sent.
     log_in_memory: [Mutex<()>; 2],
     notes: Notes,
+    /// Ended when the cache is dropped: the next opening begins it anew.
+    tidying: JoinSet<()>,
     /// Whether the server has been found to want sizes beforehand.
     wants_sizes: AtomicBool,
 }
@@ -87,15 +89,16 @@ impl PutCache {
     /// # Errors
     /// [`CacheError::Http`]; [`CacheError::OwnServer`]; [`CacheError::OtherStore`], [`CacheError::Malformed`].
     pub async fn open(options: PutOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
-        let cache = Self {
+        let mut cache = Self {
             files: Files::new(&options).await?,
             binary: Arc::new(binary),
             log_in_memory: Default::default(),
             notes: Notes::open(&unfinished)?,
+            tidying: JoinSet::new(),
             wants_sizes: AtomicBool::new(false),
         };
         cache.agree_on_store().await?;
-        tokio::spawn(cache.notes.clone().tidy_up(cache.files.clone()));
+        cache.tidying.spawn(cache.notes.clone().tidy_up(cache.files.clone()));
         Ok(cache)
     }
 
