@@ -30,8 +30,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub(super) use self::inventory::{condemned_with, doomed_name};
 pub use self::inventory::size;
+pub(super) use self::inventory::{condemned_with, doomed_name};
 pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, Verifying, verify};
