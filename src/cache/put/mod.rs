@@ -179,7 +179,7 @@ impl PutCache {
     /// Whether no prune, by whoever has the files, is about to remove an archive (`care/prune`). Where that can't be learnt,
     /// it is sent again.
     async fn is_to_stay(&self, archive: &str) -> bool {
-        self.files.has(&doomed_name(archive)).await.is_ok_and(|is_doomed| !is_doomed)
+        self.files.is_there(&doomed_name(archive)).await.is_ok_and(|is_doomed| !is_doomed)
     }
 
     /// Sends an archive, and again where the server has shown what it takes for that.
