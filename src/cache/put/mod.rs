@@ -167,7 +167,7 @@ impl PutCache {
         self.put_beside(&info, lane, listing).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
-            if matches!(error, HttpError::Status { status: 400..=499, .. }) {
+            if is_certain(&error) {
                 self.take_back(nar.url).await;
             }
             return Err(error.into());
@@ -303,6 +303,12 @@ impl PutCache {
         let narinfo = self.binary.narinfo(info, nar);
         self.files.put(&layout::narinfo_name(&info.path), narinfo, layout::NARINFO_TYPE).await
     }
+}
+
+/// Whether the server certainly didn't take what was put there. What is at work with it still says 408 or 423, as it may to
+/// the second of two where a proxy has sent it twice.
+fn is_certain(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 400..=407 | 409..=422 | 424..=499, .. })
 }
 
 impl Cache for PutCache {
