@@ -34,6 +34,10 @@ use crate::limit::Tap;
 const HANDING_OUT: Duration = Duration::from_secs(5);
 
 /// The region that a bucket is in, by Amazon's servers.
+/// What hands them out from afar is reached over TLS, perhaps by a line that uploads fill: four round trips, and each takes a
+/// second or two then.
+const HANDING_OUT_FROM_AFAR: Duration = Duration::from_secs(30);
+
 const REGION: &str = "x-amz-bucket-region";
 
 /// The error's name, by Azure's.
@@ -104,7 +108,8 @@ impl Wire {
         let (action, host) = (self.action(&parts.method, &url), origin(&url));
         let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
         let shown = shown(&parts.headers, &url);
-        let client = if action == Action::Credentials && url.scheme() == "http" { &self.near } else { &self.client };
+        let is_near = url.scheme() == "http";
+        let client = if action == Action::Credentials && is_near { &self.near } else { &self.client };
         let sent = Sent::default();
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
@@ -121,7 +126,8 @@ impl Wire {
             self.judge(Asked { action, method: &parts.method, shown: &shown, most }, response).await
         };
         if action == Action::Credentials {
-            return timeout(HANDING_OUT, answered).await.unwrap_or_else(|_| Err(stalled(HANDING_OUT)));
+            let limit = if is_near { HANDING_OUT } else { HANDING_OUT_FROM_AFAR };
+            return timeout(limit, answered).await.unwrap_or_else(|_| Err(stalled(limit)));
         }
         let limit = if has_body || parts.method == Method::POST { ANSWERING } else { ANSWERING_BRIEFLY };
         tokio::select! {
