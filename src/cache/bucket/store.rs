@@ -69,7 +69,7 @@ pub(super) struct Store {
     /// As messages call it.
     pub(super) name: Arc<str>,
     prefix: Arc<str>,
-    /// The bucket's server, for who only wants to know how far it is; none where there isn't one.
+    /// The bucket's server, for who only wants to know how far it is; none of what is in memory.
     pub(super) server: Option<Arc<Wire>>,
     /// Whether there is something to abort: Azure forgets what isn't put together by itself, after a week.
     pub(super) aborts: bool,
