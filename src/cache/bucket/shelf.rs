@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::BucketError;
 use super::error::unwrapped;
-use super::store::{Put, Store, StoreOptions};
+use super::store::{LONGEST_TEXT, Put, Store, StoreOptions};
 use crate::cache::binary::agree_on_store;
 use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
@@ -93,8 +93,14 @@ impl BucketShelf {
         let Some(found) = self.store.get(&self.store.object(file)).await? else { return Ok(None) };
         let (modified, e_tag) = (seconds(&found.meta), found.meta.e_tag.clone());
         let edition = Edition { e_tag, version: found.meta.version.clone() };
-        let bytes = found.bytes().await.map_err(|error| self.failed(&error))?;
-        Ok(Some(Text { content: bytes.to_vec(), modified, edition }))
+        let (mut chunks, mut content) = (found.into_stream(), Vec::new());
+        // What is longer is no narinfo, and what is read of it can't be taken for one.
+        while content.len() <= LONGEST_TEXT
+            && let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await
+        {
+            content.extend_from_slice(&chunk.map_err(|error| self.failed(&error))?);
+        }
+        Ok(Some(Text { content, modified, edition }))
     }
 
     fn failed(&self, error: &object_store::Error) -> Arc<BucketError> {

@@ -26,7 +26,7 @@ use crate::cache::{Addressing, BucketUrl, CacheError, Service};
 use crate::secret::{Provider, Secret};
 
 /// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
-const LONGEST_TEXT: usize = 1024 * 1024;
+pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// Keys that the policy says, instead of what the environment has.
 #[derive(Clone, Default)]
