@@ -104,7 +104,7 @@ impl BucketShelf {
     }
 
     fn failed(&self, error: &object_store::Error) -> Arc<BucketError> {
-        unwrapped(Action::Configuration, &self.store.name, error)
+        unwrapped(Action::Fetch, &self.store.name, error)
     }
 }
 
@@ -135,7 +135,7 @@ impl Shelf for BucketShelf {
             let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
             tokio::spawn(async move {
                 while let Some(chunk) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
-                    let chunk = chunk.map_err(|error| unwrapped(Action::Configuration, &name, &error).into());
+                    let chunk = chunk.map_err(|error| unwrapped(Action::Fetch, &name, &error).into());
                     let is_last = chunk.is_err();
                     if chunks.send(chunk).await.is_err() || is_last {
                         return;

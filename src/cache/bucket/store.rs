@@ -307,7 +307,7 @@ impl Store {
     pub(super) async fn delete(&self, object: &Path) -> Result<(), Arc<BucketError>> {
         match self.objects.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
+            Err(error) => Err(unwrapped(Action::Delete, &self.name, &error)),
         }
     }
 }
