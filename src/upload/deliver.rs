@@ -411,7 +411,8 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
     let waits = |reason: String, pause, ends| Landed {
-        // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+        // With this moment as its time, so that the cache is next tried with another path, whose time was earlier: perhaps
+        // only this one is too large.
         cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
         ..Outcome::Retry { not_before: now(), reason }.into()
     };
