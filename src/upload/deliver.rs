@@ -40,7 +40,6 @@ pub(super) struct Context {
     pub(super) real_store: PathBuf,
     /// The file system that they were on when the service began; `None` where that couldn't be learnt.
     pub(super) store_device: Option<u64>,
-    pub(super) call_off: CallOff,
     pub(super) tally: Tally,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
@@ -101,6 +100,8 @@ pub(super) struct Place {
     pub(super) over_line: bool,
     /// In which lane it stands.
     pub(super) urgency: Urgency,
+    /// Calls it off, and no other.
+    pub(super) call_off: CallOff,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
@@ -147,14 +148,14 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, urgency } = place;
+    let Place { slots, gate, seat, over_line: _, urgency, call_off } = place;
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
     }
     slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, urgency, slots, call_off)
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
