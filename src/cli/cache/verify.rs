@@ -2,13 +2,13 @@
 
 mod repair;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use self::repair::{Repair, repair};
+use self::repair::{Broken, Repair, repair};
 use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
@@ -81,7 +81,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if keys.is_empty() {
         eprintln!("its key is not known here, so signatures are not looked at; --trust names one");
     }
-    let (mut steps, mut findings, mut bad_archives) = (Steps::new(), Vec::new(), BTreeSet::new());
+    let (mut steps, mut broken) = (Steps::new(), Broken::default());
     steps.step(&format!("listing {}", shelf.name()));
     let verifying = Verifying {
         store_dir: setup.nix.logical.clone(),
@@ -92,11 +92,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     let verified = verify(&shelf, verifying, |found| {
         if let Found::BadArchive(file) = &found {
-            bad_archives.insert(file.clone());
+            broken.bad_archives.insert(file.clone());
         }
         examined.take(found, args.json, &mut steps, |finding| {
             if args.repair {
-                findings.push(finding);
+                broken.findings.push(finding);
             }
         });
     });
@@ -105,8 +105,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if !args.json {
         print(false, &(), |out| examined.write(out))?;
     }
-    if !findings.is_empty() {
-        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, findings, &bad_archives, runtime, args.json)?;
+    if !broken.findings.is_empty() {
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args.json)?;
         (examined.repair, code) = (Some(repaired), exit_code);
     }
     if args.json {

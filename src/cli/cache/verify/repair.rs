@@ -43,6 +43,14 @@ pub(super) struct Repair {
     not_here: Vec<String>,
 }
 
+/// What isn't well with a cache.
+#[derive(Default)]
+pub(super) struct Broken {
+    pub(super) findings: Vec<Finding>,
+    /// What nobody can use.
+    pub(super) bad_archives: BTreeSet<String>,
+}
+
 /// What there is to be done about a path.
 #[derive(Default)]
 struct Cure {
@@ -57,14 +65,13 @@ pub(super) fn repair(
     setup: &Setup,
     cache: &CacheConfig,
     shelf: &Arc<dyn Shelf>,
-    findings: Vec<Finding>,
-    bad_archives: &BTreeSet<String>,
+    broken: Broken,
     runtime: Runtime,
     json: bool,
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
-    let (mut repaired, cures) = (Repair::default(), cures(findings, bad_archives, setup));
+    let (mut repaired, cures) = (Repair::default(), cures(broken, setup));
     let facts = store_facts(&setup.nix);
     let mut here = Vec::new();
     for (path, cure) in cures {
@@ -107,11 +114,7 @@ pub(super) fn repair(
 }
 
 /// What is to be done, path by path; by its hash part where nobody here knows its name.
-fn cures(
-    findings: Vec<Finding>,
-    bad_archives: &BTreeSet<String>,
-    setup: &Setup,
-) -> BTreeMap<Result<StorePath, HashPart>, Cure> {
+fn cures(Broken { findings, bad_archives }: Broken, setup: &Setup) -> BTreeMap<Result<StorePath, HashPart>, Cure> {
     let mut cures: BTreeMap<Result<StorePath, HashPart>, Cure> = BTreeMap::new();
     let mut nameless = BTreeSet::new();
     for Finding { hash, path, fault } in findings {
