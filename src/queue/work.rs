@@ -89,10 +89,16 @@ impl Queue {
     pub fn claim_probe(&mut self, cache: CacheId, last: Lane, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
             "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
-             WHERE id IN (SELECT id FROM jobs
-                          WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
-                            AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
-                          ORDER BY attempts, not_before, lane, id LIMIT 1)
+             WHERE id = coalesce(
+                 -- The first of those that have not been tried at all, for which little has to be looked at.
+                 (SELECT id FROM jobs INDEXED BY jobs_claimable
+                  WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0 AND attempts = 0 AND not_before = 0
+                    AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
+                  ORDER BY lane, id LIMIT 1),
+                 (SELECT id FROM jobs INDEXED BY jobs_claimable
+                  WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
+                    AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
+                  ORDER BY attempts, not_before, lane, id LIMIT 1))
              RETURNING id, path, cache, lane, attempts, doubts, needed,
                        EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
                                  AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s

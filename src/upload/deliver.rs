@@ -42,7 +42,6 @@ pub(super) struct Context {
     pub(super) real_store: PathBuf,
     /// The file system that they were on when the service began; `None` where that couldn't be learnt.
     pub(super) store_device: Option<u64>,
-    pub(super) call_off: CallOff,
     pub(super) tally: Tally,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
@@ -112,6 +111,8 @@ pub(super) struct Place {
     pub(super) over_line: bool,
     /// In which lane it stands.
     pub(super) urgency: Urgency,
+    /// Calls it off, and no other.
+    pub(super) call_off: CallOff,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
@@ -161,14 +162,14 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, urgency } = place;
+    let Place { slots, gate, seat, over_line: _, urgency, call_off } = place;
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
     }
     slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, urgency, slots, call_off)
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
@@ -227,8 +228,8 @@ async fn go_ahead(
 ) -> Result<(), Hindrance> {
     // A cache collects garbage, too.
     let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
-        Unanswered::Refused(error) => Hindrance::Unknown(one_line(&error)),
-        Unanswered::WithOthers => Hindrance::Unknown("the cache does not say".to_owned()),
+        Unanswered::Refused(error) => Hindrance::Unasked(Arc::new(error)),
+        Unanswered::WithOthers => Hindrance::Unknown,
     })?;
     if let Some(gone) = missing.into_iter().next() {
         return Err(Hindrance::ReferenceMissing(gone));
@@ -423,7 +424,8 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
     let waits = |reason: String, pause, ends| Landed {
-        // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+        // With this moment as its time, so that the cache is next tried with another path, whose time was earlier: perhaps
+        // only this one is too large.
         cache: Verdict::Waits(Waits {
             why: error.with_cure(),
             pause,

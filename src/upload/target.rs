@@ -287,6 +287,11 @@ impl State {
         self.hurry();
     }
 
+    /// The line to it may be another by now.
+    pub(super) fn forget_line(&self) {
+        self.line.forget();
+    }
+
     /// What it is known to have, if it is open.
     pub(super) fn presence(&self) -> Option<&Presence> {
         match &self.stage {

@@ -20,6 +20,7 @@ use crate::cache::{CacheError, Listed, NarReader, StoredNar, layout};
 use crate::disk::SetAside;
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
+use crate::report::one_line;
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
@@ -56,7 +57,7 @@ impl FileCache {
             nar_file.sync()?;
         }
         binary.note_pace(&packed, began.elapsed());
-        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
+        let listing = listed.and_then(Listed::take).and_then(|json| self.write_listing_if_it_can(info, &json));
         let stored = packed.stored_at(url);
         let narinfo = self.write_narinfo(temp::new_name(instance), info, &stored)?;
         Ok(Written { files: Files { nar: Some(nar_file), nar_synced, listing, narinfo }, stored })
@@ -82,6 +83,22 @@ impl FileCache {
         }
         place.admits(0)?;
         self.write_narinfo(temp::new_copy_name(instance), info, stored).map(Some)
+    }
+
+    /// Says that something is missing beside a path. Who reads the cache can do without, so it keeps no path back.
+    fn lacks(&self, what: &str, whose: &StorePath, error: &CacheError) {
+        debug!("{} lacks the {what} of {whose}: {}", self.options.dir.display(), one_line(error));
+    }
+
+    /// As [`FileCache::put_log`]; only that there is no room is a failure, since there is none for a path either.
+    pub(super) fn put_log_if_it_can(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        match self.put_log(derivation) {
+            Err(error) if !matches!(error, CacheError::NoRoom(_)) => {
+                self.lacks("log of the build", derivation, &error);
+                Ok(())
+            }
+            put => put,
+        }
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -141,7 +158,13 @@ impl FileCache {
         Ok(())
     }
 
-    pub(super) fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
+    /// As [`FileCache::write_listing`]; none where that fails.
+    pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
+        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
+        self.write_listing(info, json).inspect_err(lacks).ok()
+    }
+
+    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
         file.write_all(json).map_err(io_error("write a listing in", dir))?;
