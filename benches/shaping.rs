@@ -6,13 +6,15 @@
 #![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
 
 mod common;
+#[path = "common/line.rs"]
+mod line;
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use all of it")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Random, headline, median, millis, row, size};
+use line::Line;
 use support::{Nix, Receiver, Running, ScratchStore, Storewatch};
 
 const KIB: u64 = 1024;
@@ -149,13 +152,13 @@ fn background(nix: &Nix) {
     let paths = add_random(&store, 4, 2 * MIB * (seconds + 10));
     for control in ["reno", "bbr"] {
         headline(&format!("in the background on a line of 10 Mbit/s, {seconds} s each, after 5 s, TCP is {control}"));
-        let Some(line) = Line::make(control) else { return };
+        let Some(line) = Line::make(control, "10mbit") else { return };
         on_a_line(&line, &store, &paths, seconds);
     }
 }
 
 fn on_a_line(line: &Line, store: &ScratchStore, paths: &[String], seconds: u64) {
-    let alone = line.greedy(Direction::Up, seconds);
+    let alone = greedy(line, Direction::Up, seconds);
     let upload = |beside: Option<Direction>| {
         let receiver = Receiver::at(line.here);
         let storewatch = Storewatch::new(store);
@@ -176,7 +179,7 @@ fn on_a_line(line: &Line, store: &ScratchStore, paths: &[String], seconds: u64) 
         std::thread::sleep(Duration::from_secs(5));
         let before = receiver.total();
         let other = match beside {
-            Some(direction) => line.greedy(direction, seconds),
+            Some(direction) => greedy(line, direction, seconds),
             None => {
                 std::thread::sleep(Duration::from_secs(seconds));
                 0.0
@@ -193,7 +196,7 @@ fn on_a_line(line: &Line, store: &ScratchStore, paths: &[String], seconds: u64) 
     let against = format!("a greedy upload alone: {}", rate(alone));
     row("alone", &rate(ours), &against, Some(share), Some((">= 0.9", share >= 0.9)));
     for (what, direction) in [("a greedy upload", Direction::Up), ("a greedy download", Direction::Down)] {
-        let free = line.greedy(direction, seconds);
+        let free = greedy(line, direction, seconds);
         let (ours, theirs) = upload(Some(direction));
         let share = theirs / free;
         row(
@@ -213,114 +216,40 @@ enum Direction {
     Down,
 }
 
-/// A host, in a namespace of its own, that a slow line leads to, through a router. What is sent too fast waits in the
-/// router, as it does in people's modems: a host's own queue is never filled by the host itself. Dropped, it is taken away.
-struct Line {
-    name: String,
-    router: String,
-    here: IpAddr,
-}
-
-impl Line {
-    /// On which TCP behaves so: `reno`, or `bbr`, which fills no queues.
-    fn make(control: &str) -> Option<Self> {
-        // A name is free again only a while after its namespace is gone.
-        let number = format!("{}{}", std::process::id(), &control[..1]);
-        let name = format!("storewatch-{number}");
-        let line = Self { router: format!("{name}-router"), name, here: "10.213.77.1".parse().unwrap() };
-        let Self { name, router, here } = &line;
-        let (near, far) = (format!("sw{number}a"), format!("sw{number}b"));
-        let shape = "root tbf rate 10mbit burst 15kb latency 200ms";
-        let steps = [
-            format!("ip netns add {router}"),
-            format!("ip netns add {name}"),
-            format!("ip link add {near} type veth peer name outer netns {router}"),
-            format!("ip -n {router} link add inner type veth peer name {far} netns {name}"),
-            format!("ip addr add {here}/30 dev {near}"),
-            format!("ip -n {router} addr add 10.213.77.2/30 dev outer"),
-            format!("ip -n {router} addr add 10.213.77.5/30 dev inner"),
-            format!("ip -n {name} addr add 10.213.77.6/30 dev {far}"),
-            format!("ip link set {near} gso_max_segs 1 up"),
-            format!("ip -n {router} link set outer gso_max_segs 1 up"),
-            format!("ip -n {router} link set inner gso_max_segs 1 up"),
-            format!("ip -n {name} link set {far} gso_max_segs 1 up"),
-            format!("ip -n {name} link set lo up"),
-            "ip route add 10.213.77.4/30 via 10.213.77.2".to_owned(),
-            format!("ip -n {name} route add default via 10.213.77.5"),
-            format!("ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"),
-            format!("ip netns exec {name} sysctl -qw net.ipv4.tcp_congestion_control={control}"),
-            format!("tc -n {router} qdisc add dev outer {shape}"),
-            format!("tc -n {router} qdisc add dev inner {shape}"),
-        ];
-        for step in steps {
-            let mut words = step.split(' ');
-            let done = Command::new(words.next().unwrap()).args(words).output();
-            if !done.as_ref().is_ok_and(|done| done.status.success()) {
-                let said = |done: std::process::Output| String::from_utf8_lossy(&done.stderr).into_owned();
-                let why = done.map_or_else(|error| error.to_string(), said);
-                println!("skipped: there is no line to measure on: {step}: {}", why.trim());
-                return None;
-            }
-        }
-        Some(line)
-    }
-
-    /// The same command, at the other end of the line.
-    fn within(&self, command: Command) -> Command {
-        let mut within = Command::new("ip");
-        within.args(["netns", "exec", &self.name]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => within.env(name, value),
-                None => within.env_remove(name),
+/// Bytes a second of a flow that takes what it gets, for so long.
+fn greedy(line: &Line, direction: Direction, seconds: u64) -> f64 {
+    let listener = TcpListener::bind((line.here, 0)).unwrap();
+    let address = format!("/dev/tcp/{}/{}", line.here, listener.local_addr().unwrap().port());
+    let there = match direction {
+        Direction::Up => format!("exec cat /dev/zero > {address}"),
+        Direction::Down => format!("exec cat < {address} > /dev/null"),
+    };
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &there]);
+    let mut peer: Child = line.within(bash).stderr(Stdio::null()).spawn().unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let (passed, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counter, ended) = (Arc::clone(&passed), Arc::clone(&over));
+    let reader = std::thread::spawn(move || {
+        let mut chunk = vec![0; 16 * 1024];
+        while !ended.load(Ordering::Relaxed) {
+            let moved = match direction {
+                Direction::Up => stream.read(&mut chunk),
+                Direction::Down => stream.write(&chunk),
+            };
+            match moved {
+                Ok(moved) if moved > 0 => counter.fetch_add(moved as u64, Ordering::Relaxed),
+                _ => return,
             };
         }
-        within
-    }
-
-    /// Bytes a second of a flow that takes what it gets, for so long.
-    fn greedy(&self, direction: Direction, seconds: u64) -> f64 {
-        let listener = TcpListener::bind((self.here, 0)).unwrap();
-        let address = format!("/dev/tcp/{}/{}", self.here, listener.local_addr().unwrap().port());
-        let there = match direction {
-            Direction::Up => format!("exec cat /dev/zero > {address}"),
-            Direction::Down => format!("exec cat < {address} > /dev/null"),
-        };
-        let mut bash = Command::new("bash");
-        bash.args(["-c", &there]);
-        let mut peer: Child = self.within(bash).stderr(Stdio::null()).spawn().unwrap();
-        let (mut stream, _) = listener.accept().unwrap();
-        let (passed, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, ended) = (Arc::clone(&passed), Arc::clone(&over));
-        let reader = std::thread::spawn(move || {
-            let mut chunk = vec![0; 16 * 1024];
-            while !ended.load(Ordering::Relaxed) {
-                let moved = match direction {
-                    Direction::Up => stream.read(&mut chunk),
-                    Direction::Down => stream.write(&chunk),
-                };
-                match moved {
-                    Ok(moved) if moved > 0 => counter.fetch_add(moved as u64, Ordering::Relaxed),
-                    _ => return,
-                };
-            }
-        });
-        std::thread::sleep(Duration::from_secs(seconds));
-        let bytes = passed.load(Ordering::Relaxed);
-        over.store(true, Ordering::Relaxed);
-        let _ = peer.kill();
-        let _ = peer.wait();
-        reader.join().unwrap();
-        bytes as f64 / seconds as f64
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        for name in [&self.name, &self.router] {
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
-        }
-    }
+    });
+    std::thread::sleep(Duration::from_secs(seconds));
+    let bytes = passed.load(Ordering::Relaxed);
+    over.store(true, Ordering::Relaxed);
+    let _ = peer.kill();
+    let _ = peer.wait();
+    reader.join().unwrap();
+    bytes as f64 / seconds as f64
 }
 
 /// A storewatch with these limits, and the server that it fills.

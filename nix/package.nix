@@ -25,6 +25,10 @@ rustPlatform.buildRustPackage {
 
   cargoLock.lockFile = ../Cargo.lock;
 
+  # nixpkgs writes a configuration of cargo's of its own.
+  env.JEMALLOC_SYS_WITH_MALLOC_CONF =
+    (lib.importTOML ../.cargo/config.toml).env.JEMALLOC_SYS_WITH_MALLOC_CONF;
+
   # The other tests drive a real Nix in stores of their own; `make test` runs them.
   cargoTestFlags = [ "--lib" ];
 

@@ -35,6 +35,7 @@
 //! - [`cli`]: the commands that people type, with their help, hints and exit codes.
 //! - [`program`]: programs of others that are run, and of which nothing is left.
 //! - [`report`]: an error with all its causes as one line of text.
+//! - [`times`]: times as people read them.
 
 pub mod cache;
 pub mod cli;
@@ -49,5 +50,6 @@ pub mod program;
 pub mod queue;
 pub mod report;
 pub mod secret;
+pub mod times;
 pub mod upload;
 pub mod watch;

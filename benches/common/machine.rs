@@ -32,21 +32,28 @@ pub struct Machine {
 impl Machine {
     /// Looks what there is.
     pub fn look() -> Self {
-        let mut machine = Self { files: Vec::new(), len: 0 };
-        FOLDERS.iter().for_each(|folder| machine.add(&Path::new(ROOT).join(folder)));
+        let machine = Self::files_of(&FOLDERS, |_| true);
         assert!(machine.len >= ENOUGH, "{ROOT} holds too little to make paths of: {} bytes", machine.len);
         machine
     }
 
-    fn add(&mut self, folder: &Path) {
+    /// Looks for files of one kind in these folders of `/usr`.
+    pub fn files_of(folders: &[&str], is_wanted: fn(&Path) -> bool) -> Self {
+        let mut machine = Self { files: Vec::new(), len: 0 };
+        folders.iter().for_each(|folder| machine.add(&Path::new(ROOT).join(folder), is_wanted));
+        assert!(machine.len > 0, "there are no such files in {folders:?} of {ROOT}");
+        machine
+    }
+
+    fn add(&mut self, folder: &Path, is_wanted: fn(&Path) -> bool) {
         let mut entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
         entries.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let Ok(metadata) = entry.metadata() else { continue };
             let for_all_to_read = metadata.mode() & 0o444 == 0o444;
             if metadata.is_dir() {
-                self.add(&entry.path());
-            } else if metadata.is_file() && for_all_to_read {
+                self.add(&entry.path(), is_wanted);
+            } else if metadata.is_file() && for_all_to_read && is_wanted(&entry.path()) {
                 self.files.push((entry.path(), self.len));
                 self.len += metadata.len();
             }

@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use super::layout::{self, StoredNar};
-use super::pace::Measured;
-use super::pack::Packed;
+use super::pace::{Effort, Measured};
+use super::pack::{Packed, Took};
 use super::{CacheError, Compression, Layout, Listed, NarReader, NarStream, Pace};
 use crate::nix::{Derivation, PathInfo, SecretKey, StoreDir, StoreFacts, StorePath, open_build_log};
 
@@ -38,16 +38,23 @@ impl BinaryCache {
     /// How the next archive is packed.
     pub(super) fn compression(&self) -> Compression {
         match self.layout.compression.unwrap_or_default() {
-            Compression::Auto { .. } => Compression::Auto { level: self.pace.level() },
+            Compression::Auto { .. } => self.pace.compression(),
             given => given,
         }
     }
 
     /// Notes how long it took to pack an archive and to bring it there.
     pub(super) fn note_pace(&self, packed: &Packed, elapsed: Duration) {
-        if let (Compression::Auto { level }, Some(busy)) = (packed.compression, packed.busy) {
-            self.pace.note(Measured { level, nar_size: packed.nar_size, busy, elapsed });
+        if !matches!(self.layout.compression, Some(Compression::Auto { .. })) {
+            return;
         }
+        let none = Took { busy: Duration::ZERO, reading: Duration::ZERO };
+        let (effort, Took { busy, reading }) = match (packed.compression, packed.took) {
+            (Compression::Auto { level }, Some(took)) => (Effort::Level(level), took),
+            (Compression::None, _) => (Effort::AsItIs, none),
+            _ => return,
+        };
+        self.pace.note(Measured { effort, nar_size: packed.nar_size, busy, reading, elapsed });
     }
 
     /// Draws a name for a path's archive that no other upload has.
@@ -208,9 +215,10 @@ mod tests {
             facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
             pace: Pace::default(),
         };
-        let upload = |cache: &BinaryCache, busy| {
+        let upload = |cache: &BinaryCache, busy: Option<Duration>| {
+            let took = busy.map(|busy| Took { busy, reading: Duration::ZERO });
             let (file_hash, nar_size) = (NarHash([1; 32]), 64 << 20);
-            let packed = Packed { compression: cache.compression(), file_hash, file_size: 20 << 20, nar_size, busy };
+            let packed = Packed { compression: cache.compression(), file_hash, file_size: 20 << 20, nar_size, took };
             (0..10).for_each(|_| cache.note_pace(&packed, Duration::from_secs(10)));
         };
         for given in [None, Some(Compression::None), Some(Compression::Zstd { level: 9 })] {

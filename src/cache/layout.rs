@@ -1,6 +1,7 @@
 //! The binary cache layout that Nix reads: `nix-cache-info`, `nar/…`, `HASH.narinfo`. The same on every kind of store.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use super::Compression;
 use crate::nix::{Derivation, NarHash, PathInfo, Realisation, SecretKey, StoreDir, StorePath, fingerprint, nix32};
@@ -80,7 +81,7 @@ pub fn nar_name(nar_hash: &NarHash, suffix: [u8; 5], compression: Compression) -
 }
 
 /// How a binary cache is laid out, as far as that can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// How archives are packed; `None` where that isn't said.
     pub compression: Option<Compression>,
@@ -96,6 +97,8 @@ pub struct Layout {
     pub write_realisations: bool,
     /// Whether they are put there as Nix from 2.35 on wants them, likewise.
     pub write_build_trace: bool,
+    /// The file of the key that signs narinfos, where the URL names one; absolute.
+    pub secret_key: Option<PathBuf>,
 }
 
 impl Default for Layout {
@@ -109,6 +112,7 @@ impl Default for Layout {
             write_build_logs: false,
             write_realisations: true,
             write_build_trace: true,
+            secret_key: None,
         }
     }
 }

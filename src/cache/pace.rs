@@ -1,10 +1,14 @@
 //! How much effort packing for a cache is worth, so that neither the processor nor the link waits for the other.
 //!
-//! Of each upload it is known how long it took, and for how much of that its packer was at work (`busy`). Where packers
-//! were at work for less than a quarter of the time, the link is what is waited for, and the level goes up by one; where it
-//! was more than three quarters, it goes down by one; in between it stays. A level counts as tried after some uploads and a
-//! second, and what is older than some ten seconds counts less and less. A host that is busy otherwise makes packers slow,
-//! and so lowers the level, too.
+//! Of each upload it is known how long it was packed (`busy`), and how long it waited for who takes it; what it waits to be
+//! read says nothing of either. Where packers were at work for less than a quarter of the two, the link is what is waited
+//! for, and the level goes up by one; where it was more than three quarters, it goes down by one; in between it stays. A
+//! level counts as tried after some uploads and a second, and what is older than some ten seconds counts less and less. A
+//! host that is busy otherwise makes packers slow, and so lowers the level, too.
+//!
+//! Where packers are what is waited for, at the level of the beginning or below, some archives are sent as they are. If that
+//! takes no more than half the time, it goes on as long as it does; otherwise it is tried again only after the link has been
+//! found slow. A directory gets packed archives in any case: what counts there is room.
 //!
 //! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
 //! step that was seen was 2.9, from 4 to 5 on text.
@@ -12,15 +16,17 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::Compression;
+
 /// The level of zstd to begin with: zstd's own default, and Nix's.
 pub const START: i32 = 3;
 
 /// The lowest level: level 1 was no faster on 100 MB of shared libraries, and packed them 8 % larger (zstd 1.5.4, one run).
 pub const FLOOR: i32 = 2;
 
-/// The highest level: the last one with a window of 2 MiB. It takes some 8 MB of memory for each upload, level 3 takes
-/// half of that and level 9 twice as much. Level 9 packed the same libraries 2 % smaller.
-pub const CEILING: i32 = 8;
+/// The highest level: levels 7 and 8 take half as much memory again for each upload, some 8 MB, and level 9 twice that, so that
+/// four uploads to a bucket would not stay within 128 MiB. Level 9 packed the same libraries 2 % smaller than level 8.
+pub const CEILING: i32 = 6;
 
 /// Smaller archives (bytes) say more of round trips than of the link.
 const MEASURED_FROM: u64 = 1024 * 1024;
@@ -31,34 +37,62 @@ const IDLE: u32 = 4;
 /// ...and the packers, where they are busy for all but that part.
 const BUSY: u32 = 4;
 
+/// To send archives as they are is to take no more than one part in so many of the time, since it takes more room: on this
+/// machine's loopback it took a quarter.
+const WORTH_THE_ROOM: f64 = 2.0;
+
 /// So many uploads at a level, and so long ones in all, say what it is like.
 const ENOUGH: (u32, Duration) = (3, Duration::from_secs(1));
 
 /// What has been seen counts half from then on.
 const OLD: Duration = Duration::from_secs(10);
 
+/// What is done to an archive before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Nothing.
+    AsItIs,
+    /// It is packed at that level.
+    Level(i32),
+}
+
 /// How an upload went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// The level that [`Pace::level`] gave for it.
-    pub level: i32,
+    /// By what [`Pace::compression`] said of it.
+    pub effort: Effort,
     /// Bytes of its archive.
     pub nar_size: u64,
     /// How long it was packed, without waiting for anybody.
     pub busy: Duration,
+    /// How long its packer waited for more of it to be read.
+    pub reading: Duration,
     /// How long it took from its first byte until the cache had all of it.
     pub elapsed: Duration,
 }
 
-/// The level for a cache, moved by what its uploads show.
+/// The effort for a cache, moved by what its uploads show.
 #[derive(Debug, Default)]
 pub struct Pace(Mutex<Balance>);
 
 impl Pace {
-    /// The level for the next upload.
+    /// For a cache that is reached over a line: on a fast one archives may be sent as they are.
     #[must_use]
-    pub fn level(&self) -> i32 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).level
+    pub fn over_a_line() -> Self {
+        Self(Mutex::new(Balance { as_it_is: AsItIs::Untried, ..Balance::default() }))
+    }
+
+    fn effort(&self) -> Effort {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).effort
+    }
+
+    /// How the next archive is packed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        match self.effort() {
+            Effort::AsItIs => Compression::None,
+            Effort::Level(level) => Compression::Auto { level },
+        }
     }
 
     /// Notes how an upload went.
@@ -68,44 +102,97 @@ impl Pace {
     }
 }
 
-/// What the uploads at the present level have shown.
+/// What the uploads with the present effort have shown.
 #[derive(Clone, Copy, Debug)]
 struct Balance {
-    level: i32,
+    effort: Effort,
     uploads: u32,
+    bytes: u64,
     busy: Duration,
+    reading: Duration,
     elapsed: Duration,
+    as_it_is: AsItIs,
+    /// Seconds that a byte took when archives were last packed.
+    packed: f64,
+}
+
+/// Whether archives may be sent as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AsItIs {
+    Never,
+    Untried,
+    /// Since the link was last found slow.
+    Tried,
 }
 
 impl Default for Balance {
     fn default() -> Self {
-        Self::at(START)
+        let (none, bytes) = (Duration::ZERO, 0);
+        let (effort, as_it_is) = (Effort::Level(START), AsItIs::Never);
+        Self { effort, uploads: 0, bytes, busy: none, reading: none, elapsed: none, as_it_is, packed: 0.0 }
     }
 }
 
 impl Balance {
-    fn at(level: i32) -> Self {
-        Self { level: level.clamp(FLOOR, CEILING), uploads: 0, busy: Duration::ZERO, elapsed: Duration::ZERO }
+    /// With another effort, of which nothing has been seen yet.
+    fn at(self, effort: Effort) -> Self {
+        let as_it_is = match effort {
+            Effort::AsItIs => AsItIs::Tried,
+            Effort::Level(level) if level > START && self.as_it_is == AsItIs::Tried => AsItIs::Untried,
+            Effort::Level(_) => self.as_it_is,
+        };
+        Self { effort, as_it_is, packed: self.packed, ..Self::default() }
     }
 
-    /// What is known once this has been seen, too. What was begun at another level says nothing of this one.
-    fn after(self, Measured { level, nar_size, busy, elapsed }: Measured) -> Self {
-        if level != self.level || nar_size < MEASURED_FROM {
+    /// What is known once this has been seen, too. What was begun with another effort says nothing of this one.
+    fn after(self, measured: Measured) -> Self {
+        let Measured { effort, nar_size, busy, reading, elapsed } = measured;
+        if effort != self.effort || nar_size < MEASURED_FROM {
             return self;
         }
-        let uploads = self.uploads.saturating_add(1);
-        let (busy, elapsed) = (self.busy.saturating_add(busy.min(elapsed)), self.elapsed.saturating_add(elapsed));
-        if uploads >= ENOUGH.0 && elapsed >= ENOUGH.1 {
-            let idle = elapsed - busy;
-            if busy < elapsed / IDLE && level < CEILING {
-                return Self::at(level + 1);
-            }
-            if idle < elapsed / BUSY && level > FLOOR {
-                return Self::at(level - 1);
-            }
+        let (busy, reading) = (busy.min(elapsed), reading.min(elapsed.saturating_sub(busy)));
+        let seen = Self {
+            uploads: self.uploads.saturating_add(1),
+            bytes: self.bytes.saturating_add(nar_size),
+            busy: self.busy.saturating_add(busy),
+            reading: self.reading.saturating_add(reading),
+            elapsed: self.elapsed.saturating_add(elapsed),
+            ..self
+        };
+        if seen.uploads >= ENOUGH.0
+            && seen.elapsed >= ENOUGH.1
+            && let Some(next) = seen.next()
+        {
+            return next;
         }
-        let share = if elapsed > OLD { 2 } else { 1 };
-        Self { level, uploads, busy: busy / share, elapsed: elapsed / share }
+        let share = if seen.elapsed > OLD { 2 } else { 1 };
+        Self {
+            bytes: seen.bytes / u64::from(share),
+            busy: seen.busy / share,
+            reading: seen.reading / share,
+            elapsed: seen.elapsed / share,
+            ..seen
+        }
+    }
+
+    /// Where to go from here, if anywhere.
+    fn next(self) -> Option<Self> {
+        let pace = self.elapsed.as_secs_f64() / self.bytes as f64;
+        let level = match self.effort {
+            Effort::AsItIs => return (pace * WORTH_THE_ROOM > self.packed).then(|| self.at(Effort::Level(FLOOR))),
+            Effort::Level(level) => level,
+        };
+        let both = self.elapsed.saturating_sub(self.reading);
+        if self.busy < both / IDLE {
+            return (level < CEILING).then(|| self.at(Effort::Level(level + 1)));
+        }
+        if both.saturating_sub(self.busy) >= both / BUSY {
+            return None;
+        }
+        if level <= START && self.as_it_is == AsItIs::Untried {
+            return Some(Self { packed: pace, ..self }.at(Effort::AsItIs));
+        }
+        (level > FLOOR).then(|| self.at(Effort::Level(level - 1)))
     }
 }
 
@@ -120,6 +207,8 @@ mod tests {
     struct Line {
         /// Seconds that a MiB takes to be packed, by level from [`FLOOR`] on.
         packing: Vec<f64>,
+        /// Seconds that reading a MiB takes.
+        reading: f64,
         /// MiB that the link takes in a second.
         link: f64,
         /// Whether an archive is sent while it is packed, or afterwards.
@@ -127,25 +216,32 @@ mod tests {
     }
 
     impl Line {
-        fn upload(&self, level: i32, mib: f64) -> Measured {
-            let busy = mib * self.packing[usize::try_from(level - FLOOR).expect("a level")];
-            // Each level packs a little smaller.
-            let sent = mib * 0.35 * 0.98_f64.powi(level) / self.link;
-            let elapsed = if self.overlaps { busy.max(sent) } else { busy + sent };
+        fn upload(&self, effort: Effort, mib: f64) -> Measured {
+            let (busy, sent) = match effort {
+                Effort::AsItIs => (0.0, mib),
+                Effort::Level(level) => {
+                    let busy = mib * self.packing[usize::try_from(level - FLOOR).expect("a level")];
+                    // Each level packs a little smaller.
+                    (busy, mib * 0.35 * 0.98_f64.powi(level))
+                }
+            };
+            let (reading, sent) = (mib * self.reading, sent / self.link);
+            let elapsed = reading + if self.overlaps { busy.max(sent) } else { busy + sent };
             Measured {
-                level,
+                effort,
                 nar_size: (mib * 1_048_576.0) as u64,
                 busy: Duration::from_secs_f64(busy),
+                reading: Duration::from_secs_f64(if effort == Effort::AsItIs { 0.0 } else { reading }),
                 elapsed: Duration::from_secs_f64(elapsed),
             }
         }
 
-        /// The levels of so many uploads, one after the other.
-        fn levels(&self, pace: &Pace, sizes: &[f64], uploads: usize) -> Vec<i32> {
+        /// The efforts of so many uploads, one after the other.
+        fn efforts(&self, pace: &Pace, sizes: &[f64], uploads: usize) -> Vec<Effort> {
             let next = |n: usize| {
-                let level = pace.level();
-                pace.note(self.upload(level, sizes[n % sizes.len()]));
-                level
+                let effort = pace.effort();
+                pace.note(self.upload(effort, sizes[n % sizes.len()]));
+                effort
             };
             (0..uploads).map(next).collect()
         }
@@ -154,34 +250,59 @@ mod tests {
     prop_compose! {
         fn lines()(
             first in 0.0005..0.02_f64,
+            reading in 0.0..0.01_f64,
             steps in prop::collection::vec(1.0..2.9_f64, usize::try_from(CEILING - FLOOR).expect("levels")),
             link in prop::sample::select(vec![0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 1_000.0, 100_000.0]),
             overlaps in any::<bool>(),
         ) -> Line {
             let mut packing = vec![first];
             steps.iter().for_each(|step| packing.push(packing[packing.len() - 1] * step));
-            Line { packing, link, overlaps }
+            Line { packing, reading, link, overlaps }
         }
+    }
+
+    fn paces() -> [Pace; 2] {
+        [Pace::default(), Pace::over_a_line()]
     }
 
     proptest! {
         #[test]
         fn it_stays_within_bounds_and_comes_to_rest(line in lines(), sizes in prop::collection::vec(20.0..200.0_f64, 1..8)) {
-            let pace = Pace::default();
-            let levels = line.levels(&pace, &sizes, 5_000);
-            prop_assert!(levels.iter().all(|level| (FLOOR..=CEILING).contains(level)));
-            let at_rest = &levels[4_000..];
-            prop_assert!(at_rest.iter().all(|level| *level == at_rest[0]), "{:?}", &at_rest[..20]);
+            for (pace, packs_all) in paces().into_iter().zip([true, false]) {
+                let efforts = line.efforts(&pace, &sizes, 5_000);
+                let is_within = |effort: &Effort| match effort {
+                    Effort::AsItIs => !packs_all,
+                    Effort::Level(level) => (FLOOR..=CEILING).contains(level),
+                };
+                prop_assert!(efforts.iter().all(is_within));
+                let at_rest = &efforts[4_000..];
+                prop_assert!(at_rest.iter().all(|effort| *effort == at_rest[0]), "{:?}", &at_rest[..20]);
+            }
         }
 
         #[test]
         fn another_line_is_followed(line in lines()) {
-            let pace = Pace::default();
-            line.levels(&pace, &[50.0], 1_000);
-            let slow = Line { link: 1e-4, ..line.clone() };
-            prop_assert_eq!(slow.levels(&pace, &[50.0], 1_000)[999], CEILING, "a slow link is worth all effort");
-            let fast = Line { link: 1e9, ..line };
-            prop_assert_eq!(fast.levels(&pace, &[50.0], 1_000)[999], FLOOR, "a fast one none");
+            for (pace, least) in paces().into_iter().zip([Effort::Level(FLOOR), Effort::AsItIs]) {
+                line.efforts(&pace, &[50.0], 1_000);
+                for _ in 0..2 {
+                    let slow = Line { link: 1e-4, ..line.clone() };
+                    let at_rest = slow.efforts(&pace, &[50.0], 1_000)[999];
+                    prop_assert_eq!(at_rest, Effort::Level(CEILING), "a slow link is worth all effort");
+                    // What is read in no time takes none.
+                    let fast = Line { link: 1e9, reading: 0.0, ..line.clone() };
+                    prop_assert_eq!(fast.efforts(&pace, &[50.0], 1_000)[999], least, "a fast one none");
+                }
+            }
+        }
+
+        // Whatever the line is like, nothing that rests takes twice as long as packing.
+        #[test]
+        fn what_is_sent_as_it_is_is_sent_faster(line in lines()) {
+            let pace = Pace::over_a_line();
+            if line.efforts(&pace, &[50.0], 5_000)[4_999] == Effort::AsItIs {
+                let took = |effort| line.upload(effort, 50.0).elapsed;
+                prop_assert!(took(Effort::AsItIs) * 2 <= took(Effort::Level(START)) + Duration::from_millis(1));
+            }
         }
     }
 
@@ -189,22 +310,23 @@ mod tests {
     fn what_says_nothing_of_the_level_changes_nothing() {
         let pace = Pace::default();
         let idle = Measured {
-            level: START,
+            effort: Effort::Level(START),
             nar_size: 64 << 20,
             busy: Duration::from_millis(1),
+            reading: Duration::ZERO,
             elapsed: Duration::from_secs(9),
         };
         for _ in 0..100 {
-            pace.note(Measured { level: START + 1, ..idle });
+            pace.note(Measured { effort: Effort::Level(START + 1), ..idle });
             pace.note(Measured { nar_size: MEASURED_FROM - 1, ..idle });
         }
-        assert_eq!(pace.level(), START);
+        assert_eq!(pace.effort(), Effort::Level(START));
         for _ in 0..ENOUGH.0 {
             pace.note(idle);
         }
-        assert_eq!(pace.level(), START + 1);
+        assert_eq!(pace.effort(), Effort::Level(START + 1));
         // One that seems to be packed for longer than it took is no reason to panic.
-        pace.note(Measured { level: START + 1, busy: Duration::from_secs(99), ..idle });
-        assert_eq!(pace.level(), START + 1);
+        pace.note(Measured { effort: Effort::Level(START + 1), busy: Duration::from_secs(99), ..idle });
+        assert_eq!(pace.effort(), Effort::Level(START + 1));
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! They are asked for narinfos, a few at a time, and their answers are believed for as long as the policy says. That
 //! something is missing is believed for a few minutes at most: it may be there soon, and then need not be uploaded.
+//!
+//! One that can't be asked is left alone for a moment, and it is counted how often in a row that was so. What follows from
+//! it is for others to decide: whether to wait for it, or to go on without.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +18,7 @@ use tracing::{info, warn};
 
 use super::http::{Action, Greeting, Http, HttpError, HttpOptions};
 use super::{CacheError, layout};
+use crate::limit::Tap;
 use crate::nix::StorePath;
 use crate::report::one_line;
 
@@ -44,8 +48,51 @@ struct Shared {
 
 struct Upstream {
     url: Url,
-    /// Since when it can't be asked, and why.
-    away: Mutex<Option<(Instant, String)>>,
+    away: Mutex<Option<Trouble>>,
+}
+
+/// That an upstream can't be asked.
+struct Trouble {
+    /// When it was asked last.
+    asked: Instant,
+    /// How often in a row it was asked in vain; questions that were under way together count as one.
+    in_vain: u32,
+    why: String,
+}
+
+/// What the upstreams have said.
+#[derive(Debug)]
+pub struct Answers {
+    /// The paths that at least one of them has.
+    pub there: HashSet<StorePath>,
+    /// Why it isn't known of others among them.
+    pub unanswered: Option<Unanswered>,
+}
+
+/// Why a question to the upstreams has no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What went wrong.
+    pub error: CacheError,
+    /// How the upstream is away; `None` where it isn't the upstream's fault.
+    pub away: Option<Away>,
+}
+
+/// How an upstream is away, for who asks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Away {
+    /// How often in a row it was asked in vain, at some distance.
+    pub in_vain: u32,
+    /// Whether it was asked just now, rather than known to be away.
+    pub was_asked: bool,
+    /// After how long it is asked again.
+    pub again: Duration,
+}
+
+impl From<CacheError> for Unanswered {
+    fn from(error: CacheError) -> Self {
+        Self { error, away: None }
+    }
 }
 
 impl Upstreams {
@@ -69,34 +116,53 @@ impl Upstreams {
     /// # Errors
     /// [`CacheError::Http`] where one of them can't be asked and no other has the path.
     pub async fn have(&self, paths: &[StorePath]) -> Result<HashSet<StorePath>, CacheError> {
+        let Answers { there, unanswered } = self.ask(paths).await;
+        unanswered.map_or(Ok(there), |unanswered| Err(unanswered.error))
+    }
+
+    /// Which of these paths at least one upstream has, as far as they can be asked.
+    pub async fn ask(&self, paths: &[StorePath]) -> Answers {
+        let mut answers = Answers { there: HashSet::new(), unanswered: None };
         if self.0.upstreams.is_empty() {
-            return Ok(HashSet::new());
+            return answers;
         }
-        let http = self.0.http.get_or_try_init(|| async { Http::new(&HttpOptions::default()).await }).await?;
-        let (mut there, mut asking) = (HashSet::new(), JoinSet::new());
+        let http = match self.0.http.get_or_try_init(|| async { Http::new(&HttpOptions::default()).await }).await {
+            Ok(http) => http,
+            Err(error) => {
+                answers.unanswered = Some(CacheError::from(error).into());
+                return answers;
+            }
+        };
+        let mut asking = JoinSet::new();
         for path in paths {
             match self.remembered(path) {
                 Some(true) => {
-                    there.insert(path.clone());
+                    answers.there.insert(path.clone());
                 }
                 Some(false) => {}
                 None => {
                     let (shared, http, path) = (Arc::clone(&self.0), http.clone(), path.clone());
-                    asking.spawn(async move { (shared.ask(&http, &path).await, path) });
+                    // Its answer is for all, and who asks keeps others from asking: so it doesn't wait behind fresh work.
+                    let tap = Tap::of_this_task().for_all();
+                    asking.spawn(tap.scope(async move { (shared.ask(&http, &path).await, path) }));
                 }
             }
         }
         while let Some(asked) = asking.join_next().await {
-            let Ok((answer, path)) = asked else {
-                return Err(CacheError::LostThread { action: "ask an upstream cache" });
+            let unanswered = match asked {
+                Ok((Ok(has), path)) => {
+                    self.remember(&path, has);
+                    if has {
+                        answers.there.insert(path);
+                    }
+                    continue;
+                }
+                Ok((Err(unanswered), _)) => unanswered,
+                Err(_) => CacheError::LostThread { action: "ask an upstream cache" }.into(),
             };
-            let has = answer?;
-            self.remember(&path, has);
-            if has {
-                there.insert(path);
-            }
+            answers.unanswered = Some(likelier_to_return(answers.unanswered.take(), unanswered));
         }
-        Ok(there)
+        answers
     }
 
     fn remembered(&self, path: &StorePath) -> Option<bool> {
@@ -136,15 +202,24 @@ pub async fn greet(url: &str) -> Result<Greeting, HttpError> {
     http.greet(url).await
 }
 
+/// Of two that don't answer, the one that was asked in vain less often: it is the one to be waited for.
+fn likelier_to_return(known: Option<Unanswered>, other: Unanswered) -> Unanswered {
+    let rank = |unanswered: &Unanswered| unanswered.away.map(|away| (away.in_vain, !away.was_asked));
+    match known {
+        Some(known) if rank(&known) <= rank(&other) => known,
+        _ => other,
+    }
+}
+
 impl Shared {
     /// Whether one of the upstreams has the path; the first that has it ends the search.
-    async fn ask(&self, http: &Http, path: &StorePath) -> Result<bool, HttpError> {
+    async fn ask(&self, http: &Http, path: &StorePath) -> Result<bool, Unanswered> {
         let mut failure = None;
         for upstream in &self.upstreams {
             match upstream.ask(http, &self.places, path).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
-                Err(error) => failure = Some(error),
+                Err(unanswered) => failure = Some(likelier_to_return(failure, unanswered)),
             }
         }
         failure.map_or(Ok(false), Err)
@@ -152,14 +227,13 @@ impl Shared {
 }
 
 impl Upstream {
-    async fn ask(&self, http: &Http, places: &Semaphore, path: &StorePath) -> Result<bool, HttpError> {
-        let away = || self.lock().as_ref().filter(|(since, _)| since.elapsed() < AWAY).map(|(_, why)| why.clone());
+    async fn ask(&self, http: &Http, places: &Semaphore, path: &StorePath) -> Result<bool, Unanswered> {
         let (Ok(_place), Ok(url)) = (places.acquire().await, self.url.join(&layout::narinfo_name(path))) else {
             return Ok(false);
         };
         // Looked at when its turn has come: of many that wait, the first finds it out for all.
-        if let Some(why) = away() {
-            return Err(HttpError::Away { why });
+        if let Some(unanswered) = self.away() {
+            return Err(unanswered);
         }
         match http.ask(Action::Upstream, http.client().get(url)).await {
             // A server may answer anything to any question, and then has nothing.
@@ -172,26 +246,44 @@ impl Upstream {
                 self.answered();
                 Ok(false)
             }
-            Err(error) => {
-                let mut away = self.lock();
-                let why = one_line(&error);
-                if away.as_ref().is_none_or(|(_, known)| *known != why) {
-                    warn!("an upstream cache can't be asked; what it may have is uploaded after three tries: {why}");
-                }
-                *away = Some((Instant::now(), why));
-                Err(error)
-            }
+            Err(error) => Err(self.asked_in_vain(error)),
         }
+    }
+
+    /// Why it isn't to be asked now, if so.
+    fn away(&self) -> Option<Unanswered> {
+        let away = self.lock();
+        let Trouble { asked, in_vain, why } = away.as_ref()?;
+        let again = AWAY.checked_sub(asked.elapsed()).filter(|again| !again.is_zero())?;
+        let away = Away { in_vain: *in_vain, was_asked: false, again };
+        Some(Unanswered { error: HttpError::Away { why: why.clone() }.into(), away: Some(away) })
     }
 
     /// It can be asked, which is news if it could not before. An answer to what was asked before it went away is none.
     fn answered(&self) {
-        if self.lock().take_if(|(since, _)| since.elapsed() >= AWAY).is_some() {
+        if self.lock().take_if(|away| away.asked.elapsed() >= AWAY).is_some() {
             info!("the upstream cache {} can be asked again", self.url);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+    /// It can't be asked.
+    fn asked_in_vain(&self, error: HttpError) -> Unanswered {
+        let mut away = self.lock();
+        let (why, now) = (one_line(&error), Instant::now());
+        if away.as_ref().is_none_or(|away| away.why != why) {
+            warn!("an upstream cache can't be asked; what it may have waits for it, for a minute or so: {why}");
+        }
+        let in_vain = match away.as_ref() {
+            None => 1,
+            // Asked together with the one that has found it out.
+            Some(away) if away.asked.elapsed() < AWAY => away.in_vain,
+            Some(away) => away.in_vain.saturating_add(1),
+        };
+        *away = Some(Trouble { asked: now, in_vain, why });
+        Unanswered { error: error.into(), away: Some(Away { in_vain, was_asked: true, again: AWAY }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -200,16 +292,48 @@ impl Upstream {
 mod tests {
     use super::*;
 
+    fn upstream() -> Upstream {
+        Upstream { url: Url::parse("https://cache.example.com/").expect("a URL"), away: Mutex::default() }
+    }
+
+    fn hung() -> HttpError {
+        HttpError::Stalled { action: Action::Upstream, host: "cache.example.com".to_owned(), after: AWAY }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_upstream_is_back_when_it_answers_what_was_asked_after_it_went_away() {
-        let upstream = Upstream {
-            url: Url::parse("https://cache.example.com/").expect("a URL"),
-            away: Mutex::new(Some((Instant::now(), "connection refused".to_owned()))),
-        };
+        let upstream = upstream();
+        upstream.asked_in_vain(hung());
         upstream.answered();
-        assert!(upstream.lock().is_some(), "that was asked before");
+        assert!(upstream.away().is_some(), "that was asked before");
         tokio::time::advance(AWAY).await;
         upstream.answered();
         assert!(upstream.lock().is_none(), "so that it is told again when it goes away again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_in_vain_is_one_however_many_ask_meanwhile() {
+        let upstream = upstream();
+        for in_vain in 1..=3 {
+            assert!(upstream.away().is_none(), "it may be asked again");
+            for _ in 0..20 {
+                let unanswered = upstream.asked_in_vain(hung());
+                assert_eq!(unanswered.away, Some(Away { in_vain, was_asked: true, again: AWAY }));
+            }
+            tokio::time::advance(AWAY / 3).await;
+            let told = upstream.away().expect("it is left alone");
+            assert_eq!(told.away, Some(Away { in_vain, was_asked: false, again: AWAY - AWAY / 3 }));
+            tokio::time::advance(AWAY).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_asked_in_vain_less_often_is_waited_for() {
+        let (gone, new) = (upstream(), upstream());
+        gone.asked_in_vain(hung());
+        tokio::time::advance(AWAY).await;
+        let (often, once) = (gone.asked_in_vain(hung()), new.asked_in_vain(hung()));
+        let waited_for = likelier_to_return(Some(often), once);
+        assert_eq!(waited_for.away.expect("it is away").in_vain, 1);
     }
 }

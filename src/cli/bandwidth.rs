@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ZonedDateTime};
 use serde::Serialize;
 
 use super::run::runtime;
@@ -17,6 +17,7 @@ use crate::daemon::bandwidth::{in_words, paused_in_words};
 use crate::daemon::conditions::{self, Found};
 use crate::limit::{Bandwidth, By, ByHand, InForce, Ruling, Whose};
 use crate::queue::{Queue, QueueError, StateLock, now};
+use crate::times::parse_zone;
 
 /// Longest time for which something can be said by hand: who means longer means until further notice.
 const LONGEST: Duration = Duration::from_secs(52 * 7 * 24 * 60 * 60);
@@ -75,7 +76,9 @@ fn or_none(names: &str) -> &str {
 /// The state directory's queue, to say something in for somebody that there is; made where there is none yet.
 ///
 /// A policy that has a mistake is no hindrance: a service works on by the one before, and may have to be stopped at once.
-pub(super) fn open_to_say(View { state_dir, config, .. }: &View, whose: &WhoseArgs) -> Result<Queue, CliError> {
+pub(super) fn open_to_say(view: &View, whose: &WhoseArgs) -> Result<Queue, CliError> {
+    view.check_state_is_there()?;
+    let View { state_dir, config, .. } = view;
     if let Ok(config) = config {
         whose.check(config.caches.iter().map(|cache| cache.name.as_str()), "the policy")?;
     }
@@ -95,15 +98,30 @@ fn open_or_make(state_dir: &Path) -> Result<Queue, CliError> {
     Ok(Queue::open(state_dir)?.queue)
 }
 
+/// What is in force now, and by which clock.
+pub(super) struct Now {
+    pub(super) in_force: InForce,
+    zone: TimeZone,
+}
+
 /// What is in force now by this policy and what was said by hand.
-pub(super) fn in_force(config: &Config, queue: Option<&Queue>) -> Result<InForce, CliError> {
+pub(super) fn look(config: &Config, state_dir: &Path, queue: Option<&Queue>) -> Result<Now, CliError> {
+    let zone = zone(state_dir, queue)?;
     let by_hand = queue.map(Queue::by_hand).transpose()?.unwrap_or_default();
     let schedule = &config.schedule;
     let found = match (schedule.metered, schedule.battery) {
         (None, None) => Found::default(),
         _ => runtime()?.block_on(conditions::look(schedule)),
     };
-    Ok(schedule.in_force(&by_hand, found.conditions(), &ZonedDateTime::now()))
+    let in_force = schedule.in_force(&by_hand, found.conditions(), &Timestamp::now().to_zoned_datetime(zone.clone()));
+    Ok(Now { in_force, zone })
+}
+
+/// The time zone of who works the queue off, by whose clock windows open and close; where nobody does, this process's.
+fn zone(state_dir: &Path, queue: Option<&Queue>) -> Result<TimeZone, CliError> {
+    let nobody_works = matches!(StateLock::holder(state_dir), Ok(None));
+    let noted = queue.filter(|_| !nobody_works).map(Queue::zone).transpose()?.flatten();
+    Ok(noted.and_then(|name| parse_zone(&name)).unwrap_or_else(TimeZone::system))
 }
 
 /// Where things are, what the policy says, and the queue if there is one.
@@ -149,8 +167,9 @@ pub(super) struct CacheShown {
 }
 
 impl Shown {
-    pub(super) fn of(in_force: &InForce) -> Self {
-        let cache = |name: &String| CacheShown::of(in_force, name).map(|shown| (name.clone(), shown));
+    pub(super) fn of(now: &Now) -> Self {
+        let in_force = &now.in_force;
+        let cache = |name: &String| CacheShown::of(now, name).map(|shown| (name.clone(), shown));
         Self {
             line: RulingShown::of(&in_force.line),
             backfill: RulingShown::of(&in_force.backfill),
@@ -180,25 +199,25 @@ impl RulingShown {
 
 impl CacheShown {
     /// `None` for a cache that the policy doesn't name.
-    pub(super) fn of(in_force: &InForce, name: &str) -> Option<Self> {
+    pub(super) fn of(Now { in_force, zone }: &Now, name: &str) -> Option<Self> {
         let (ruling, _) = in_force.caches.get(name)?;
-        let paused = paused_in_words(in_force, name, &TimeZone::system()).all;
+        let paused = paused_in_words(in_force, name, zone).all;
         Some(Self { ruling: RulingShown::of(ruling), paused })
     }
 }
 
 /// What is in force for the line and for backfill, where it is a limit or a pause, or was said by hand.
-pub(super) fn write_line(out: &mut impl Write, in_force: &InForce) -> io::Result<()> {
-    write_ruling(out, "line:    ", &in_force.line)?;
-    write_ruling(out, "backfill:", &in_force.backfill)
+pub(super) fn write_line(out: &mut impl Write, Now { in_force, zone }: &Now) -> io::Result<()> {
+    write_ruling(out, "line:    ", &in_force.line, zone)?;
+    write_ruling(out, "backfill:", &in_force.backfill, zone)
 }
 
 /// The same for a cache, with why it is paused.
-pub(super) fn write_cache(out: &mut impl Write, in_force: &InForce, name: &str) -> io::Result<()> {
+pub(super) fn write_cache(out: &mut impl Write, Now { in_force, zone }: &Now, name: &str) -> io::Result<()> {
     if let Some((ruling, _)) = in_force.caches.get(name).filter(|(ruling, _)| !ruling.is_pause()) {
-        write_ruling(out, "  bandwidth:", ruling)?;
+        write_ruling(out, "  bandwidth:", ruling, zone)?;
     }
-    let paused = paused_in_words(in_force, name, &TimeZone::system());
+    let paused = paused_in_words(in_force, name, zone);
     match (paused.all, paused.backfill) {
         (Some(why), _) => writeln!(out, "  paused {why}"),
         (None, Some(why)) => writeln!(out, "  backfill is paused {why}"),
@@ -206,21 +225,20 @@ pub(super) fn write_cache(out: &mut impl Write, in_force: &InForce, name: &str) 
     }
 }
 
-fn write_ruling(out: &mut impl Write, whose: &str, ruling: &Ruling) -> io::Result<()> {
+fn write_ruling(out: &mut impl Write, whose: &str, ruling: &Ruling, zone: &TimeZone) -> io::Result<()> {
     if ruling.bandwidth.is_none() && !ruling.gives_way && ruling.by == By::Policy {
         return Ok(());
     }
-    writeln!(out, "{whose} {}", in_words(ruling, &TimeZone::system()))
+    writeln!(out, "{whose} {}", in_words(ruling, zone))
 }
 
 /// All that is in force.
-pub(super) fn write_all(out: &mut impl Write, in_force: &InForce) -> io::Result<()> {
-    let zone = TimeZone::system();
-    writeln!(out, "line:     {}", in_words(&in_force.line, &zone))?;
-    writeln!(out, "backfill: {}", in_words(&in_force.backfill, &zone))?;
+pub(super) fn write_all(out: &mut impl Write, Now { in_force, zone }: &Now) -> io::Result<()> {
+    writeln!(out, "line:     {}", in_words(&in_force.line, zone))?;
+    writeln!(out, "backfill: {}", in_words(&in_force.backfill, zone))?;
     for (name, (ruling, _)) in &in_force.caches {
-        writeln!(out, "{name}: {}", in_words(ruling, &zone))?;
-        if let Some(why) = paused_in_words(in_force, name, &zone).all.filter(|_| !ruling.is_pause()) {
+        writeln!(out, "{name}: {}", in_words(ruling, zone))?;
+        if let Some(why) = paused_in_words(in_force, name, zone).all.filter(|_| !ruling.is_pause()) {
             writeln!(out, "  paused {why}")?;
         }
     }
@@ -230,18 +248,19 @@ pub(super) fn write_all(out: &mut impl Write, in_force: &InForce) -> io::Result<
 /// Says so where nothing was taken back that was in force.
 pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<(), CliError> {
     let now = Timestamp::now();
-    if taken_back.iter().any(|said| said.is_in_force(now)) {
-        return Ok(());
-    }
+    if taken_back.iter().any(|said| said.is_in_force(now)) { Ok(()) } else { print(line) }
+}
+
+pub(super) fn print(line: &str) -> Result<(), CliError> {
     writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
 }
 
 /// Says what is in force after something was said by hand.
 pub(super) fn tell(View { state_dir, config, .. }: &View, queue: &Queue) -> Result<(), CliError> {
-    let in_force = config.as_ref().ok().map(|config| in_force(config, Some(queue))).transpose()?;
+    let now = config.as_ref().ok().map(|config| look(config, state_dir, Some(queue))).transpose()?;
     let mut out = io::stdout().lock();
-    let told = match &in_force {
-        Some(in_force) => write_all(&mut out, in_force),
+    let told = match &now {
+        Some(now) => write_all(&mut out, now),
         None => writeln!(
             out,
             "noted; all that is in force can't be shown, since the policy is bad: `storewatch policy check` says why"

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::bandwidth::{
-    Shown, WhoseArgs, in_force, open_to_say, parse_for, tell, tell_if_none, until, view, write_all,
+    Shown, WhoseArgs, look, open_to_say, parse_for, print, tell, tell_if_none, until, view, write_all,
 };
 use super::setup::View;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
 use crate::cache::command::Gives;
-use crate::config::{Config, parse_bandwidth};
+use crate::config::{BadBandwidth, CacheConfig, Config, parse_bandwidth};
 use crate::limit::{Bandwidth, ByHand, Way, Whose};
 use crate::queue::now;
 
@@ -48,6 +48,7 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
     match parse_bandwidth(text) {
         Ok(Bandwidth::Nothing) => Err("to send nothing at all, write `storewatch pause`".to_owned()),
         Ok(bandwidth) => Ok(Limit(Some(bandwidth))),
+        Err(error @ BadBandwidth::TooLarge(_)) => Err(format!("{error}: write `none` for no limit")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -66,8 +67,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             if let (Some(_), Ok(config)) = (bandwidth, &view.config) {
                 can_be_limited(&whose, bandwidth, config)?;
             }
+            let is_idle = bandwidth.is_some()
+                && !matches!(whose, Whose::Cache(_))
+                && view.config.as_ref().is_ok_and(|config| !config.caches.iter().any(takes_of_the_line));
             queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
             tell(&view, &queue)?;
+            if is_idle {
+                print(NOTHING_OVER_LINE)?;
+            }
         }
         (None, true) => {
             let view = View::find(global)?;
@@ -78,6 +85,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Said of a limit of the line, or of backfill's share of it, that limits nothing.
+const NOTHING_OVER_LINE: &str = "it limits nothing for now: the policy has no cache to which storewatch sends anything over the \
+                                 line; `--cache NAME` limits what goes into a directory";
+
+/// Whether what goes to a cache is limited together with all else on the line.
+fn takes_of_the_line(cache: &CacheConfig) -> bool {
+    match CacheUrl::parse(&cache.url) {
+        Ok(CacheUrl::File { .. }) => false,
+        Ok(CacheUrl::Command { .. }) => cache.command.gives != Gives::Path,
+        _ => true,
+    }
 }
 
 /// A limit that nothing would come of is refused, as in the policy.
@@ -101,8 +121,10 @@ fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) 
 }
 
 fn show(global: &Global, json: bool) -> Result<(), CliError> {
-    let (View { config, .. }, queue) = view(global)?;
-    let in_force = in_force(&config.map_err(CliError::BadPolicy)?, queue.as_ref())?;
+    let (view, queue) = view(global)?;
+    view.check_state_is_there()?;
+    let View { state_dir, config, .. } = view;
+    let in_force = look(&config.map_err(CliError::BadPolicy)?, &state_dir, queue.as_ref())?;
     let mut out = io::stdout().lock();
     let written = if json {
         serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force))

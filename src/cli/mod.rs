@@ -44,12 +44,26 @@ const GLOBAL: &str = "Global options";
 /// What every command knows.
 #[derive(Args, Debug)]
 struct Global {
-    /// The policy file [default: /etc/storewatch/policy.toml as root, $XDG_CONFIG_HOME/storewatch/policy.toml otherwise]
-    #[arg(long, global = true, value_name = "FILE", env = "STOREWATCH_CONFIG", hide_env_values = true, help_heading = GLOBAL)]
+    /// The policy file [env: STOREWATCH_CONFIG] [default: /etc/storewatch/policy.toml as root,
+    /// $XDG_CONFIG_HOME/storewatch/policy.toml otherwise]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// Where the queue and generated keys are [default: /var/lib/storewatch as root, $XDG_STATE_HOME/storewatch otherwise]
-    #[arg(long, global = true, value_name = "DIR", env = "STOREWATCH_STATE_DIR", hide_env_values = true, help_heading = GLOBAL)]
+    /// Where the queue and generated keys are [env: STOREWATCH_STATE_DIR] [default: /var/lib/storewatch as root,
+    /// $XDG_STATE_HOME/storewatch otherwise]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
     state_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// What isn't given is taken from the environment; an empty variable says nothing. The parser doesn't do that itself: it
+    /// would name these options in every usage line, as if whoever reads it had written them.
+    fn or_environment(self) -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self {
+            config: self.config.or_else(|| variable("STOREWATCH_CONFIG")),
+            state_dir: self.state_dir.or_else(|| variable("STOREWATCH_STATE_DIR")),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +86,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
+    let global = global.or_environment();
     let done = match command {
         Command::Run(args) => run::run(&global, &args),
         Command::Backfill(args) => backfill::run(&global, &args),

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::bandwidth::{WhoseArgs, open_to_say, parse_for, tell, tell_if_none, until};
+use jiff::Timestamp;
+
+use super::bandwidth::{WhoseArgs, open_to_say, parse_for, print, tell, tell_if_none, until};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::limit::{Bandwidth, ByHand, Whose};
@@ -47,8 +49,21 @@ pub(super) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, CliEr
 pub(super) fn resume(global: &Global, args: &ResumeArgs) -> Result<ExitCode, CliError> {
     let view = View::find(global)?;
     let mut queue = open_to_say(&view, &args.whose)?;
-    let taken_back = queue.take_back_by_hand(args.whose.named().as_ref(), true)?;
-    tell_if_none(&taken_back, "nothing was paused by hand")?;
+    let whose = args.whose.named();
+    let taken_back = queue.take_back_by_hand(whose.as_ref(), true)?;
+    let line_is_paused = whose.is_some() && queue.by_hand()?.iter().any(pauses_line);
+    match (whose, line_is_paused) {
+        (Some(Whose::Cache(name)), true) => print(&format!("`{name}` itself is not paused by hand, {BUT_LINE}"))?,
+        (_, true) => print(&format!("backfill itself is not paused by hand, {BUT_LINE}"))?,
+        (_, false) => tell_if_none(&taken_back, "nothing was paused by hand")?,
+    }
     tell(&view, &queue)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What keeps a cache or backfill paused that was resumed.
+const BUT_LINE: &str = "but the whole line is: `storewatch resume` resumes all of it";
+
+fn pauses_line(said: &ByHand) -> bool {
+    said.whose == Whose::Line && said.is_pause() && said.is_in_force(Timestamp::now())
 }

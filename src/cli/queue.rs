@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::{View, client_state_dir};
-use super::status::again_in;
-use super::words::counted;
+use super::setup::{View, check_state_is_there, client_state_dir};
+use super::words::{again_at, counted};
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
 use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, now};
@@ -102,6 +101,7 @@ impl Which {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let state_dir = client_state_dir(global)?;
+    check_state_is_there(global, &state_dir)?;
     let mut queue = match &args.command {
         Command::List { .. } => Queue::open_to_look(&state_dir)?,
         Command::Retry { .. } | Command::Drop { .. } => Queue::open_beside(&state_dir)?,
@@ -166,6 +166,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
     let mut waiting = BTreeMap::new();
     let mut paused = BTreeMap::new();
+    let mut backfill = BTreeMap::new();
     let mut before = None;
     for job in jobs {
         write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
@@ -177,7 +178,7 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
             write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
         }
         let pending = job.state == JobState::Pending.name();
-        if let (true, None, Some(again)) = (pending, &job.cache_waits, again_in(job.not_before)) {
+        if let (true, None, Some(again)) = (pending, &job.cache_waits, again_at(job.not_before)) {
             write!(out, "  {again}")?;
         }
         match (&job.reason, &job.cache_waits) {
@@ -189,6 +190,10 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
                 waiting.insert((&job.cache, &job.url), (why, job.cache_waits_until));
                 write!(out, "  its cache takes nothing")?;
             }
+            (_, None) if job.backfill_waits.is_some() => {
+                backfill.insert((&job.cache, &job.url), &job.backfill_waits);
+                write!(out, "  backfill waits")?;
+            }
             (Some(reason), None) if before == Some(reason) => write!(out, "  for the same reason")?,
             (Some(reason), None) => write!(out, "  {reason}")?,
             (None, None) => {}
@@ -197,8 +202,11 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
         writeln!(out)?;
     }
     for ((cache, _), (why, until)) in waiting {
-        let again = until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
+        let again = until.and_then(again_at).map_or_else(String::new, |again| format!(", {again}"));
         writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
+    }
+    for ((cache, _), why) in backfill {
+        writeln!(out, "{cache}: {}", why.as_deref().unwrap_or_default())?;
     }
     for ((cache, _), why) in paused {
         writeln!(out, "{cache} is paused {}", why.as_deref().unwrap_or_default())?;
@@ -208,9 +216,13 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
 
-    fn job(id: i64, state: JobState, reason: Option<&str>) -> JobView {
+    use super::*;
+    use crate::times;
+
+    fn job(due: i64, id: i64, state: JobState, reason: Option<&str>) -> JobView {
         JobView {
             id,
             path: format!("path-{id}"),
@@ -218,12 +230,12 @@ mod tests {
             url: "file:///team".to_owned(),
             state: state.name(),
             attempts: 1,
-            // Whole seconds ahead, and some of a test's time.
-            not_before: now() + 9_500,
+            not_before: due,
             waits_for: 0,
             reason: reason.map(str::to_owned),
             cache_waits: None,
             cache_waits_until: None,
+            backfill_waits: None,
             paused: None,
             changed: 0,
         }
@@ -231,28 +243,35 @@ mod tests {
 
     #[test]
     fn what_many_jobs_have_is_said_once_and_only_who_waits_comes_again() {
+        // Whole seconds ahead, and some of a test's time.
+        let due = now() + 9_500;
+        let job = |id, state, reason| job(due, id, state, reason);
         let waits = |id| JobView { cache_waits: Some("away".to_owned()), ..job(id, JobState::Pending, Some("413")) };
         let jobs = [
             job(1, JobState::Failed, Some("too large")),
             job(2, JobState::Failed, Some("too large")),
             job(3, JobState::Pending, Some("disk error")),
             waits(4),
-            JobView { cache_waits_until: Some(now() + 9_500), ..waits(5) },
+            JobView { cache_waits_until: Some(due), ..waits(5) },
             JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
             JobView { paused: Some("by hand".to_owned()), not_before: 0, ..job(7, JobState::Pending, None) },
+            JobView { backfill_waits: Some("it is full".to_owned()), not_before: 0, ..job(8, JobState::Pending, None) },
         ];
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
+        let time = times::shown(Timestamp::from_millisecond(due).expect("a time"), &TimeZone::system());
         assert_eq!(
-            String::from_utf8(out).expect("UTF-8"),
+            String::from_utf8(out).expect("UTF-8").replace(&time, "TIME"),
             "failed    team         path-1  too large\n\
              failed    team         path-2  for the same reason\n\
-             pending   team         path-3  again in 10 seconds  disk error\n\
+             pending   team         path-3  again at TIME (in 10 s)  disk error\n\
              pending   team         path-4  its cache takes nothing\n\
              pending   team         path-5  its cache takes nothing\n\
              pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
              pending   team         path-7  paused\n\
-             team takes nothing for now, again in 10 seconds: away\n\
+             pending   team         path-8  backfill waits\n\
+             team takes nothing for now, again at TIME (in 10 s): away\n\
+             team: it is full\n\
              team is paused by hand\n"
         );
     }

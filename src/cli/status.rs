@@ -6,15 +6,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::bandwidth::{CacheShown, RulingShown, in_force, view, write_cache, write_line};
+use super::bandwidth::{self, CacheShown, RulingShown, look, view, write_cache, write_line};
 use super::setup::{View, nix_store};
-use super::words::counted;
+use super::words::{counted, past, takes_nothing};
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
-use crate::disk::Level;
-use crate::limit::InForce;
-use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume, now};
+use crate::disk::{Level, Room};
+use crate::queue::{CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -45,16 +44,27 @@ struct Status {
     line: Option<RulingShown>,
     /// What is in force for backfill.
     backfill: Option<RulingShown>,
+    /// Whether it was unmounted or removed while a service works with it, as far as can be known: what is there is none of its.
+    state_dir_is_gone: bool,
+    /// Whether there is no room left where the queue is, which then can't take a note of it.
+    state_dir_is_full: bool,
     /// The file systems that are watched, as long as somebody works the queue off.
     disks: Vec<DiskView>,
+    /// What is pinned against the garbage collector, as far as the service has said; null where it isn't known.
+    pinned: Option<Pinned>,
+    /// Bytes that may be pinned; null where nothing is.
+    pin_budget: Option<u64>,
     caches: Vec<CacheStatus>,
     #[serde(skip)]
-    in_force: Option<InForce>,
+    now: Option<bandwidth::Now>,
 }
 
 /// What is said of a policy file that the service hasn't taken.
 pub(super) const NOT_IN_FORCE: &str = "the running service does not go by this policy, but by what it has read before: a \
                                        file that is saved is in force within seconds, and the log says why if it is not";
+
+/// Bytes: what SQLite writes at once.
+const QUEUE_PAGE: u64 = 4096;
 
 #[derive(Serialize)]
 struct CacheStatus {
@@ -70,17 +80,19 @@ struct CacheStatus {
     why_off: Option<String>,
     /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
+    /// Bytes that it may have at most, where the policy says so.
+    max_size: Option<u64>,
     /// What is in force for it; null for one that the policy doesn't name.
     bandwidth: Option<CacheShown>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let (View { state_dir, policy_file, config }, queue) = view(global)?;
-    let (counts, disks) = match &queue {
-        Some(queue) => (queue.counts()?, queue.disks()?),
-        None => (Vec::new(), Vec::new()),
+    let (View { state_dir, policy_file, config, without_state }, queue) = view(global)?;
+    let (counts, disks, pinned) = match &queue {
+        Some(queue) => (queue.counts()?, queue.disks()?, queue.pinned()?),
+        None => (Vec::new(), Vec::new(), None),
     };
-    let in_force = config.as_ref().ok().map(|config| in_force(config, queue.as_ref())).transpose()?;
+    let bandwidth = config.as_ref().ok().map(|config| look(config, &state_dir, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
     let mut caches = match config.as_ref().ok().zip(nix.as_ref()) {
         Some((config, nix)) => cache_states(counts, config, &state_dir, nix),
@@ -91,11 +103,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     for cache in &mut caches {
         // Not that of another cache which has the name now.
-        let named = in_force.as_ref().filter(|_| cache.orphaned == Some(false));
-        cache.bandwidth = named.and_then(|in_force| CacheShown::of(in_force, &cache.counts.name));
+        let named = bandwidth.as_ref().filter(|_| cache.orphaned == Some(false));
+        cache.bandwidth = named.and_then(|now| CacheShown::of(now, &cache.counts.name));
     }
     let (working, working_unknown) = match StateLock::holder(&state_dir) {
-        Ok(working) => (working, None),
+        Ok(working) => (working.or_else(|| without_state.clone()), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let policy_in_force = match (&queue, &working) {
@@ -108,15 +120,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_in_force,
         working,
         working_unknown,
+        state_dir_is_full: has_no_room(&state_dir),
+        state_dir_is_gone: without_state.is_some(),
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
         store: nix.map(|nix| nix.logical.as_str().to_owned()),
-        line: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.line)),
-        backfill: in_force.as_ref().map(|in_force| RulingShown::of(&in_force.backfill)),
+        line: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.line)),
+        backfill: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.backfill)),
         disks,
+        pinned,
+        pin_budget: config.as_ref().ok().and_then(|config| config.pin).map(|pin| pin.0),
         caches,
-        in_force,
+        now: bandwidth,
     };
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -126,6 +142,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
+}
+
+/// Whether the file system of a directory has no room left for so much as a page of the queue.
+fn has_no_room(dir: &Path) -> bool {
+    Room::of(dir).is_ok_and(|Room { space, .. }| space.free < QUEUE_PAGE)
 }
 
 /// Whether who works the queue off goes by the policy file as it is, where that is a service, which says so.
@@ -154,6 +175,7 @@ impl CacheStatus {
             orphaned,
             why_off: None,
             off_since_it_is: None,
+            max_size: None,
             bandwidth: None,
             counts,
         }
@@ -173,6 +195,7 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
+            max_size: cache.max_size,
             bandwidth: None,
         });
     }
@@ -193,6 +216,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
+    if status.state_dir_is_gone {
+        writeln!(
+            out,
+            "         is gone: it was unmounted or removed, and the service waits until it is back: mount it; or stop the \
+             service, and start it anew to begin with an empty one"
+        )?;
+    }
     let bad = match status.policy_problems.len() as u64 {
         0 => String::new(),
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
@@ -201,19 +231,26 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if status.policy_in_force == Some(false) {
         writeln!(out, "         {NOT_IN_FORCE}")?;
     }
-    if let Some(in_force) = &status.in_force {
-        write_line(out, in_force)?;
+    if let Some(now) = &status.now {
+        write_line(out, now)?;
+    }
+    if status.state_dir_is_full {
+        writeln!(
+            out,
+            "disk:    the disk of the state directory is full: nothing can be queued, nor noted as done, before there is \
+             room; nothing is lost by that"
+        )?;
     }
     for disk in &status.disks {
         write_disk(out, disk)?;
     }
+    if let Some(text) = pins_in_words(status.pinned, status.pin_budget) {
+        writeln!(out, "pins:    {text}")?;
+    }
     // After a crash nobody is at it any more, whatever the queue says.
-    let uploading = if status.working.is_none() && status.working_unknown.is_none() {
-        "interrupted in mid-upload"
-    } else {
-        "uploading"
-    };
-    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, bandwidth: _ } in
+    let at_work = status.working.is_some() || status.working_unknown.is_some();
+    let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
+    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, max_size, bandwidth: _ } in
         &status.caches
     {
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
@@ -236,18 +273,33 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(why), Some(since), None) = (&counts.waiting_why, counts.waiting_since, why_off) {
-            let again = counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
-            writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
+        if let (Some(waits), None) = (takes_nothing(counts, at_work), why_off) {
+            writeln!(out, "  {waits}")?;
         }
-        if let Some(in_force) = status.in_force.as_ref().filter(|_| *orphaned == Some(false)) {
-            write_cache(out, in_force, &counts.name)?;
+        if let Some(now) = status.now.as_ref().filter(|_| *orphaned == Some(false)) {
+            write_cache(out, now, &counts.name)?;
         }
         writeln!(
             out,
             "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
             counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
         )?;
+        if let Some(why) = counts.backfill_waits.as_ref().filter(|_| at_work) {
+            writeln!(out, "  backfill waits: {why}")?;
+        }
+        if counts.again > 0 {
+            writeln!(out, "  {} of those done are to be looked for again, since backfill asks for them", counts.again)?;
+        }
+        if let Some(max_size) = max_size {
+            match counts.size.zip(counts.sized) {
+                Some((size, sized)) => {
+                    writeln!(out, "  {} of at most {}, looked at {}", bytes(size), bytes(*max_size), past(sized))?;
+                }
+                None => {
+                    writeln!(out, "  may have {}; the service hasn't looked yet how much it has", bytes(*max_size))?
+                }
+            }
+        }
         if counts.dropped > 0 {
             writeln!(out, "  {} of those done were dropped again, by `max_size`", counts.dropped)?;
         }
@@ -270,13 +322,26 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     Ok(())
 }
 
+/// What is pinned, for people; nothing where nothing is and nothing may be.
+pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Option<String> {
+    let what = match pinned {
+        Some(Pinned { paths: 0, .. }) if budget.is_none() => return None,
+        Some(Pinned { paths, bytes: size }) => format!("{} with {}", counted(paths, "path"), bytes(size)),
+        None => "not known".to_owned(),
+    };
+    match budget {
+        Some(budget) => Some(format!("{what}, of at most {}", bytes(budget))),
+        None => pinned.map(|_| format!("{what}, to be released")),
+    }
+}
+
 /// A disk that isn't well; of the others there is nothing to say.
 fn write_disk(out: &mut impl Write, DiskView { place, level, since, found, unseen, .. }: &DiskView) -> io::Result<()> {
-    let since = passed(*since);
+    let since = past(*since);
     match unseen {
-        Some(why) => writeln!(out, "disk:    that of {place} can't be seen for {since} now: {why}"),
+        Some(why) => writeln!(out, "disk:    that of {place} can't be seen since {since}: {why}"),
         None if level == Level::Ok.name() => Ok(()),
-        None => writeln!(out, "disk:    that of {place} has been {level} for {since}; then {found}"),
+        None => writeln!(out, "disk:    that of {place} is {level} since {since}; then {found}"),
     }
 }
 
@@ -288,18 +353,4 @@ pub(super) fn bytes(count: u64) -> String {
 /// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
 pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
     format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
-}
-
-/// When something is done again that waits for a time of the queue's: `again in 3 minutes`.
-pub(super) fn again_in(time: i64) -> Option<String> {
-    let left = u64::try_from(time - now()).ok().filter(|left| *left > 0)?;
-    // Whole seconds, the one that has begun among them.
-    let left = std::time::Duration::from_secs(left.div_ceil(1_000));
-    Some(format!("again in {}", indicatif::HumanDuration(left)))
-}
-
-/// How much time has passed since a time of the queue's: `3 minutes`.
-pub(super) fn passed(since: i64) -> String {
-    let passed = u64::try_from(now() - since).unwrap_or(0);
-    indicatif::HumanDuration(std::time::Duration::from_millis(passed)).to_string()
 }

@@ -132,13 +132,25 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(file: Option<&PolicyFile>, defaults: &Defaults, check_url: CheckUrl<'_>) -> Result<Self, ConfigError> {
-        let Some(PolicyFile { path, named }) = file else { return Ok(Self::built_in(defaults)) };
-        let text = match read_policy(path) {
-            Ok(text) => text,
-            Err(ConfigError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && !named => {
-                return Ok(Self::built_in(defaults));
-            }
-            Err(err) => return Err(err),
+        let Some(file) = file else { return Ok(Self::built_in(defaults)) };
+        Self::of_file(file, read_file(&file.path), defaults, check_url)
+    }
+
+    /// As [`Config::load`], of a policy file that has been read.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn of_file(
+        file: &PolicyFile,
+        content: io::Result<Vec<u8>>,
+        defaults: &Defaults,
+        check_url: CheckUrl<'_>,
+    ) -> Result<Self, ConfigError> {
+        let PolicyFile { path, named } = file;
+        let text = match content {
+            Ok(bytes) => text_of(bytes, path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !named => return Ok(Self::built_in(defaults)),
+            Err(source) => return Err(ConfigError::Io { path: path.clone(), source }),
         };
         let config = Self::parse(&text, &path.display().to_string(), defaults, check_url)?;
         Ok(Self { source: Some(path.clone()), ..config })
@@ -171,13 +183,24 @@ impl Config {
 /// # Errors
 /// [`ConfigError`], also where it is too long or no UTF-8.
 pub fn read_policy(path: &Path) -> Result<String, ConfigError> {
-    let io_error = |source| ConfigError::Io { path: path.to_owned(), source };
+    let bytes = read_file(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+    text_of(bytes, path)
+}
+
+/// The content of a policy file.
+///
+/// # Errors
+/// What the system says, also where it is too long.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(io_error)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io_error(io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20))));
+        return Err(io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES >> 20)));
     }
+    Ok(bytes)
+}
+
+fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
     String::from_utf8(bytes).map_err(|err| {
         let (line, column) = line_and_column(err.as_bytes(), err.utf8_error().valid_up_to());
         let message = "this is no UTF-8: save the file in that encoding".to_owned();

@@ -93,9 +93,8 @@ pub enum StoreError {
 }
 
 impl NixStore {
-    /// Resolves the store from `NIX_REMOTE`, `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR` and
-    /// `NIX_DAEMON_SOCKET_PATH` over what the
-    /// policy says. A variable that is empty counts as not set.
+    /// Resolves the store from `NIX_REMOTE`, `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR` and `NIX_DAEMON_SOCKET_PATH`
+    /// over what the policy says. A variable that is empty counts as not set.
     ///
     /// # Errors
     /// [`StoreError`] for a variable that makes no sense.

@@ -10,6 +10,7 @@ use super::Working;
 use crate::limit::{Bandwidth, By, InForce, Ruling, Schedule, Whose};
 use crate::policy::{ByteSize, CacheName};
 use crate::queue::{Paused, Queue, QueueError};
+use crate::times::{shown, zone_name};
 use crate::upload::{Command, Pauses};
 
 /// What is said where nobody knows what the clock on the wall shows.
@@ -28,6 +29,7 @@ impl Working {
     pub(crate) async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
         let by_hand = self.queue.call(|queue: &mut Queue| queue.by_hand()).await?;
         let now = ZonedDateTime::now();
+        self.note_zone(now.time_zone()).await?;
         let in_force = schedule.in_force(&by_hand, self.lookout.conditions(), &now);
         if self.in_force.as_ref() == Some(&in_force) {
             return Ok(());
@@ -39,6 +41,17 @@ impl Working {
         if self.in_force.replace(in_force).is_none_or(|before| self::pauses(&before, now.time_zone()) != pauses) {
             self.tell(Command::Pause(pauses)).await;
         }
+        Ok(())
+    }
+
+    /// Lets those who ask what is in force know by which clock windows go.
+    async fn note_zone(&mut self, zone: &TimeZone) -> Result<(), QueueError> {
+        if self.zone.as_ref() == Some(zone) {
+            return Ok(());
+        }
+        let name = zone_name(zone);
+        self.queue.call(move |queue: &mut Queue| queue.note_zone(name.as_deref())).await?;
+        self.zone = Some(zone.clone());
         Ok(())
     }
 
@@ -84,7 +97,7 @@ fn changes(before: Option<&InForce>, now: &InForce, zone: &TimeZone) -> Vec<Stri
     news.map(|(whose, _, now)| format!("bandwidth of {whose}: {}", in_words(now, zone))).collect()
 }
 
-/// What is in force, for people: `2.0 MiB/s by the window mon to fri 09:00 to 18:00, until 2026-11-27 18:00`.
+/// What is in force, for people: `2.0 MiB/s by the window mon to fri 09:00 to 18:00, until 2026-11-27 18:00 +01:00`.
 #[must_use]
 pub fn in_words(ruling: &Ruling, zone: &TimeZone) -> String {
     let what = match (ruling.bandwidth.and_then(Bandwidth::per_second), ruling.gives_way) {
@@ -107,7 +120,7 @@ fn why(ruling: &Ruling, zone: &TimeZone) -> String {
         By::Battery => "on battery".to_owned(),
     };
     match ruling.until {
-        Some(until) => format!("{by}, until {}", until.to_zoned_datetime(zone.clone()).strftime("%F %H:%M")),
+        Some(until) => format!("{by}, until {}", shown(until, zone)),
         None => by,
     }
 }
@@ -148,12 +161,12 @@ mod tests {
         let (day, night) = (at(&[], 12), at(&[], 23));
         assert_eq!(
             changes(None, &day, &zone),
-            ["bandwidth of the line: 2.0 MiB/s by the policy, until 2026-11-27 22:00"]
+            ["bandwidth of the line: 2.0 MiB/s by the policy, until 2026-11-27 22:00 +00:00"]
         );
         assert_eq!(changes(Some(&day), &day, &zone), Vec::<String>::new());
         assert_eq!(
             changes(Some(&day), &night, &zone),
-            ["bandwidth of the line: paused by the window 22:00 to 06:00, until 2026-11-28 06:00"]
+            ["bandwidth of the line: paused by the window 22:00 to 06:00, until 2026-11-28 06:00 +00:00"]
         );
         assert!(pauses(&day, &zone).is_empty());
         let team = CacheName::new("team").expect("a name");
@@ -161,7 +174,7 @@ mod tests {
         assert_eq!(
             why(&night).as_deref(),
             Some(
-                "by the window 22:00 to 06:00, until 2026-11-28 06:00; `storewatch limit none --for 1h` goes on all the same"
+                "by the window 22:00 to 06:00, until 2026-11-28 06:00 +00:00; `storewatch limit none --for 1h` goes on all the same"
             )
         );
         let by_hand = ByHand { whose: Whose::Line, bandwidth: Some(Bandwidth::Nothing), since: 0, until: None };

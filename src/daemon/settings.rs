@@ -1,16 +1,16 @@
 //! The policy file, kept in force: read again when it has changed, refused as a whole when it is bad.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, read_file};
 
-/// Reads the policy file and says what it means.
-pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
+/// Says what the policy file means, by its content: what was looked at is what is in force, whatever becomes of the file.
+pub type Load = Box<dyn Fn(io::Result<Vec<u8>>) -> Result<Config, ConfigError> + Send>;
 
 /// The configuration in force and where it came from.
 pub struct Settings {
@@ -30,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// What came of looking at the policy file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Another configuration is in force.
+    /// Another configuration is to be put in force.
     InForce,
     /// It is the same, or can't be used, which has been told.
     Nothing,
@@ -44,8 +44,9 @@ impl Settings {
     /// # Errors
     /// What `load` says.
     pub fn read(file: Option<PathBuf>, load: Load) -> Result<Self, ConfigError> {
-        let bytes = file.as_ref().and_then(|file| std::fs::read(file).ok());
-        Ok(Self { config: load()?, file, bytes, load, told: false })
+        let content = file.as_ref().map_or_else(|| Err(ErrorKind::NotFound.into()), |file| read_file(file));
+        let bytes = content.as_ref().ok().cloned();
+        Ok(Self { config: load(content)?, file, bytes, load, told: false })
     }
 
     /// The configuration in force.
@@ -68,18 +69,19 @@ impl Settings {
 
     /// Lets the next [`Settings::reload`] read the file, changed or not, just written or not, and say what came of it.
     pub fn forget(&mut self) {
-        self.bytes = Some(Vec::new());
         self.told = true;
     }
 
     /// Reads the file if it has changed and has been left alone for a moment, and says what came of it.
     pub fn reload(&mut self) -> Reload {
+        // Of this look alone: whatever comes of it, what is written later has to settle.
+        let told = std::mem::take(&mut self.told);
         let Some(file) = &self.file else { return Reload::Nothing };
-        let bytes = match std::fs::read(file) {
+        let bytes = match read_file(file) {
             Ok(bytes) => bytes,
             // An editor may have removed it for a moment, and a bad moment is no reason to forget a policy.
             Err(error) => {
-                let news = self.bytes.take().is_some();
+                let news = self.bytes.take().is_some() || told;
                 if news && error.kind() == ErrorKind::NotFound && self.config.source.is_none() {
                     info!("there is no policy file, the built-in policy stays in force");
                 } else if news {
@@ -88,16 +90,14 @@ impl Settings {
                 return Reload::Nothing;
             }
         };
-        if self.bytes.as_ref() == Some(&bytes) {
+        if self.bytes.as_ref() == Some(&bytes) && !told {
             return Reload::Nothing;
         }
-        if !std::mem::take(&mut self.told)
-            && let Some(left) = unsettled(file)
-        {
+        if !told && let Some(left) = unsettled(file) {
             return Reload::Later(left);
         }
-        self.bytes = Some(bytes);
-        match (self.load)() {
+        self.bytes = Some(bytes.clone());
+        match (self.load)(Ok(bytes)) {
             Ok(config) => {
                 for warning in &config.warnings {
                     warn!("{warning}");
@@ -108,7 +108,6 @@ impl Settings {
                 if config.limits.priority != self.config.limits.priority {
                     warn!("limits.priority has changed; that takes effect at the next start");
                 }
-                info!(file = %file.display(), "the policy has changed and is in force");
                 self.config = config;
                 Reload::InForce
             }
@@ -149,7 +148,11 @@ mod tests {
         let defaults = Defaults { state_dir: dir.path().to_owned() };
         let file = PolicyFile { path: path.clone(), named: true };
         let check = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
-        let load: Load = Box::new(move || Config::load(Some(&file), &defaults, &check));
+        let load: Load = Box::new(move |content| {
+            // Somebody begins to write it once more just then.
+            std::fs::write(&file.path, "version = 1\n").expect("written");
+            Config::of_file(&file, content, &defaults, &check)
+        });
         let mut settings = Settings::read(Some(path.clone()), load).expect("a good policy");
         let whole = "version = 1\n[caches.team]\nurl = \"file:///srv/team\"\n";
         std::fs::write(&path, whole).expect("written");
@@ -158,11 +161,17 @@ mod tests {
         let written = std::fs::File::options().write(true).open(&path).expect("opened");
         written.set_modified(SystemTime::now() - SETTLED).expect("a time");
         assert_eq!(settings.reload(), Reload::InForce);
-        assert_eq!(settings.config().caches[0].name.as_str(), "team");
-        assert_eq!(settings.reload(), Reload::Nothing);
+        assert_eq!(settings.config().caches[0].name.as_str(), "team", "what was looked at");
         // Who says so by SIGHUP means it.
-        std::fs::write(&path, "version = 1\n").expect("written");
         settings.forget();
         assert_eq!(settings.reload(), Reload::InForce);
+        assert_eq!(settings.reload(), Reload::Nothing);
+        assert_eq!(settings.config().caches[0].name.as_str(), "local");
+        // And means what is there at that time.
+        std::fs::remove_file(&path).expect("removed");
+        settings.forget();
+        assert_eq!(settings.reload(), Reload::Nothing);
+        std::fs::write(&path, whole).expect("written");
+        assert!(matches!(settings.reload(), Reload::Later(_)));
     }
 }

@@ -180,6 +180,19 @@ impl Database {
         })
     }
 
+    /// The last row that there is up to that id, with its own id.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn last_row_mark(&self, up_to: i64) -> Result<Option<(i64, RowMark)>, DatabaseError> {
+        let sql = "SELECT max(id) FROM ValidPaths WHERE id <= ?1";
+        let last =
+            self.reading("read row of cursor", |c| c.prepare_cached(sql)?.query_row([up_to], |row| row.get(0)))?;
+        let Some(id) = last else { return Ok(None) };
+        // Collected in between: the next look finds another.
+        Ok(self.row_mark(id)?.map(|mark| (id, mark)))
+    }
+
     /// Reads the rows behind the id `after`, ascending, in one short read transaction.
     ///
     /// # Errors

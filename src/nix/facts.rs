@@ -3,21 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use std::time::Duration;
-
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{info, warn};
 
-use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Realisation, StoreDir, StorePath};
-
-/// The first pause between two questions to a database that is being written, beyond the time that each of them waits by
-/// itself; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// No pause between two questions is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use super::{Daemon, DaemonError, Database, DatabaseError, PathInfo, Patience, Realisation, StoreDir, StorePath};
 
 /// Asks Nix about single paths. Cheap to clone.
 ///
@@ -56,6 +46,13 @@ pub enum FactsError {
     /// The daemon, which was asked since the database can't be read.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// The thread that asked was lost, by a defect or since the system gives none. Keeps whoever reads it from looking for
+    /// the fault at Nix.
+    #[error("{verb}: the thread that was to ask Nix was lost")]
+    LostThread {
+        /// What was to be done.
+        verb: &'static str,
+    },
     /// Neither of the two is open to this user. Keeps whoever reads it from looking for the fault at the one alone.
     #[error("{database}, nor does the Nix daemon answer instead")]
     Blind {
@@ -72,7 +69,7 @@ impl FactsError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Database(error) => error.hint(),
-            Self::Daemon(_) => None,
+            Self::Daemon(_) | Self::LostThread { .. } => None,
             Self::Blind { .. } => Some(
                 "run it as root, or as a user who may read the database, or start the Nix daemon, of Nix 2.15 or newer",
             ),
@@ -150,10 +147,10 @@ impl StoreFacts {
         &self,
         verb: &'static str,
         question: impl Fn(&Database) -> Result<T, DatabaseError> + Send + Sync + 'static,
-    ) -> Result<Result<T, DatabaseError>, DaemonError> {
+    ) -> Result<Result<T, DatabaseError>, FactsError> {
         let question = Arc::new(question);
         let mut database = Arc::clone(&self.shared.database).lock_owned().await;
-        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
+        let mut patience = Patience::of_many("uploads wait");
         loop {
             let (shared, question) = (Arc::clone(&self.shared), Arc::clone(&question));
             let asked = spawn_blocking(move || {
@@ -161,7 +158,7 @@ impl StoreFacts {
                 (database, answer)
             });
             // A panic in there; the database is opened anew at the next question.
-            let (back, answer) = asked.await.map_err(|_| DaemonError::Broken { verb, source: None })?;
+            let (back, answer) = asked.await.map_err(|_| FactsError::LostThread { verb })?;
             match answer {
                 Err(error) if error.is_busy() && self.while_written == WhileWritten::Wait => {
                     sleep(patience.pause(&error)).await;
@@ -201,7 +198,7 @@ impl StoreFacts {
                 Ok(judged)
             })
         };
-        let lost = DaemonError::Broken { verb: "ask for referrers", source: None };
+        let lost = FactsError::LostThread { verb: "ask for referrers" };
         Ok(spawn_blocking(look).await.map_err(|_| lost)??)
     }
 
@@ -231,44 +228,11 @@ impl Shared {
     }
 }
 
-/// The waiting for Nix to end what it writes.
-struct Patience {
-    pause: Duration,
-    told: bool,
-}
-
-impl Patience {
-    /// How long to wait before the next question; says so where that has taken its time.
-    fn pause(&mut self, error: &DatabaseError) -> Duration {
-        if self.pause == LONGEST_PAUSE && !std::mem::replace(&mut self.told, true) {
-            warn!(
-                "uploads wait: {error}; if a Nix was killed while it wrote, the next one that writes puts that right"
-            );
-        }
-        let longer = (self.pause * 2).min(LONGEST_PAUSE);
-        std::mem::replace(&mut self.pause, longer)
-    }
-
-    fn rewarded(&self) {
-        if self.told {
-            info!("uploads go on: the Nix database can be read again");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn pauses_grow_to_a_bound_and_are_told_once() {
-        let mut patience = Patience { pause: FIRST_PAUSE, told: false };
-        let busy = DatabaseError::Busy { verb: "ask for path info" };
-        let pauses: Vec<_> = (0..10).map(|_| (patience.pause(&busy), patience.told)).collect();
-        assert_eq!(pauses[..2], [(FIRST_PAUSE, false), (FIRST_PAUSE * 2, false)]);
-        assert_eq!(pauses[9], (LONGEST_PAUSE, true));
-        assert!(pauses.iter().all(|(pause, told)| *told == (*pause == LONGEST_PAUSE)), "{pauses:?}");
-    }
+    use super::*;
 
     /// A database without a write-ahead log that Nix is writing, with the journal that says so.
     fn being_written(dir: &std::path::Path) -> rusqlite::Connection {

@@ -1,8 +1,11 @@
 //! Taking paths in: jobs and cursor in one transaction.
 
+use std::collections::HashSet;
+
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::forget_waits;
+use super::shared::{is_its_own, job_of, may_be_shared, share};
 use super::work::{change, execute, ids};
 use super::{CacheId, Event, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
@@ -15,6 +18,8 @@ pub struct Wanted {
     pub path: StorePath,
     /// `ValidPaths.id`, where the database was read.
     pub row: Option<i64>,
+    /// When Nix registered it (seconds since 1970).
+    pub registered: i64,
     /// The caches it goes to.
     pub caches: Vec<CacheId>,
 }
@@ -40,7 +45,8 @@ pub struct Admission<'a> {
 pub enum Ended {
     /// Stays ended: an old row is only seen anew.
     Stays,
-    /// Starts anew if Nix has registered the path anew.
+    /// Starts anew if Nix has registered the path anew: under another number or, where one of the two numbers isn't known
+    /// since the daemon was asked, after the job had ended.
     StartsAnewIfRegisteredAnew,
     /// Starts anew: somebody asks for it.
     StartsAnew,
@@ -57,12 +63,23 @@ const EVERY_STORE: &str = "";
 pub struct Cursor {
     /// The last `ValidPaths.id` taken up.
     pub row: i64,
-    /// Path and registration time of that row, if there was one: another one there means another database.
-    pub mark: Option<(String, i64)>,
+    /// The last row up to there that was left when this was written: another one there means another database.
+    pub mark: Option<Mark>,
     /// Device and inode of the database.
     pub file: (u64, u64),
     /// Rows up to here are not new, they are read again since the database or the queue was another before.
     pub rescan_to: i64,
+}
+
+/// A row by which the database is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its id.
+    pub row: i64,
+    /// Its path, in full.
+    pub path: String,
+    /// Its registration time (seconds since 1970).
+    pub time: i64,
 }
 
 impl Queue {
@@ -92,12 +109,13 @@ impl Queue {
     pub fn cursor(&self, store: &StoreDir) -> Result<Option<Cursor>, QueueError> {
         self.db
             .query_row(
-                "SELECT row, path, time, dev, ino, rescan_to FROM cursor WHERE store = ?1",
+                "SELECT row, path, time, dev, ino, rescan_to, coalesce(marked, row) FROM cursor WHERE store = ?1",
                 [store.as_str()],
                 |row| {
                     let path: Option<String> = row.get(1)?;
                     let time: Option<i64> = row.get(2)?;
-                    let mark = path.zip(time);
+                    let marked = row.get(6)?;
+                    let mark = path.zip(time).map(|(path, time)| Mark { row: marked, path, time });
                     let file = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64);
                     Ok(Cursor { row: row.get(0)?, mark, file, rescan_to: row.get(5)? })
                 },
@@ -136,10 +154,13 @@ impl Queue {
     }
 
     fn watch_from(&mut self, store: &str, since: i64) -> Result<(), QueueError> {
-        self.db
-            .execute("INSERT OR IGNORE INTO watched (store, since) VALUES (?1, ?2)", params![store, since])
-            .map_err(sqlite("note since when the store is watched"))?;
-        Ok(())
+        let failed = sqlite("note since when the store is watched");
+        // A power failure that took this away would take away all that is found from now on.
+        self.db.pragma_update(None, "synchronous", "full").map_err(&failed)?;
+        let noted =
+            self.db.execute("INSERT OR IGNORE INTO watched (store, since) VALUES (?1, ?2)", params![store, since]);
+        self.db.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
+        noted.map(drop).map_err(failed)
     }
 
     /// Admits paths and moves the cursor, both or neither. Returns how many jobs it made or opened again.
@@ -167,46 +188,45 @@ impl Queue {
     pub fn admit_seen(&mut self, admission: &Admission<'_>, names: &[StorePath]) -> Result<u64, QueueError> {
         let tx = self.begin().map_err(sqlite("begin an admission"))?;
         let opened = write_jobs(&tx, admission)?;
-        insert_names(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", names)?;
+        for name in names {
+            execute(&tx, "INSERT OR IGNORE INTO seen (name) VALUES (?1)", [name.base_name()])?;
+        }
         tx.commit().map_err(sqlite("commit an admission"))?;
         Ok(opened)
     }
 
-    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten.
+    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten. Where
+    /// there are none, nothing is written, nor is anybody kept from writing meanwhile.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
-        let tx = self.begin().map_err(sqlite("begin a comparison"))?;
-        tx.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS listed (name TEXT PRIMARY KEY) WITHOUT ROWID; DELETE FROM listed;",
-        )
-        .map_err(sqlite("prepare a comparison"))?;
-        insert_names(&tx, "INSERT OR IGNORE INTO listed (name) VALUES (?1)", listed)?;
-        tx.execute("DELETE FROM seen WHERE name NOT IN (SELECT name FROM listed)", [])
-            .map_err(sqlite("forget names that have gone"))?;
-        let unseen = {
-            let mut statement = tx
-                .prepare("SELECT name FROM listed WHERE name NOT IN (SELECT name FROM seen)")
-                .map_err(sqlite("compare names"))?;
-            let names = statement
-                .query_map([], |row| row.get::<_, String>(0))
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(sqlite("compare names"))?;
-            names.iter().filter_map(|name| StorePath::from_base_name(name).ok()).collect()
-        };
-        tx.execute_batch("DELETE FROM listed;").map_err(sqlite("end a comparison"))?;
-        tx.commit().map_err(sqlite("commit a comparison"))?;
+        let mut unseen: HashSet<&str> = listed.iter().map(StorePath::base_name).collect();
+        let gone = self.seen_but_for(&mut unseen).map_err(sqlite("compare names"))?;
+        if !gone.is_empty() {
+            let tx = self.begin().map_err(sqlite("begin to forget names"))?;
+            for name in &gone {
+                execute(&tx, "DELETE FROM seen WHERE name = ?1", [name])?;
+            }
+            tx.commit().map_err(sqlite("forget names that have gone"))?;
+        }
+        let unseen: Vec<StorePath> = listed.iter().filter(|path| unseen.contains(path.base_name())).cloned().collect();
         Ok(unseen)
     }
-}
 
-fn insert_names(tx: &Transaction<'_>, sql: &str, names: &[StorePath]) -> Result<(), QueueError> {
-    let mut insert = tx.prepare_cached(sql).map_err(sqlite("note a name"))?;
-    for name in names {
-        insert.execute([name.base_name()]).map_err(sqlite("note a name"))?;
+    /// Takes what has been seen out of `names`, and returns what has been seen and isn't among them.
+    fn seen_but_for(&self, names: &mut HashSet<&str>) -> rusqlite::Result<Vec<String>> {
+        let mut statement = self.db.prepare_cached("SELECT name FROM seen")?;
+        let mut rows = statement.query([])?;
+        let mut gone = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name = row.get_ref(0)?.as_str()?;
+            if !names.remove(name) {
+                gone.push(name.to_owned());
+            }
+        }
+        Ok(gone)
     }
-    Ok(())
 }
 
 pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Result<u64, QueueError> {
@@ -220,10 +240,12 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     // 2, 4 and 5 are Done, Failed and Gone: the states that `Event::Admitted` opens again.
     let mut reopen = tx
         .prepare_cached(
-            "UPDATE jobs SET state = 0, lane = ?3, attempts = 0, not_before = 0, reason = NULL, changed = ?6
+            // Whole seconds: what was registered in the second in which it was done has been seen already.
+            "UPDATE jobs SET was_done = (state = 2 AND NOT evicted AND ?3 = 1), state = 0, lane = ?3, row = ?4, attempts = 0,
+                             doubts = 0, not_before = 0, reason = NULL, changed = ?6
              WHERE path = ?1 AND cache = ?2
                AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 3 AND NOT evicted)
-                                                        OR (?7 = 1 AND row IS NOT ?4))))",
+                                                        OR (?7 = 1 AND coalesce(row <> ?4, ?8 * 1000 > changed)))))",
         )
         .map_err(admit())?;
     let mut note = tx
@@ -241,16 +263,24 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
         Ended::StartsAnew => 2,
         Ended::StartsAnewUnlessEvicted => 3,
     };
+    let may_be_shared = may_be_shared(tx, admission.run)?;
     let mut opened = 0;
-    for Wanted { path, row, caches } in admission.wanted {
+    for Wanted { path, row, registered, caches } in admission.wanted {
         for cache in caches {
             let name = path.base_name();
             let values = params![name, cache.0, lane, row, run, admission.now, admission.needed];
             let inserted = insert.execute(values).map_err(admit())?;
             if inserted == 0 {
-                let values = params![name, cache.0, lane, row, run, admission.now, ended];
+                let known = if may_be_shared { job_of(tx, name, cache.0)? } else { None };
+                if let Some(known) = known {
+                    share(tx, known, admission.run)?;
+                }
+                let values = params![name, cache.0, lane, row, run, admission.now, ended, registered];
                 opened += reopen.execute(values).map_err(admit())? as u64;
                 note.execute(params![name, cache.0, lane, row, run, admission.needed]).map_err(admit())?;
+                if let Some(known) = known {
+                    is_its_own(tx, known)?;
+                }
                 if admission.needed {
                     release(tx, name, *cache, admission.now)?;
                 }
@@ -272,17 +302,15 @@ fn release(tx: &Transaction<'_>, name: &str, cache: CacheId, now: i64) -> Result
 }
 
 fn write_cursor(tx: &Transaction<'_>, store: &StoreDir, cursor: &Cursor) -> Result<(), QueueError> {
-    let (path, time) = match &cursor.mark {
-        Some((path, time)) => (Some(path.as_str()), Some(*time)),
-        None => (None, None),
-    };
+    let mark = cursor.mark.as_ref();
+    let (path, time, marked) = (mark.map(|mark| &mark.path), mark.map(|mark| mark.time), mark.map(|mark| mark.row));
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO cursor (store, row, path, time, dev, ino, rescan_to, marked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )
     .and_then(|mut statement| {
         let (dev, ino) = (cursor.file.0 as i64, cursor.file.1 as i64);
-        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to])
+        statement.execute(params![store.as_str(), cursor.row, path, time, dev, ino, cursor.rescan_to, marked])
     })
     .map_err(sqlite("move the cursor"))?;
     Ok(())

@@ -1,6 +1,5 @@
 //! A job, the states it goes through, and which change is legal.
 
-use super::RunId;
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -13,7 +12,7 @@ pub struct CacheId(pub i64);
 ///             ▲ ▲                │   │
 ///             │ └─transient/crash┘   └─permanent─► Failed ──retry by hand──► Pending
 /// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
-/// Pending/Held/Uploading ──path was garbage-collected──► Gone
+/// Uploading ──path was garbage-collected──► Gone
 /// Gone/Done/Failed ──admitted again──► Pending
 /// Failed ──that cache's configuration changed──► Pending
 /// ```
@@ -57,7 +56,7 @@ pub enum Event {
     Retried,
     /// What the policy file says of its cache is another now: it may have been the reason.
     Reconfigured,
-    /// The path is no longer valid.
+    /// The path is no longer valid. That is found out when its job is claimed, not before.
     Collected,
 }
 
@@ -77,7 +76,7 @@ impl JobState {
             (Self::Uploading, Event::Refused) => Some(Self::Failed),
             (Self::Failed | Self::Held, Event::Retried) => Some(Self::Pending),
             (Self::Failed, Event::Reconfigured) => Some(Self::Pending),
-            (Self::Pending | Self::Held | Self::Uploading, Event::Collected) => Some(Self::Gone),
+            (Self::Uploading, Event::Collected) => Some(Self::Gone),
             (Self::Done | Self::Gone | Self::Failed, Event::Admitted) => Some(Self::Pending),
             _ => None,
         }
@@ -163,10 +162,12 @@ pub struct Job {
     pub lane: Lane,
     /// How often it has failed so far.
     pub attempts: u32,
+    /// How often of these by what may be the path's own fault as well as one on the way.
+    pub doubts: u32,
     /// Whether a referrer needs it, whatever the policy says of the path on its own account.
     pub needed: bool,
-    /// The backfill for which what it refers to is looked for as well.
-    pub walk: Option<RunId>,
+    /// Whether a backfill asks for what it refers to as well.
+    pub walk: bool,
     /// Whether a garbage collection would take it, as far as that was looked at.
     pub collectable: bool,
 }
@@ -199,7 +200,6 @@ mod tests {
         let drawn = [
             (Pending, Claimed, Uploading),
             (Pending, Blocked, Held),
-            (Pending, Collected, Gone),
             (Uploading, Delivered, Done),
             (Uploading, Returned, Pending),
             (Uploading, Blocked, Held),
@@ -207,7 +207,6 @@ mod tests {
             (Uploading, Collected, Gone),
             (Held, Released, Pending),
             (Held, Retried, Pending),
-            (Held, Collected, Gone),
             (Failed, Retried, Pending),
             (Failed, Reconfigured, Pending),
             (Done, Admitted, Pending),

@@ -1,9 +1,10 @@
 //! Which job waits for which, because the one's path refers to the other's.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::work::{change, execute, ids};
-use super::{Event, Job, JobState, QueueError, sqlite};
+use super::shared::{follow, job_of, share};
+use super::work::{change, execute, ids, start_anew};
+use super::{Event, Job, JobState, QueueError, RunId, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -15,6 +16,9 @@ pub(super) fn wait_for(
     reference: &StorePath,
     now: i64,
 ) -> Result<JobState, QueueError> {
+    if let Some(known) = job_of(tx, reference.base_name(), job.cache.0)? {
+        share(tx, known, run_of(tx, job.id)?)?;
+    }
     execute(
         tx,
         "INSERT INTO jobs (path, cache, state, lane, needed, changed, run)
@@ -31,12 +35,12 @@ pub(super) fn wait_for(
             statement.query_row(params![reference.base_name(), job.cache.0], |row| Ok((row.get(0)?, row.get(1)?)))
         })
         .map_err(sqlite("look a reference's job up"))?;
+    follow(tx, job.id, id)?;
     raise(tx, id, job.lane)?;
     let mut state = JobState::from_number(state).unwrap_or(JobState::Failed);
     // The cache lacks it, so a job that ended well has to be done again.
     if let Some(reopened) = state.after(Event::Admitted).filter(|_| state != JobState::Failed) {
-        change(tx, id, state, Event::Admitted, None, now)?;
-        execute(tx, "UPDATE jobs SET attempts = 0, not_before = 0, uploaded = NULL WHERE id = ?1", [id])?;
+        start_anew(tx, id, state, Event::Admitted, now)?;
         state = reopened;
     }
     let inserted = tx
@@ -45,6 +49,13 @@ pub(super) fn wait_for(
         .map_err(sqlite("let a job wait"))?;
     execute(tx, "UPDATE jobs SET blockers = blockers + ?2 WHERE id = ?1", params![job.id, inserted as i64])?;
     Ok(state)
+}
+
+/// The backfill that asked for a job last.
+fn run_of(tx: &Transaction<'_>, id: i64) -> Result<Option<RunId>, QueueError> {
+    tx.prepare_cached("SELECT run FROM jobs WHERE id = ?1 AND run IS NOT NULL")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0).map(RunId)).optional())
+        .map_err(sqlite("look who has asked for a job"))
 }
 
 /// What a job waits for, directly or not, moves up to its lane.

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::{RunId, is_full};
+
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
     _file: File,
@@ -32,7 +34,15 @@ pub enum LockError {
     },
 }
 
-/// How often the lock is tried before it is believed to be held.
+impl LockError {
+    /// Whether the lock file can't be written since the disk is full.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
+    }
+}
+
+/// How often the lock is tried while others look whether it is held.
 const TRIES: u32 = 4;
 
 /// Between two tries; a look at who holds the lock takes some microseconds.
@@ -60,8 +70,8 @@ impl StateLock {
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                // Who only looks whether it is held holds it for a moment.
-                Err(TryLockError::WouldBlock) if tries < TRIES => {
+                // Who only looks whether it is held holds it for a moment; who works with it is not waited for.
+                Err(TryLockError::WouldBlock) if tries < TRIES && is_only_looked_at(&file).map_err(io)? => {
                     tries += 1;
                     std::thread::sleep(TRY_INTERVAL);
                 }
@@ -99,8 +109,67 @@ impl StateLock {
     }
 }
 
-fn read_holder(file: &mut File) -> String {
+/// Whether those who hold the lock share it with us.
+fn is_only_looked_at(file: &File) -> std::io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// That a process is at a backfill, for as long as this lives, so that no other takes it up meanwhile.
+#[derive(Default)]
+pub struct Followed {
+    _file: Option<File>,
+}
+
+impl Followed {
+    /// Takes a backfill up; `None` where another process is at it.
+    pub(super) fn claim(state_dir: &Path, run: RunId) -> std::io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(Self::file(state_dir, run))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: Some(file) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Removes what a backfill that nobody will take up again has left.
+    pub(super) fn forget(state_dir: &Path, run: RunId) {
+        // It is empty and in nobody's way.
+        let _ = std::fs::remove_file(Self::file(state_dir, run));
+    }
+
+    fn file(state_dir: &Path, run: RunId) -> PathBuf {
+        state_dir.join(format!("backfill-{}.lock", run.0))
+    }
+}
+
+pub(super) fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_is_told_from_who_holds_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let held = StateLock::acquire(dir.path(), "storewatch run").expect("free");
+        let file = || File::open(dir.path().join(StateLock::FILE_NAME)).expect("opened");
+        assert!(!is_only_looked_at(&file()).expect("looked"));
+        let refused = StateLock::acquire(dir.path(), "storewatch push").err().expect("held");
+        assert!(refused.to_string().starts_with("storewatch run, process "), "{refused}");
+        drop(held);
+        let looking = file();
+        looking.lock_shared().expect("free");
+        assert!(is_only_looked_at(&file()).expect("looked"));
+        looking.unlock().expect("let go");
+        StateLock::acquire(dir.path(), "storewatch push").expect("nobody has kept it");
+    }
 }

@@ -173,4 +173,53 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_evicted ON jobs (cache) WHERE evicted = 1;
 ",
+    "
+    -- How many of `attempts` ended with what may be the path's own fault as well as one on the way.
+    ALTER TABLE jobs ADD COLUMN doubts INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- The row that `path` and `time` are of: the last one that was there when the cursor was set; NULL: `row` itself.
+    ALTER TABLE cursor ADD COLUMN marked INTEGER;
+",
+    "
+    -- 1: what it takes nothing for is credentials: there are none, or none that it accepts.
+    ALTER TABLE caches ADD COLUMN lacks_credentials INTEGER NOT NULL DEFAULT 0;
+    -- Ms since 1970: since then it is being asked whether it takes anything, and hasn't answered yet.
+    ALTER TABLE caches ADD COLUMN asked_since INTEGER;
+",
+    "
+    -- Backfills that asked for a job before the one in `jobs.run` did, and aren't through.
+    CREATE TABLE shared (
+        run      INTEGER NOT NULL,
+        job      INTEGER NOT NULL,
+        state    INTEGER,                  -- how the job ended for this one; NULL: as it is. The rest as in `jobs`
+        found    INTEGER,
+        uploaded INTEGER,
+        read     INTEGER,
+        saved    INTEGER,
+        reason   TEXT,
+        PRIMARY KEY (run, job)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX shared_by_job ON shared (job);
+    -- What backfills have asked for, and what became of it.
+    CREATE VIEW asked_for AS
+        SELECT run, path, cache, state, found, uploaded, read, saved, reason, id FROM jobs WHERE run IS NOT NULL
+        UNION ALL
+        SELECT s.run, j.path, j.cache, coalesce(s.state, j.state),
+               CASE WHEN s.state IS NULL THEN j.found ELSE s.found END,
+               CASE WHEN s.state IS NULL THEN j.uploaded ELSE s.uploaded END,
+               CASE WHEN s.state IS NULL THEN j.read ELSE s.read END,
+               CASE WHEN s.state IS NULL THEN j.saved ELSE s.saved END,
+               CASE WHEN s.state IS NULL THEN j.reason ELSE s.reason END, j.id
+        FROM shared s JOIN jobs j ON j.id = s.job;
+",
+    "
+    -- Bytes that the cache had when whoever keeps it within its size looked last, and when (ms since 1970) that was.
+    ALTER TABLE caches ADD COLUMN size INTEGER;
+    ALTER TABLE caches ADD COLUMN sized INTEGER;
+    -- 1: that was more than it may have, and backfill waits there.
+    ALTER TABLE caches ADD COLUMN too_large INTEGER NOT NULL DEFAULT 0;
+    -- 1: it was done when backfill asked for it once more, and hasn't been looked for since.
+    ALTER TABLE jobs ADD COLUMN was_done INTEGER NOT NULL DEFAULT 0;
+",
 ];

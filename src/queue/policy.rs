@@ -1,4 +1,4 @@
-//! Which policy the service goes by, for those who look at the policy file meanwhile.
+//! What the service goes by, the policy and the time zone, for those who look at the same meanwhile.
 
 use rusqlite::OptionalExtension;
 
@@ -28,6 +28,29 @@ impl Queue {
             .optional()
             .map_err(sqlite("ask which policy is in force"))?;
         Ok(noted.map(|noted| noted == fingerprint.unwrap_or_default()))
+    }
+
+    /// Notes by what time zone windows open and close; `None` where that has no name.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_zone(&mut self, name: Option<&str>) -> Result<(), QueueError> {
+        let noted = self.db.execute(
+            "INSERT INTO meta (key, value) VALUES ('zone', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+            [name.unwrap_or_default()],
+        );
+        noted.map(drop).map_err(sqlite("note which time zone is in force"))
+    }
+
+    /// The time zone that was noted last; `None` where none was, or it has no name.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn zone(&self) -> Result<Option<String>, QueueError> {
+        self.db
+            .query_row("SELECT value FROM meta WHERE key = 'zone' AND value <> ''", [], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("ask which time zone is in force"))
     }
 }
 

@@ -4,7 +4,13 @@ use rusqlite::OptionalExtension;
 
 use super::links::release_dependents;
 use super::work::{execute, ids, start_anew};
-use super::{CacheId, Event, Queue, QueueError, sqlite};
+use super::{CacheId, Event, JobState, Queue, QueueError, sqlite};
+
+/// What has failed of a cache; in the words of the index `jobs_open`.
+pub(super) const FAILED: &str = "SELECT id FROM jobs WHERE state = 4 AND state <> 2 AND cache = ?1";
+
+/// What is claimed for a cache; in the words of the index `jobs_open`.
+pub(super) const OUTDATE: &str = "UPDATE jobs SET outdated = 1 WHERE state = 1 AND state <> 2 AND cache = ?1";
 
 impl Queue {
     /// Notes what a cache is served with, by a fingerprint of its configuration. Where it is another than before, what has
@@ -25,18 +31,21 @@ impl Queue {
         if known.as_deref() == Some(fingerprint) {
             return Ok(0);
         }
-        tx.execute("UPDATE caches SET fingerprint = ?2 WHERE id = ?1", (cache.0, fingerprint))
-            .map_err(sqlite("note a cache's fingerprint"))?;
+        tx.execute(
+            "UPDATE caches SET fingerprint = ?2, size = NULL, sized = NULL, too_large = 0 WHERE id = ?1",
+            (cache.0, fingerprint),
+        )
+        .map_err(sqlite("note a cache's fingerprint"))?;
         let failed = match known {
-            Some(_) => ids(&tx, "SELECT id FROM jobs WHERE state = 4 AND cache = ?1", [cache.0])?,
+            Some(_) => ids(&tx, FAILED, [cache.0])?,
             None => Vec::new(),
         };
         for id in &failed {
-            start_anew(&tx, *id, Event::Reconfigured, now)?;
+            start_anew(&tx, *id, JobState::Failed, Event::Reconfigured, now)?;
             release_dependents(&tx, *id, now)?;
         }
         if known.is_some() {
-            execute(&tx, "UPDATE jobs SET outdated = 1 WHERE state = 1 AND cache = ?1", [cache.0])?;
+            execute(&tx, OUTDATE, [cache.0])?;
         }
         tx.commit().map_err(sqlite("commit a cache's configuration"))?;
         Ok(failed.len() as u64)

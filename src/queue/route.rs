@@ -57,7 +57,12 @@ impl Routes {
     pub fn wanted(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
         let caches: Vec<CacheId> =
             decision.uploads_to().iter().filter_map(|name| self.caches.get(name)).copied().collect();
-        (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
+        (!caches.is_empty()).then(|| Wanted {
+            path: info.path.clone(),
+            row: info.id,
+            registered: info.registration_time,
+            caches,
+        })
     }
 
     /// Where a path goes that somebody has named: where the policy sends it; and where the policy sends it nowhere,
@@ -69,7 +74,12 @@ impl Routes {
         }
         let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
         let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
-        (!caches.is_empty()).then(|| Wanted { path: info.path.clone(), row: info.id, caches })
+        (!caches.is_empty()).then(|| Wanted {
+            path: info.path.clone(),
+            row: info.id,
+            registered: info.registration_time,
+            caches,
+        })
     }
 
     /// Why a path goes nowhere by these routes: denied where all of them are closed to it, and by which rule; or since the

@@ -1,10 +1,12 @@
 //! Backfills: what was asked for, how far its scan is, and what came of it.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
-use super::{Admission, Queue, QueueError, Volume, sqlite};
+use super::seen::BACKFILL_WAITS;
+use super::work::execute;
+use super::{Admission, Followed, Queue, QueueError, Volume, sqlite};
 
 /// Number of a backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,38 +126,50 @@ pub struct RunSummary {
 }
 
 impl Queue {
-    /// Begins a backfill, or takes up an unfinished one of the same scope.
+    /// Begins a backfill, or takes up an unfinished one of the same scope that nobody is at just now; where another process is,
+    /// each has one of its own. It is this process's as long as it keeps what is returned beside it.
     ///
     /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn begin_run(&mut self, scope: &RunScope, to_row: i64, now: i64) -> Result<Run, QueueError> {
+    /// [`QueueError::Sqlite`]; [`QueueError::StateDir`] where it can't be noted who is at it.
+    pub fn begin_run(&mut self, scope: &RunScope, to_row: i64, now: i64) -> Result<(Run, Followed), QueueError> {
         let text = serde_json::to_string(scope).unwrap_or_default();
-        // It begins to live anew, or it would be forgotten for having begun long ago.
-        let unfinished = self
-            .db
-            .query_row(
-                "UPDATE runs SET started = ?2
-                 WHERE id = (SELECT id FROM runs WHERE scope = ?1 AND finished IS NULL ORDER BY id DESC LIMIT 1)
-                 RETURNING id, row, to_row",
-                params![text, now],
-                |row| Ok(Run { id: RunId(row.get(0)?), row: row.get(1)?, to_row: row.get(2)?, resumed: true }),
-            )
-            .optional()
-            .map_err(sqlite("look for an unfinished backfill"))?;
-        if let Some(run) = unfinished {
-            return Ok(run);
+        let dir = self.path.with_file_name("");
+        let follow = |id| Followed::claim(&dir, id).map_err(|source| QueueError::StateDir { dir: dir.clone(), source });
+        let tx =
+            self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite("begin a backfill"))?;
+        let mut begun = None;
+        for id in unfinished(&tx, &text)? {
+            if let Some(followed) = follow(id)? {
+                // It begins to live anew, or it would be forgotten for having begun long ago.
+                let taken_up = tx.query_row(
+                    "UPDATE runs SET started = ?2 WHERE id = ?1 RETURNING row, to_row",
+                    params![id.0, now],
+                    |row| Ok(Run { id, row: row.get(0)?, to_row: row.get(1)?, resumed: true }),
+                );
+                begun = Some((taken_up.map_err(sqlite("take up a backfill"))?, followed));
+                break;
+            }
         }
-        self.db
-            .query_row(
+        let begun = match begun {
+            Some(begun) => begun,
+            None => {
                 // Jobs remember the numbers of backfills that are forgotten: none is given twice.
-                "INSERT INTO runs (id, scope, started, row, to_row, walks)
-                 VALUES (1 + max(coalesce((SELECT max(id) FROM runs), 0), coalesce((SELECT max(run) FROM jobs), 0)),
-                         ?1, ?2, 0, ?3, ?4)
-                 RETURNING id",
-                params![text, now, to_row, !scope.paths.is_empty()],
-                |row| Ok(Run { id: RunId(row.get(0)?), row: 0, to_row, resumed: false }),
-            )
-            .map_err(sqlite("begin a backfill"))
+                let id = tx.query_row(
+                    "INSERT INTO runs (id, scope, started, row, to_row, walks)
+                     VALUES (1 + max(coalesce((SELECT max(id) FROM runs), 0), coalesce((SELECT max(run) FROM jobs), 0)),
+                             ?1, ?2, 0, ?3, ?4)
+                     RETURNING id",
+                    params![text, now, to_row, !scope.paths.is_empty()],
+                    |row| row.get(0).map(RunId),
+                );
+                let id = id.map_err(sqlite("begin a backfill"))?;
+                // Nobody else can know of it yet.
+                let followed = follow(id)?.unwrap_or_default();
+                (Run { id, row: 0, to_row, resumed: false }, followed)
+            }
+        };
+        tx.commit().map_err(sqlite("begin a backfill"))?;
+        Ok(begun)
     }
 
     /// Admits a batch of a backfill, notes what it passed over and how far it is, all or nothing.
@@ -188,14 +202,17 @@ impl Queue {
         tx.commit().map_err(sqlite("commit a batch"))
     }
 
-    /// Notes that a backfill is over: the next one of its scope starts from the beginning.
+    /// Notes that a backfill is over: the next one of its scope starts from the beginning. What it has to tell is to be read
+    /// before: what it shares with others is theirs from now on.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn finish_run(&mut self, run: RunId, now: i64) -> Result<(), QueueError> {
-        self.db
-            .execute("UPDATE runs SET finished = ?2 WHERE id = ?1", params![run.0, now])
-            .map_err(sqlite("end a backfill"))?;
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite("end a backfill"))?;
+        execute(&tx, "UPDATE runs SET finished = ?2 WHERE id = ?1", params![run.0, now])?;
+        execute(&tx, "DELETE FROM shared WHERE run = ?1", [run.0])?;
+        tx.commit().map_err(sqlite("end a backfill"))?;
+        Followed::forget(&self.path.with_file_name(""), run);
         Ok(())
     }
 
@@ -218,7 +235,11 @@ impl Queue {
         self.db
             .prepare_cached(
                 "SELECT 1 FROM jobs INDEXED BY jobs_open
-                 WHERE state IN (0, 1) AND state <> 2 AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)",
+                 WHERE state IN (0, 1) AND state <> 2 AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)
+                 UNION ALL
+                 SELECT 1 FROM shared s JOIN jobs j ON j.id = s.job
+                 WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)
+                   AND j.cache NOT IN (SELECT id FROM caches WHERE off = 1)",
             )
             .and_then(|mut statement| statement.exists([run.0]))
             .map_err(sqlite("look whether a backfill is through"))
@@ -232,17 +253,18 @@ impl Queue {
         let mut statement = self
             .db
             // Beside `max` the other columns are of the row that has it.
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN
-                            (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
-                             FROM disks d WHERE d.level <> 'ok'
-                               AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
-                        END), j.reason, c.off, max(j.attempts),
+                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
+                        j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
-                 FROM jobs j INDEXED BY jobs_open JOIN caches c ON c.id = j.cache
-                 WHERE j.state IN (0, 1) AND j.state <> 2 AND j.run = ?1 GROUP BY c.id ORDER BY c.name, c.id",
-            )
+                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open
+                       WHERE state IN (0, 1) AND state <> 2 AND run = ?1
+                       UNION ALL
+                       SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
+                       WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
+                 JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
+            ))
             .map_err(sqlite("list what is left of a backfill"))?;
         statement
             .query_map([run.0], |row| {
@@ -267,7 +289,7 @@ impl Queue {
         let mut statement = self
             .db
             .prepare(
-                "SELECT j.path, c.name, coalesce(j.reason, '') FROM jobs j JOIN caches c ON c.id = j.cache
+                "SELECT j.path, c.name, coalesce(j.reason, '') FROM asked_for j JOIN caches c ON c.id = j.cache
                  WHERE j.run = ?1 AND j.state IN (3, 4) ORDER BY j.state DESC, j.id",
             )
             .map_err(sqlite("list what was not delivered"))?;
@@ -293,7 +315,7 @@ impl Queue {
                         coalesce(sum(state = 2 AND found = 2), 0),
                         coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
                         coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0)
-                 FROM jobs WHERE run = ?1",
+                 FROM asked_for WHERE run = ?1",
             )
             .and_then(|mut statement| {
                 statement.query_row([run.0], |row| {
@@ -329,4 +351,14 @@ impl Queue {
             .map_err(sqlite("sum skipped paths up"))?;
         Ok(summary)
     }
+}
+
+/// The backfills of a scope that aren't through, the newest first.
+fn unfinished(tx: &Transaction<'_>, scope: &str) -> Result<Vec<RunId>, QueueError> {
+    let explain = sqlite("look for an unfinished backfill");
+    let mut statement = tx
+        .prepare_cached("SELECT id FROM runs WHERE scope = ?1 AND finished IS NULL ORDER BY id DESC")
+        .map_err(&explain)?;
+    let rows = statement.query_map([scope], |row| row.get(0).map(RunId)).map_err(&explain)?;
+    rows.collect::<Result<_, _>>().map_err(&explain)
 }

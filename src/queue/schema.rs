@@ -1,9 +1,10 @@
 //! Opening the database: its tables, their versions, and what becomes of one that can't be read.
 
 use std::cmp::Ordering;
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,25 +45,55 @@ impl Queue {
         if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
             return Err(QueueError::NoFile { path });
         }
+        let at = |source| QueueError::StateDir { dir: state_dir.to_owned(), source };
+        if !path.exists() {
+            // One that was moved aside just before the process ended has left nothing else behind.
+            let replaces = has_been_moved_aside(state_dir).map_err(at)?;
+            return Self::make(&path, replaces).map(|queue| Opened { queue, moved_aside: None });
+        }
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
             Ok(queue) => Ok(Opened { queue, moved_aside: None }),
             Err(error) if error.is_corruption() => {
-                let aside =
-                    move_aside(&path).map_err(|source| QueueError::StateDir { dir: state_dir.to_owned(), source })?;
-                let mut queue = Self::connect(&path)?;
-                queue.watch_everything_from_the_beginning()?;
-                Ok(Opened { queue, moved_aside: Some(aside) })
+                let aside = move_aside(&path).map_err(at)?;
+                Ok(Opened { queue: Self::make(&path, true)?, moved_aside: Some(aside) })
             }
             Err(error) => Err(error),
         }
     }
 
+    /// Makes a new database, which is whole and durable before it bears its name. One that replaces another says that
+    /// everything is to be looked at again, from its first moment on.
+    fn make(path: &Path, replaces: bool) -> Result<Self, QueueError> {
+        let new = named(path, ".new");
+        let state_dir = path.parent().unwrap_or(path);
+        let at = |source| QueueError::StateDir { dir: state_dir.to_owned(), source };
+        for left in [new.clone(), named(&new, "-wal"), named(&new, "-shm")] {
+            match fs::remove_file(left) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(error)),
+                _ => {}
+            }
+        }
+        File::create(&new).map_err(at)?;
+        let mut queue = Self::connect(&new)?;
+        if replaces {
+            queue.watch_everything_from_the_beginning()?;
+        }
+        // Whoever closes it last takes its log into it.
+        queue.db.close().map_err(|(_, error)| sqlite("close what is new")(error))?;
+        File::open(&new).and_then(|file| file.sync_all()).map_err(at)?;
+        fs::rename(&new, path).map_err(at)?;
+        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(at)?;
+        Self::connect(path)
+    }
+
     /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
     ///
     /// # Errors
-    /// [`QueueError::NoQueue`] where nothing has been queued yet; otherwise as [`Queue::open`].
+    /// [`QueueError::NoQueue`] where nothing has been queued yet; [`QueueError::OlderSchema`] before its owner has migrated it,
+    /// since an older service, which may be at work on it, would not know it again; otherwise as [`Queue::open`].
     pub fn open_beside(state_dir: &Path) -> Result<Self, QueueError> {
+        drop(Self::open_to_look(state_dir)?);
         Self::connect(&existing(state_dir)?).map_err(|error| name_corruption(error, state_dir))
     }
 
@@ -83,14 +114,14 @@ impl Queue {
                 // Who makes it hasn't come to its first table yet.
                 Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
-                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+                Ordering::Equal => Ok(Self { db, file: file_at(&path), path: path.clone(), data_version: 0 }),
             }
         };
         look().map_err(|error| name_corruption(error, state_dir))
     }
 
     fn connect(path: &Path) -> Result<Self, QueueError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags).map_err(sqlite("open"))?;
         db.busy_timeout(BUSY_TIMEOUT).map_err(sqlite("set its time-out"))?;
         // Before there is anything in it, where it is new.
@@ -100,7 +131,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned(), data_version: 0 })
+        Ok(Self { db, path: path.to_owned(), data_version: 0, file: file_at(path) })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {
@@ -188,10 +219,15 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
     tx.commit().map_err(sqlite("commit the migration"))
 }
 
-/// SQLite takes a file without a byte for a new database, and what was in it would be missed without a word. It writes the
-/// first page as soon as it makes the file, so one that is empty has been cut.
+/// SQLite takes a file without a byte for a new database, and what was in it would be missed without a word. One that bears
+/// this name was whole once, so that it has been cut.
 fn is_cut_to_nothing(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+/// What file is there, by device and number.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn corrupt(verdict: &str) -> QueueError {
@@ -199,16 +235,14 @@ fn corrupt(verdict: &str) -> QueueError {
     sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
 }
 
+/// What the names of databases that were moved aside begin with, behind that of the database.
+const ASIDE: &str = ".corrupt-";
+
 /// Renames the database and what belongs to it to `queue.sqlite.corrupt-SECONDS…`.
-fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let named = |file: &Path, suffix: &str| {
-        let mut name = file.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let aside = (0..)
-        .map(|n| named(path, &format!(".corrupt-{}", seconds + n)))
+        .map(|n| named(path, &format!("{ASIDE}{}", seconds + n)))
         .find(|candidate| !candidate.exists())
         .unwrap_or_else(|| named(path, ".corrupt"));
     for suffix in ["-wal", "-shm"] {
@@ -219,4 +253,21 @@ fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     }
     fs::rename(path, &aside)?;
     Ok(aside)
+}
+
+/// Whether a queue of this state directory was ever moved aside, and is still there.
+fn has_been_moved_aside(state_dir: &Path) -> io::Result<bool> {
+    let is_aside = |name: &OsStr| {
+        let rest = name.to_str().and_then(|name| name.strip_prefix(Queue::FILE_NAME));
+        rest.is_some_and(|rest| rest.starts_with(ASIDE))
+    };
+    let mut entries = fs::read_dir(state_dir)?;
+    entries.try_fold(false, |found, entry| Ok(found || is_aside(&entry?.file_name())))
+}
+
+/// The name with something behind it.
+fn named(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

@@ -3,6 +3,8 @@
 use rusqlite::{Transaction, params};
 
 use super::links::{hold_dependents, unblock, wait_for};
+use super::shared::{serve_who_walks_not, walking};
+use super::walk::walk;
 use super::work::{change, delete, execute, state_of};
 use super::{Delivery, Event, Job, JobState, Queue, QueueError, Volume, sqlite};
 use crate::nix::StorePath;
@@ -14,6 +16,13 @@ pub enum Outcome {
     Delivered(Delivery),
     /// To be tried again, not before a time (milliseconds since 1970).
     Retry {
+        /// Not before.
+        not_before: i64,
+        /// What went wrong.
+        reason: String,
+    },
+    /// To be tried again in the same way, but it may have been the path's own fault: that is tried a few times only.
+    Doubted {
         /// Not before.
         not_before: i64,
         /// What went wrong.
@@ -51,12 +60,21 @@ pub enum Outcome {
 }
 
 impl Queue {
-    /// Writes down what became of claimed jobs, all in one transaction.
+    /// Writes down what became of claimed jobs, and asks for what is behind those whose closure somebody wants (`steps`: what
+    /// each refers to), all in one transaction.
     ///
     /// # Errors
     /// [`QueueError::WrongState`] if one wasn't claimed any more, [`QueueError::Sqlite`]; then nothing has changed.
-    pub fn settle(&mut self, outcomes: &[(Job, Outcome)], now: i64) -> Result<(), QueueError> {
+    pub fn settle(
+        &mut self,
+        outcomes: &[(Job, Outcome)],
+        steps: &[(Job, Vec<StorePath>)],
+        now: i64,
+    ) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin to settle"))?;
+        for (job, references) in steps {
+            walk(&tx, job, references, now)?;
+        }
         for (job, outcome) in outcomes {
             settle_one(&tx, job, outcome, now)?;
         }
@@ -69,11 +87,14 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         // Dropped by hand while it was under way.
         return Ok(());
     }
+    if !matches!(outcome, Outcome::Returned | Outcome::Postponed { .. }) {
+        execute(tx, "UPDATE jobs SET was_done = 0 WHERE id = ?1 AND was_done = 1", [job.id])?;
+    }
     let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
     match outcome {
         Outcome::Delivered(delivery) => {
             // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
-            let is_through = !is_walked_for_another(tx, job)?;
+            let is_through = job.walk || walking(tx, job.id)?.is_empty();
             move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {
@@ -86,6 +107,9 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
                 Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,
                 Delivery::AtUpstream => execute(tx, "UPDATE jobs SET found = 2 WHERE id = ?1", [job.id])?,
             }
+            if !is_through {
+                serve_who_walks_not(tx, job.id)?;
+            }
             unblock(tx, job.id, now)
         }
         Outcome::Gone => {
@@ -93,12 +117,12 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             unblock(tx, job.id, now)
         }
         Outcome::Returned => move_on(Event::Returned, None),
-        Outcome::Retry { not_before, reason } => {
+        Outcome::Retry { not_before, reason } | Outcome::Doubted { not_before, reason } => {
             move_on(Event::Returned, Some(reason))?;
             execute(
                 tx,
-                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1 WHERE id = ?1",
-                params![job.id, not_before],
+                "UPDATE jobs SET not_before = ?2, attempts = attempts + 1, doubts = doubts + ?3 WHERE id = ?1",
+                params![job.id, not_before, matches!(outcome, Outcome::Doubted { .. })],
             )
         }
         Outcome::Postponed { not_before, reason } => {
@@ -132,6 +156,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             move_on(Event::Refused, Some(reason))?;
             hold_dependents(tx, job, now)
         }
+        // Since it was claimed something that is wanted has come to need it: what the policy says of it alone isn't all any more.
+        Outcome::Withdrawn { .. } if !job.needed && is_needed(tx, job.id)? => move_on(Event::Returned, None),
         Outcome::Withdrawn { .. } => {
             hold_dependents(tx, job, now)?;
             execute(
@@ -145,14 +171,10 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     }
 }
 
-/// Whether the job is to be walked on from for a backfill that it wasn't claimed for.
-fn is_walked_for_another(tx: &Transaction<'_>, job: &Job) -> Result<bool, QueueError> {
-    tx.prepare_cached(
-        "SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
-         WHERE jobs.id = ?1 AND runs.walks = 1 AND runs.finished IS NULL AND runs.id IS NOT ?2",
-    )
-    .and_then(|mut statement| statement.exists(params![job.id, job.walk.map(|run| run.0)]))
-    .map_err(sqlite("look whether a closure is asked for"))
+fn is_needed(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {
+    tx.prepare_cached("SELECT needed FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+        .map_err(sqlite("look a job up"))
 }
 
 fn is_outdated(tx: &Transaction<'_>, id: i64) -> Result<bool, QueueError> {

@@ -9,6 +9,8 @@ mod opened;
 mod outage;
 mod paused;
 mod reconfigured;
+mod registered;
+mod seen;
 mod tidied;
 mod walk;
 
@@ -39,8 +41,10 @@ impl Bench {
 
     fn admit(&mut self, lane: Lane, ended: Ended, paths: &[u8]) -> u64 {
         let cache = self.cache;
-        let wanted: Vec<_> =
-            paths.iter().map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), caches: vec![cache] }).collect();
+        let wanted: Vec<_> = paths
+            .iter()
+            .map(|n| Wanted { path: path(*n), row: Some(i64::from(*n)), registered: 0, caches: vec![cache] })
+            .collect();
         let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: self.clock };
         self.queue.admit(&admission, None).expect("admitted")
     }
@@ -66,7 +70,7 @@ impl Bench {
     }
 
     fn settle(&mut self, job: Job, outcome: Outcome) {
-        self.queue.settle(&[(job, outcome)], self.clock).expect("settled");
+        self.queue.settle(&[(job, outcome)], &[], self.clock).expect("settled");
     }
 
     fn tidy(&mut self, now: i64) {
@@ -127,21 +131,31 @@ fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
          WHERE state = 0 AND blockers = 0 AND not_before > 0 AND not_before > 5",
     );
     assert!(next_due.contains("jobs_delayed (not_before>?)"), "{next_due}");
+    // What is done is most of what there is.
+    for sql in [work::RECOVER, work::HURRY, work::HELD] {
+        let plan = plan(sql);
+        assert!(plan.contains("jobs_open (state=?)"), "{sql}: {plan}");
+    }
+    for sql in [work::BEGIN_ANEW, reconfigure::FAILED, reconfigure::OUTDATE] {
+        let plan = plan(&sql.replace("?1", "1"));
+        assert!(plan.contains("jobs_open (state=? AND cache=?)"), "{sql}: {plan}");
+    }
 }
 
 #[test]
 fn cursor_and_jobs_survive_together() {
     let mut bench = Bench::new();
     let store = StoreDir::default();
-    let cursor = Cursor { row: 9, mark: Some(("p".to_owned(), 3)), file: (1, 2), rescan_to: 0 };
-    let wanted = [Wanted { path: path(1), row: Some(9), caches: vec![bench.cache] }];
+    let cursor =
+        Cursor { row: 9, mark: Some(Mark { row: 8, path: "p".to_owned(), time: 3 }), file: (1, 2), rescan_to: 0 };
+    let wanted = [Wanted { path: path(1), row: Some(9), registered: 0, caches: vec![bench.cache] }];
     let admission =
         Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: &wanted, now: 1 };
     assert_eq!(bench.queue.admit(&admission, Some((&store, &cursor))).expect("admitted"), 1);
     // A transaction that fails midway takes back both: a cache that isn't there breaks the second path's job.
     let broken = [
-        Wanted { path: path(2), row: Some(10), caches: vec![bench.cache] },
-        Wanted { path: path(3), row: Some(11), caches: vec![CacheId(999)] },
+        Wanted { path: path(2), row: Some(10), registered: 0, caches: vec![bench.cache] },
+        Wanted { path: path(3), row: Some(11), registered: 0, caches: vec![CacheId(999)] },
     ];
     bench.queue.db.pragma_update(None, "foreign_keys", true).expect("switched on");
     let admission = Admission { wanted: &broken, ..admission };
@@ -185,7 +199,7 @@ fn what_has_ended_starts_anew_only_where_it_should() {
     let job = bench.claim_one(1);
     bench.settle(job, Outcome::Gone);
     assert_eq!(bench.admit(Lane::Backfill, Ended::Stays, &[1]), 1, "what had gone and is there again is new");
-    let again = [Wanted { path: path(1), row: Some(77), caches: vec![bench.cache] }];
+    let again = [Wanted { path: path(1), row: Some(77), registered: 0, caches: vec![bench.cache] }];
     let job = bench.claim_one(1);
     bench.settle(job, UPLOADED);
     let admission = Admission {
@@ -200,13 +214,28 @@ fn what_has_ended_starts_anew_only_where_it_should() {
 }
 
 #[test]
+fn what_was_sent_is_not_forgotten_when_a_referrer_needs_it_once_more() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(reference, UPLOADED);
+    let volume = |bench: &Bench| bench.queue.counts().expect("counted").remove(0).volume();
+    let sent = volume(&bench);
+    // The cache has lost it, and has it again from elsewhere when it is its turn.
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let reference = bench.claim_one(1);
+    bench.settle(reference, Outcome::Delivered(Delivery::AlreadyThere));
+    assert_eq!((volume(&bench), sent.sent), (sent, 7));
+}
+
+#[test]
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();
     let backfill = |bench: &mut Bench, outcome: Outcome| {
         let scope =
             RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
-        let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun");
-        let wanted = [Wanted { path: path(1), row: Some(1), caches: vec![bench.cache] }];
+        let run = bench.queue.begin_run(&scope, 1, bench.clock).expect("begun").0;
+        let wanted = [Wanted { path: path(1), row: Some(1), registered: 0, caches: vec![bench.cache] }];
         let admission = Admission {
             lane: Lane::Backfill,
             ended: Ended::StartsAnew,
@@ -281,8 +310,30 @@ fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
     bench.settle(reference, Outcome::Withdrawn { reason: "deny by rule 1".to_owned() });
     bench.check();
     assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
-    assert_eq!(bench.queue.release_held().expect("released"), 1);
+    bench.clock += 1_000;
+    let now = bench.clock;
+    assert_eq!(bench.queue.release_held(now).expect("released"), 1);
+    let changed =
+        bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
+    assert_eq!(changed.expect("read"), now);
     bench.claim_one(2);
+}
+
+#[test]
+fn what_is_needed_by_now_is_not_withdrawn_for_what_was_said_of_it_alone() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
+    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
+    let skipped = || Outcome::Withdrawn { reason: "skip by rule 1".to_owned() };
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (Some("pending"), Some("pending")));
+    let reference = bench.claim_one(1);
+    assert!(reference.needed);
+    // What is denied is so whoever needs it.
+    bench.settle(reference, skipped());
+    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
+    bench.check();
 }
 
 #[test]
@@ -347,7 +398,7 @@ fn two_connections_never_lock_each_other_out() {
         let mut queue = Queue::open_beside(&dir).expect("opened");
         let cache = queue.cache_id("team", "file:///c").expect("a cache");
         for n in 0..50 {
-            let wanted = [Wanted { path: path(own + n), row: None, caches: vec![cache] }];
+            let wanted = [Wanted { path: path(own + n), row: None, registered: 0, caches: vec![cache] }];
             let admission = Admission {
                 lane: Lane::Fresh,
                 ended: Ended::StartsAnew,
@@ -358,7 +409,7 @@ fn two_connections_never_lock_each_other_out() {
             };
             queue.admit(&admission, None).expect("admitted");
             for job in queue.claim(cache, Lane::Fresh, 3, 1).expect("claimed") {
-                queue.settle(&[(job, UPLOADED)], 1).expect("settled");
+                queue.settle(&[(job, UPLOADED)], &[], 1).expect("settled");
             }
         }
     };
@@ -368,6 +419,24 @@ fn two_connections_never_lock_each_other_out() {
     });
     let done: u64 = Queue::open_beside(&dir).expect("opened").counts().expect("counted").iter().map(|c| c.done).sum();
     assert_eq!(done, 100);
+}
+
+#[test]
+fn a_queue_that_was_moved_aside_just_before_the_process_ended_is_filled_again_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join(Queue::FILE_NAME);
+    let new = dir.path().join("queue.sqlite.new");
+    let begins = |dir: &Path| {
+        let opened = Queue::open(dir).expect("opened");
+        opened.queue.watched_since(&StoreDir::default()).expect("read")
+    };
+    assert_eq!(begins(dir.path()), None, "the very first watches from now on");
+    // Cut off behind the renaming, in the middle of making another.
+    std::fs::rename(&path, dir.path().join("queue.sqlite.corrupt-1")).expect("moved aside");
+    std::fs::write(&new, b"half of one").expect("written");
+    assert_eq!(begins(dir.path()), Some(0));
+    assert!(!new.exists());
+    assert_eq!(begins(dir.path()), Some(0), "and from then on");
 }
 
 #[test]

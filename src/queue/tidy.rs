@@ -1,6 +1,8 @@
 //! Tidying: what has ended long ago is forgotten, and the room that it took is given back.
 //!
-//! In small steps, each of which takes some ms and is a transaction of its own: who works on the queue gets in between.
+//! In small steps, each of which takes some ms and is a transaction of its own: who works on the queue gets in between. All
+//! but one: a database that was made before pages could be given back is written anew, once, which takes seconds for hundreds
+//! of MB, and everybody waits for it.
 //!
 //! What is forgotten is history alone. Should a path be asked for again, its cache is asked whether it has it; only a program
 //! that can't say so is given it anew.
@@ -12,8 +14,8 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::unblock;
 use super::schema::INCREMENTAL;
-use super::work::{delete, execute};
-use super::{JobState, Queue, QueueError, sqlite};
+use super::work::{delete, execute, ids};
+use super::{Followed, JobState, Queue, QueueError, RunId, sqlite};
 use crate::disk::Room;
 
 /// Milliseconds.
@@ -212,15 +214,21 @@ impl Queue {
     /// has jobs that something was done with.
     fn forget_runs(&mut self, now: i64) -> Result<(), QueueError> {
         let tx = self.begin().map_err(sqlite("begin to forget backfills"))?;
-        execute(
+        let forgotten = ids(
             &tx,
             "DELETE FROM runs WHERE coalesce(finished, started) < ?1
                AND (finished IS NOT NULL
-                    OR NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id AND changed >= ?1 ORDER BY jobs.id DESC))",
+                    OR NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id AND changed >= ?1 ORDER BY jobs.id DESC))
+             RETURNING id",
             [now - DONE.age],
         )?;
         execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
-        tx.commit().map_err(sqlite("forget backfills"))
+        execute(&tx, "DELETE FROM shared WHERE run NOT IN (SELECT id FROM runs)", [])?;
+        tx.commit().map_err(sqlite("forget backfills"))?;
+        for run in forgotten {
+            Followed::forget(&self.path.with_file_name(""), RunId(run));
+        }
+        Ok(())
     }
 
     /// A database that an older storewatch made is written anew once, so that it can give free pages back. That takes twice its
@@ -284,7 +292,9 @@ fn old_jobs(
     (changed, id): (i64, i64),
 ) -> rusqlite::Result<Vec<(i64, i64, bool)>> {
     let mut statement = tx.prepare_cached(
-        "SELECT changed, id, run IS NOT NULL AND run IN (SELECT id FROM runs WHERE finished IS NULL)
+        "SELECT changed, id, (run IS NOT NULL AND run IN (SELECT id FROM runs WHERE finished IS NULL))
+                             OR EXISTS (SELECT 1 FROM shared WHERE job = jobs.id
+                                          AND shared.run IN (SELECT id FROM runs WHERE finished IS NULL))
          FROM jobs WHERE state = ?1 AND state IN (2, 4, 5) AND changed < ?2 AND (changed, id) > (?3, ?4)
          ORDER BY changed, id LIMIT ?5",
     )?;

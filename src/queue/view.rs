@@ -1,8 +1,9 @@
 //! Looking at the queue: what `status` and `queue list` show.
 
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::seen::BACKFILL_WAITS;
 use super::work::path_column;
 use super::{CacheId, JobState, Queue, QueueError, RunId, Volume, sqlite};
 
@@ -21,6 +22,8 @@ pub struct CacheCounts {
     pub done: u64,
     /// Of those, what the cache has dropped since, to have no more than its `max_size`.
     pub dropped: u64,
+    /// Of those, what backfill has asked for once more, and what hasn't been looked for since.
+    pub again: u64,
     /// Held back by a reference.
     pub held: u64,
     /// Failed for good.
@@ -39,6 +42,16 @@ pub struct CacheCounts {
     pub waiting_why: Option<String>,
     /// When (ms since 1970) it is asked again, where it has asked for the pause itself; otherwise that is within seconds.
     pub waiting_until: Option<i64>,
+    /// Whether what it takes nothing for is credentials: it has none, or none that it accepts.
+    pub lacks_credentials: bool,
+    /// Since when (ms since 1970) it is being asked whether it takes anything, without an answer yet.
+    pub asked_since: Option<i64>,
+    /// Why nothing of backfill's goes there, where some of it waits: a disk has little room, or the cache is too large.
+    pub backfill_waits: Option<String>,
+    /// Bytes that it had, where the service keeps it within a size.
+    pub size: Option<u64>,
+    /// When (ms since 1970) that was seen.
+    pub sized: Option<i64>,
     /// Whether that is meant to be so, since this host is its own server.
     #[serde(skip)]
     pub is_off: bool,
@@ -58,6 +71,8 @@ pub enum Standing<'a> {
         why: &'a str,
         /// Until when (ms since 1970), where it has asked for the pause itself.
         until: Option<i64>,
+        /// Whether it has no credentials, or none that it accepts.
+        lacks_credentials: bool,
     },
     /// Not on this host, and why. Nobody waits.
     Off(&'a str),
@@ -74,6 +89,7 @@ impl CacheCounts {
             uploading: 0,
             done: 0,
             dropped: 0,
+            again: 0,
             held: 0,
             failed: 0,
             gone: 0,
@@ -83,6 +99,11 @@ impl CacheCounts {
             waiting_since: None,
             waiting_why: None,
             waiting_until: None,
+            lacks_credentials: false,
+            asked_since: None,
+            backfill_waits: None,
+            size: None,
+            sized: None,
             is_off: false,
             id: CacheId(0),
         }
@@ -141,6 +162,8 @@ pub struct JobView {
     pub cache_waits: Option<String>,
     /// Why its cache is paused, or backfill to it, where that is what a pending job waits for.
     pub paused: Option<String>,
+    /// Why nothing of backfill's goes to its cache, where that is what a pending job waits for.
+    pub backfill_waits: Option<String>,
     /// When (ms since 1970) the cache is asked again, where it has asked for the pause itself.
     pub cache_waits_until: Option<i64>,
     /// Milliseconds since 1970 of the last change.
@@ -155,14 +178,18 @@ impl Queue {
     pub fn counts(&self) -> Result<Vec<CacheCounts>, QueueError> {
         let mut statement = self
             .db
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
-                        coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
+                        coalesce(sum(j.state = 0 AND NOT j.was_done), 0), coalesce(sum(j.state = 1), 0),
+                        coalesce(sum(j.state = 2 OR (j.state = 0 AND j.was_done)), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
                         coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
-                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0)
+                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0),
+                        coalesce(sum(j.state = 0 AND j.was_done), 0), c.size, c.sized,
+                        CASE WHEN sum(j.state = 0 AND j.lane = 1) > 0 THEN {BACKFILL_WAITS} END,
+                        c.lacks_credentials, c.asked_since
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
-            )
+            ))
             .map_err(sqlite("count jobs"))?;
         let count = |row: &Row<'_>, column: usize| row.get::<_, i64>(column).map(|count| count as u64);
         statement
@@ -185,30 +212,52 @@ impl Queue {
                     bytes_read: count(row, 13)?,
                     bytes_saved: count(row, 14)?,
                     waiting_until: row.get(15)?,
+                    again: count(row, 17)?,
+                    size: row.get::<_, Option<i64>>(18)?.map(i64::unsigned_abs),
+                    sized: row.get(19)?,
+                    backfill_waits: row.get(20)?,
+                    lacks_credentials: row.get(21)?,
+                    asked_since: row.get(22)?,
                 })
             })
             .and_then(Iterator::collect)
             .map_err(sqlite("count jobs"))
     }
 
-    /// Notes whether a cache as a whole takes paths, and why not.
+    /// Notes whether a cache as a whole takes paths, and why not. Returns since when (ms since 1970) it takes nothing.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<(), QueueError> {
-        let (why, until, off) = match standing {
-            Standing::Takes => (None, None, false),
-            Standing::Waits { why, until } => (Some(why), until, false),
-            Standing::Off(why) => (Some(why), None, true),
+    pub fn note_cache(&mut self, cache: CacheId, standing: Standing<'_>, now: i64) -> Result<Option<i64>, QueueError> {
+        let (why, until, off, lacks_credentials) = match standing {
+            Standing::Takes => (None, None, false, false),
+            Standing::Waits { why, until, lacks_credentials } => (Some(why), until, false, lacks_credentials),
+            Standing::Off(why) => (Some(why), None, true, false),
         };
-        self.db
-            .execute(
-                "UPDATE caches SET waiting_why = ?2, waiting_until = ?5, off = ?4, retried = 0,
-                     waiting_since = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(waiting_since, ?3) END
-                 WHERE id = ?1",
-                params![cache.0, why, now, off, until],
-            )
-            .map_err(sqlite("note a cache's state"))?;
+        let noted = self.db.query_row(
+            "UPDATE caches SET waiting_why = ?2, waiting_until = ?5, off = ?4, retried = 0, lacks_credentials = ?6,
+                 -- Of credentials it is said since when they are missing, not since when anything is.
+                 waiting_since = CASE WHEN ?2 IS NULL THEN NULL
+                                      WHEN lacks_credentials = ?6 THEN coalesce(waiting_since, ?3) ELSE ?3 END
+             WHERE id = ?1 RETURNING waiting_since",
+            params![cache.0, why, now, off, until, lacks_credentials],
+            |row| row.get(0),
+        );
+        noted.optional().map(Option::flatten).map_err(sqlite("note a cache's state"))
+    }
+
+    /// Notes since when (ms since 1970) a cache is being asked whether it takes anything; `None`: it has answered, or whoever
+    /// asked has given up.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_asked(&mut self, caches: &[CacheId], since: Option<i64>) -> Result<(), QueueError> {
+        for cache in caches {
+            self.db
+                .prepare_cached("UPDATE caches SET asked_since = ?2 WHERE id = ?1")
+                .and_then(|mut update| update.execute(params![cache.0, since]))
+                .map_err(sqlite("note that a cache is asked"))?;
+        }
         Ok(())
     }
 
@@ -219,16 +268,17 @@ impl Queue {
     pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {
         let mut statement = self
             .db
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
                         CASE WHEN j.state = 0 THEN c.waiting_why END,
                         CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END) END,
-                        c.url, CASE WHEN j.state = 0 THEN c.waiting_until END
+                        c.url, CASE WHEN j.state = 0 THEN c.waiting_until END,
+                        CASE WHEN j.state = 0 AND j.lane = 1 THEN {BACKFILL_WAITS} END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
                  ORDER BY j.changed DESC, j.id DESC LIMIT ?5",
-            )
+            ))
             .map_err(sqlite("list jobs"))?;
         let state = filter.state.map(|state| state as i64);
         let run = filter.run.map(|run| run.0);
@@ -251,6 +301,7 @@ impl Queue {
                     paused: row.get(10)?,
                     url: row.get(11)?,
                     cache_waits_until: row.get(12)?,
+                    backfill_waits: row.get(13)?,
                 })
             })
             .and_then(Iterator::collect)

@@ -101,7 +101,7 @@ mod tests {
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let [one, two, off] = ["one", "two", "off"].map(|name| queue.cache_id(name, "file:///c").expect("a cache"));
         let mut admit = |lane, n, caches: &[CacheId]| {
-            let wanted = [Wanted { path: path(n), row: None, caches: caches.to_vec() }];
+            let wanted = [Wanted { path: path(n), row: None, registered: 0, caches: caches.to_vec() }];
             let ended = Ended::StartsAnew;
             let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
             queue.admit(&admission, None).expect("admitted");
@@ -126,7 +126,7 @@ mod tests {
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let [one, two] = ["one", "two"].map(|name| queue.cache_id(name, "file:///c").expect("a cache"));
         let mut admit = |lane, n, caches: &[CacheId]| {
-            let wanted = [Wanted { path: path(n), row: None, caches: caches.to_vec() }];
+            let wanted = [Wanted { path: path(n), row: None, registered: 0, caches: caches.to_vec() }];
             let ended = Ended::StartsAnew;
             let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
             queue.admit(&admission, None).expect("admitted");
@@ -136,7 +136,7 @@ mod tests {
         admit(Lane::Fresh, 1, &[two]);
         admit(Lane::Backfill, 4, &[one]);
         let claimed = queue.claim(one, Lane::Fresh, 1, 1).expect("claimed").remove(0);
-        queue.settle(&[(claimed, Outcome::WaitsFor(vec![path(3)]))], 1).expect("settled");
+        queue.settle(&[(claimed, Outcome::WaitsFor(vec![path(3)]))], &[], 1).expect("settled");
         let waiting = queue.waiting(&[one, two], 10).expect("listed");
         assert_eq!(waiting, [path(3), path(2), path(1), path(4)]);
         assert_eq!(queue.waiting(&[one, two], 3).expect("listed"), waiting[..3]);

@@ -3,9 +3,25 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::links::{forget_waits, release_dependents, unblock};
-use super::{CacheId, Event, Job, JobState, Queue, QueueError, RunId, sqlite};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
+
+// The statements below that look for jobs of one state say `state <> 2` as well: `jobs_open` is an index of those alone, and
+// SQLite takes it only for who says so in its words.
+
+/// What a crash has left claimed.
+pub(super) const RECOVER: &str = "UPDATE jobs SET state = 0 WHERE state = 1 AND state <> 2";
+
+/// What waits for its time.
+pub(super) const HURRY: &str = "UPDATE jobs SET not_before = 0 WHERE state = 0 AND state <> 2 AND not_before > 0";
+
+/// What was tried of a cache, or waits for its time.
+pub(super) const BEGIN_ANEW: &str = "UPDATE jobs SET not_before = 0, attempts = 0, doubts = 0
+     WHERE state = 0 AND state <> 2 AND cache = ?1 AND (attempts > 0 OR not_before > 0)";
+
+/// What is held.
+pub(super) const HELD: &str = "SELECT id FROM jobs WHERE state = 3 AND state <> 2";
 
 /// A job that should wait longer than this was delayed by a clock that stood wrong (ms): longer than the longest pause
 /// between two tries.
@@ -17,7 +33,8 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn recover(&mut self) -> Result<u64, QueueError> {
-        let recovered = self.db.execute("UPDATE jobs SET state = 0 WHERE state = 1", []);
+        self.db.execute("UPDATE caches SET asked_since = NULL", []).map_err(sqlite("recover"))?;
+        let recovered = self.db.execute(RECOVER, []);
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
     }
 
@@ -34,8 +51,11 @@ impl Queue {
                             AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
@@ -51,8 +71,11 @@ impl Queue {
                           WHERE cache = ?1 AND lane = 0 AND state = 0 AND blockers = 0 AND collectable = 1
                             AND (not_before <= ?2 OR not_before > ?2 + ?4)
                           ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, limit as i64, LONGEST_DELAY],
         )
     }
@@ -76,8 +99,11 @@ impl Queue {
                   WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
                     AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
                   ORDER BY attempts, not_before, lane, id LIMIT 1))
-             RETURNING id, path, cache, lane, attempts, needed,
-                       (SELECT runs.id FROM runs WHERE runs.id = run AND walks = 1 AND finished IS NULL), collectable",
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable",
             params![cache.0, now, last as i64],
         )
     }
@@ -112,7 +138,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn hurry(&mut self) -> Result<u64, QueueError> {
-        let hurried = self.db.execute("UPDATE jobs SET not_before = 0 WHERE state = 0 AND not_before > 0", []);
+        let hurried = self.db.execute(HURRY, []);
         Ok(hurried.map_err(sqlite("hurry waiting jobs"))? as u64)
     }
 
@@ -122,11 +148,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn begin_anew(&mut self, cache: CacheId) -> Result<u64, QueueError> {
-        let begun = self.db.execute(
-            "UPDATE jobs SET not_before = 0, attempts = 0
-             WHERE state = 0 AND (attempts > 0 OR not_before > 0) AND cache = ?1",
-            [cache.0],
-        );
+        let begun = self.db.execute(BEGIN_ANEW, [cache.0]);
         Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
     }
 
@@ -134,12 +156,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn release_held(&mut self) -> Result<u64, QueueError> {
+    pub fn release_held(&mut self, now: i64) -> Result<u64, QueueError> {
         let tx = self.begin().map_err(sqlite("begin a release"))?;
-        let held = ids(&tx, "SELECT id FROM jobs WHERE state = 3", [])?;
+        let held = ids(&tx, HELD, [])?;
         for id in &held {
             forget_waits(&tx, *id)?;
-            change(&tx, *id, JobState::Held, Event::Released, None, 0)?;
+            change(&tx, *id, JobState::Held, Event::Released, None, now)?;
         }
         tx.commit().map_err(sqlite("commit a release"))?;
         Ok(held.len() as u64)
@@ -159,7 +181,7 @@ impl Queue {
                     forget_waits(&tx, *id)?;
                     change(&tx, *id, JobState::Held, Event::Retried, None, now)?;
                 }
-                Some(JobState::Failed) => start_anew(&tx, *id, Event::Retried, now)?,
+                Some(state @ JobState::Failed) => start_anew(&tx, *id, state, Event::Retried, now)?,
                 Some(JobState::Pending) => {
                     tx.execute("UPDATE jobs SET not_before = 0 WHERE id = ?1", [id]).map_err(sqlite("retry a job"))?;
                 }
@@ -211,10 +233,17 @@ impl Queue {
     }
 }
 
-/// A failed job is pending again, as if it had never been tried.
-pub(super) fn start_anew(tx: &Transaction<'_>, id: i64, event: Event, now: i64) -> Result<(), QueueError> {
-    change(tx, id, JobState::Failed, event, None, now)?;
-    execute(tx, "UPDATE jobs SET attempts = 0 WHERE id = ?1", [id])
+/// A job that has ended is pending again, as if it had never been tried. What was sent of it before stays known. Admission
+/// does the same to many.
+pub(super) fn start_anew(
+    tx: &Transaction<'_>,
+    id: i64,
+    from: JobState,
+    event: Event,
+    now: i64,
+) -> Result<(), QueueError> {
+    change(tx, id, from, event, None, now)?;
+    execute(tx, "UPDATE jobs SET attempts = 0, doubts = 0, not_before = 0 WHERE id = ?1", [id])
 }
 
 /// Moves one job on, if it is where it should be.
@@ -237,6 +266,7 @@ pub(super) fn change(
 
 pub(super) fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
     execute(tx, "DELETE FROM waits WHERE job = ?1", [id])?;
+    execute(tx, "DELETE FROM shared WHERE job = ?1", [id])?;
     let deleted = tx.execute("DELETE FROM jobs WHERE id = ?1", [id]).map_err(sqlite("delete a job"))?;
     Ok(deleted as u64)
 }
@@ -271,9 +301,10 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         cache: CacheId(row.get(2)?),
         lane: if lane == 0 { Lane::Fresh } else { Lane::Backfill },
         attempts: row.get(4)?,
-        needed: row.get(5)?,
-        walk: row.get::<_, Option<i64>>(6)?.map(RunId),
-        collectable: row.get(7)?,
+        doubts: row.get(5)?,
+        needed: row.get(6)?,
+        walk: row.get(7)?,
+        collectable: row.get(8)?,
     })
 }
 

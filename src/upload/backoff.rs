@@ -1,5 +1,7 @@
 //! How long to wait before a failed upload is tried again.
 
+use crate::queue::{Job, Outcome, now};
+
 /// The first pause lasts at most so long (ms): a hiccup is over by then.
 const FIRST: i64 = 1_000;
 
@@ -8,11 +10,22 @@ const LONGEST: i64 = 10 * 60 * 1_000;
 
 /// Milliseconds before try number `attempts + 1`: exponential with full jitter, so that many jobs that failed together
 /// don't come back together. `draw` is a random number.
-#[must_use]
-pub fn pause(attempts: u32, draw: u64) -> i64 {
+fn pause(attempts: u32, draw: u64) -> i64 {
     let ceiling = FIRST.saturating_mul(1 << attempts.min(20)).min(LONGEST);
     let share = i64::try_from(draw % ceiling.unsigned_abs()).unwrap_or(0);
     share.max(ceiling / 10)
+}
+
+/// When a job that has just failed is tried again (ms since 1970).
+pub(super) fn next_try(job: &Job) -> i64 {
+    // Without randomness the pauses are equal, which is no reason to fail.
+    let draw = getrandom::u64().unwrap_or(0);
+    now().saturating_add(pause(job.attempts, draw))
+}
+
+/// The job is to be tried again.
+pub(super) fn retry(job: &Job, reason: String) -> Outcome {
+    Outcome::Retry { not_before: next_try(job), reason }
 }
 
 #[cfg(test)]

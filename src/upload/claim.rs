@@ -49,10 +49,10 @@ impl Uploader {
     pub(super) async fn claim(&mut self) -> Result<(), QueueError> {
         if self.caches.values().any(State::is_waiting) {
             for cache in self.queue.call(Queue::take_retried).await? {
-                self.caches.get_mut(&cache).into_iter().for_each(State::hurry);
+                self.caches.get_mut(&cache).into_iter().for_each(State::hurry_by_hand);
             }
         }
-        self.open_caches();
+        self.open_caches().await?;
         let questions = self.questions();
         // One moment for both: what comes due in between would be neither claimed now nor looked for later.
         let at = now();
@@ -80,7 +80,7 @@ impl Uploader {
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
             let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
             let (context, call_off) = (self.context.clone(), CallOff::default());
-            let (under_way, given_back) = UnderWay::begin(job.clone(), call_off.clone());
+            let (under_way, given_back) = UnderWay::begin(job.clone(), name.clone(), call_off.clone());
             let place = Place { slots, gate, seat, over_line, urgency: flight.urgency().clone(), call_off };
             let task = self.tasks.spawn(async move {
                 let landed = tokio::select! {
@@ -133,10 +133,11 @@ impl Uploader {
                 let under_way = self.claimed.values().filter(of_it).count();
                 state.uploads().saturating_sub(under_way)
             });
-            // What is claimed goes on in the order in which it was, so that then little is.
+            // What is claimed goes on in the order in which it was, so that then little is. Whether a cache takes paths again can
+            // be tried nevertheless.
             let room = match collectable_first {
-                Some(_) => room.min((2 * state.uploads()).saturating_sub(state.under_way)),
-                None => room,
+                Some(_) if how != How::Probe => room.min((2 * state.uploads()).saturating_sub(state.under_way)),
+                _ => room,
             };
             if room > 0 {
                 questions.push(Question { cache: *id, room, how, backfill, collectable_first });
@@ -158,8 +159,8 @@ pub(super) fn all(queue: &mut Queue, questions: &[Question], now: i64) -> Result
     };
     match questions {
         [] => Ok(Vec::new()),
-        [only] => Ok(vec![one(queue, only)?]),
-        several => queue.at_once(|queue| several.iter().map(|question| one(queue, question)).collect()),
+        // Of what is claimed by halves nobody would know.
+        some => queue.at_once(|queue| some.iter().map(|question| one(queue, question)).collect()),
     }
 }
 

@@ -290,7 +290,8 @@ mod tests {
         let queue = QueueHandle::start(Queue::open(dir.path()).expect("opened").queue).expect("a thread");
         let admit = move |queue: &mut Queue| {
             let cache = queue.cache_id("team", "file:///c")?;
-            let wanted: Vec<_> = (0..paths).map(|n| Wanted { path: path(n), row: None, caches: vec![cache] }).collect();
+            let wanted: Vec<_> =
+                (0..paths).map(|n| Wanted { path: path(n), row: None, registered: 0, caches: vec![cache] }).collect();
             let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
             queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
             Ok(cache)

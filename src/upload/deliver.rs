@@ -1,6 +1,5 @@
 //! One path's way into one cache.
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,27 +8,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::backoff;
+use super::backoff::{next_try, retry};
 use super::contents::Remembered;
 use super::flight::{Arrival, Flights};
 use super::presence::{Presence, Unanswered};
+use super::realisations;
 use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
+use super::upstream::without_answer;
 use crate::cache::{
-    CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
+    Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
 use crate::limit::{Shaper, Slots, Urgency};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
-use crate::policy::{ByteSize, CacheName, Policy};
+use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
 use crate::report::one_line;
 
-/// After so many tries a path is uploaded without an answer of an upstream cache: that takes more room than it need, but
-/// an upstream that is gone for good must not stop everything.
-const WITHOUT_UPSTREAM: u32 = 3;
-
-/// What may be a fault on the way as well as a fault of the path is tried so often.
+/// What may be a fault on the way as well as a fault of the path is tried so often. Tries that ended otherwise, such as for
+/// want of an upstream's answer, don't count.
 const DOUBTFUL_TRIES: u32 = 4;
+
+/// A path that waits for room is tried after pauses that don't grow beyond those of so many tries, half a minute: what it
+/// costs is a look at the file system.
+const WHILE_NO_ROOM: u32 = 5;
 
 /// What every delivery needs. Cheap to clone.
 #[derive(Clone)]
@@ -66,6 +68,8 @@ pub(super) fn device(folder: &Path) -> Option<u64> {
 pub struct Landed {
     pub(super) outcome: Outcome,
     pub(super) cache: Verdict,
+    /// What it has shown that the cache does, whatever becomes of the job.
+    pub(super) shown: Option<Ends>,
     /// What is to be looked for next, where somebody has asked for the closure of the path.
     pub(super) walk: Vec<StorePath>,
 }
@@ -76,6 +80,8 @@ pub(super) enum Verdict {
     Nothing,
     /// Nothing: it is an upstream's trouble, which is told once and not for each path.
     ToldElsewhere,
+    /// Nothing, and what became of the path is told at its first try alone: what is free is another at each.
+    ToldOnce,
     /// It did not serve a request: once may be chance, several times in a row are not.
     Faltered(String),
     /// It takes nothing for now.
@@ -84,7 +90,12 @@ pub(super) enum Verdict {
 
 impl From<Outcome> for Landed {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, cache: Verdict::Nothing, walk: Vec::new() }
+        let shown = match outcome {
+            Outcome::Delivered(Delivery::Uploaded { .. }) => Some(Ends::Took),
+            Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => Some(Ends::Answered),
+            _ => None,
+        };
+        Self { outcome, cache: Verdict::Nothing, shown, walk: Vec::new() }
     }
 }
 
@@ -112,13 +123,14 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
-    if !is_there || job.walk.is_none() {
+    if !is_there || !job.walk {
         return landed;
     }
     match facts.path_info(&job.path).await {
         Ok(Some(info)) => Landed { walk: info.other_references().cloned().collect(), ..landed },
         Ok(None) => landed,
-        Err(error) => retry(job, one_line(&error)).into(),
+        // The path is there, and is found there when the rest of its closure is asked for.
+        Err(error) => Landed { outcome: retry(job, one_line(&error)), ..landed },
     }
 }
 
@@ -137,14 +149,16 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
-            return match cache.add_realisations(info.clone()).await {
-                Ok(()) => landed,
-                Err(error) => judge(&context, job, &info, &error).await,
-            };
+            realisations::add(&cache, &name, &info).await;
+            return landed;
         }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
-        Err(Unanswered::WithOthers) => return Outcome::Returned.into(),
+        // Not at once, or each of those that asked together would ask again, back to back.
+        Err(Unanswered::WithOthers) => {
+            let reason = "the cache did not say what it lacks".to_owned();
+            return Outcome::Postponed { not_before: next_try(job), reason }.into();
+        }
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
@@ -168,7 +182,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         }
         Ok(())
     });
-    let go_ahead = Box::pin(go_ahead(context.clone(), name, presence.clone(), info.clone(), job.needed, there));
+    let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
     let pushed = tokio::select! {
         biased;
@@ -177,15 +191,10 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),
     };
-    let added = match pushed {
-        Ok(pushed) => {
-            presence.saw(&job.path);
-            cache.add_realisations(info.clone()).await.map(|()| pushed)
-        }
-        Err(error) => Err(error),
-    };
-    match added {
+    match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
+            presence.saw(&job.path);
+            realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
         }
@@ -238,9 +247,8 @@ async fn denied(context: Context, name: CacheName, info: PathInfo, needed: bool)
     let store_dir = facts.store_dir();
     while policy.changed().await.is_ok() {
         let Some(policy) = policy.borrow_and_update().clone() else { continue };
-        if policy.decide(&info, store_dir).is_ok_and(|decision| decision.denies(&name))
-            && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed)
-        {
+        let is_spared = policy.decide(&info, store_dir).is_ok_and(|decision| !decision.denies(&name));
+        if !is_spared && let Some(reason) = no_longer_wanted(store_dir, &policy, &name, &info, needed) {
             return reason;
         }
     }
@@ -256,7 +264,11 @@ fn no_longer_wanted(
     info: &PathInfo,
     needed: bool,
 ) -> Option<String> {
-    let decision = policy.decide(info, store_dir).ok()?;
+    let decision = match policy.decide(info, store_dir) {
+        Ok(decision) => decision,
+        // What is not known to be allowed goes nowhere.
+        Err(undecided @ NeedsReferences) => return Some(undecided.to_string()),
+    };
     // What is under way to a cache that the policy no longer names is finished; the rules say nothing of it.
     let named = policy.caches().contains(name);
     let wanted = !decision.denies(name) && (!named || needed || decision.uploads_to().contains(name));
@@ -305,15 +317,10 @@ async fn find_references(
     if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
-    let upstream = match context.upstreams.have(&missing).await {
-        Ok(upstream) => upstream,
-        // One that stays away is done without: what it would deliver is then uploaded here.
-        Err(_) if job.attempts >= WITHOUT_UPSTREAM => HashSet::new(),
-        Err(error) => {
-            let outcome = retry(job, format!("an upstream cache: {}", one_line(&error)));
-            return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
-        }
-    };
+    let Answers { there: upstream, unanswered } = context.upstreams.ask(&missing).await;
+    if let Some(outcome) = unanswered.and_then(|unanswered| without_answer(job, &unanswered, now())) {
+        return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
+    }
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
     if !is_there && (signed || upstream.contains(&job.path)) {
@@ -385,7 +392,8 @@ async fn find(
             let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
             Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
         }
-        _ => Whereabouts::Here,
+        Ok(_) => Whereabouts::Here,
+        Err(undecided @ NeedsReferences) => Whereabouts::Unknown(format!("{reference}: {undecided}")),
     }
 }
 
@@ -408,20 +416,36 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         return outcome.into();
     }
     let mut reason = one_line(error);
+    if let CacheError::LargerThanCache { .. } = error {
+        // It isn't tried again by itself.
+        reason = error.with_cure();
+    }
     if error.is_about_size() {
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
     let waits = |reason: String, pause, ends| Landed {
         // With this moment as its time, so that the cache is next tried with another path, whose time was earlier: perhaps
         // only this one is too large.
-        cache: Verdict::Waits(Waits { why: error.with_cure(), pause, ends, is_off: error.is_own_server() }),
+        cache: Verdict::Waits(Waits {
+            why: error.with_cure(),
+            pause,
+            ends,
+            lacks_credentials: error.class() == Class::Credentials,
+            is_off: error.is_own_server(),
+        }),
         ..Outcome::Retry { not_before: now(), reason }.into()
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
+        Class::NoRoomYet => {
+            let tried = Job { attempts: job.attempts.min(WHILE_NO_ROOM), ..job.clone() };
+            Landed { cache: Verdict::ToldOnce, ..retry(&tried, error.with_cure()).into() }
+        }
         Class::Unavailable => Landed { cache: Verdict::Faltered(error.with_cure()), ..retry(job, reason).into() },
         // This try isn't counted yet.
-        Class::Doubtful if job.attempts + 1 < DOUBTFUL_TRIES => retry(job, reason).into(),
+        Class::Doubtful if job.doubts + 1 < DOUBTFUL_TRIES => {
+            Outcome::Doubted { not_before: next_try(job), reason }.into()
+        }
         Class::Doubtful | Class::Permanent => Outcome::Failed { reason }.into(),
         Class::Vanished if !context.store_is_there().await => {
             retry(job, "the store's file system is not there".to_owned()).into()
@@ -436,10 +460,4 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }
-}
-
-fn retry(job: &Job, reason: String) -> Outcome {
-    // Without randomness the pauses are equal, which is no reason to fail.
-    let draw = getrandom::u64().unwrap_or(0);
-    Outcome::Retry { not_before: now().saturating_add(backoff::pause(job.attempts, draw)), reason }
 }

@@ -22,10 +22,12 @@ mod giving_way;
 mod note;
 mod pause;
 mod presence;
+mod realisations;
 mod roots;
 mod settle;
 mod target;
 mod tidy;
+mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ use self::note::{note_taking, note_waiting};
 pub use self::pause::Pauses;
 use self::pause::UnderWay;
 use self::roots::Roots;
-pub use self::target::{Open, Target};
+pub use self::target::{Forgive, Open, Target};
 use self::target::{State, Waits};
 use self::tidy::tidy;
 use crate::cache::{Cache, CacheError, Tally, Upstreams};
@@ -64,6 +66,9 @@ const SETTLED_TOGETHER: Duration = Duration::from_millis(20);
 
 /// Without anything else to wait for, the queue is looked at after so long, should a wake-up have been lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Where something can't be done though its time has come, it is looked for again after so long.
+const LOOK_IN_VAIN: Duration = Duration::from_millis(100);
 
 /// What is held is looked at again after so long: what held it may be in the cache by now, by another host's doing.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
@@ -330,7 +335,7 @@ impl Uploader {
         self.caches.values_mut().filter(has_more_room).for_each(State::hurry);
         if self.next_release <= Instant::now() {
             self.next_release = Instant::now() + HELD_FOR;
-            self.queue.call(|queue| queue.release_held()).await?;
+            self.queue.call(|queue| queue.release_held(now())).await?;
         }
         if self.next_tidying <= Instant::now() {
             self.next_tidying = Instant::now() + TIDY_EVERY;
@@ -340,11 +345,12 @@ impl Uploader {
     }
 
     fn next_look(&self) -> Instant {
-        let now_ms = now();
-        let due = self.next_due.map(|due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
-        let retry = self.caches.values().filter_map(State::retry_at).min();
-        let look = Instant::now() + due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-        retry.map_or(look, |retry| retry.min(look))
+        let at = now();
+        let due = self.next_due.map(|due| Duration::from_millis(u64::try_from(due - at).unwrap_or(0)));
+        let (now, retry) = (Instant::now(), self.caches.values().filter_map(State::retry_at).min());
+        let look = now + due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        // One that can't be tried at this moment, though its time has come, is no reason to look without a pause.
+        retry.map_or(look, |retry| retry.max(now + LOOK_IN_VAIN).min(look))
     }
 
     async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {
@@ -374,12 +380,13 @@ impl Uploader {
         self.note_pauses().await?;
         self.policy.send_replace(Some(policy));
         // A rule that held something back may be another now, or was changed while nobody watched.
-        self.queue.call(|queue| queue.release_held()).await?;
+        self.queue.call(|queue| queue.release_held(now())).await?;
         Ok(())
     }
 
     /// Begins to open every cache that is to be tried and isn't open.
-    fn open_caches(&mut self) {
+    async fn open_caches(&mut self) -> Result<(), QueueError> {
+        let mut asked = Vec::new();
         for (id, state) in &mut self.caches {
             if state.room(UNDER_WAY) == 0 {
                 continue;
@@ -393,13 +400,20 @@ impl Uploader {
                     let result = opened.await.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }));
                     Opening { cache, attempt, result }
                 });
+                asked.push(cache);
             }
         }
+        // One that is dead may leave us without an answer for long: whoever looks meanwhile is to know.
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.queue.call(move |queue| queue.note_asked(&asked, Some(now()))).await
     }
 
     async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
         let Opening { cache, attempt, result } = opening;
         let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
+        self.queue.call(move |queue| queue.note_asked(&[cache], None)).await?;
         match result {
             Ok(opened) => {
                 if state.opened(opened, &self.queue, &self.context.shaper) {

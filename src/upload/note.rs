@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::target::{State, Waits};
 use crate::queue::{CacheId, Delivery, Job, Outcome, Queue, QueueError, QueueHandle, Standing, Volume, now};
+use crate::times;
 
 /// Notes that a cache takes nothing.
 pub(super) async fn note_waiting(
@@ -23,21 +25,26 @@ pub(super) async fn note_waiting(
     if !news && until.is_none() {
         return Ok(());
     }
-    let (noted, is_off) = (waits.why.clone(), waits.is_off);
+    let (noted, is_off, lacks_credentials) = (waits.why.clone(), waits.is_off, waits.lacks_credentials);
     let note = move |queue: &mut Queue| {
-        let standing = if is_off { Standing::Off(&noted) } else { Standing::Waits { why: &noted, until } };
-        queue.note_cache(id, standing, now())
+        let waits = Standing::Waits { why: &noted, until, lacks_credentials };
+        queue.note_cache(id, if is_off { Standing::Off(&noted) } else { waits }, now())
     };
     // In this order, so that whoever has read the log finds it in the queue.
-    queue.call(note).await?;
+    let since = queue.call(note).await?;
     if !news {
         return Ok(());
     }
-    let why = &waits.why;
+    let (why, zone) = (&waits.why, TimeZone::system());
     if is_off {
         info!(cache = %state.name(), "off on this host: {why}");
+    } else if let Some(since) = since.filter(|_| lacks_credentials) {
+        let since = times::past(since, now(), &zone);
+        warn!(cache = %state.name(), "valid credentials missing since {since}, the cache's queue waits: {why}");
     } else {
-        warn!(cache = %state.name(), "the cache takes nothing for now, its queue waits: {why}");
+        let again = until.and_then(|until| times::ahead(until, now(), &zone));
+        let again = again.map_or_else(String::new, |again| format!(", it is asked again at {again}"));
+        warn!(cache = %state.name(), "the cache takes nothing for now{again}, its queue waits: {why}");
     }
     Ok(())
 }
@@ -70,7 +77,11 @@ pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
         }
         Outcome::Delivered(Delivery::AlreadyThere) => info!(%path, cache, "already there"),
         Outcome::Delivered(Delivery::AtUpstream) => info!(%path, cache, "an upstream has it"),
-        Outcome::Retry { reason, .. } => warn!(%path, cache, attempt = job.attempts + 1, "will try again: {reason}"),
+        Outcome::Retry { not_before, reason } | Outcome::Doubted { not_before, reason } => {
+            let again = times::ahead(*not_before, now(), &TimeZone::system());
+            let again = again.map_or_else(String::new, |again| format!(" at {again}"));
+            warn!(%path, cache, attempt = job.attempts + 1, "will try again{again}: {reason}");
+        }
         Outcome::Postponed { reason, .. } => debug!(%path, cache, "will be tried again: {reason}"),
         Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
         Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),

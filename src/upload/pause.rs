@@ -22,6 +22,8 @@ pub type Pauses = BTreeMap<CacheName, Paused>;
 /// A job whose delivery is under way.
 pub(super) struct UnderWay {
     pub(super) job: Job,
+    /// The cache's name.
+    pub(super) name: CacheName,
     call_off: CallOff,
     give_back: Option<oneshot::Sender<()>>,
 }
@@ -31,9 +33,9 @@ pub(super) struct GivenBack(oneshot::Receiver<()>);
 
 impl UnderWay {
     /// A job that is being begun, with what it is called off by.
-    pub(super) fn begin(job: Job, call_off: CallOff) -> (Self, GivenBack) {
+    pub(super) fn begin(job: Job, name: CacheName, call_off: CallOff) -> (Self, GivenBack) {
         let (give_back, told) = oneshot::channel();
-        (Self { job, call_off, give_back: Some(give_back) }, GivenBack(told))
+        (Self { job, name, call_off, give_back: Some(give_back) }, GivenBack(told))
     }
 
     /// Calls it off.

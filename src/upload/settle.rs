@@ -5,9 +5,9 @@ use tokio::task::JoinError;
 use super::deliver::{Landed, Verdict};
 use super::note::{note_taking, note_waiting, tell};
 use super::pause::UnderWay;
-use super::target::{Ends, Waits};
+use super::target::Waits;
 use super::{TaskEnd, Uploader};
-use crate::queue::{Delivery, Outcome, Queue, QueueError, now};
+use crate::queue::{Outcome, Queue, QueueError, now};
 
 impl Uploader {
     /// Writes down what became of deliveries.
@@ -18,27 +18,27 @@ impl Uploader {
                 Ok(landed) => landed,
                 Err(error) => (error.id(), Landed::from(outcome_of(&error))),
             };
-            let Some(UnderWay { job, .. }) = self.claimed.remove(&task) else { continue };
-            let Landed { outcome, cache, walk } = landed;
+            let Some(UnderWay { job, name, .. }) = self.claimed.remove(&task) else { continue };
+            let Landed { outcome, cache, shown, walk } = landed;
             if !walk.is_empty() {
                 walks.push((job.clone(), walk));
             }
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 let was_trial = state.ended(job.id);
-                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
+                let is_told = match cache {
+                    Verdict::ToldElsewhere => true,
+                    Verdict::ToldOnce => job.attempts > 0,
+                    _ => false,
+                };
                 let waits = match cache {
-                    Verdict::Nothing | Verdict::ToldElsewhere => None,
+                    Verdict::Nothing | Verdict::ToldElsewhere | Verdict::ToldOnce => None,
                     Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
                     Verdict::Waits(waits) => Some(waits),
                 };
                 if let Some(waits) = &waits {
                     note_waiting(&self.queue, job.cache, state, waits).await?;
                 }
-                let taking = match outcome {
-                    Outcome::Delivered(Delivery::Uploaded { .. }) => state.shown(Ends::Took),
-                    Outcome::Delivered(Delivery::AlreadyThere | Delivery::AtUpstream) => state.shown(Ends::Answered),
-                    _ => false,
-                };
+                let taking = shown.is_some_and(|shown| state.shown(shown));
                 if taking {
                     note_taking(&self.queue, job.cache, state).await?;
                 } else if was_trial && waits.is_none() {
@@ -46,21 +46,17 @@ impl Uploader {
                 }
                 let outcome = if waits.is_some() { of_an_outage(outcome) } else { outcome };
                 // What is wrong with the cache is told once, not for each path.
-                let told = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
-                tell(&job, told, state.name().as_str());
+                let told = if waits.is_some() || is_told { &Outcome::Returned } else { &outcome };
+                tell(&job, told, name.as_str());
                 outcomes.push((job, outcome));
             } else {
+                // The policy no longer names its cache; what was under way there is finished.
+                tell(&job, &outcome, name.as_str());
                 outcomes.push((job, outcome));
             }
         }
         let places: Vec<_> = outcomes.iter().map(|(job, _)| (job.cache, job.path.clone())).collect();
-        let settle = move |queue: &mut Queue| {
-            if !walks.is_empty() {
-                queue.walk(&walks, now())?;
-            }
-            queue.settle(&outcomes, now())
-        };
-        self.queue.call(settle).await?;
+        self.queue.call(move |queue: &mut Queue| queue.settle(&outcomes, &walks, now())).await?;
         for (cache, path) in places {
             self.context.flights.forget(cache, &path);
         }
@@ -83,4 +79,23 @@ fn outcome_of(error: &JoinError) -> Outcome {
         return Outcome::Returned;
     }
     Outcome::Failed { reason: "its upload ended by a defect of storewatch; the log has more".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Delivery, Volume};
+    use crate::upload::target::Ends;
+
+    #[test]
+    fn what_a_delivery_has_shown_of_its_cache_is_not_lost_with_its_job() {
+        let uploaded = Outcome::Delivered(Delivery::Uploaded { volume: Volume::default(), deduplicated: false });
+        let landed = Landed::from(uploaded);
+        assert_eq!(landed.shown, Some(Ends::Took));
+        let retry = Outcome::Retry { not_before: 0, reason: "Nix can't be asked for its closure".to_owned() };
+        let landed = Landed { outcome: retry.clone(), ..landed };
+        assert_eq!(landed.shown, Some(Ends::Took));
+        assert_eq!(Landed::from(retry).shown, None);
+        assert_eq!(Landed::from(Outcome::Delivered(Delivery::AtUpstream)).shown, Some(Ends::Answered));
+    }
 }

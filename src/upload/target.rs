@@ -24,6 +24,9 @@ use crate::queue::{CacheId, QueueHandle};
 /// Opens a cache; asked again and again until it succeeds.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> + Send + Sync>;
 
+/// Has a cache asked again at once, whatever it has refused: somebody says that it was mended.
+pub type Forgive = Arc<dyn Fn() + Send + Sync>;
+
 /// A cache that the policy names.
 #[derive(Clone)]
 pub struct Target {
@@ -39,6 +42,8 @@ pub struct Target {
     pub over_line: bool,
     /// Opens it.
     pub open: Open,
+    /// Has what it refused forgotten.
+    pub forgive: Forgive,
 }
 
 /// So many requests in a row that a cache did not serve, and it is out of reach. One or two are chance.
@@ -86,6 +91,8 @@ pub(super) struct Waits {
     pub(super) why: String,
     pub(super) pause: Pause,
     pub(super) ends: Ends,
+    /// It has no credentials, or none that it accepts.
+    pub(super) lacks_credentials: bool,
     /// That is meant to be so, on this host.
     pub(super) is_off: bool,
 }
@@ -109,7 +116,9 @@ impl Waits {
             Class::Throttled { after } => Pause::Told(after.min(LONGEST_TOLD)),
             _ => Pause::Growing,
         };
-        Self { why: error.with_cure(), pause, ends: Ends::Opened, is_off: error.is_own_server() }
+        let lacks_credentials = error.class() == Class::Credentials;
+        let why = error.with_cure();
+        Self { why, pause, ends: Ends::Opened, lacks_credentials, is_off: error.is_own_server() }
     }
 
     /// What it means that several requests in a row were not served.
@@ -118,6 +127,7 @@ impl Waits {
             why: format!("several requests in a row failed: {why}"),
             pause: Pause::Growing,
             ends: Ends::Answered,
+            lacks_credentials: false,
             is_off: false,
         }
     }
@@ -274,6 +284,12 @@ impl State {
     /// The line to it may be another by now.
     pub(super) fn forget_line(&self) {
         self.line.forget();
+    }
+
+    /// Tries it at once, since somebody has asked for that: it may have been mended, and be asked what it has just refused.
+    pub(super) fn hurry_by_hand(&mut self) {
+        (self.target.forgive)();
+        self.hurry();
     }
 
     /// What it is known to have, if it is open.

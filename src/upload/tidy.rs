@@ -24,11 +24,11 @@ pub(super) async fn tidy(queue: QueueHandle, disks: watch::Receiver<Levels>) {
 
 async fn in_steps(queue: &QueueHandle, disks: &watch::Receiver<Levels>) -> Result<u64, QueueError> {
     let has_room = disks.borrow().state() == Level::Ok;
-    let (mut step, mut steps) = (Some(queue.call(move |queue| queue.begin_tidying(now(), has_room)).await?), 0);
+    let (mut step, mut steps) = (Some(queue.call_once(move |queue| queue.begin_tidying(now(), has_room)).await?), 0);
     let mut failed = 0;
     while let Some(next) = step {
         failed = next.failed();
-        step = queue.call(move |queue| queue.tidy(next)).await?;
+        step = queue.call_once(move |queue| queue.tidy(next)).await?;
         steps += 1;
         tokio::time::sleep(PAUSE).await;
     }
@@ -60,11 +60,11 @@ mod tests {
     fn end_a_job(queue: &mut Queue) -> Result<(), QueueError> {
         let cache = queue.cache_id("team", "file:///c")?;
         let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
-        let wanted = [Wanted { path, row: None, caches: vec![cache] }];
+        let wanted = [Wanted { path, row: None, registered: 0, caches: vec![cache] }];
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
         queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
         let jobs = queue.claim(cache, lane, 1, 1)?;
-        queue.settle(&jobs.into_iter().map(|job| (job, Outcome::Gone)).collect::<Vec<_>>(), 1)
+        queue.settle(&jobs.into_iter().map(|job| (job, Outcome::Gone)).collect::<Vec<_>>(), &[], 1)
     }
 
     async fn jobs(queue: &QueueHandle) -> usize {

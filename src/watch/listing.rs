@@ -1,10 +1,17 @@
 //! Learning of new paths without the database: the store directory says what might be new, the Nix daemon what is valid.
 //!
 //! The names taken up are a table of the queue's, written together with the jobs. A name that isn't valid yet, since it is
-//! being built, is not written down and asked about again at the next look.
+//! being built, is not written down and asked about again at the next look. The directory is listed only when it has changed,
+//! or once a minute, and the names are compared only then: at rest a look is one question to the file system, and one to the daemon where
+//! something isn't valid yet.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::limit::Lane;
@@ -14,6 +21,13 @@ use crate::queue::{Admission, Ended, QueueError, QueueHandle, Routes, now};
 /// Paths that are asked for and admitted together.
 const BATCH: usize = 500;
 
+/// What changes in a directory within this time after its time of change was read may leave that as it was: file systems
+/// count in ticks, some in whole seconds.
+const TICK: Duration = Duration::from_secs(2);
+
+/// The directory is listed after so long in any case: what comes into a lower layer of an overlay leaves the time as it was.
+const RELIST: Duration = Duration::from_secs(60);
+
 /// The store directory, and a connection to the daemon.
 pub(super) struct Listing {
     real_store: PathBuf,
@@ -22,6 +36,18 @@ pub(super) struct Listing {
     daemon: Daemon,
     /// Seconds since 1970: what was registered before watching began is for backfill.
     since: i64,
+    /// `None` where it has to be listed.
+    listed: Option<Listed>,
+}
+
+/// What the last listing has left.
+struct Listed {
+    /// When it was listed.
+    at: Instant,
+    /// When the directory had changed last; `None` where it may have changed since without another time.
+    changed: Option<SystemTime>,
+    /// Names that weren't valid.
+    pending: Vec<StorePath>,
 }
 
 /// Why nothing can be learnt this way for now.
@@ -64,7 +90,7 @@ impl Listing {
                 Ok(since)
             })
             .await?;
-        Ok(Self { real_store, socket, store_dir, daemon, since })
+        Ok(Self { real_store, socket, store_dir, daemon, since, listed: None })
     }
 
     /// Takes up what is new. Returns how many jobs that made.
@@ -72,21 +98,39 @@ impl Listing {
         if self.daemon.is_broken() {
             self.daemon = Daemon::connect(&self.socket, &self.store_dir).await?;
         }
-        let names = self.names()?;
-        let unseen = queue.call(move |queue| queue.unseen(&names)).await?;
-        let mut opened = 0;
-        for names in unseen.chunks(BATCH) {
-            opened += self.take_up(names, queue, routes).await?;
+        // Whatever goes wrong on the way, the next look lists it anew.
+        let before = self.listed.take();
+        let trusted = before.as_ref().filter(|listed| listed.at.elapsed() < RELIST);
+        let (known, known_at) = (trusted.and_then(|listed| listed.changed), trusted.map(|listed| listed.at));
+        let (now, real_store) = (Instant::now(), self.real_store.clone());
+        let listed = spawn_blocking(move || list_if_changed(&real_store, known)).await;
+        let explain = |source| ListingError::Store { dir: self.real_store.clone(), source };
+        let listed = listed.unwrap_or_else(|panic| Err(panic.into())).map_err(explain)?;
+        let pending_before = before.map(|listed| listed.pending).unwrap_or_default();
+        let (at, changed, asked) = match listed {
+            Some((changed, names)) => (now, changed, queue.call(move |queue| queue.unseen(&names)).await?),
+            None => (known_at.unwrap_or(now), known, pending_before.clone()),
+        };
+        let told: HashSet<StorePath> = pending_before.into_iter().collect();
+        let (mut opened, mut pending) = (0, Vec::new());
+        for names in asked.chunks(BATCH) {
+            let (admitted, left) = self.take_up(names, &told, queue, routes).await?;
+            opened += admitted;
+            pending.extend(left);
         }
+        self.listed = Some(Listed { at, changed, pending });
         Ok(opened)
     }
 
+    /// Takes up those that are valid. Returns how many jobs that made, and which names are to be asked about again; of these,
+    /// some have been `told` of before.
     async fn take_up(
         &mut self,
         names: &[StorePath],
+        told: &HashSet<StorePath>,
         queue: &QueueHandle,
         routes: &Routes,
-    ) -> Result<u64, ListingError> {
+    ) -> Result<(u64, Vec<StorePath>), ListingError> {
         let valid = self.daemon.valid(names).await?;
         let mut wanted = Vec::new();
         let mut taken = Vec::with_capacity(valid.len());
@@ -100,6 +144,13 @@ impl Listing {
                     taken.push(path);
                     continue;
                 }
+                // It may be that path alone, and it may pass: the others are not to wait for it.
+                Err(error @ DaemonError::Refused { .. }) => {
+                    if !told.contains(&path) {
+                        warn!(%path, "it is passed over for now: {error}");
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             if info.registration_time >= self.since
@@ -110,13 +161,28 @@ impl Listing {
             }
             taken.push(path);
         }
-        Ok(queue.call(move |queue| queue.admit_seen(&admission(&wanted), &taken)).await?)
+        let left: HashSet<&StorePath> = taken.iter().collect();
+        let left = names.iter().filter(|name| !left.contains(name)).cloned().collect();
+        let opened = queue.call(move |queue| queue.admit_seen(&admission(&wanted), &taken)).await?;
+        Ok((opened, left))
     }
+}
 
-    fn names(&self) -> Result<Vec<StorePath>, ListingError> {
-        let explain = |source| ListingError::Store { dir: self.real_store.clone(), source };
-        store_listing::list(&self.real_store).and_then(Iterator::collect).map_err(explain)
+/// The names in the store directory, and when it had changed last, unless that is what is `known`. The time is `None` where
+/// the directory may change again without another time. Blocks.
+fn list_if_changed(
+    real_store: &Path,
+    known: Option<SystemTime>,
+) -> std::io::Result<Option<(Option<SystemTime>, Vec<StorePath>)>> {
+    // In this order: what comes in between is seen twice rather than never.
+    let changed = fs::metadata(real_store)?.modified()?;
+    if known == Some(changed) {
+        return Ok(None);
     }
+    let now = SystemTime::now();
+    let names = store_listing::list(real_store)?.collect::<Result<_, _>>()?;
+    let settled = now.duration_since(changed).is_ok_and(|ago| ago > TICK);
+    Ok(Some((settled.then_some(changed), names)))
 }
 
 fn admission(wanted: &[crate::queue::Wanted]) -> Admission<'_> {
@@ -127,5 +193,30 @@ fn admission(wanted: &[crate::queue::Wanted]) -> Admission<'_> {
         run: None,
         wanted,
         now: now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_listed_again_until_its_time_of_change_can_be_relied_on() {
+        let store = tempfile::tempdir().expect("a folder");
+        let name = "0123456789abcdfghijklmnpqrsvwxyz-a";
+        fs::write(store.path().join(name), "").expect("a file");
+        let list = |known| list_if_changed(store.path(), known).expect("listed");
+        let set = |ago: Duration| {
+            let folder = fs::File::open(store.path()).expect("opened");
+            folder.set_modified(SystemTime::now() - ago).expect("a time");
+        };
+        set(Duration::ZERO);
+        let (changed, names) = list(None).expect("never listed before");
+        assert_eq!((changed, names.len()), (None, 1), "more may come in the same tick");
+        set(TICK * 2);
+        let (changed, _) = list(None).expect("it isn't known yet");
+        assert!(changed.is_some() && list(changed).is_none());
+        fs::remove_file(store.path().join(name)).expect("removed");
+        assert!(list(changed).is_some_and(|(_, names)| names.is_empty()));
     }
 }

@@ -90,7 +90,7 @@ pub struct Watcher {
     next_look: Instant,
     /// Whether it has tried to look at least once: then trouble is taken to be passing.
     has_tried: bool,
-    /// Since when (seconds since 1970) it waits for a database that wasn't there at the first look.
+    /// Since when (seconds since 1970) it waits for a database that wasn't there at the first look, or was being written.
     began_without: Option<i64>,
     /// The last trouble that was told, so that it is told once.
     told: Option<String>,
@@ -175,7 +175,7 @@ impl Watcher {
             }
             // While Nix makes, moves or locks its database, later is soon enough: the cursor hasn't moved.
             Err(WatchError::Database(error)) if !is_first || !is_final(&error) => {
-                if is_first && matches!(error, DatabaseError::NotFound { .. }) {
+                if is_first {
                     self.began_without = Some(crate::queue::now() / 1000);
                 }
                 self.source = Source::None;
@@ -242,9 +242,9 @@ impl Watcher {
             scan = read;
             match step? {
                 Step::UpToDate => return Ok((scan, found)),
-                Step::Another(why) => {
+                Step::Another(why, beginning) => {
                     warn!("{why}; it is read from its beginning, what was uploaded before is not uploaded again");
-                    scan.start_over(&self.parts.queue).await?;
+                    scan.start_over(&self.parts.queue, beginning).await?;
                 }
                 Step::Batch(batch) => {
                     for row in &batch.malformed {

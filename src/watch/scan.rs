@@ -1,15 +1,16 @@
 //! Reading the Nix database from the cursor on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
 use super::WatchError;
-use super::cursor::{Seen, check};
+use super::cursor::{Seen, check, is_current};
 use crate::limit::Lane;
-use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, RowMark, StoreDir};
-use crate::queue::{Admission, Cursor, Ended, QueueHandle, Routes, Wanted, now};
+use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, StoreDir};
+use crate::queue::{Admission, Cursor, Ended, Mark, QueueHandle, Routes, Wanted, now};
 
 /// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
 const BATCH_ROWS: usize = 2_000;
@@ -26,7 +27,6 @@ pub(super) struct Scan {
     db_path: PathBuf,
     store_dir: StoreDir,
     database: Database,
-    limits: BatchLimits,
     cursor: Cursor,
     /// Seconds since 1970: of rows that are read again, those registered before are for backfill.
     since: i64,
@@ -38,9 +38,12 @@ pub(super) enum Step {
     UpToDate,
     /// Some rows, decided.
     Batch(Box<Decided>),
-    /// It isn't the database that was read before, and why.
-    Another(&'static str),
+    /// It isn't the database that was read before, and why; and where to begin with it.
+    Another(&'static str, Beginning),
 }
+
+/// The cursor before anything is read of a database: everything that is there now is looked at again.
+pub(super) struct Beginning(Cursor);
 
 /// Rows that were read, and what is to be admitted of them.
 pub(super) struct Decided {
@@ -53,6 +56,13 @@ pub(super) struct Decided {
     cursor: Cursor,
 }
 
+impl Decided {
+    /// Nothing to be admitted: only the cursor moves.
+    fn only_to(cursor: Cursor) -> Self {
+        Self { malformed: Vec::new(), rows: 0, fresh: Vec::new(), again: Vec::new(), cursor }
+    }
+}
+
 impl Scan {
     /// Opens the database and finds out where to go on: at the cursor, or, the first time, at its end, since what is there
     /// already is for backfill. Where there was no database yet when watching began (seconds since 1970), what was
@@ -63,16 +73,13 @@ impl Scan {
         queue: &QueueHandle,
         began_without: Option<i64>,
     ) -> Result<Self, WatchError> {
-        let database = Database::open(&db_path, &store_dir)?;
-        let uses_wal = database.uses_wal()?;
-        if !uses_wal {
-            info!("the Nix database has no write-ahead log; it is read in short batches");
-        }
-        let time = if uses_wal { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
-        let limits = BatchLimits { rows: BATCH_ROWS, time };
-        let last_id = database.last_id()?;
+        let (path, dir) = (db_path.clone(), store_dir.clone());
+        // Each question may wait for Nix, for seconds where there is no write-ahead log.
+        let opened = spawn_blocking(move || open(&path, &dir)).await;
+        // It can only fail by a panic, which is the watcher's end as any other of its own is.
+        let Opened { database, last_id, mark } =
+            opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
         let Identity { dev, ino } = database.identity();
-        let mark = mark(database.row_mark(last_id)?);
         let dir = store_dir.clone();
         let (cursor, since) = queue
             .call(move |queue| {
@@ -87,7 +94,7 @@ impl Scan {
                     Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },
                     None => {
                         info!("watching from now on; `storewatch backfill` takes what is there already");
-                        Cursor { row: last_id, mark, file, rescan_to: 0 }
+                        Cursor { row: last_id, mark: mark.clone(), file, rescan_to: 0 }
                     }
                 };
                 let since = since.unwrap_or_else(|| now() / 1000);
@@ -98,13 +105,15 @@ impl Scan {
             })
             .await?;
         debug!(row = cursor.row, last_id, "the Nix database is open");
-        Ok(Self { db_path, store_dir, database, limits, cursor, since })
+        Ok(Self { db_path, store_dir, database, cursor, since })
     }
 
     /// Whether there is surely nothing new. That takes some microseconds, and at rest it is all there is to be done: no
     /// other thread need be woken for it. Without a write-ahead log it might have to wait for Nix, so it isn't tried.
     pub(super) fn is_at_rest(&self) -> bool {
-        let rests = |seen: &Seen| check(&self.cursor, seen).is_none() && seen.last_id == self.cursor.row;
+        let rests = |seen: &Seen| {
+            check(&self.cursor, seen).is_none() && is_current(&self.cursor, seen) && seen.last_id == self.cursor.row
+        };
         self.database.uses_wal().unwrap_or(false)
             && !self.database.replaced()
             && self.seen().is_ok_and(|seen| rests(&seen))
@@ -114,7 +123,7 @@ impl Scan {
         Ok(Seen {
             identity: self.database.identity(),
             last_id: self.database.last_id()?,
-            row: self.database.row_mark(self.cursor.row)?,
+            row: self.cursor.mark.as_ref().map_or(Ok(None), |mark| self.database.row_mark(mark.row))?,
         })
     }
 
@@ -125,17 +134,26 @@ impl Scan {
         }
         let seen = self.seen()?;
         if let Some(why) = check(&self.cursor, &seen) {
-            return Ok(Step::Another(why));
+            let file = (seen.identity.dev, seen.identity.ino);
+            let beginning = Cursor { row: 0, mark: None, file, rescan_to: seen.last_id };
+            return Ok(Step::Another(why, Beginning(beginning)));
         }
+        let file = (seen.identity.dev, seen.identity.ino);
         if seen.last_id == self.cursor.row {
-            return Ok(Step::UpToDate);
+            if is_current(&self.cursor, &seen) {
+                return Ok(Step::UpToDate);
+            }
+            let cursor = Cursor { mark: mark(&self.database, self.cursor.row)?, file, ..self.cursor.clone() };
+            if cursor == self.cursor {
+                return Ok(Step::UpToDate);
+            }
+            return Ok(Step::Batch(Box::new(Decided::only_to(cursor))));
         }
-        let batch = self.database.batch(self.cursor.row, &self.limits)?;
+        let time = if self.database.uses_wal()? { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
+        let batch = self.database.batch(self.cursor.row, &BatchLimits { rows: BATCH_ROWS, time })?;
         // Ids whose rows were collected before they could be read leave nothing to mark.
         let reached = if batch.complete { batch.reached.max(seen.last_id) } else { batch.reached };
-        let row = self.database.row_mark(reached)?;
-        let file = (seen.identity.dev, seen.identity.ino);
-        let cursor = Cursor { row: reached, mark: mark(row), file, ..self.cursor.clone() };
+        let cursor = Cursor { row: reached, mark: mark(&self.database, reached)?, file, ..self.cursor.clone() };
         let rows = batch.paths.len();
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
         for mut info in batch.paths {
@@ -201,11 +219,9 @@ impl Scan {
         Ok(opened)
     }
 
-    /// Puts the cursor back to the beginning: everything that is there now is looked at again.
-    pub(super) async fn start_over(&mut self, queue: &QueueHandle) -> Result<(), WatchError> {
-        let Identity { dev, ino } = self.database.identity();
-        let rescan_to = self.database.last_id()?;
-        let cursor = Cursor { row: 0, mark: None, file: (dev, ino), rescan_to };
+    /// Puts the cursor back to the beginning.
+    pub(super) async fn start_over(&mut self, queue: &QueueHandle, beginning: Beginning) -> Result<(), WatchError> {
+        let Beginning(cursor) = beginning;
         let (dir, moved) = (self.store_dir.clone(), cursor.clone());
         queue.call(move |queue| queue.admit(&nothing(), Some((&dir, &moved)))).await?;
         self.cursor = cursor;
@@ -213,8 +229,29 @@ impl Scan {
     }
 }
 
-fn mark(row: Option<RowMark>) -> Option<(String, i64)> {
-    row.map(|row| (row.path, row.registration_time))
+/// A database that has just been opened.
+struct Opened {
+    database: Database,
+    last_id: i64,
+    /// What it is recognised by at its end.
+    mark: Option<Mark>,
+}
+
+/// Opens the database and looks at its end. Blocks.
+fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Opened, DatabaseError> {
+    let database = Database::open(db_path, store_dir)?;
+    if !database.uses_wal()? {
+        info!("the Nix database has no write-ahead log; it is read in short batches");
+    }
+    let last_id = database.last_id()?;
+    let mark = mark(&database, last_id)?;
+    Ok(Opened { database, last_id, mark })
+}
+
+/// What the database is recognised by once it was read up to that row.
+fn mark(database: &Database, reached: i64) -> Result<Option<Mark>, DatabaseError> {
+    let last = database.last_row_mark(reached)?;
+    Ok(last.map(|(row, mark)| Mark { row, path: mark.path, time: mark.registration_time }))
 }
 
 /// An admission of nothing, for when only the cursor moves.

@@ -41,6 +41,51 @@ each_nix! {
         assert_eq!(storewatch.cache_status("local")["bytes_sent"], sent);
     }
 
+    fn it_waits_while_nix_writes_without_a_write_ahead_log(nix: Nix) {
+        let store = ScratchStore::with_settings(&nix, "use-sqlite-wal = false");
+        let storewatch = Storewatch::new(&store);
+        let paths = store.build(&expr::many(3)).unwrap();
+        // As Nix does then, by a file beside it.
+        let flags = rusqlite::OpenFlags::default();
+        let writer = rusqlite::Connection::open_with_flags_and_vfs(store.db_path(), flags, c"unix-dotfile").unwrap();
+        writer.execute_batch("begin exclusive").unwrap();
+        for signal in [Some(Signal::INT), None] {
+            let mut backfill = storewatch.spawn(&["backfill"]);
+            backfill.eventually_logs("the backfill waits: ");
+            match signal {
+                Some(signal) => backfill.eventually_ends_by(signal, 4),
+                None => {
+                    writer.execute_batch("rollback").unwrap();
+                    backfill.eventually_logs("the Nix database can be read again");
+                    let log = backfill.log();
+                    assert!(backfill.wait_exit().success(), "{log}");
+                    assert_eq!(log.matches("the backfill waits: ").count(), 1, "said once");
+                }
+            }
+        }
+        assert!(storewatch.cache().has_all(&paths));
+    }
+
+    fn two_of_one_closure_at_the_same_time_each_tell_all_of_it(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let top = store.build(&expr::lattice(12, 1000)).unwrap().remove(0);
+        let paths = store.query_closure(&top);
+        let all = |said: &str| ["uploaded", "already there"].map(|what| line(said, what).parse::<usize>().unwrap());
+        let [one, other] = std::thread::scope(|scope| {
+            let backfills = [storewatch.command(), storewatch.command()].map(|mut command| {
+                command.args(["backfill", &top]);
+                scope.spawn(move || Said::by(&mut command).ok())
+            });
+            backfills.map(|backfill| backfill.join().unwrap())
+        });
+        for said in [&one, &other] {
+            assert_eq!(all(said).iter().sum::<usize>(), paths.len(), "{one}\n{other}");
+        }
+        assert!(all(&one)[0] + all(&other)[0] >= paths.len(), "all was uploaded: {one}\n{other}");
+        assert!(storewatch.cache().has_all(&paths));
+    }
+
     fn only_what_was_asked_for_and_what_that_needs(nix: Nix) {
         let store = ScratchStore::new(&nix);
         let storewatch = Storewatch::new(&store);

@@ -2,7 +2,7 @@
 //! sent once.
 
 use crate::backend_contract::eventually_done;
-use crate::support::backend::bucket_policy;
+use crate::support::backend::{bucket_policy, fake_policy};
 use crate::support::s3::{BUCKET, Cluster, Dialect, Op, Trouble};
 use crate::support::{FakeS3, Fault, FlakyProxy, Nix, On, Reader, Said, ScratchStore, Storewatch, expr, write_secret};
 
@@ -14,23 +14,7 @@ fn google_and_azure_take_and_give_back() {
         let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
         fake.state().dialect = dialect;
         let storewatch = Storewatch::new(&store);
-        let key = storewatch.state_dir().with_file_name("key");
-        let (url, name) = match dialect {
-            Dialect::Azure => {
-                write_secret(&key, "c2VjcmV0");
-                ("az://nix-cache/team?account=nixaccount&endpoint", "account_key")
-            }
-            Dialect::Google | Dialect::S3 => {
-                let text = "{\n\"private_key\": \"x\", \"private_key_id\": \"y\", \"client_email\": \"z\",\n\"disable_oauth\": true\n}";
-                write_secret(&key, text);
-                ("gs://nix-cache/team?endpoint", "service_account_key")
-            }
-        };
-        storewatch.policy(&format!(
-            "version = 1\n[caches.team]\nurl = \"{url}=http://127.0.0.1:{}\"\n{name} = {{ file = \"{}\" }}\n",
-            fake.port(),
-            key.display()
-        ));
+        storewatch.policy(&fake_policy(&storewatch, &fake, "team"));
         // What the policy says counts, whatever the environment has.
         let elsewhere = |command: &mut std::process::Command| {
             for name in ["GOOGLE_SERVICE_ACCOUNT", "SERVICE_ACCOUNT"] {
@@ -48,8 +32,13 @@ fn google_and_azure_take_and_give_back() {
         running.stop();
         let website = format!("{}/team", fake.website());
         Reader::empty(&store).copy_from(&website, &storewatch.public_key("team"), &paths).unwrap();
+        let before = fake.state().objects.len();
         let ping = storewatch.cmd(&["cache", "ping"]).ok();
-        assert!(ping.contains("lets us read"), "{ping}");
+        assert!(ping.contains("lets us read and push"), "{ping}");
+        fake.state().is_read_only = true;
+        let ping = storewatch.cmd(&["cache", "ping"]);
+        assert!(ping.code == Some(1) && ping.stdout.contains("lets us read, but not push"), "{ping:?}");
+        assert_eq!(fake.state().objects.len(), before, "nothing is left of it");
         let state = fake.state();
         assert!(state.asked[&Op::Part] >= 3 && state.multiparts.is_empty(), "{dialect:?}: {:?}", state.asked);
     }
@@ -99,23 +88,60 @@ fn keys_come_from_the_environment_and_from_profiles() {
 /// Four uploads at once of what doesn't compress, when the store takes nothing: what is held then is all that ever is.
 #[test]
 fn four_large_uploads_stay_within_128_mib() {
+    four_large_uploads_beside("");
+}
+
+/// The highest level that `compression = "auto"` comes to.
+#[test]
+fn and_so_they_do_at_the_highest_level_of_auto() {
+    four_large_uploads_beside("compression_level = 6\n");
+}
+
+fn four_large_uploads_beside(line: &str) {
     let Some(nix) = Nix::recent() else { return };
     let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
     let storewatch = Storewatch::new(&store);
-    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    storewatch.policy(&(bucket_policy(&storewatch, fake.port(), fake.key()) + line));
     fake.fail(&[Op::Part], Trouble::Stall);
     let mut running = storewatch.start();
     (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
-    running.eventually("two parts of each on their way", || fake.state().in_flight == 8);
+    running.eventually("a part of each on its way, and one beside", || fake.state().in_flight == 5);
     fake.pass();
     eventually_done(&mut running, &storewatch, 4);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()).unwrap();
-    let peak: u64 = peak.parse().unwrap();
+    let peak = running.peak();
     assert!((1..=128 * 1024).contains(&peak), "{peak} KiB were resident");
     println!("{peak} KiB were resident at most");
     running.stop();
     fake.assert_sound();
+}
+
+/// Headers for what stands in front of the store go with every request, and their secrets show nowhere.
+#[test]
+fn headers_open_what_stands_in_front_of_a_store() {
+    let Some(nix) = Nix::recent() else { return };
+    for dialect in [Dialect::S3, Dialect::Google, Dialect::Azure] {
+        let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+        {
+            let mut state = fake.state();
+            (state.dialect, state.gate) = (dialect, Some(("x-gate", "s3cret-of-the-gate".to_owned())));
+        }
+        let storewatch = Storewatch::new(&store);
+        let policy = fake_policy(&storewatch, &fake, "");
+        let file = storewatch.state_dir().with_file_name("gate");
+        write_secret(&file, "s3cret-of-the-gate");
+        storewatch.policy(&policy);
+        let said = storewatch.cmd(&["cache", "ping"]);
+        assert!(said.code == Some(1) && said.stdout.contains("NobodyIsLetIn"), "{said:?}");
+        storewatch.policy(&format!("{policy}headers.x-gate = {{ file = \"{}\" }}\n", file.display()));
+        let mut paths = store.build(&expr::sized(12_000_000)).unwrap();
+        paths.extend(store.build(&expr::chain(2)).unwrap());
+        let mut command = storewatch.command();
+        let said = Said::by(command.args(["push", "--timeout", "60s"]).args(&paths).env("STOREWATCH_LOG", "trace"));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(!(said.stdout + &said.stderr).contains("s3cret-of-the-gate"), "the secret shows");
+        let verified = storewatch.cmd(&["cache", "verify", "team"]);
+        assert_eq!(verified.code, Some(0), "{verified:?}");
+    }
 }
 
 /// Two paths of one content are two narinfos and one archive, unless that has gone meanwhile.

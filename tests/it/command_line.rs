@@ -7,6 +7,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
+fn usage_names_no_option_that_nobody_has_written() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy("version = 1\n");
+    // Both are set in the environment, and count all the same.
+    assert_eq!(storewatch.status()["policy_file"], storewatch.policy_path().to_str().unwrap());
+    for arguments in [&["push"][..], &["queue", "--help"], &["status", "--help"], &["queue", "list", "--state", "x"]] {
+        let said = storewatch.cmd(arguments);
+        let text = said.stdout + &said.stderr;
+        let usage = text.lines().filter(|line| line.starts_with("Usage: "));
+        assert!(usage.into_iter().all(|line| !line.contains("--state-dir") && !line.contains("--config")), "{text}");
+    }
+    let help = storewatch.cmd(&["status", "--help"]).ok();
+    assert!(help.contains("[env: STOREWATCH_STATE_DIR]") && help.contains("[env: STOREWATCH_CONFIG]"), "{help}");
+}
+
+#[test]
 fn status_and_queue_answer_with_and_without_the_service() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);

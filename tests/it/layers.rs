@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The rooms, from the ground up. A room that is missing here is added together with the drawing in
 /// `docs/architecture.md`.
 const FLOORS: [&[&str]; 6] = [
-    &["nix", "program", "report"],
+    &["nix", "program", "report", "times"],
     &["policy", "limit", "disk", "secret"],
     &["cache", "queue"],
     &["config", "watch", "upload", "pins"],

@@ -48,6 +48,13 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
     assert!(!team.has(&first) && !team.has(&second));
     assert!(storewatch.cmd(&["resume", "--cache", "other"]).ok().contains("nothing was paused by hand"));
     assert!(paused(&storewatch, "team").is_some(), "that was another's");
+    // What keeps it paused though it was resumed is said.
+    storewatch.cmd(&["pause"]).ok();
+    let but_line = "itself is not paused by hand, but the whole line is: `storewatch resume`";
+    for whose in [&["--cache", "team"][..], &["--backfill"]] {
+        let said = storewatch.cmd(&[&["resume"], whose].concat()).ok();
+        assert!(said.contains(but_line) && !said.contains("nothing was paused"), "{said}");
+    }
     storewatch.cmd(&["resume"]).ok();
     running.eventually("its paths", || team.has(&first) && team.has(&second));
     assert_eq!(paused(&storewatch, "team"), None);
@@ -230,6 +237,17 @@ fn windows_go_by_the_time_zone_of_the_host() {
         assert_eq!(shown["line"]["by"], by, "{zone}: {shown}");
         assert!(shown["line"]["until"].as_i64() > Some(i64::try_from(since_1970).unwrap() * 1000), "{shown}");
     }
+    // Who looks at it from elsewhere sees what the service does, and by whose clock.
+    let (noon, midnight) = (format!("XXX{}", hour - 12), format!("XXX{hour}"));
+    let mut running = storewatch.start_with(|command| {
+        command.env("TZ", &noon);
+    });
+    running.eventually_logs("started");
+    let said = storewatch.command().arg("limit").env("TZ", &midnight).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let offset = format!(" 14:00 {}{:02}:00\n", if hour > 12 { '-' } else { '+' }, (hour - 12).abs());
+    assert!(said.contains("by the window 10:00 to 14:00, until ") && said.contains(&offset), "{said}");
+    running.stop();
     // One that nobody knows is said.
     let mut running = storewatch.start_with(|command| {
         command.env("TZ", "Nowhere/Atall");
@@ -323,6 +341,7 @@ fn what_makes_no_sense_is_refused_with_what_to_write() {
         (&["limit", "1MiB/s", "--cache", "tema"], "the policy has no cache `tema`; it has local"),
         (&["limit", "1MiB/s", "--cache", "local", "--backfill"], "cannot be used with"),
         (&["limit", "--cache", "local"], "say how much, such as 5MiB/s"),
+        (&["limit", "99999999999999MiB/s"], "more than any line carries: write `none` for no limit"),
         (&["limit", "--for", "2h"], "required"),
         (&["pause", "--for=-1h"], "no length of time"),
         (&["pause", "--cache", "tema"], "the policy has no cache `tema`"),
@@ -333,6 +352,20 @@ fn what_makes_no_sense_is_refused_with_what_to_write() {
         assert!(said.stderr.contains(told), "{arguments:?}: {}", said.stderr);
     }
     assert!(!storewatch.state_dir().join("queue.sqlite").exists(), "something was begun");
+    // The one cache is a directory.
+    let idle = "it limits nothing for now";
+    for (arguments, is_idle) in [
+        (&["limit", "1MiB/s"][..], true),
+        (&["limit", "1MiB/s", "--backfill"], true),
+        (&["limit", "1MiB/s", "--cache", "local"], false),
+        (&["limit", "none"], false),
+        (&["limit", "--clear"], false),
+    ] {
+        let said = storewatch.cmd(arguments).ok();
+        assert_eq!(said.contains(idle), is_idle, "{arguments:?}: {said}");
+    }
+    storewatch.policy("version = 1\n[caches.team]\nurl = \"attic+http://127.0.0.1:9/team\"\n");
+    assert!(!storewatch.cmd(&["limit", "1MiB/s"]).ok().contains(idle));
     storewatch.policy("version = 1\n[caches.team]\nurl = \"command:///bin/true\"\n");
     let said = storewatch.cmd(&["limit", "1MiB/s", "--cache", "team"]);
     assert!(said.code == Some(2) && said.stderr.contains("sends them by itself, so it can't be limited"), "{said:?}");

@@ -266,7 +266,7 @@ fn a_server_knows_us_in_several_ways() {
         } else {
             running = storewatch.start();
             let before = store.build(&expr::many(1)).unwrap();
-            eventually_waits_because(&mut running, &storewatch, "its credentials are missing");
+            eventually_waits_because(&mut running, &storewatch, "its credentials can't be had");
             write_secret(&file, wrong);
             eventually_waits_because(&mut running, &storewatch, "401 Unauthorized");
             assert!(!nginx.cache().has(&before[0]));
@@ -346,5 +346,60 @@ fn an_authority_of_ones_own_is_trusted_and_a_stranger_is_not() {
             }
             running.stop();
         }
+    }
+}
+
+/// Nix's own parameter, for every binary cache: the file is as good as `signing_key`, and looked at as closely.
+#[test]
+fn the_url_may_name_the_key_as_nix_has_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(nix) = Nix::recent() else { return };
+    for backend in [Backend::file, Backend::fake_s3, Backend::nginx] {
+        let Some(backend) = backend() else { continue };
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let (key, file) = (store.generate_key("team-1"), storewatch.state_dir().with_file_name("signing"));
+        write_secret(&file, std::fs::read_to_string(&key.secret).unwrap());
+        let policy = backend.policy(&storewatch, &store, &file);
+        let signed = format!("signing_key = {{ file = \"{}\" }}\n", file.display());
+        let url = policy.split("url = \"").nth(1).unwrap().split('"').next().unwrap();
+        let named = format!("{url}{}secret-key={}", if url.contains('?') { '&' } else { '?' }, file.display());
+        let policy = policy.replace(url, &named);
+        storewatch.policy(&policy);
+        let twice = storewatch.cmd(&["policy", "check"]);
+        assert!(twice.code != Some(0) && twice.stderr.contains("keep one of them"), "{twice:?}");
+        storewatch.policy(&policy.replace(&signed, ""));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let paths = store.build(&expr::many(1)).unwrap();
+        let refused = storewatch.cmd(&["push", "--timeout", "2s", &paths[0]]);
+        assert!(refused.code != Some(0) && (refused.stdout + &refused.stderr).contains("others"), "readable by others");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        storewatch.cmd(&["queue", "retry", "--all"]);
+        storewatch.cmd(&["push", &paths[0]]).ok();
+        assert_eq!(storewatch.public_key("team"), key.public);
+        Reader::empty(&store).copy_from(&backend.substituter(), &key.public, &paths).unwrap();
+    }
+}
+
+/// Four uploads of what doesn't compress, to a server that stalls: what is held then is all that ever is.
+#[test]
+fn four_large_uploads_take_little_memory() {
+    let Some(nix) = Nix::recent() else { return };
+    for line in ["", "compression_level = 6\n"] {
+        let Some(nginx) = Nginx::start() else { return };
+        let (store, proxy) = (ScratchStore::new(&nix), FlakyProxy::before(nginx.port()));
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, proxy.port(), "", &(login + line));
+        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
+        let mut running = storewatch.start();
+        (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
+        running.eventually("four that stall", || nginx.arriving() == 4);
+        proxy.pass();
+        eventually_done(&mut running, &storewatch, 4);
+        let peak = running.peak();
+        assert!((1..=96 << 10).contains(&peak), "{peak} KiB were resident");
+        println!("{peak} KiB were resident at most, {line:?}");
+        running.stop();
     }
 }

@@ -1,5 +1,6 @@
 //! Content-addressed derivations: who reads a cache gets their outputs without building them.
 
+use crate::support::backend::Backend;
 use crate::support::write_secret;
 use crate::support::{CacheDir, Nix, Reader, ScratchStore, Storewatch, each_nix, expr};
 
@@ -83,6 +84,43 @@ each_nix! {
             let depends = json["dependentRealisations"].as_object().unwrap().len();
             // Nix's own and ours are one; where it depends on others, there is one without them, for Nix 2.34.
             assert_eq!(json["signatures"].as_array().unwrap().len(), 1 + depends, "{text}");
+        }
+    }
+}
+
+/// In buckets and on web servers they lie as in a directory, and who reads those builds nothing again.
+#[test]
+fn they_are_put_where_servers_are() {
+    let Some(nix) = Nix::recent() else { return };
+    for backend in [Backend::fake_s3, Backend::fake_s3_that_only_overwrites, Backend::garage, Backend::nginx] {
+        let Some(backend) = backend() else { continue };
+        let store = store(&nix);
+        let storewatch = Storewatch::new(&store);
+        let key = storewatch.state_dir().with_file_name("signing");
+        write_secret(&key, std::fs::read_to_string(store.generate_key("team-1").secret).unwrap());
+        let policy = backend.policy(&storewatch, &store, &key);
+        let mark = store.root().join("built");
+        let expression = expr::content_addressed(&["base", "top"], &mark);
+        let top = store.build(&expression).unwrap();
+        let built = std::fs::read_to_string(&mark).unwrap();
+        // Left out at first, then added beside what is there.
+        let without = policy.replacen("garage\"", "garage&write-realisations=false\"", 1);
+        let without = without.replacen("/nix\"", "/nix?write-realisations=false\"", 1);
+        assert_ne!(without, policy);
+        storewatch.policy(&without);
+        storewatch.cmd(&["push", &top[0]]).ok();
+        let public = storewatch.public_key("team");
+        let read = || Reader::empty(&store).build(&backend.substituter(), &public, &expression);
+        assert!(read().is_err(), "nobody knows that it is there");
+        storewatch.policy(&policy);
+        for _ in 0..2 {
+            let said = storewatch.cmd(&["push", &top[0]]).ok();
+            assert!(said.contains("already there"), "{said}");
+        }
+        assert_eq!(read(), Ok(top.clone()));
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), built, "nothing was built again");
+        if let Backend::Web(nginx) = &backend {
+            assert_eq!(realisations(&nginx.cache()).len(), 3);
         }
     }
 }

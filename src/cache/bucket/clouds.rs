@@ -10,9 +10,9 @@ use object_store::CredentialProvider;
 use object_store::azure::{AzureCredential, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 
+use super::build::once;
 use super::credentials::variable;
 use super::error::{BucketError, Carried, unwrapped};
-use super::store::once;
 use super::wire::Wire;
 use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};

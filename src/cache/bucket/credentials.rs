@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 
+use super::build::StoreKeys;
 use super::error::{BucketError, Carried, unwrapped};
 use super::profile::{self, Profile};
-use super::store::StoreKeys;
 use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};
 use crate::report::one_line;

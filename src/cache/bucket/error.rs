@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::code::Code;
 use crate::cache::Class;
-use crate::cache::http::{Action, HttpError, UNTOLD_PAUSE, reason, within};
+use crate::cache::http::{Action, HttpError, UNTOLD_PAUSE, beside, reason, within};
 use crate::secret::SecretError;
 
 /// Why an object store didn't do what it was asked.
@@ -16,7 +16,7 @@ pub enum BucketError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// It says no.
-    #[error("{action} at {bucket}: {}{}{}", Reason(*status, code), Says(says), code.cure().unwrap_or_default())]
+    #[error("{action} at {bucket}: {}{}{}", Reason(*status, code), beside(*status, says), code.cure().unwrap_or_default())]
     Refused {
         /// What was asked of it.
         action: Action,
@@ -48,7 +48,7 @@ pub enum BucketError {
         problem: String,
     },
     /// A secret of the policy can't be had.
-    #[error("its credentials are missing")]
+    #[error("its credentials can't be had")]
     Secret(#[source] SecretError),
     /// A temporary token would cross the network for everybody to read.
     #[error(
@@ -174,15 +174,6 @@ impl fmt::Display for Reason<'_> {
             Some(name) => write!(f, "{} ({})", name, self.0),
             None => f.write_str(&reason(self.0)),
         }
-    }
-}
-
-/// What the store says, if it does.
-struct Says<'a>(&'a str);
-
-impl fmt::Display for Says<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
     }
 }
 

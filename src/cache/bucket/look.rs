@@ -2,14 +2,20 @@
 //! it lies.
 
 use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{PutMode, PutPayload, UpdateVersion};
 use reqwest::Url;
 
+use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{Store, StoreOptions};
+use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
 use crate::nix::StoreDir;
+
+/// A tag that no object has.
+const NOBODYS_TAG: &str = "\"storewatch-asks\"";
 
 const NOT_THERE_YET: &str = "there is no cache in it yet; the first upload makes it";
 
@@ -72,27 +78,45 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
             return trial;
         }
     }
-    if store.aborts {
-        let written = begin_and_abort(&store, &*store.multiparts).await;
-        trial.writes = match &written {
-            Ok(()) => Some(true),
-            Err(error) => (error.class() == Class::Credentials).then_some(false),
-        };
-        if let (Some(false), Some(forbidden)) = (trial.writes, forbidden) {
-            (trial.reads, trial.remark) = (Some(false), None);
-            trial.troubles.push(forbidden.into());
-        }
-        trial.troubles.extend(written.err());
+    let written = match store.aborts {
+        true => begin_and_abort(&store, &*store.multiparts).await,
+        false => put_in_vain(&store).await,
+    };
+    trial.writes = match &written {
+        Ok(()) => Some(true),
+        Err(error) => (error.class() == Class::Credentials).then_some(false),
+    };
+    if let (Some(false), Some(forbidden)) = (trial.writes, forbidden) {
+        (trial.reads, trial.remark) = (Some(false), None);
+        trial.troubles.push(forbidden.into());
     }
+    trial.troubles.extend(written.err());
     trial
 }
 
 /// An upload in parts that is begun and taken back: it needs the permission to write and leaves nothing.
 async fn begin_and_abort(store: &Store, multiparts: &dyn MultipartStore) -> Result<(), CacheError> {
     let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
-    let object = store.object(&format!("{}/trial.{}", layout::NAR_DIR, run::new_name()));
+    let object = trial_object(store);
     let id = multiparts.create_multipart(&object).await.map_err(failed)?;
     multiparts.abort_multipart(&object, &id).await.map_err(failed)
+}
+
+/// An object that is put on a condition that never holds, where uploads in parts can't be taken back: it needs the permission
+/// to write, which is looked at first. A store that knows no such condition has it, and it is deleted.
+async fn put_in_vain(store: &Store) -> Result<(), CacheError> {
+    let object = trial_object(store);
+    let nobodys = UpdateVersion { e_tag: Some(NOBODYS_TAG.to_owned()), version: None };
+    let put = store.put_as(&object, PutPayload::new(), layout::NAR_TYPE, PutMode::Update(nobodys)).await;
+    match put? {
+        Put::Exists => Ok(()),
+        Put::New => Ok(store.delete(&object).await?),
+    }
+}
+
+/// An object that no cache has.
+fn trial_object(store: &Store) -> Path {
+    store.object(&format!("{}/trial.{}", layout::NAR_DIR, run::new_name()))
 }
 
 async fn greet(options: &StoreOptions, trial: &mut Trial) -> Result<(), HttpError> {

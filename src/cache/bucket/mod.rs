@@ -10,6 +10,7 @@
 //! and the uploader draws the conclusion.
 
 mod arriving;
+mod build;
 mod clouds;
 mod code;
 mod credentials;
@@ -21,6 +22,7 @@ mod send;
 mod shelf;
 mod store;
 mod uploads;
+mod watched;
 mod wire;
 
 use std::path::PathBuf;
@@ -33,13 +35,13 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::debug;
 
+pub use self::build::{StoreKeys, StoreOptions};
 pub use self::code::Code;
 pub use self::error::BucketError;
 use self::listing::Listing;
 pub use self::look::{look, try_out};
 pub use self::shelf::BucketShelf;
 use self::store::{Put, Store};
-pub use self::store::{StoreKeys, StoreOptions};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::condemned_with;
 use super::pack::Packing;

@@ -1,5 +1,7 @@
 //! Sending a packed archive to a bucket: small ones in one request, larger ones in parts.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use object_store::multipart::PartId;
 use object_store::path::Path;
@@ -14,8 +16,8 @@ use crate::cache::unfinished::Upload;
 use crate::cache::{CacheError, NarFailure, layout};
 use crate::limit::Tap;
 
-/// Bytes of a part, and of what is sent in one request: the least that S3 takes for a part. Three of them are in memory for
-/// each upload, so that four uploads at once stay within 128 MiB with all that compression needs.
+/// Bytes of a part, and of what is sent in one request: the least that S3 takes for a part. Two of them are in memory for
+/// each upload, and [`SPARE`] for all, so that four uploads at once stay within 128 MiB with all that compression needs.
 pub(super) const PART: u64 = 5 * 1024 * 1024;
 
 /// S3 puts so many parts together at most.
@@ -24,8 +26,9 @@ const PARTS: u64 = 10_000;
 /// A size for parts of which nobody knows how many there will be (bytes): 300 GB fit.
 const PART_OF_UNKNOWN: u64 = 32 * 1024 * 1024;
 
-/// Parts on their way at the same time; a third is being gathered meanwhile.
-const IN_FLIGHT: usize = 2;
+/// Of each upload one part is on its way while the next is gathered. So many more parts are on their way at the same time, of
+/// whichever uploads: one upload alone, to a distant store, never waits for an answer then.
+pub(super) const SPARE: usize = 1;
 
 /// Sends all of an archive of `nar_size` bytes (0: nobody knows).
 pub(super) async fn send(
@@ -72,13 +75,23 @@ async fn send_parts(
     let mut sent: Vec<PartId> = Vec::new();
     let mut next = Some(first);
     while let Some(part) = next {
-        while on_their_way.len() >= IN_FLIGHT {
-            take(&mut on_their_way, &mut sent).await.map_err(failed)?;
-        }
+        let spare = loop {
+            match on_their_way.len() {
+                0 => break None,
+                1 => tokio::select! {
+                    spare = Arc::clone(&store.spare).acquire_owned() => break spare.ok(),
+                    taken = take(&mut on_their_way, &mut sent) => taken.map_err(failed)?,
+                },
+                _ => take(&mut on_their_way, &mut sent).await.map_err(failed)?,
+            }
+        };
         let index = sent.len();
         sent.push(PartId { content_id: String::new() });
         let (multiparts, object, id) = (store.multiparts.clone(), object.clone(), id.clone());
-        let sending = async move { (index, multiparts.put_part(&object, &id, index, part).await) };
+        let sending = async move {
+            let _spare = spare;
+            (index, multiparts.put_part(&object, &id, index, part).await)
+        };
         on_their_way.spawn(Tap::of_this_task().scope(sending));
         next = parts.next().await?;
     }

@@ -8,8 +8,9 @@ use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
 
 use super::BucketError;
+use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{LONGEST_TEXT, Put, Store, StoreOptions};
+use super::store::{LONGEST_TEXT, Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;

@@ -5,28 +5,27 @@
 //! Nothing is waited for without end: neither for the head of an answer nor for the next of its body. What a server says
 //! of a failure is passed on without what the request has shown it.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError as LibraryError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
-    HttpResponseBody, HttpService,
+    HttpClient, HttpConnector, HttpError as LibraryError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService,
 };
-use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::arriving::Arriving;
 use super::code::Code;
 use super::error::{BucketError, Carried};
+use super::watched::Watched;
 use crate::cache::http::{
-    ANSWERING, ANSWERING_BRIEFLY, Action, HttpError, TAKING, head_size, origin, pause, plain, read_whole, touch,
+    ANSWERING, ANSWERING_BRIEFLY, Action, Credentials, HttpError, Movement, head_size, origin, pause, plain,
+    read_whole, touch,
 };
 use crate::cache::layout;
 use crate::limit::Tap;
@@ -47,12 +46,9 @@ const AZURE_CODE: &str = "x-ms-error-code";
 /// A temporary key's token, for Amazon's servers.
 const TOKEN: &str = "x-amz-security-token";
 
-/// What Azure's servers are shown in an address, of which the rest is for everybody.
-const AZURE_SIGNATURE: &str = "sig";
-
-/// A piece of a body, where there is no limit (bytes). That it was taken shows that something moves: on a line of 100 kbit/s each
-/// takes a second or two.
-const PIECE: usize = 16 * 1024;
+/// What servers are shown in an address, of which the rest is for everybody: Azure's a signature, and Amazon's, that hand out
+/// keys, the token of a web identity.
+const SHOWN_IN_ADDRESSES: [&str; 2] = ["sig", "WebIdentityToken"];
 
 /// No page of a listing is longer (bytes), nor are credentials: Azure's pages have 5,000 names.
 const LONGEST_PAGE: u64 = 16 * 1024 * 1024;
@@ -65,6 +61,8 @@ pub(super) struct Wire {
     pub(super) near: reqwest::Client,
     /// `https://HOST[:PORT]`s that belong to the bucket; what goes elsewhere is for credentials.
     pub(super) endpoint: Url,
+    /// Headers for what stands in front of the bucket's servers. They are no part of what is signed.
+    pub(super) credentials: Arc<Credentials>,
     /// As messages call the bucket.
     pub(super) bucket: String,
 }
@@ -108,17 +106,24 @@ impl Wire {
         let url = Url::parse(&parts.uri.to_string()).map_err(|error| not_understood(error.to_string()))?;
         let (action, host) = (action(&self.endpoint, &parts.method, &url), origin(&url));
         let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
-        let shown = shown(&parts.headers, &url);
+        let mut shown = shown(&parts.headers, &url);
         let is_near = url.scheme() == "http";
         let client = if action == Action::Credentials && is_near { &self.near } else { &self.client };
-        let sent = Sent::default();
+        let movement = Movement::default();
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
         *request.headers_mut() = parts.headers;
+        if action != Action::Credentials {
+            let ahead = self.credentials.shown().await.map_err(BucketError::Secret)?;
+            ahead.dress_head(request.headers_mut());
+            shown.extend(ahead.hidden().map(str::to_owned));
+        }
         let tap = Tap::of_this_task();
         tap.take(head_size(&request)).await;
         if has_body {
-            *request.body_mut() = Some(reqwest::Body::wrap(Watched::new(body, tap, sent.clone())));
+            *request.body_mut() = Some(reqwest::Body::wrap(Watched::new(body, tap, movement.clone())));
+        } else {
+            movement.is_whole();
         }
         let failed = |source| BucketError::Http(HttpError::of_transport(action, host.clone(), source));
         let stalled = |after| BucketError::Http(HttpError::Stalled { action, host: host.clone(), after });
@@ -133,7 +138,7 @@ impl Wire {
         let limit = if has_body || parts.method == Method::POST { ANSWERING } else { ANSWERING_BRIEFLY };
         tokio::select! {
             answered = answered => answered,
-            after = sent.stalled(has_body, limit) => Err(stalled(after)),
+            after = movement.stalled(limit) => Err(stalled(after)),
         }
     }
 
@@ -153,8 +158,10 @@ impl Wire {
         let answer = answer.map_err(|source| HttpError::of_transport(action, host, source))?;
         let (code, says) = understand(&headers, &String::from_utf8_lossy(&answer), shown);
         let code = Code::parse(&code);
-        // A success may yet turn out to be none when the parts are put together.
-        let went_well = status.is_success() && !String::from_utf8_lossy(&answer).contains("<Error>");
+        // A success may yet turn out to be none when the parts are put together. Of several answers in one, each is for the
+        // library to understand.
+        let says_otherwise = || String::from_utf8_lossy(&answer).contains("<Error>");
+        let went_well = status.is_success() && (are_several(&headers) || !says_otherwise());
         // No object of that name is for the library to say; no bucket isn't.
         let no_object = status == StatusCode::NOT_FOUND && !matches!(code, Code::NoSuchBucket(_) | Code::Damaged(_));
         // That an object is there already, as Azure says it.
@@ -184,7 +191,8 @@ fn action(endpoint: &Url, method: &Method, url: &Url) -> Action {
     let host = endpoint.host_str().unwrap_or_default();
     // The bucket may stand in front of the host's name.
     let is_there = |theirs: &str| theirs == host || theirs.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
-    if !url.host_str().is_some_and(is_there) {
+    let is_same_port = url.port_or_known_default() == endpoint.port_or_known_default();
+    if !is_same_port || !url.host_str().is_some_and(is_there) {
         return Action::Credentials;
     }
     match *method {
@@ -207,6 +215,11 @@ struct Asked<'r> {
     most: u64,
 }
 
+/// Whether an answer holds those to several requests, as Azure's to a batch.
+fn are_several(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"))
+}
+
 /// Whether a request asks for a page of names.
 fn lists(url: &Url) -> bool {
     url.query_pairs()
@@ -220,11 +233,12 @@ fn shown(headers: &HeaderMap, url: &Url) -> Vec<String> {
     let authorization =
         header(AUTHORIZATION.as_str()).map(|value| value.split_once(' ').map_or(value, |(_, rest)| rest));
     let in_headers = authorization.into_iter().chain(header(TOKEN)).map(str::to_owned);
-    let signature = url.query_pairs().filter(|(name, _)| name == AZURE_SIGNATURE).map(|(_, value)| value.into_owned());
+    let is_shown = |name: &str| SHOWN_IN_ADDRESSES.contains(&name);
+    let understood = url.query_pairs().filter(|(name, _)| is_shown(name)).map(|(_, value)| value.into_owned());
     let as_written = url.query().into_iter().flat_map(|query| query.split('&'));
-    let as_written =
-        as_written.filter_map(|pair| Some(pair.strip_prefix(AZURE_SIGNATURE)?.strip_prefix('=')?.to_owned()));
-    in_headers.chain(signature).chain(as_written).filter(|shown| !shown.is_empty()).collect()
+    let as_written = as_written.filter_map(|pair| pair.split_once('=')).filter(|(name, _)| is_shown(name));
+    let as_written = as_written.map(|(_, value)| value.to_owned());
+    in_headers.chain(understood).chain(as_written).filter(|shown| !shown.is_empty()).collect()
 }
 
 /// What the library makes more of than we could.
@@ -254,124 +268,10 @@ fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, S
     (code, says)
 }
 
-/// How far a body has been taken.
-#[derive(Clone, Default)]
-struct Sent(Arc<Mutex<Stage>>);
-
-#[derive(Clone, Copy, Default)]
-enum Stage {
-    /// Nothing has been taken.
-    #[default]
-    Begun,
-    /// The next piece may not be sent yet, which isn't the server's fault.
-    Held,
-    /// Some has been taken.
-    Taken(Instant),
-    /// Everything has been taken.
-    Whole(Instant),
-}
-
-impl Sent {
-    fn is(&self, stage: Stage) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stage;
-    }
-
-    /// Comes true when nothing has moved for too long; says for how long.
-    async fn stalled(&self, has_body: bool, answering: Duration) -> Duration {
-        let began = Instant::now();
-        loop {
-            let (stage, now) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-            let (since, limit) = match stage {
-                Stage::Begun => (began, if has_body { TAKING } else { answering }),
-                Stage::Held => (now, TAKING),
-                Stage::Taken(since) => (since, TAKING),
-                Stage::Whole(since) => (since, answering),
-            };
-            if since + limit <= now {
-                return limit;
-            }
-            sleep_until(since + limit).await;
-        }
-    }
-}
-
-/// A body that is sent as its tap lets it through, and notes when some of it was taken.
-struct Watched {
-    body: HttpRequestBody,
-    /// What is left of a larger piece.
-    left: Bytes,
-    tap: Tap,
-    /// How much of it is next, and its turn.
-    turn: Option<(usize, Turn)>,
-    sent: Sent,
-}
-
-/// Waits until a piece may be sent.
-type Turn = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
-
-impl Watched {
-    fn new(body: HttpRequestBody, tap: Tap, sent: Sent) -> Self {
-        Self { body, left: Bytes::new(), tap, turn: None, sent }
-    }
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = LibraryError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, LibraryError>>> {
-        if self.left.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(context).map_ok(Frame::into_data)) {
-                Some(Ok(Ok(left))) => self.left = left,
-                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    self.sent.is(Stage::Whole(Instant::now()));
-                    return Poll::Ready(None);
-                }
-            }
-        }
-        let (length, mut turn): (_, Turn) = self.turn.take().unwrap_or_else(|| {
-            // Where a limit says how much is a piece, it is as much as others take at a time.
-            let most = Some(self.tap.piece()).filter(|piece| *piece != usize::MAX).unwrap_or(PIECE);
-            let (length, tap) = (self.left.len().min(most), self.tap.clone());
-            (length, Box::pin(async move { tap.take(length).await }))
-        });
-        if turn.as_mut().poll(context).is_pending() {
-            self.sent.is(Stage::Held);
-            self.turn = Some((length, turn));
-            return Poll::Pending;
-        }
-        let piece = self.left.split_to(length);
-        let now = Instant::now();
-        self.sent.is(if self.is_end_stream() { Stage::Whole(now) } else { Stage::Taken(now) });
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (left, behind) = (self.left.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(behind.lower() + left);
-        if let Some(upper) = behind.upper() {
-            hint.set_upper(upper + left);
-        }
-        hint
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
-    use crate::limit::{Lane, Rate, Rates, Shaper};
+    use crate::cache::http::{Http, HttpOptions};
 
     #[test]
     fn messages_say_what_was_asked_for() {
@@ -406,40 +306,22 @@ mod tests {
         assert_eq!(says, "you sent [secret] [secret] [secret] [secret] sv=1");
     }
 
+    /// Azure answers a batch as a whole with success; what isn't there any more is one of the answers in it.
     #[tokio::test]
-    async fn a_body_is_sent_whole_in_pieces_that_a_slow_line_takes() {
-        let payload: object_store::PutPayload = vec![7; 100_000].into();
-        let body = HttpRequestBody::from(payload);
-        let mut watched = Watched::new(body, Tap::of_this_task(), Sent::default());
-        let mut left = 100_000;
-        while left > 0 {
-            assert!(!watched.is_end_stream() && watched.size_hint().exact() == Some(left as u64));
-            let piece = watched.frame().await.expect("more").expect("a piece").into_data().expect("data");
-            assert!(!piece.is_empty() && piece.len() <= PIECE);
-            left -= piece.len();
-        }
-        assert!(watched.is_end_stream() && watched.frame().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_is_not_given_up_while_nothing_may_be_sent_to_it() {
-        let shaper = Shaper::default();
-        shaper.set(&Rates { line: Rate::new(1), ..Rates::default() });
-        let payload: object_store::PutPayload = vec![7; 2000].into();
-        let sent = Sent::default();
-        let tap = shaper.tap("team", Lane::Fresh, true);
-        let mut watched = Watched::new(HttpRequestBody::from(payload), tap, sent.clone());
-        let sending = async {
-            let mut sizes = Vec::new();
-            while let Some(piece) = watched.frame().await {
-                sizes.push(piece.expect("a piece").into_data().expect("data").len());
-            }
-            sizes
+    async fn of_several_answers_in_one_none_is_taken_for_all() {
+        let http = Http::new(&HttpOptions { direct: true, ..HttpOptions::default() }).await.expect("a client");
+        let wire = Wire {
+            client: http.client().clone(),
+            near: http.client().clone(),
+            endpoint: Url::parse("https://h").expect("an address"),
+            credentials: Arc::default(),
+            bucket: "az://c".to_owned(),
         };
-        tokio::select! {
-            biased;
-            sizes = sending => assert_eq!(sizes, [1024, 976], "some twenty minutes apart"),
-            after = sent.stalled(true, ANSWERING) => panic!("given up after {after:?}"),
+        for (kind, is_handed_on) in [("multipart/mixed; boundary=b", true), ("application/xml", false)] {
+            let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);
+            let answer = answer.body("<Error><Code>BlobNotFound</Code></Error>").expect("an answer");
+            let asked = Asked { action: Action::Upload, method: &Method::POST, shown: &[], most: u64::MAX };
+            assert_eq!(wire.judge(asked, Response::from(answer)).await.is_ok(), is_handed_on, "{kind}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub use self::inventory::size;
 pub(super) use self::inventory::{condemned_with, doomed_name};
 pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};
-pub use self::verify::{Fault, Finding, Found, Leftover, Verifying, verify};
+pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, verify};
 use super::{BoxFuture, CacheError, layout};
 
 /// Seconds since 1970, until 2106.

@@ -2,13 +2,16 @@
 //!
 //! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive within
 //! the cache whose size is the one it says, has a signature by a trusted key, and each reference is in the cache or in
-//! one of its upstreams. If asked for, each archive is read and unpacked, and its hashes are compared.
+//! one of its upstreams. A reference that is in neither, and that this host has with the signature of an upstream's key,
+//! was left out when its referrer was uploaded: that upstream is trusted to deliver it, and it is told as such. If asked for, each archive is read and unpacked, and its hashes are compared.
 //!
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::debug;
 
 use super::at_once::{REQUESTS, at_once};
 use super::deep::{Archive, read_archive};
@@ -16,7 +19,9 @@ use super::inventory::{Inventory, Kind, Mark, kind_of, narinfo_file};
 use super::narinfo::{Narinfo, needs};
 use super::{Entry, Listed, Seconds, Shelf, Text, archive_within};
 use crate::cache::{CacheError, Upstreams};
-use crate::nix::{HashPart, PublicKey, StoreDir, StorePath};
+use crate::nix::{HashPart, PublicKey, StoreDir, StoreFacts, StorePath};
+use crate::policy::Policy;
+use crate::report::one_line;
 
 /// Archives that are read at the same time: unpacking keeps a processor busy.
 const ARCHIVES: usize = 4;
@@ -29,6 +34,10 @@ pub struct Verifying {
     pub keys: Vec<PublicKey>,
     /// Caches in which references may be instead.
     pub upstreams: Upstreams,
+    /// Says whose signatures vouch for what is left to upstreams.
+    pub policy: Arc<Policy>,
+    /// Where it is asked who has signed a reference.
+    pub facts: StoreFacts,
     /// Whether each archive is read.
     pub deep: bool,
     /// The time, by which ages are told.
@@ -134,6 +143,15 @@ pub struct Leftover {
     pub age: Seconds,
 }
 
+/// A reference that an upstream is trusted to deliver, since its key has signed what this host has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnTrust {
+    /// The path.
+    pub path: StorePath,
+    /// The name of the key.
+    pub key: String,
+}
+
 /// What is told on the way.
 #[derive(Clone, Debug)]
 pub enum Found {
@@ -145,6 +163,8 @@ pub enum Found {
     Fault(Finding),
     /// An archive, below `nar/`, that is not as any of the narinfos says that name it: nobody can use it.
     BadArchive(String),
+    /// A reference that isn't in the cache and that an upstream is trusted to deliver; each once.
+    OnTrust(OnTrust),
     /// A file that nobody needs.
     Leftover(Leftover),
     /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.
@@ -163,7 +183,7 @@ pub async fn verify(
     let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
     tell(Found::Narinfos(inventory.narinfos.len()));
     let limit = if verifying.deep { ARCHIVES } else { REQUESTS };
-    let examiner = Arc::new(Examiner { shelf: Arc::clone(shelf), verifying, inventory });
+    let examiner = Arc::new(Examiner { shelf: Arc::clone(shelf), verifying, inventory, trusted: Mutex::default() });
     let count = examiner.inventory.narinfos.len();
     let (mut named, mut looked_at) = (vec![false; examiner.inventory.archives.len()], 0);
     // Whether a narinfo is content with each archive, and those with which one isn't.
@@ -172,7 +192,7 @@ pub async fn verify(
         let examiner = Arc::clone(&examiner);
         async move { examiner.examine(examiner.inventory.narinfos[place].hash).await }
     };
-    let tell_all = |Verdict { hash, path, faults, archive, not_unpacked }: Verdict| {
+    let tell_all = |Verdict { hash, path, faults, archive, not_unpacked, on_trust }: Verdict| {
         if let Some(place) = archive {
             named[place] = true;
             match faults.iter().find_map(Fault::of_archive) {
@@ -182,6 +202,7 @@ pub async fn verify(
         }
         faults.into_iter().for_each(|fault| tell(Found::Fault(Finding { hash, path: path.clone(), fault })));
         not_unpacked.into_iter().for_each(|file| tell(Found::NotUnpacked(file)));
+        on_trust.into_iter().for_each(|reference| tell(Found::OnTrust(reference)));
         looked_at += 1;
         tell(Found::At(looked_at));
     };
@@ -202,17 +223,22 @@ struct Verdict {
     /// The archive that it names, among those listed.
     archive: Option<usize>,
     not_unpacked: Option<String>,
+    /// References that are told for the first time.
+    on_trust: Vec<OnTrust>,
 }
 
 struct Examiner {
     shelf: Arc<dyn Shelf>,
     verifying: Verifying,
     inventory: Inventory,
+    /// References that were taken on trust.
+    trusted: Mutex<HashSet<HashPart>>,
 }
 
 impl Examiner {
     async fn examine(&self, hash: HashPart) -> Result<Verdict, CacheError> {
-        let mut verdict = Verdict { hash, path: None, faults: Vec::new(), archive: None, not_unpacked: None };
+        let mut verdict =
+            Verdict { hash, path: None, faults: Vec::new(), archive: None, not_unpacked: None, on_trust: Vec::new() };
         // One that has gone meanwhile was pruned.
         let Some(Text { content, .. }) = self.shelf.read(&narinfo_file(hash)).await? else { return Ok(verdict) };
         let narinfo = match Narinfo::read(&content, &self.verifying.store_dir) {
@@ -234,7 +260,10 @@ impl Examiner {
             verdict.faults.push(Fault::Unsigned { keys, signed: narinfo.signers() });
         }
         for missing in self.missing(&narinfo).await? {
-            verdict.faults.push(Fault::LacksReference(missing));
+            match self.vouched_for(&missing).await {
+                Some(key) => verdict.on_trust.extend(self.note_trust(missing, key)),
+                None => verdict.faults.push(Fault::LacksReference(missing)),
+            }
         }
         match archive_within(&narinfo.url) {
             None => verdict.faults.push(Fault::Outside(crate::cache::http::plain(&narinfo.url))),
@@ -280,7 +309,8 @@ impl Examiner {
         let mut missing = Vec::new();
         for reference in narinfo.references.iter().filter(|reference| **reference != narinfo.path) {
             let hash = HashPart::from(reference);
-            if self.inventory.narinfo(hash).is_none() && self.shelf.find(&narinfo_file(hash)).await?.is_none() {
+            let is_known = self.inventory.narinfo(hash).is_some() || self.is_trusted(hash);
+            if !is_known && self.shelf.find(&narinfo_file(hash)).await?.is_none() {
                 missing.push(reference.clone());
             }
         }
@@ -289,9 +319,33 @@ impl Examiner {
         Ok(missing)
     }
 
+    /// The upstream's key that has signed a path, as far as this host has it. So it was when the path's referrer was
+    /// uploaded without it, from here.
+    async fn vouched_for(&self, path: &StorePath) -> Option<String> {
+        let Verifying { policy, facts, store_dir, .. } = &self.verifying;
+        match facts.path_info(path).await {
+            Ok(info) => info.and_then(|info| policy.delivered_by_upstream(&info, store_dir).map(str::to_owned)),
+            // A host without Nix may look after a cache, too.
+            Err(error) => {
+                debug!("{}", one_line(&error));
+                None
+            }
+        }
+    }
+
+    fn is_trusted(&self, hash: HashPart) -> bool {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash)
+    }
+
+    /// Remembers that a path is taken on trust; tells it if that is new.
+    fn note_trust(&self, path: StorePath, key: String) -> Option<OnTrust> {
+        let is_new = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).insert(HashPart::from(&path));
+        is_new.then_some(OnTrust { path, key })
+    }
+
     /// Hands out what nobody needs. What is pruned and waits for its archive to go is nobody's trouble.
     async fn leftovers(&self, named: &[bool], mut tell: impl FnMut(Found) + Send) -> Result<(), CacheError> {
-        let Self { shelf, verifying, inventory } = self;
+        let Self { shelf, verifying, inventory, .. } = self;
         let age = |modified| verifying.now.saturating_sub(modified);
         let condemned = inventory.condemned.iter().map(|condemned| condemned.mark);
         let mut waits: Vec<Mark> = condemned.chain(inventory.doomed.iter().map(|doomed| doomed.mark)).collect();

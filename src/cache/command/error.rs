@@ -74,6 +74,9 @@ pub enum CommandError {
         /// What is wrong with it.
         problem: String,
     },
+    /// It didn't say what is missing. That is no fault of any path, however it was told.
+    #[error(transparent)]
+    Unanswered(Box<Self>),
     /// It says that it hasn't taken the path.
     #[error("{program} {verdict} ({status}){reason}")]
     Ended {
@@ -158,6 +161,7 @@ impl CommandError {
             Self::Ended { verdict: Verdict::Misconfigured, .. } => {
                 Some("run it by hand as the service's user; it gets few variables, which docs/commands.md lists")
             }
+            Self::Unanswered(error) => error.hint(),
             _ => None,
         }
     }
@@ -169,6 +173,10 @@ impl CommandError {
             Self::Unusable { .. } => Class::CacheWaits,
             Self::Io { action: "start", source, .. } if never_starts(source) => Class::CacheWaits,
             Self::Io { .. } => Class::Transient,
+            Self::Unanswered(error) => match error.class() {
+                Class::Transient | Class::Doubtful | Class::Permanent => Class::Unavailable,
+                other => other,
+            },
             Self::TimedOut { .. } | Self::TooMuch { .. } | Self::NotUnderstood { .. } => Class::Doubtful,
             Self::Ended { verdict, .. } => match verdict {
                 Verdict::Later { after: Some(after) } => Class::Throttled { after: *after },

@@ -137,7 +137,7 @@ impl Cache for CommandCache {
             }
             let mut missing = Vec::new();
             for some in paths.chunks(ASKED_AT_ONCE) {
-                missing.extend(self.ask_missing(some).await?);
+                missing.extend(self.ask_missing(some).await.map_err(of_the_question)?);
             }
             Ok(missing)
         })
@@ -153,6 +153,13 @@ impl Cache for CommandCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move { self.upload(push).await })
+    }
+}
+
+fn of_the_question(error: CacheError) -> CacheError {
+    match error {
+        CacheError::Command(error) => CommandError::Unanswered(Box::new(error)).into(),
+        other => other,
     }
 }
 

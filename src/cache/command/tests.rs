@@ -312,9 +312,14 @@ async fn it_says_what_is_missing() {
     let question = fs::read_to_string(host.path("question")).expect("written");
     assert!(question.starts_with(r#"{"version":1,"action":"missing","cache":"team","store_paths":["/nix/store/0123"#));
     for (script, expected) in [
-        ("exit 0", Class::Doubtful),
-        (r#"echo '{"missing":["/nix/store/x"]}'"#, Class::Doubtful),
+        // However it fails, it's no fault of a path that it was asked about.
+        ("exit 0", Class::Unavailable),
+        ("exit 1", Class::Unavailable),
+        ("exit 65", Class::Unavailable),
+        ("exit 75", Class::Unavailable),
+        (r#"echo '{"missing":["/nix/store/x"]}'"#, Class::Unavailable),
         ("exit 77", Class::Credentials),
+        ("exit 78", Class::CacheWaits),
     ] {
         assert_eq!(ask(script).await.expect_err("no answer").class(), expected, "{script}");
     }

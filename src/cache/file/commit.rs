@@ -26,12 +26,20 @@ const SYNCERS: usize = 4;
 
 /// The files of a path, written under temporary names.
 pub(super) struct Files {
-    pub(super) nar: TempFile,
+    /// None where the archive stands already, as that of another path.
+    pub(super) nar: Option<TempFile>,
     /// Whether the archive's content has been synced already.
     pub(super) nar_synced: bool,
     /// The list of its files, where the cache has that.
     pub(super) listing: Option<TempFile>,
     pub(super) narinfo: TempFile,
+}
+
+impl Files {
+    /// Takes back an archive that no narinfo names.
+    fn withdraw_archive(&mut self) {
+        self.nar.iter_mut().for_each(TempFile::withdraw);
+    }
 }
 
 /// A path whose files are written, and whose references are published.
@@ -72,33 +80,33 @@ impl Committer {
 
 fn commit(cache_dir: &Path, members: Vec<Ready>) {
     for Ready { files: Files { nar, narinfo, .. }, .. } in &members {
-        nar.make_young();
+        nar.iter().for_each(TempFile::make_young);
         narinfo.make_young();
     }
     let members = sync_contents(members);
-    let mut members = publish(members, |files| &mut files.nar, &cache_dir.join(layout::NAR_DIR));
+    let mut members = publish(members, |files| files.nar.as_mut(), &cache_dir.join(layout::NAR_DIR));
     for ready in members.iter_mut().filter(|ready| !ready.done.is_closed()) {
         // Nix does without one, so that one that can't be published is no reason not to publish the path.
         let _ = ready.files.listing.as_mut().map(TempFile::publish);
     }
-    for ready in publish(members, |files| &mut files.narinfo, cache_dir) {
+    for ready in publish(members, |files| Some(&mut files.narinfo), cache_dir) {
         // Nobody waiting any more is fine.
         let _ = ready.done.send(Ok(()));
     }
 }
 
-/// Renames one file of each member into a directory and syncs that. One that can't be renamed fails alone.
-fn publish(members: Vec<Ready>, file: fn(&mut Files) -> &mut TempFile, dir: &Path) -> Vec<Ready> {
+/// Renames one file of each member that has it into a directory and syncs that. One that can't be renamed fails alone.
+fn publish(members: Vec<Ready>, file: fn(&mut Files) -> Option<&mut TempFile>, dir: &Path) -> Vec<Ready> {
     let mut published = Vec::with_capacity(members.len());
     for mut ready in members {
         if ready.done.is_closed() {
-            ready.files.nar.withdraw();
+            ready.files.withdraw_archive();
             continue;
         }
-        match file(&mut ready.files).publish() {
+        match file(&mut ready.files).map_or(Ok(()), TempFile::publish) {
             Ok(()) => published.push(ready),
             Err(error) => {
-                ready.files.nar.withdraw();
+                ready.files.withdraw_archive();
                 let _ = ready.done.send(Err(error));
             }
         }
@@ -106,7 +114,7 @@ fn publish(members: Vec<Ready>, file: fn(&mut Files) -> &mut TempFile, dir: &Pat
     let Err(source) = File::open(dir).and_then(|dir| dir.sync_all()) else { return published };
     for mut ready in published {
         if !ready.files.narinfo.is_published() {
-            ready.files.nar.withdraw();
+            ready.files.withdraw_archive();
         }
         // An error can't be copied, but every push has to hear of it.
         let source = io::Error::new(source.kind(), source.to_string());
@@ -123,7 +131,7 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
         for member in slice {
             let Some(ready) = member else { continue };
             let Files { nar, nar_synced, listing, narinfo } = &mut ready.files;
-            let synced = if *nar_synced { Ok(()) } else { nar.sync() };
+            let synced = nar.as_ref().filter(|_| !*nar_synced).map_or(Ok(()), TempFile::sync);
             // As with its being published: Nix does without one.
             *listing = listing.take().filter(|listing| listing.sync().is_ok());
             if let Err(error) = synced.and_then(|()| narinfo.sync())
@@ -159,7 +167,7 @@ mod tests {
     fn ready(dir: &Path) -> (Ready, oneshot::Receiver<Result<(), CacheError>>) {
         let temp = |name: &str, target: &str| TempFile::create(dir.join(name), dir.join(target)).expect("a file").0;
         let files = Files {
-            nar: temp("1", "nar/a.nar"),
+            nar: Some(temp("1", "nar/a.nar")),
             nar_synced: false,
             listing: Some(temp("3", "a.ls")),
             narinfo: temp("2", "a.narinfo"),
@@ -182,10 +190,10 @@ mod tests {
         commit(dir.path(), vec![member]);
         assert!(is_empty(), "before its group");
         let (member, published) = ready(dir.path());
-        let members = publish(vec![member], |files| &mut files.nar, &nar_dir);
+        let members = publish(vec![member], |files| files.nar.as_mut(), &nar_dir);
         assert!(nar_dir.join("a.nar").exists());
         drop(published);
-        drop(publish(members, |files| &mut files.narinfo, dir.path()));
+        drop(publish(members, |files| Some(&mut files.narinfo), dir.path()));
         assert!(is_empty(), "while its group is synced");
     }
 
@@ -201,7 +209,7 @@ mod tests {
             temp
         };
         let files = Files {
-            nar: written("1", "nar/a.nar"),
+            nar: Some(written("1", "nar/a.nar")),
             nar_synced: false,
             listing: None,
             narinfo: written("2", "a.narinfo"),

@@ -1,7 +1,8 @@
 //! A binary cache in a directory: `file:///DIR`.
 //!
 //! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
-//! narinfo never stands without its archive or before its references. What a crash leaves in `.tmp` is swept at
+//! narinfo never stands without its archive or before its references. The same content is written once: another path's
+//! narinfo names the archive that is there. What a crash leaves in `.tmp` is swept at
 //! the next start of the same host, together with archives whose narinfo it kept from appearing; what a host leaves that
 //! doesn't come back, or whose queue was replaced, by whoever opens the cache a day later.
 //!
@@ -12,19 +13,16 @@ mod look;
 mod shelf;
 mod sweep;
 mod temp;
+mod write;
 
-use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_blocking;
-use tracing::debug;
 
 use self::commit::{Committer, Files};
 use self::look::check_store;
@@ -32,26 +30,15 @@ pub use self::look::{look, try_out};
 pub use self::shelf::FileShelf;
 use self::sweep::sweep;
 use self::temp::{TempFile, io_error};
-use super::binary::RealisationFile;
-use super::pack::{PackError, pack};
-use super::{BinaryCache, BoxFuture, Cache, CacheError, Listed, NarReader, Push, Pushed, layout};
-use crate::disk::{NoRoom, Place, SetAside};
+use self::write::{WayOut, Written};
+use super::binary::list;
+use super::{BinaryCache, BoxFuture, Cache, CacheError, Hindrance, NarStream, Push, Pushed, layout};
+use crate::disk::{NoRoom, Place};
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
-use crate::report::one_line;
 
 /// Folder of the files that are being written.
 const TEMP_DIR: &str = ".tmp";
-
-/// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
-const WRITE_OUT: u64 = 4 * 1024 * 1024;
-
-/// Bytes of a log that are read at once.
-const LOG_CHUNK: usize = 64 * 1024;
-
-/// Archives from this size on (bytes, packed) are synced by the thread that wrote them, so that small ones needn't wait
-/// for them in a group: a disk writes it in some 10 ms.
-const SYNC_ALONE: u64 = 2 * 1024 * 1024;
 
 /// What a cache in a directory is made of.
 pub struct FileOptions {
@@ -63,6 +50,9 @@ pub struct FileOptions {
     pub instance: String,
     /// The same directory, as one whose file system is watched: it takes what that admits.
     pub place: Arc<Place>,
+    /// Bytes that the cache may have at most. Here that only means that no single archive may be larger; who keeps it so is
+    /// another.
+    pub max_size: Option<u64>,
 }
 
 /// A binary cache in a directory.
@@ -111,129 +101,41 @@ impl FileCache {
     fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
         TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
     }
-
-    /// Writes archive and narinfo under temporary names. Blocks.
-    fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
-        let FileOptions { dir, binary, place, .. } = &self.options;
-        // It may have waited long for its turn, and others were admitted at the same time.
-        let room = place.set_aside(info.nar_size)?;
-        // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
-        let folder = dir.join(layout::NAR_DIR);
-        let compression = binary.compression();
-        let drawn = binary.new_nar_name(info, compression);
-        let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
-        let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
-        let (nar, listed) = binary.listed(nar);
-        let began = Instant::now();
-        let packed = pack(nar, compression, info.nar_size, out);
-        let (packed, _) = packed.map_err(|error| match error {
-            PackError::Nar(failure) => failure.into(),
-            PackError::Write(source) => not_written(source, "write an archive in", &folder),
-        })?;
-        let (nar_size, file_size) = (packed.nar_size, packed.file_size);
-        let nar_synced = file_size >= SYNC_ALONE;
-        if nar_synced {
-            nar_file.sync()?;
-        }
-        binary.note_pace(&packed, began.elapsed());
-        let listing = listed.and_then(Listed::take).and_then(|json| {
-            let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
-            self.write_listing(info, &json).inspect_err(lacks).ok()
-        });
-        let (narinfo, mut file) = self.temp_file(dir.join(layout::narinfo_name(&info.path)))?;
-        let text = binary.narinfo(info, &packed.stored_at(url));
-        file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
-        temp::write_out(&file, 0);
-        Ok(Written { files: Files { nar: nar_file, nar_synced, listing, narinfo }, nar_size, file_size })
-    }
-
-    /// Says that something is missing beside a path. Who reads the cache can do without, so it keeps no path back.
-    fn lacks(&self, what: &str, whose: &StorePath, error: &CacheError) {
-        debug!("{} lacks the {what} of {whose}: {}", self.options.dir.display(), one_line(error));
-    }
-
-    /// As [`FileCache::put_log`]; only that there is no room is a failure, since there is none for a path either.
-    fn put_log_if_it_can(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        match self.put_log(derivation) {
-            Err(error) if !matches!(error, CacheError::NoRoom(_)) => {
-                self.lacks("log of the build", derivation, &error);
-                Ok(())
-            }
-            put => put,
-        }
-    }
-
-    /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
-    fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
-        let target = dir.join(layout::log_name(derivation));
-        if target.exists() {
-            return Ok(());
-        }
-        let Some(mut log) = binary.build_log(derivation) else { return Ok(()) };
-        // How long it is shows when it is read.
-        let mut room = place.set_aside(0)?;
-        let mut grown = 0;
-        let folder = dir.join(layout::LOG_DIR);
-        DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
-        let temp = dir.join(TEMP_DIR).join(temp::new_log_name(instance));
-        let (mut temp, mut file) = TempFile::create(temp, target)?;
-        let mut chunk = vec![0; LOG_CHUNK];
-        loop {
-            match log.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(read) => {
-                    file.write_all(&chunk[..read]).map_err(io_error("write a log in", &folder))?;
-                    grown += read as u64;
-                    if grown >= WRITE_OUT {
-                        room.took(std::mem::take(&mut grown))?;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    debug!("read the log of {derivation}: {error}");
-                    return Ok(());
-                }
-            }
-        }
-        temp.sync()?;
-        temp.publish()
-    }
-
-    /// Puts realisations there that the cache lacks. Blocks.
-    fn put_realisations(&self, files: Vec<RealisationFile>) -> Result<(), CacheError> {
-        let FileOptions { dir, instance, place, .. } = &self.options;
-        for RealisationFile { folder, name, json } in files {
-            let (folder, target) = (dir.join(folder), dir.join(name));
-            if target.exists() {
-                continue;
-            }
-            place.admits(0)?;
-            DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
-            let temp = dir.join(TEMP_DIR).join(temp::new_name(instance));
-            let (mut temp, mut file) = TempFile::create(temp, target)?;
-            file.write_all(json.as_bytes()).map_err(io_error("write a realisation in", &folder))?;
-            temp.sync()?;
-            temp.publish()?;
-            temp::sync_dir(&folder)?;
-        }
-        Ok(())
-    }
-
-    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
-        let dir = &self.options.dir;
-        let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
-        file.write_all(json).map_err(io_error("write a listing in", dir))?;
-        temp::write_out(&file, 0);
-        Ok(listing)
-    }
 }
 
-struct Written {
-    files: Files,
-    nar_size: u64,
-    file_size: u64,
+impl FileCache {
+    /// Shows a path whose archive is there already.
+    async fn publish_beside(
+        self: Arc<Self>,
+        info: &PathInfo,
+        nar: NarStream,
+        narinfo: TempFile,
+        go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
+    ) -> Result<Pushed, CacheError> {
+        let mut read = 0;
+        let listing = match self.options.binary.layout.write_nar_listing {
+            true => list(nar, &mut read).await?,
+            // Given up: others wait for who has a seat in a reading.
+            false => {
+                drop(nar);
+                None
+            }
+        };
+        let (cache, own) = (Arc::clone(&self), info.clone());
+        let listing = spawn_blocking(move || listing.and_then(|json| cache.write_listing_if_it_can(&own, &json))).await;
+        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })?;
+        go_ahead.await?;
+        Arc::clone(&self).copy_log(info).await?;
+        self.committer.publish(Files { nar: None, nar_synced: true, listing, narinfo }).await?;
+        Ok(Pushed { read, sent: 0, deduplicated: true })
+    }
+
+    /// Puts the log of a path's build there, if the cache wants that.
+    async fn copy_log(self: Arc<Self>, info: &PathInfo) -> Result<(), CacheError> {
+        let Some(derivation) = self.options.binary.logged(info).cloned() else { return Ok(()) };
+        let put = spawn_blocking(move || self.put_log_if_it_can(&derivation)).await;
+        put.map_err(|_| CacheError::LostThread { action: "copy a log" })?
+    }
 }
 
 impl Cache for FileCache {
@@ -263,29 +165,38 @@ impl Cache for FileCache {
 
     fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
+            let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+            let known = contents.recall(info.nar_hash).await;
+            if let Some(known) = known {
+                // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has
+                // no seat in a reading that others share.
+                arrivals.as_mut().await?;
+                arrivals = Box::pin(async { Ok(()) });
+                let (cache, own) = (Arc::clone(&self), info.clone());
+                let narinfo = spawn_blocking(move || cache.write_beside(&own, &known)).await;
+                let narinfo = narinfo.map_err(|_| CacheError::LostThread { action: "write a narinfo" })??;
+                if let Some(narinfo) = narinfo {
+                    return self.publish_beside(&info, nar, narinfo, go_ahead).await;
+                }
+            }
             let (place, nar_size) = (Arc::clone(&self.options.place), info.nar_size);
             let admitted = spawn_blocking(move || place.admits(nar_size)).await;
             admitted.map_err(|_| CacheError::LostThread { action: "look how much room there is" })??;
             let nar = nar.start().await?;
-            let cache = Arc::clone(&self);
-            let derivation = self.options.binary.logged(&info).cloned();
+            let (cache, own) = (Arc::clone(&self), info.clone());
             // A push that is dropped, since the policy denies its path by now, leaves no thread behind that packs it to its
             // end.
             let (_ends_the_thread, dropped) = oneshot::channel();
             let way_out = WayOut { tap: Tap::of_this_task(), dropped };
-            let written = spawn_blocking(move || cache.write(&info, nar, way_out)).await;
+            let written = spawn_blocking(move || cache.write(&own, nar, way_out)).await;
             let written = written.map_err(|_| CacheError::LostThread { action: "pack a path" })??;
             arrivals.await?;
             go_ahead.await?;
-            if let Some(derivation) = derivation {
-                let cache = Arc::clone(&self);
-                let put = spawn_blocking(move || cache.put_log_if_it_can(&derivation)).await;
-                put.map_err(|_| CacheError::LostThread { action: "copy a log" })??;
-            }
-            let Written { files, nar_size, file_size } = written;
+            Arc::clone(&self).copy_log(&info).await?;
+            let Written { files, stored } = written;
             self.committer.publish(files).await?;
-            Ok(Pushed { read: nar_size, sent: file_size, deduplicated: false })
+            contents.remember(info.nar_hash, &stored).await;
+            Ok(Pushed { read: stored.nar_size, sent: stored.file_size, deduplicated: false })
         })
     }
 }
@@ -301,69 +212,17 @@ fn lacks(dir: &Path, path: StorePath) -> Result<Option<StorePath>, CacheError> {
     }
 }
 
-/// A file into which an archive is packed: the system is told to write it out as it grows.
-struct GrowingFile {
-    file: File,
-    written: u64,
-    /// How much of it the system has been told to write out.
-    on_its_way: u64,
-    way_out: WayOut,
-    room: SetAside,
-}
-
-/// Why a file could not be written: there is no room, by the thresholds or by the system.
-fn not_written(source: io::Error, action: &'static str, folder: &Path) -> CacheError {
-    source.downcast::<NoRoom>().map_or_else(io_error(action, folder), CacheError::from)
-}
-
-/// What the bytes of an archive go through.
-struct WayOut {
-    tap: Tap,
-    /// Ends when nobody wants the file any more, and wakes who waits for a turn: that may be far off, in a pause.
-    dropped: oneshot::Receiver<Infallible>,
-}
-
-impl GrowingFile {
-    fn write_out(&mut self) {
-        temp::write_out(&self.file, self.on_its_way);
-        self.on_its_way = self.written;
-    }
-}
-
-impl Write for GrowingFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let WayOut { tap, dropped } = &mut self.way_out;
-        let bytes = &bytes[..bytes.len().min(tap.piece())];
-        let is_wanted = matches!(dropped.try_recv(), Err(TryRecvError::Empty));
-        if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
-            return Err(io::Error::other("its push was dropped"));
-        }
-        let written = self.file.write(bytes)?;
-        self.written += written as u64;
-        let grown = self.written - self.on_its_way;
-        if grown >= WRITE_OUT {
-            self.write_out();
-            self.room.took(grown).map_err(io::Error::other)?;
-        }
-        Ok(written)
-    }
-
-    /// At its end.
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_out();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::write::GrowingFile;
     use super::*;
-    use crate::cache::{Layout, Pace};
+    use crate::cache::binary::RealisationFile;
+    use crate::cache::{Compression, Layout, Pace, StoredNar};
     use crate::disk::{Terms, Threshold, Thresholds, What};
     use crate::limit::{Lane, Rate, Rates, Shaper};
-    use crate::nix::{SecretKey, StoreDir, StoreFacts};
+    use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
         FileOptions {
@@ -378,6 +237,7 @@ mod tests {
             },
             instance: "0123".to_owned(),
             place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
+            max_size: None,
         }
     }
 
@@ -398,6 +258,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_crash_leaves_of_a_path_that_names_anothers_archive_leaves_that_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = FileCache::open(options(dir.path())).expect("opened");
+        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-a").expect("a path");
+        let info = PathInfo {
+            id: Some(1),
+            path,
+            nar_hash: NarHash([7; 32]),
+            nar_size: 3,
+            registration_time: 0,
+            deriver: None,
+            ultimate: true,
+            sigs: Vec::new(),
+            ca: None,
+            references: Some(Vec::new()),
+        };
+        let stored = StoredNar {
+            url: "nar/others.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: info.nar_hash,
+            file_size: 3,
+            nar_size: 3,
+        };
+        assert!(cache.write_beside(&info, &stored).expect("looked").is_none(), "it isn't there");
+        let archive = dir.path().join(&stored.url);
+        fs::write(&archive, "cut").expect("written");
+        let left = cache.write_beside(&info, &stored).expect("written").expect("it is there");
+        // As an earlier run would have left it.
+        let written = fs::read_dir(dir.path().join(TEMP_DIR)).expect("listed").flatten().next().expect("a file").path();
+        let name = written.file_name().expect("a name").to_string_lossy().into_owned();
+        let (_, number) = name.split_once('.').and_then(|(_, rest)| rest.split_once('.')).expect("a number");
+        fs::rename(&written, dir.path().join(TEMP_DIR).join(format!("0123.beef-1.{number}"))).expect("renamed");
+        drop((left, cache));
+        FileCache::open(options(dir.path())).expect("opened again");
+        assert_eq!(fs::read_dir(dir.path().join(TEMP_DIR)).expect("listed").count(), 0, "it is swept");
+        assert!(archive.exists(), "another path has it");
+    }
+
+    #[tokio::test]
     async fn who_drops_a_push_that_waits_for_its_turn_ends_its_thread() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("a");
@@ -408,7 +307,7 @@ mod tests {
         let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
         let file = File::create(&path).expect("created");
         let room = options(dir.path()).place.set_aside(4096).expect("room");
-        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: None };
         let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
         while fs::metadata(&path).expect("there").len() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -438,10 +337,10 @@ mod tests {
             json: "{}".to_owned(),
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         cache.put_log_if_it_can(&derivation).expect_err("critical");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");

@@ -24,7 +24,8 @@ pub(super) fn new_log_name(instance: &str) -> String {
     format!("{}{LOG}", new_name(instance))
 }
 
-/// A name for a copy of a narinfo that stands: who sweeps it must not think that its archive is nobody's.
+/// A name for a copy of a narinfo that stands, or one that names the archive of a path that stands: who sweeps it must not
+/// think that its archive is nobody's.
 pub(super) fn new_copy_name(instance: &str) -> String {
     format!("{}{COPY}", new_name(instance))
 }

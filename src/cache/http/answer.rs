@@ -1,6 +1,5 @@
 //! What a server answers beside what it was asked for.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{LOCATION, RETRY_AFTER};
@@ -42,9 +41,31 @@ impl ServerSays {
     }
 }
 
-impl fmt::Display for ServerSays {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+impl ServerSays {
+    /// What it says beyond its status, which many repeat: `: …`; nothing where there is no more.
+    pub(super) fn beside(&self, status: u16) -> String {
+        beside(status, &self.message)
+    }
+}
+
+/// What a server says beyond its status: `: …`; nothing where there is no more.
+pub(in crate::cache) fn beside(status: u16, message: &str) -> String {
+    let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    let rest = without(message, &status.to_string());
+    let rest = without(rest, known);
+    if rest.is_empty() { String::new() } else { format!(": {rest}") }
+}
+
+/// A text without these words at its beginning, and what stands between them and the rest.
+fn without<'t>(text: &'t str, words: &str) -> &'t str {
+    let between = |c: char| c.is_whitespace() || matches!(c, ':' | '-' | '–' | '.' | ',' | ';');
+    match text.get(..words.len()) {
+        Some(begins) if begins.eq_ignore_ascii_case(words) => {
+            let rest = &text[words.len()..];
+            // `5000` doesn't begin with 500, nor `Conflicting` with `Conflict`.
+            if rest.is_empty() || rest.starts_with(between) { rest.trim_start_matches(between) } else { text }
+        }
+        _ => text,
     }
 }
 
@@ -87,6 +108,23 @@ pub(in crate::cache) fn pause(text: &str, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_says_of_its_status_is_said_once() {
+        for (status, message, expected) in [
+            (429, "429 Too Many Requests", ""),
+            (429, "Too Many Requests", ""),
+            (429, "429 Too Many Requests: come back at noon", ": come back at noon"),
+            (429, "too many requests. come back", ": come back"),
+            (413, "413 Request Entity Too Large", ": Request Entity Too Large"),
+            (409, "Conflicting names", ": Conflicting names"),
+            (500, "5000 errors", ": 5000 errors"),
+            (599, "no", ": no"),
+            (500, "", ""),
+        ] {
+            assert_eq!(beside(status, message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn a_pause_is_read_in_seconds_and_as_a_date() {

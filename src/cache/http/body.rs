@@ -9,19 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::time::{Instant, sleep_until};
 
+use super::movement::{ANSWERING, Movement};
 use crate::cache::pack::{Packed, Packing};
 use crate::cache::{BoxFuture, NarFailure, NarReader};
 use crate::limit::Tap;
-
-/// A server that takes nothing for so long is given up. Servers write to disks and object stores while they take, and
-/// some do that in bursts.
-pub(in crate::cache) const TAKING: Duration = Duration::from_secs(30);
-
-/// A server that has everything answers within this time. One that packs a large archive and passes it on to an object
-/// store needs some for what it has buffered.
-pub(in crate::cache) const ANSWERING: Duration = Duration::from_secs(180);
 
 /// What a request brings: an archive for the most part.
 pub struct Body {
@@ -31,11 +23,14 @@ pub struct Body {
 }
 
 /// How far a body is. Cheap to clone.
-#[derive(Clone)]
-pub struct Progress(Arc<Mutex<State>>);
+#[derive(Clone, Default)]
+pub struct Progress {
+    movement: Movement,
+    state: Arc<Mutex<State>>,
+}
 
+#[derive(Default)]
 struct State {
-    stage: Stage,
     failure: Option<NarFailure>,
     packed: Option<Packed>,
     /// Bytes that were handed on.
@@ -59,15 +54,6 @@ impl Archive {
     }
 }
 
-enum Stage {
-    /// The archive is being read, or may not be sent yet: however long that takes, it isn't the server's fault.
-    Reading,
-    /// A chunk waits to be taken.
-    Offered(Instant),
-    /// Everything has been taken.
-    Taken(Instant),
-}
-
 impl Body {
     /// The archive, behind some bytes that go ahead of it.
     #[must_use]
@@ -88,8 +74,7 @@ impl Body {
     }
 
     fn of(ahead: Bytes, archive: Archive) -> Self {
-        let state = State { stage: Stage::Reading, failure: None, packed: None, offered: 0 };
-        Self { ahead, archive, progress: Progress(Arc::new(Mutex::new(state))) }
+        Self { ahead, archive, progress: Progress::default() }
     }
 
     /// How far it is.
@@ -121,9 +106,8 @@ impl Progress {
     }
 
     fn offer(&self, bytes: usize) {
-        let mut state = self.lock();
-        state.stage = Stage::Offered(Instant::now());
-        state.offered += bytes as u64;
+        self.movement.has_moved();
+        self.lock().offered += bytes as u64;
     }
 
     /// What a packed archive came to, once all of it has been taken. Before that, whatever a server says, it hasn't got it
@@ -135,22 +119,11 @@ impl Progress {
 
     /// Comes true when the server has done nothing for too long; says for how long.
     pub(super) async fn stalled(&self) -> Duration {
-        loop {
-            let now = Instant::now();
-            let (since, limit) = match self.lock().stage {
-                Stage::Reading => (now, TAKING),
-                Stage::Offered(since) => (since, TAKING),
-                Stage::Taken(since) => (since, ANSWERING),
-            };
-            if since + limit <= now {
-                return limit;
-            }
-            sleep_until(since + limit).await;
-        }
+        self.movement.stalled(ANSWERING).await
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +176,10 @@ impl Rest {
             }
         }
         let bytes = piece.min(self.ahead_len);
-        self.tap.take(bytes).await;
+        // The end needs no turn.
+        if bytes > 0 {
+            self.tap.take(bytes).await;
+        }
         self.let_through = bytes;
         Ok(())
     }
@@ -235,7 +211,7 @@ impl Stream for Chunks {
         let Self { next, progress } = &mut *self;
         let Some(mut reading) = next.take() else { return Poll::Ready(None) };
         let Poll::Ready((rest, piece)) = reading.as_mut().poll(context) else {
-            progress.lock().stage = Stage::Reading;
+            progress.movement.is_held();
             *next = Some(reading);
             return Poll::Pending;
         };
@@ -246,11 +222,10 @@ impl Stream for Chunks {
                 Some(Ok(piece))
             }
             Ok(None) => {
-                let mut state = progress.lock();
-                state.stage = Stage::Taken(Instant::now());
                 if let Archive::Packed(packing) = &rest.archive {
-                    state.packed = packing.packed().ok();
+                    progress.lock().packed = packing.packed().ok();
                 }
+                progress.movement.is_whole();
                 None
             }
             Err(failure) => {
@@ -265,10 +240,7 @@ impl Stream for Chunks {
 impl Drop for Chunks {
     /// Of a request that says how long it is, nobody asks for the end.
     fn drop(&mut self) {
-        let mut state = self.progress.lock();
-        if let Stage::Offered(_) = state.stage {
-            state.stage = Stage::Taken(Instant::now());
-        }
+        self.progress.movement.ends();
     }
 }
 
@@ -276,6 +248,7 @@ impl Drop for Chunks {
 mod tests {
     use std::future::poll_fn;
 
+    use super::super::movement::TAKING;
     use super::*;
     use crate::limit::{Lane, Rate, Rates, Shaper};
 

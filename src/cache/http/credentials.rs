@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::RequestBuilder;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::answer::Head;
@@ -97,7 +97,7 @@ struct Refused {
 }
 
 /// What one request shows.
-pub(super) struct Shown {
+pub(in crate::cache) struct Shown {
     secrets: Vec<Secret>,
     /// What must show nowhere: the secrets, and other ways of writing them.
     hidden: Vec<Zeroizing<String>>,
@@ -134,6 +134,11 @@ impl Credentials {
         }
     }
 
+    /// Somebody has mended the server: it is asked again at once, with whatever it has refused.
+    pub fn forgive(&self) {
+        self.lock().clear();
+    }
+
     fn providers(&self) -> impl Iterator<Item = &Provider> {
         let headers = self.headers.iter().filter_map(|(_, value)| match value {
             Header::Secret(provider) => Some(provider),
@@ -150,7 +155,8 @@ impl Credentials {
         fingerprints
     }
 
-    pub(super) async fn shown(&self) -> Result<Shown, SecretError> {
+    /// What the next request shows.
+    pub(in crate::cache) async fn shown(&self) -> Result<Shown, SecretError> {
         let (mut secrets, mut headers, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(proof) = &self.proof {
             let secret = proof.provider().get().await?;
@@ -255,6 +261,16 @@ impl Shown {
         request
     }
 
+    /// Puts everything into the head of a request.
+    pub(in crate::cache) fn dress_head(&self, head: &mut HeaderMap) {
+        head.extend(self.headers.iter().cloned());
+    }
+
+    /// What must show nowhere.
+    pub(in crate::cache) fn hidden(&self) -> impl Iterator<Item = &str> {
+        self.hidden.iter().map(|hidden| hidden.as_str())
+    }
+
     /// What a server says, without the secrets that it may repeat.
     pub(super) fn blacken(&self, text: &str) -> String {
         self.hidden
@@ -324,6 +340,9 @@ mod tests {
         assert!(credentials.check().await.is_err(), "it may be read, and still not be written");
         credentials.accepted(Action::Upload);
         assert!(credentials.check().await.is_ok());
+        refuse().await;
+        credentials.forgive();
+        assert!(credentials.check().await.is_ok(), "the server may have been mended");
         refuse().await;
         write("second");
         // A provider of its own, which hasn't kept the first one.

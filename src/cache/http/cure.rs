@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use httpdate::fmt_http_date;
 use reqwest::StatusCode;
 
 use super::{Action, HttpError, ServerSays};
+use crate::times;
 
 impl HttpError {
     /// What a person may do about it, where the error itself doesn't say.
@@ -144,7 +144,7 @@ impl Shown {
                 format!("; {proof} begins with `Bearer `, which is no part of it: leave that word out")
             }
             (401 | 403, _) if let Some((proof, at)) = expired => {
-                format!("; {proof} expired on {}: write a new one there", fmt_http_date(at))
+                format!("; {proof} expired on {}: write a new one there", times::here(at))
             }
             (401 | 403, _) if action.is_about_files() => match self.all().as_slice() {
                 [] if status == 403 && action == Action::Put => {
@@ -233,8 +233,8 @@ mod tests {
         let nothing = Shown::default();
         let both = Shown { proof, headers, ..Shown::default() };
         let prefixed = Shown { is_prefixed: true, ..both.clone() };
-        let expired =
-            Shown { expired: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)), ..both.clone() };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let expired = Shown { expired: Some(at), ..both.clone() };
         let asked = |shown: &Shown, status, says: &ServerSays| shown.refused(Action::Missing, status, says);
         assert_eq!(
             asked(&both, 401, &itself),
@@ -247,7 +247,7 @@ mod tests {
         );
         assert_eq!(
             asked(&expired, 401, &itself),
-            "; the token from /run/token expired on Tue, 14 Nov 2023 22:13:20 GMT: write a new one there"
+            format!("; the token from /run/token expired on {}: write a new one there", times::here(at))
         );
         assert_eq!(
             asked(&prefixed, 401, &itself),

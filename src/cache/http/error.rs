@@ -78,7 +78,7 @@ pub enum HttpError {
         after: Duration,
     },
     /// The server says no.
-    #[error("{action} at {host}: {}{says}{}{refused}", reason(*status), cure(*action, *status, says, host))]
+    #[error("{action} at {host}: {}{}{}{refused}", reason(*status), says.beside(*status), cure(*action, *status, says, host))]
     Status {
         /// What it was for.
         action: Action,
@@ -116,7 +116,7 @@ pub enum HttpError {
         problem: String,
     },
     /// A secret that the server is to be shown can't be had.
-    #[error("its credentials are missing")]
+    #[error("its credentials can't be had")]
     Secret {
         /// Why.
         source: SecretError,
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn messages_name_the_cure_and_no_secret() {
         let too_large = status(Action::Upload, 413, "<html><title>413 Too\nLarge</title>s3cret", None).to_string();
-        assert!(too_large.starts_with("upload at https://cache.example.com: 413 Payload Too Large: 413 Too Large; "));
+        assert!(too_large.starts_with("upload at https://cache.example.com: 413 Payload Too Large: Too Large; "));
         assert!(too_large.contains("client_max_body_size"), "{too_large}");
         let read_only = status(Action::Put, 405, "<html>", None).to_string();
         assert!(

@@ -40,16 +40,25 @@ pub struct Packed {
     pub file_size: u64,
     /// Bytes of the archive itself.
     pub nar_size: u64,
-    /// How long it was packed, without waiting for its files or for who takes it; where that says what a level is like.
-    /// It doesn't where the level was given, or where the content needed no effort.
-    pub busy: Option<Duration>,
+    /// What it took, where that says what a level is like. It doesn't where the level was given, or where the content needed
+    /// no effort.
+    pub took: Option<Took>,
+}
+
+/// What packing took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// How long it was packed, without waiting for its files or for who takes it.
+    pub busy: Duration,
+    /// How long it waited for its files.
+    pub reading: Duration,
 }
 
 impl Packed {
     /// The archive, lying at `url`, relative to its cache's root.
     #[must_use]
     pub fn stored_at(self, url: String) -> StoredNar {
-        let Self { compression, file_hash, file_size, nar_size, busy: _ } = self;
+        let Self { compression, file_hash, file_size, nar_size, took: _ } = self;
         StoredNar { url, compression, file_hash, file_size, nar_size }
     }
 }
@@ -89,7 +98,7 @@ fn pack_while<W: Write>(
 ) -> Result<(Packed, W), PackError> {
     let wanted = Wanted { nar, is_wanted };
     let out = Hashing::new(out);
-    let (nar_size, writing, ending, content, out) = match compression {
+    let (nar_size, (writing, reading), ending, content, out) = match compression {
         Compression::None => {
             let Written { nar_size, took, out } = wanted.write_into(out)?;
             (nar_size, took, Instant::now(), None, out)
@@ -112,8 +121,8 @@ fn pack_while<W: Write>(
     };
     let Through { hash, written, handing_on, out } = out.finish()?;
     let busy = (writing + ending.elapsed()).saturating_sub(handing_on);
-    let busy = content.filter(|content| *content != Content::Packed).map(|_| busy);
-    Ok((Packed { compression, file_hash: hash, file_size: written, nar_size, busy }, out))
+    let took = content.filter(|content| *content != Content::Packed).map(|_| Took { busy, reading });
+    Ok((Packed { compression, file_hash: hash, file_size: written, nar_size, took }, out))
 }
 
 /// An archive that is read as long as it is wanted.
@@ -125,8 +134,8 @@ struct Wanted<F> {
 /// An archive that was written.
 struct Written<W> {
     nar_size: u64,
-    /// How long the writer took.
-    took: Duration,
+    /// How long the writer took, and the reader.
+    took: (Duration, Duration),
     out: W,
 }
 
@@ -134,17 +143,18 @@ impl<F: Fn() -> bool> Wanted<F> {
     /// Writes the archive into `out`.
     fn write_into<W: Write>(self, mut out: W) -> Result<Written<W>, PackError> {
         let Self { nar, is_wanted } = self;
-        let mut took = Duration::ZERO;
+        let (all, mut writing) = (Instant::now(), Duration::ZERO);
         let nar_size = nar.read_blocking(|chunk| {
             if !is_wanted() {
                 return Err(PackError::Nar(NarFailure::Cancelled));
             }
             let began = Instant::now();
             out.write_all(chunk)?;
-            took += began.elapsed();
+            writing += began.elapsed();
             Ok(())
         })?;
-        Ok(Written { nar_size, took, out })
+        let reading = all.elapsed().saturating_sub(writing);
+        Ok(Written { nar_size, took: (writing, reading), out })
     }
 }
 

@@ -56,7 +56,7 @@ async fn what_is_packed_for_a_writer_and_for_a_sender_is_the_archive_and_as_long
                 assert_eq!(packed.file_hash, NarHash(Sha256::digest(&bytes).into()));
                 assert_eq!((packed.nar_size, packed.compression), (info.nar_size, compression));
                 assert!(unpack(&bytes, compression) == nar, "{compression:?}");
-                assert_eq!(packed.busy.is_some(), compression == Compression::AUTO, "only that wants to know");
+                assert_eq!(packed.took.is_some(), compression == Compression::AUTO, "only that wants to know");
             }
         }
     }

@@ -225,7 +225,7 @@ impl PutCache {
             file_hash: info.nar_hash,
             file_size: info.nar_size,
             nar_size: info.nar_size,
-            busy: None,
+            took: None,
         };
         let as_registered = Some(as_registered).filter(|_| compression == Compression::None && info.nar_size > 0);
         let began = Instant::now();

@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(
             message("gs://b?region=x"),
             "unknown parameter `region`; known are endpoint, compression, compression-level, priority, \
-             want-mass-query, write-build-logs, write-nar-listing, write-realisations and write-build-trace"
+             want-mass-query, write-build-logs, write-nar-listing, write-realisations, write-build-trace and secret-key"
         );
     }
 }

@@ -87,6 +87,9 @@ pub enum UrlError {
         /// Those that such a URL may have.
         known: String,
     },
+    /// A key is taken from a file, and from nowhere else.
+    #[error("`secret-key` names the file that has the key, by its absolute path: `secret-key=/run/secrets/cache.key`")]
+    SecretKey,
     /// A parameter twice.
     #[error("parameter `{0}` is given twice")]
     Twice(String),

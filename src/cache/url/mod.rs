@@ -212,6 +212,15 @@ mod tests {
     }
 
     #[test]
+    fn every_binary_cache_may_name_the_file_of_its_key() {
+        for url in ["file:///c", "s3://b", "gs://b", "az://c", "https://h/nix"] {
+            let parsed = CacheUrl::parse(&format!("{url}?secret-key=/run/secrets/a%20key")).expect("a good URL");
+            let named = parsed.layout().and_then(|layout| layout.secret_key.clone());
+            assert_eq!(named, Some(PathBuf::from("/run/secrets/a key")), "{url}");
+        }
+    }
+
+    #[test]
     fn one_cache_has_one_url() {
         for (written, normal) in [
             ("attic+https://h/team", "attic+https://h/team"),
@@ -261,10 +270,14 @@ mod tests {
         );
         assert_eq!(message("file:///c?priority=1&priority=2"), "parameter `priority` is given twice");
         assert_eq!(
-            message("file:///c?secret-key=/k"),
-            "unknown parameter `secret-key`; known are compression, compression-level, priority, want-mass-query, \
-             write-build-logs, write-nar-listing, write-realisations and write-build-trace"
+            message("file:///c?secret=/k"),
+            "unknown parameter `secret`; known are compression, compression-level, priority, want-mass-query, \
+             write-build-logs, write-nar-listing, write-realisations, write-build-trace and secret-key"
         );
+        for url in ["file:///c?secret-key=s3cret:a2V5", "s3://b?secret-key=s3cret", "https://h?secret-key=s3cret"] {
+            assert_eq!(CacheUrl::parse(url), Err(UrlError::SecretKey), "{url}");
+            assert!(!message(url).contains("s3cret"));
+        }
         assert_eq!(message("command://x"), "a command:// URL names a program from the `/` on: `command:///PROGRAM`");
         assert_eq!(
             message("command:///usr/bin/cachix?to=team"),

@@ -1,6 +1,7 @@
 //! What stands behind the `?` of a cache URL.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -76,7 +77,17 @@ impl<'u> Parameters<'u> {
             write_nar_listing: self.flag("write-nar-listing")?.unwrap_or(default.write_nar_listing),
             write_realisations: self.flag("write-realisations")?.unwrap_or(default.write_realisations),
             write_build_trace: self.flag("write-build-trace")?.unwrap_or(default.write_build_trace),
+            secret_key: self.secret_key()?,
         })
+    }
+
+    /// The file of a key. What isn't one may be the key itself, so that no message repeats it.
+    fn secret_key(&mut self) -> Result<Option<PathBuf>, UrlError> {
+        match self.take("secret-key") {
+            Some(file) if file.starts_with('/') && !file.contains(char::is_control) => Ok(Some(PathBuf::from(&*file))),
+            Some(_) => Err(UrlError::SecretKey),
+            None => Ok(None),
+        }
     }
 
     /// How archives are packed, if anything is said of that.

@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
 use crate::cache::CacheUrl;
-use crate::cli::status::{again_in, bytes, passed};
+use crate::cli::status::bytes;
+use crate::cli::words::takes_nothing;
 use crate::config::CacheConfig;
 use crate::daemon::caches;
-use crate::queue::{CacheCounts, Queue, QueueError};
+use crate::queue::{CacheCounts, Queue, QueueError, StateLock};
 
 /// List the caches of the policy, and whether they take paths; no cache is asked.
 ///
@@ -44,8 +45,10 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         Err(QueueError::NoQueue { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
+    // Who can't be known is taken to be at work.
+    let at_work = !matches!(StateLock::holder(&setup.state_dir), Ok(None));
     let listed: Vec<Listed> = setup.config.caches.iter().map(|cache| Listed::new(cache, &counts)).collect();
-    print(args.json, &listed, |out| listed.iter().try_for_each(|listed| listed.write(out)))?;
+    print(args.json, &listed, |out| listed.iter().try_for_each(|listed| listed.write(out, at_work)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,18 +66,11 @@ impl Listed {
         Self { kind, state, why_off, off_since_it_is: caches::own_server(cache), counts }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, out: &mut impl Write, at_work: bool) -> io::Result<()> {
         let Self { kind, state, why_off, counts, .. } = self;
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
-        match (why_off, &counts.waiting_why, counts.waiting_since) {
-            (Some(why), ..) => writeln!(out, "  {why}")?,
-            (None, Some(why), Some(since)) => {
-                let again =
-                    counts.waiting_until.and_then(again_in).map_or_else(String::new, |again| format!(", {again}"));
-                writeln!(out, "  takes nothing for {} now{again}: {why}", passed(since))?;
-            }
-            _ => writeln!(out, "  {state}")?,
-        }
+        let waits = takes_nothing(counts, at_work);
+        writeln!(out, "  {}", why_off.as_ref().or(waits.as_ref()).map_or(*state, String::as_str))?;
         let waiting = counts.pending + counts.uploading;
         write!(out, "  {} done ({}), {waiting} to do", counts.done, bytes(counts.bytes_sent))?;
         for (count, what) in [(counts.held, "held"), (counts.failed, "failed")] {

@@ -89,6 +89,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         now: now(),
         is_meant: args.yes,
     };
+    if args.yes {
+        care::can_forget(&setup.state_dir)?;
+    }
     let host = ThisHost { state_dir: &setup.state_dir, cache, untold: Mutex::default() };
     let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
     let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@ mod repair;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -12,7 +13,8 @@ use self::repair::{Broken, Repair, repair};
 use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
-use crate::cache::care::{Finding, Found, Leftover, Verifying, verify};
+use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
+use crate::cli::paths::store_facts;
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::words::counted;
@@ -20,7 +22,8 @@ use crate::cli::words::counted;
 /// Find out whether all that a cache shows is there and is what it is said to be.
 ///
 /// Of each narinfo: it can be read, its references are in the cache or at an upstream, its archive is there in the size that
-/// it says, and it has a good signature by the cache's key. What nobody needs is listed, too; `cache prune` removes it.
+/// it says, and it has a good signature by the cache's key. A reference that this host has with the signature of one of
+/// `[upstreams] keys` is left to that upstream, and told. What nobody needs is listed, too; `cache prune` removes it.
 /// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, and 1 otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -53,6 +56,10 @@ struct Examined {
     faults_by_kind: BTreeMap<&'static str, u64>,
     /// The first of them.
     findings: Vec<Told>,
+    /// References that an upstream is trusted to deliver.
+    on_trust: u64,
+    /// The first of them.
+    on_trust_paths: Vec<String>,
     leftovers: u64,
     leftover_bytes: u64,
     leftover_files: Vec<LeftoverFile>,
@@ -87,6 +94,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         store_dir: setup.nix.logical.clone(),
         keys,
         upstreams: Upstreams::new(&setup.config.upstreams.caches, setup.config.upstreams.remember),
+        policy: Arc::clone(&setup.config.policy),
+        facts: store_facts(&setup.nix),
         deep: args.deep,
         now: now(),
     };
@@ -134,6 +143,14 @@ impl Examined {
                 keep(finding);
             }
             Found::BadArchive(_) => {}
+            Found::OnTrust(OnTrust { path, key }) => {
+                self.on_trust += 1;
+                if json && self.on_trust_paths.len() < LISTED {
+                    self.on_trust_paths.push(path.to_string());
+                } else if !json {
+                    tell(&format!("on trust: {path} is not in the cache, and {key} has signed it"));
+                }
+            }
             Found::Leftover(Leftover { what, file, size, age }) => {
                 self.leftovers += 1;
                 self.leftover_bytes += size.unwrap_or(0);
@@ -159,6 +176,10 @@ impl Examined {
         match self.faults {
             0 => writeln!(out, "{narinfos}, all well")?,
             faults => writeln!(out, "{narinfos}, {} found", counted(faults, "fault"))?,
+        }
+        if self.on_trust > 0 {
+            let paths = counted(self.on_trust, "reference");
+            writeln!(out, "{paths} taken on trust: left to an upstream whose key has signed what this host has of it")?;
         }
         if self.leftovers > 0 {
             let (files, size) = (counted(self.leftovers, "file"), bytes(self.leftover_bytes));

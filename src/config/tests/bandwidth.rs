@@ -161,10 +161,10 @@ windows = [{ from = "05:00", to = "06:00", bandwidth = "1 MiB/s" }]
     assert_eq!(
         warnings,
         [
-            "policy.toml:6:1: this window and the one in line 4 are open at the same time, on tue 05:00 for one: there the \
-             one in line 4 counts, since it stands first",
-            "policy.toml:7:1: this window and the one in line 5 are open at the same time, on mon 06:00 for one: there the \
-             one in line 5 counts, since it stands first",
+            "policy.toml:6:1: the windows 05:00 to 06:00 (this one) and mon 22:00 to 06:00 (in line 4) are open at the same \
+             time, on tue 05:00 for one: there mon 22:00 to 06:00 counts, since it stands first",
+            "policy.toml:7:1: the windows 06:00 to 07:00 (this one) and 05:00 to 23:00 (in line 5) are open at the same \
+             time, on mon 06:00 for one: there 05:00 to 23:00 counts, since it stands first",
         ]
     );
 }

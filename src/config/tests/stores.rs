@@ -1,6 +1,6 @@
 //! Object stores: which keys go with which, and where they come from.
 
-use super::{bad_v1, parse};
+use super::{bad, bad_v1, good, parse};
 use crate::cache::Compression;
 use crate::secret::Source;
 
@@ -161,6 +161,38 @@ url = "s3://b/folder"
         &[
             "5:7: another cache is in the same place: leave one of the two out",
             "9:7: another cache is in the same place: leave one of the two out",
+        ],
+    );
+}
+
+#[test]
+fn headers_for_a_store_are_none_of_its_own() {
+    let policy = |header: &str| format!("version = 1\n[caches.a]\nurl = \"s3://b\"\nheaders = {{ {header} = \"x\" }}");
+    assert_eq!(good(&policy("cf-access-client-id")).caches[0].http.headers[0].0, "cf-access-client-id");
+    for (header, begin) in [("X-Amz-Meta-A", "x-amz-"), ("x-goog-a", "x-goog-"), ("x-ms-a", "x-ms-")] {
+        let expected = format!(
+            "4:13: headers that begin with `{begin}` are the object store's own, and have to be signed with the request: \
+             leave it out"
+        );
+        bad(&policy(header), &[&expected]);
+    }
+}
+
+#[test]
+fn the_url_names_the_key_that_signs_or_the_policy_does() {
+    let policy = |url: &str, line: &str| format!("version = 1\n[caches.a]\nurl = \"{url}\"\n{line}");
+    for url in ["file:///c", "s3://b", "gs://b", "az://c?account=a", "https://h/nix"] {
+        let url = format!("{url}{}secret-key=/run/secrets/key", if url.contains('?') { '&' } else { '?' });
+        assert_eq!(good(&policy(&url, "")).caches[0].signing_key, Some(Source::file("/run/secrets/key")), "{url}");
+        bad(
+            &policy(&url, "signing_key = { file = \"/k\" }"),
+            &["4:1: `signing_key` is given although the URL has a `secret-key`: keep one of them"],
+        );
+    }
+    bad(
+        &policy("s3://b?secret-key=/nix/store/00000000000000000000000000000000-key", ""),
+        &[
+            "3:7: the file of `secret-key` must not lie in the Nix store, where everybody can read it: keep it elsewhere",
         ],
     );
 }

@@ -80,7 +80,11 @@ fn always(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> Opt
 
 /// A bandwidth, or a pause.
 fn within_a_window(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> Option<Bandwidth> {
-    parse_bandwidth(text.get_ref()).map_err(|bad| problems.add(text.span(), format!("`{key}`: {bad}"))).ok()
+    let told = |bad: BadBandwidth| match bad {
+        BadBandwidth::TooLarge(_) => format!("`{key}`: {bad}: leave it out where there is to be no limit"),
+        bad => format!("`{key}`: {bad}"),
+    };
+    parse_bandwidth(text.get_ref()).map_err(|bad| problems.add(text.span(), told(bad))).ok()
 }
 
 /// What is done where the line or the battery had better be spared.
@@ -93,6 +97,7 @@ fn gives_way(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> 
         (other, Err(BadBandwidth::NoNumber(_))) => {
             format!("`{key}` can not be `{other}`: write \"pause\", \"go on\" or a bandwidth such as \"1 MiB/s\"")
         }
+        (_, Err(bad @ BadBandwidth::TooLarge(_))) => format!("`{key}`: {bad}: write \"go on\" for no limit"),
         (_, Err(bad)) => format!("`{key}`: {bad}"),
     };
     problems.add(text.span(), message);
@@ -102,13 +107,15 @@ fn gives_way(key: &str, text: &Spanned<String>, problems: &mut Problems<'_>) -> 
 fn windows(raw: &[RawWindow], owner: Owner, problems: &mut Problems<'_>) -> Vec<Window> {
     let windows: Vec<_> = raw.iter().map(|raw| window(raw, owner, problems)).collect();
     for (at, later) in windows.iter().enumerate() {
+        let text = |window: &Option<Window>| window.as_ref().map_or_else(String::new, |window| format!(" {window}"));
         let both = |earlier: &Option<Window>| overlap(earlier.as_ref()?, later.as_ref()?);
         if let Some((first, when)) = windows[..at].iter().enumerate().find_map(|(at, window)| Some((at, both(window)?)))
         {
             let line = problems.line(&raw[first].span);
+            let (one, other) = (text(&windows[at]), text(&windows[first]));
             let message = format!(
-                "this window and the one in line {line} are open at the same time, on {when} for one: there the one in \
-                 line {line} counts, since it stands first"
+                "the windows{one} (this one) and{other} (in line {line}) are open at the same time, on {when} for one: \
+                 there{other} counts, since it stands first"
             );
             problems.warn(raw[at].span.clone(), message);
         }

@@ -1,5 +1,7 @@
 //! One cache: whether its keys fit its kind, and each other.
 
+use std::path::Path;
+
 use toml::Spanned;
 
 use crate::cache::{CacheUrl, Service};
@@ -14,7 +16,7 @@ use crate::secret::Source;
 use super::command::{self, command};
 use super::compression::{self, compression};
 use super::disk;
-use super::source::{Secret, source};
+use super::source::{Secret, in_store, source};
 use super::{absolute, not_empty, uploads};
 
 /// The keys that only a cache with a server can have.
@@ -41,16 +43,18 @@ const STORE_KEYS: [(&str, &str, &str); 5] = [
 ];
 
 /// The keys of caches with a server that an object store has no use for.
-const NOT_OF_STORES: [(&str, &str); 6] = [
+const NOT_OF_STORES: [(&str, &str); 5] = [
     ("token", SIGNED),
     ("user", SIGNED),
     ("password", SIGNED),
-    ("headers", "since requests to an object store are signed as they are"),
     ("allow_self", "since nothing that is put into a bucket comes back by itself"),
     ("server_hostnames", "since nothing that is put into a bucket comes back by itself"),
 ];
 
 const SIGNED: &str = "since requests to an object store are signed: name its keys instead";
+
+/// How the names of headers begin that object stores want to be signed, and that say what a request does.
+const STORES_OWN_HEADERS: [&str; 3] = ["x-amz-", "x-goog-", "x-ms-"];
 
 /// The keys that are about the encrypted connection.
 const TLS_KEYS: [&str; 3] = ["ca_file", "client_certificate", "client_key"];
@@ -87,7 +91,7 @@ pub(super) fn cache(
     let secret = |raw: &Option<RawSource>, key, what, has_host, problems: &mut Problems<'_>| {
         source(&Secret { key, what, has_host }, raw.as_ref()?, store, problems)
     };
-    let signing_key = secret(&raw.signing_key, "signing_key", "a signing key", false, problems);
+    let mut signing_key = secret(&raw.signing_key, "signing_key", "a signing key", false, problems);
     let token = secret(&raw.token, "token", "a token", true, problems);
     let password = secret(&raw.password, "password", "a password", true, problems);
     let store_key = "a key of an object store";
@@ -129,6 +133,9 @@ pub(super) fn cache(
         Ok(url) => {
             fits(raw, &url, text, &http, problems);
             compression::only_once(raw, &url, problems);
+            if let Some(file) = url.layout().and_then(|layout| layout.secret_key.as_deref()) {
+                signing_key = secret_key(file, raw, text, store, problems);
+            }
             url.normal(text.get_ref())
         }
         Err(message) => {
@@ -148,6 +155,26 @@ pub(super) fn cache(
         command,
         builtin: false,
     })
+}
+
+/// The key in the file that the URL names, as Nix has it, which is as good as `signing_key`.
+fn secret_key(
+    file: &Path,
+    raw: &RawCache,
+    url: &Spanned<String>,
+    store: &StoreOptions,
+    problems: &mut Problems<'_>,
+) -> Option<Source> {
+    for (_, at) in raw.given.iter().filter(|(given, _)| *given == "signing_key") {
+        problems.add(at.clone(), "`signing_key` is given although the URL has a `secret-key`: keep one of them");
+    }
+    if in_store(file, store) {
+        let message =
+            "the file of `secret-key` must not lie in the Nix store, where everybody can read it: keep it elsewhere";
+        problems.add(url.span(), message);
+        return None;
+    }
+    Some(Source::file(file.to_owned()))
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.
@@ -201,6 +228,18 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
     for (key, scheme, store) in STORE_KEYS {
         if url.kind() != scheme {
             senseless(key, &format!("since it is for {store}, {scheme}://, alone"));
+        }
+    }
+    if matches!(url, CacheUrl::Bucket { .. }) {
+        for (name, _) in &raw.headers {
+            let lower = name.get_ref().to_ascii_lowercase();
+            if let Some(begin) = STORES_OWN_HEADERS.iter().find(|begin| lower.starts_with(**begin)) {
+                let message = format!(
+                    "headers that begin with `{begin}` are the object store's own, and have to be signed with the request: \
+                     leave it out"
+                );
+                problems.add(name.span(), message);
+            }
         }
     }
     let header_secret = http.headers.iter().any(|(_, value)| matches!(value, HeaderValue::Secret(_)));

@@ -103,7 +103,8 @@ fn file(
     Some(path)
 }
 
-fn in_store(path: &Path, store: &StoreOptions) -> bool {
+/// Whether a path lies in the Nix store, as far as its name says.
+pub(super) fn in_store(path: &Path, store: &StoreOptions) -> bool {
     let default_store = StoreDir::default();
     let logical = [Some(&default_store), store.dir.as_ref()];
     logical.iter().flatten().any(|dir| path.starts_with(dir.as_str()))

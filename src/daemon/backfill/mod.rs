@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
-use super::signals::Signal;
+use super::signals::Signals;
 use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::{Lane, Schedule};
@@ -184,9 +184,18 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let role = ROLES[usize::from(request.by_hand)];
     let mut site = Site::find(&state_dir, &nix, &config, role).await?;
-    let scan = Scan::open(&nix, &request)?;
-    let (scope, to_row) = (request.scope(), scan.end()?);
-    let run = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
+    // Nix may be writing for long. What was named is queued first, however short the time.
+    let early = deadline.filter(|_| request.paths.is_empty());
+    let scan = tokio::select! {
+        biased;
+        scan = Scan::open(&nix, &request) => scan?,
+        end = ends_early(&mut signals, early) => {
+            site.leave(Duration::ZERO).await?;
+            return Ok(Finished { summary: RunSummary::default(), end, undelivered: Vec::new(), left: Vec::new() });
+        }
+    };
+    let (scope, to_row) = (request.scope(), scan.end());
+    let (run, followed) = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
     let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.asked(), site.bell()));
@@ -198,7 +207,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
                 scanned = true;
             }
-            signal = signals.recv() => if signal != Some(Signal::Reload) { break End::Interrupted },
+            () = signals.end() => break End::Interrupted,
             () = tokio::time::sleep(END_LOOK) => {}
         }
         let (id, began) = (run.id, Instant::now());
@@ -234,18 +243,35 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         tell(Progress::Ending { within });
     }
     site.leave(within).await?;
-    queue
-        .call(move |queue| {
+    let finished = queue
+        .call_once(move |queue| {
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
-            if end == End::Through {
-                queue.finish_run(id, now())?;
-            }
-            Ok(Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? })
+            let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? };
+            let noted = if end == End::Through { queue.finish_run(id, now()) } else { Ok(()) };
+            // Asked for again, it finds nothing to be done.
+            noted.or_else(|error| if error.is_about_room() { Ok(()) } else { Err(error) })?;
+            Ok(finished)
         })
-        .await
-        .map_err(Into::into)
+        .await?;
+    // Only now may another take it up.
+    drop(followed);
+    Ok(finished)
+}
+
+/// Waits until a signal or the time ends it.
+async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
+    let time_is_over = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.end() => End::Interrupted,
+        () = time_is_over => End::TimedOut,
+    }
 }
 
 /// Where the queue is worked off: here, or by a service.
@@ -327,7 +353,7 @@ async fn admit(
     asked: Asked,
     bell: Option<Arc<Notify>>,
 ) -> Result<(), ServiceError> {
-    let (mut row, to_row) = scan.resume(run.row, run.to_row)?;
+    let (mut row, to_row) = scan.resume(run.row, run.to_row);
     loop {
         let (read, batch) = scan.batch(row, to_row, routes.clone()).await?;
         scan = read;
@@ -362,8 +388,8 @@ pub async fn dry_run(
     routes: &Routes,
     mut tell: impl FnMut(&Batch),
 ) -> Result<(), ServiceError> {
-    let mut scan = Scan::open(nix, request)?;
-    let (mut row, end) = (0, scan.end()?);
+    let mut scan = Scan::open(nix, request).await?;
+    let (mut row, end) = (0, scan.end());
     let routes = routes.clone().narrowed_to(&request.to);
     loop {
         let (read, batch) = scan.batch(row, end, routes.clone()).await?;

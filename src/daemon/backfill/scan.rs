@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::live::{Live, LiveError};
 use super::{Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
-use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StoreDir, StoreFacts, StorePath, store_listing};
+use crate::nix::{
+    BatchLimits, Database, DatabaseError, PathInfo, Patience, StoreDir, StoreFacts, StorePath, store_listing,
+};
 use crate::queue::{PassedOver, Routes, Wanted, now};
 use crate::report::one_line;
 
 /// Rows of a batch: worth its transaction, and soon through.
 const BATCH: BatchLimits = BatchLimits { rows: 2_000, time: Duration::from_millis(50) };
+
+/// What is said while Nix writes its database.
+const WAITS: &str = "the backfill waits";
 
 /// Names that are asked for one by one and admitted together.
 const NAMES: usize = 500;
@@ -50,11 +56,29 @@ enum Source {
 
 struct Rows {
     database: Database,
+    /// The last row when it was opened.
+    end: i64,
     live: Option<Live>,
 }
 
 impl Scan {
-    pub(super) fn open(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
+    /// Waits while Nix writes its database.
+    pub(super) async fn open(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
+        let mut patience = Patience::of_one(WAITS);
+        loop {
+            let (nix, request) = (nix.clone(), request.clone());
+            let opened = spawn_blocking(move || Self::open_once(&nix, &request)).await;
+            match opened.map_err(|_| ServiceError::Panicked { part: "the scan" })? {
+                Err(ServiceError::Database(error)) if error.is_busy() => sleep(patience.pause(&error)).await,
+                opened => {
+                    patience.rewarded();
+                    return opened;
+                }
+            }
+        }
+    }
+
+    fn open_once(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
         let since = request.since.map(|since| now() / 1000 - i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 2));
         let store_dir = nix.logical.clone();
         let facts = || StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
@@ -62,7 +86,8 @@ impl Scan {
             match Database::open(&nix.db_path(), &nix.logical) {
                 Ok(database) => {
                     let live = if request.roots { Some(live_paths(nix, &database)?) } else { None };
-                    Source::Rows(Box::new(Rows { database, live }))
+                    let end = database.last_id()?;
+                    Source::Rows(Box::new(Rows { database, end, live }))
                 }
                 Err(error) if error.is_denied() && !request.roots => {
                     tracing::warn!("the Nix daemon is asked instead, path by path: {}", one_line(&error));
@@ -77,19 +102,19 @@ impl Scan {
     }
 
     /// How far it goes.
-    pub(super) fn end(&self) -> Result<i64, ServiceError> {
+    pub(super) fn end(&self) -> i64 {
         match &self.source {
-            Source::Rows(rows) => Ok(rows.database.last_id()?),
-            Source::Names { names, .. } => Ok(i64::try_from(names.len()).unwrap_or(i64::MAX)),
+            Source::Rows(rows) => rows.end,
+            Source::Names { names, .. } => i64::try_from(names.len()).unwrap_or(i64::MAX),
         }
     }
 
     /// From where to where to go, when an earlier one came to `reached` on its way to `end`: rows keep their numbers, names
     /// don't keep their places.
-    pub(super) fn resume(&self, reached: i64, end: i64) -> Result<(i64, i64), ServiceError> {
+    pub(super) fn resume(&self, reached: i64, end: i64) -> (i64, i64) {
         match &self.source {
-            Source::Rows(_) => Ok((reached, end)),
-            Source::Names { .. } => Ok((0, self.end()?)),
+            Source::Rows(_) => (reached, end),
+            Source::Names { .. } => (0, self.end()),
         }
     }
 
@@ -104,25 +129,38 @@ impl Scan {
             return Ok((self, None));
         }
         let Self { source, store_dir, since, by_hand } = self;
-        let decider = Decider {
+        let decider = || Decider {
             store_dir: store_dir.clone(),
             since,
             by_hand,
-            routes,
+            routes: routes.clone(),
             batch: Batch::default(),
             passed_over: BTreeMap::new(),
         };
         let (source, batch) = match source {
-            Source::Rows(rows) => {
-                let read = spawn_blocking(move || {
-                    let batch = rows.batch(after, end, decider);
-                    (rows, batch)
-                });
-                let (rows, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
-                (Source::Rows(rows), batch?)
+            Source::Rows(mut rows) => {
+                let mut patience = Patience::of_one(WAITS);
+                loop {
+                    let decider = decider();
+                    let read = spawn_blocking(move || {
+                        let batch = rows.batch(after, end, decider);
+                        (rows, batch)
+                    });
+                    let (back, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
+                    match batch {
+                        Err(ServiceError::Database(error)) if error.is_busy() => {
+                            sleep(patience.pause(&error)).await;
+                            rows = back;
+                        }
+                        batch => {
+                            patience.rewarded();
+                            break (Source::Rows(back), batch?);
+                        }
+                    }
+                }
             }
             Source::Names { names, facts } => {
-                let batch = batch_of_names(&names, &facts, after, decider).await?;
+                let batch = batch_of_names(&names, &facts, after, decider()).await?;
                 (Source::Names { names, facts }, batch)
             }
         };

@@ -62,6 +62,18 @@ pub async fn key_to_sign(
     keys::parse_key(&text, &source.to_string())
 }
 
+/// Makes sure, before anything is removed, that [`forget`] can be said of it: else the queue's owner would go on believing
+/// that it is there.
+///
+/// # Errors
+/// [`QueueError`]; that there is no queue is fine.
+pub fn can_forget(state_dir: &Path) -> Result<(), QueueError> {
+    match Queue::open_beside(state_dir) {
+        Err(QueueError::NoQueue { .. }) => Ok(()),
+        opened => opened.map(drop),
+    }
+}
+
 /// Lets whoever works the queue off forget what it believes of caches, and which archives this one was given.
 ///
 /// # Errors

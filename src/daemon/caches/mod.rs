@@ -28,7 +28,7 @@ use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{CacheCounts, Queue, QueueError, Routes};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
-use crate::upload::{Open, Orders, Target};
+use crate::upload::{Forgive, Open, Orders, Target};
 
 /// The embedded cache takes nothing while less than this of its file system is free: it was not asked for, so it must not
 /// be what fills a disk.
@@ -66,13 +66,15 @@ pub fn orders(
     }
     let target = |cache: &CacheConfig| {
         let id = *routes.caches.get(&cache.name)?;
+        let (open, forgive) = opener(cache, surroundings);
         Some(Target {
             id,
             name: cache.name.clone(),
             fingerprint: cache.fingerprint(),
             uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
-            over_line: !matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::File { .. })),
-            open: opener(cache, surroundings),
+            over_line: over_line(&cache.url),
+            open,
+            forgive,
         })
     };
     let orders = Orders {
@@ -81,6 +83,11 @@ pub fn orders(
         upstreams: Upstreams::new(&config.upstreams.caches, config.upstreams.remember),
     };
     Ok((orders, routes))
+}
+
+/// Whether a cache is reached over a line, and is no directory.
+fn over_line(url: &str) -> bool {
+    !matches!(CacheUrl::parse(url), Ok(CacheUrl::File { .. }))
 }
 
 /// Uploads at once to a cache for which the policy gives no number.
@@ -141,36 +148,50 @@ pub fn why_off(config: &CacheConfig, noted: Option<&CacheCounts>) -> Option<Stri
     own_server(config).map(|host| off_by_name(&host)).or_else(by_address)
 }
 
-/// What opens a cache, as often as need be.
-fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> Open {
+/// What opens a cache, as often as need be, and what has its refusals forgotten.
+fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> (Open, Forgive) {
+    let nothing_kept: Forgive = Arc::new(|| ());
+    let of_http = |http: &HttpOptions| -> Forgive {
+        let credentials = Arc::clone(&http.credentials);
+        Arc::new(move || credentials.forgive())
+    };
     match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::File { .. }) => {
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            Arc::new(move || open_file(config.clone(), surroundings.clone()))
+            (Arc::new(move || open_file(config.clone(), surroundings.clone())), nothing_kept)
         }
         Ok(CacheUrl::Bucket { bucket, layout }) => {
             let options = store_options(config, &surroundings.nix, bucket);
+            let forgive = of_http(&options.http);
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            Arc::new(move || open_bucket(options.clone(), layout, config.clone(), surroundings.clone()))
+            (
+                Arc::new(move || open_bucket(options.clone(), layout.clone(), config.clone(), surroundings.clone())),
+                forgive,
+            )
         }
         Ok(CacheUrl::Http { endpoint, layout }) => {
             let options = put_options(config, &surroundings.nix, endpoint);
+            let forgive = of_http(&options.http);
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            Arc::new(move || open_put(options.clone(), layout, config.clone(), surroundings.clone()))
+            (Arc::new(move || open_put(options.clone(), layout.clone(), config.clone(), surroundings.clone())), forgive)
         }
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, &surroundings.nix, endpoint, cache);
+            let forgive = of_http(&options.http);
             let public = public_key_file(&surroundings.state_dir, config);
-            Arc::new(move || open_attic(options.clone(), public.clone()))
+            (Arc::new(move || open_attic(options.clone(), public.clone())), forgive)
         }
         Ok(CacheUrl::Command { program }) => {
             let options = command_options(config, &surroundings.nix, program);
-            Arc::new(move || open_command(options.clone()))
+            (Arc::new(move || open_command(options.clone())), nothing_kept)
         }
-        Err(error) => Arc::new(move || {
-            let error = error.clone();
-            Box::pin(async move { Err(error.into()) })
-        }),
+        Err(error) => {
+            let open: Open = Arc::new(move || {
+                let error = error.clone();
+                Box::pin(async move { Err(error.into()) })
+            });
+            (open, nothing_kept)
+        }
     }
 }
 
@@ -187,6 +208,7 @@ fn open_file(
             dir,
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
+            max_size: config.max_size,
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };
@@ -244,7 +266,7 @@ fn binary_cache(
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
-        pace: Pace::default(),
+        pace: if over_line(&config.url) { Pace::over_a_line() } else { Pace::default() },
     })
 }
 

@@ -1,13 +1,20 @@
 //! The caches of the policy, tried out, and the clocks of their servers.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+
 use super::{Finding, Grade};
 use crate::cache::bucket::BucketError;
 use crate::cache::http::HttpError;
-use crate::cache::{CacheError, Trial};
+use crate::cache::{CacheError, Class, Trial};
 use crate::config::{CacheConfig, Config, NixStore};
 use crate::daemon::caches::{Unanswered, off_by_name, own_server, summary, try_all};
+use crate::queue::{CacheCounts, Queue, now};
 use crate::report::one_line;
 use crate::secret::SecretError;
+use crate::times;
 
 /// Clocks that are further apart (seconds) will soon be too far: tokens say from when to when they hold.
 const APART: u64 = 60;
@@ -15,7 +22,7 @@ const APART: u64 = 60;
 /// Clocks that are further apart (seconds) make servers refuse tokens; most allow for less.
 const FAR_APART: u64 = 5 * 60;
 
-pub(super) async fn examine(config: &Config, nix: &NixStore, step: &dyn Fn(&str)) -> Vec<Finding> {
+pub(super) async fn examine(config: &Config, nix: &NixStore, state_dir: &Path, step: &dyn Fn(&str)) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut on = Vec::new();
     for cache in &config.caches {
@@ -31,22 +38,36 @@ pub(super) async fn examine(config: &Config, nix: &NixStore, step: &dyn Fn(&str)
         left.answered(place);
         step(&left.in_words());
     };
+    let lacking = lacking_credentials(state_dir, config);
     let trials = try_all(&on, nix, &config.disk, answered).await;
     for (cache, trial) in on.iter().zip(&trials) {
-        findings.extend(of_cache(cache, trial));
+        findings.extend(of_cache(cache, trial, lacking.get(cache.name.as_str()).copied()));
     }
     let clocks = on.iter().zip(&trials).filter_map(|(cache, trial)| Some(of_clock(cache, trial.clock_ahead?)));
     findings.extend(clocks);
     findings
 }
 
+/// Since when (ms since 1970) who works the queue off has had no credentials that these caches accept.
+fn lacking_credentials(state_dir: &Path, config: &Config) -> BTreeMap<String, i64> {
+    let counts = Queue::open_to_look(state_dir).and_then(|queue| queue.counts()).unwrap_or_default();
+    let named = |counts: &CacheCounts| {
+        config.caches.iter().any(|cache| cache.name.as_str() == counts.name && cache.url == counts.url)
+    };
+    let lacking = counts.into_iter().filter(|counts| counts.lacks_credentials && named(counts));
+    lacking.filter_map(|counts| Some((counts.name, counts.waiting_since?))).collect()
+}
+
 fn of_own_server(cache: &CacheConfig, host: &str) -> Finding {
     Finding::ok(format!("cache {}", cache.name), off_by_name(host))
 }
 
-fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
+fn of_cache(cache: &CacheConfig, trial: &Trial, lacking_since: Option<i64>) -> Vec<Finding> {
     let about = format!("cache {}", cache.name);
     let found = |text: String| if text.is_empty() { cache.url.clone() } else { format!("{}: {text}", cache.url) };
+    let lacking = lacking_since.map_or_else(String::new, |since| {
+        format!("valid credentials missing since {}; ", times::past(since, now(), &TimeZone::system()))
+    });
     if trial.went_well() {
         return vec![Finding::ok(about, found(summary(trial)))];
     }
@@ -54,10 +75,14 @@ fn of_cache(cache: &CacheConfig, trial: &Trial) -> Vec<Finding> {
         own if own.is_own_server() => Finding::ok(&about, format!("off on this host: {own}")),
         // Told where the secrets are examined.
         CacheError::Http(HttpError::Secret { .. }) => {
-            Finding::warning(&about, found("not asked for more, without its credentials".to_owned()))
+            Finding::warning(&about, found(format!("{lacking}not asked for more, without its credentials")))
         }
-        CacheError::Bucket(error) if is_hidden(error) => {
-            Finding::warning(&about, found(format!("not asked for more, without its keys: {}", one_line(&**error))))
+        CacheError::Bucket(error) if is_hidden(error) => Finding::warning(
+            &about,
+            found(format!("{lacking}not asked for more, without its keys: {}", one_line(&**error))),
+        ),
+        error if error.class() == Class::Credentials => {
+            Finding::trouble(&about, found(format!("{lacking}{}", one_line(error)))).cured_by(error.hint())
         }
         error => Finding::trouble(&about, found(one_line(error))).cured_by(error.hint()),
     };

@@ -24,7 +24,7 @@ fn of_upstream(url: &str, greeted: Result<Greeting, HttpError>) -> Finding {
     match greeted {
         Ok(greeting) => Finding::ok(about, format!("answers in {:.1} ms", greeting.took.as_secs_f64() * 1_000.0)),
         Err(error) => {
-            let found = format!("{}; without it, what it has is uploaded after three tries", one_line(&error));
+            let found = format!("{}; what it has is uploaded once it was asked three times in vain", one_line(&error));
             Finding::warning(about, found).cured_by(error.hint())
         }
     }

@@ -70,7 +70,7 @@ proptest! {
                     bench.queue.drop_jobs(&[id], bench.clock).expect("dropped");
                     admitted.remove(&n);
                 },
-                Step::Release => { bench.queue.release_held().expect("released"); }
+                Step::Release => { bench.queue.release_held(bench.clock).expect("released"); }
                 Step::Crash => { bench = bench.reopen(); claimed.clear(); bench.queue.recover().expect("recovered"); }
                 Step::End(..) => {}
             }
@@ -84,7 +84,7 @@ proptest! {
                 bench.queue.retry(&[id], bench.clock).expect("retried");
             }
         }
-        bench.queue.release_held().expect("released");
+        bench.queue.release_held(bench.clock).expect("released");
         for _ in 0..100 {
             for job in bench.claim(2) {
                 let n = number(&job);

@@ -13,9 +13,10 @@ impl Bench {
             by_hand: true,
             policy: Some(format!("{paths:?}")),
         };
-        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").id;
+        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").0.id;
         let cache = self.cache;
-        let wanted: Vec<_> = paths.iter().map(|n| Wanted { path: path(*n), row: None, caches: vec![cache] }).collect();
+        let wanted: Vec<_> =
+            paths.iter().map(|n| Wanted { path: path(*n), row: None, registered: 0, caches: vec![cache] }).collect();
         let admission = Admission {
             lane: Lane::Fresh,
             ended: Ended::StartsAnew,
@@ -51,7 +52,7 @@ fn what_is_left_says_what_it_waits_for() {
     bench.settle(job, Outcome::Retry { not_before: 0, reason: "500".to_owned() });
     let failed = Left { last_failure: Some("500".to_owned()), ..expected };
     assert_eq!(left(&bench, run), Some(failed.clone()));
-    bench.note(Standing::Waits { why: "no token", until: None });
+    bench.note(Standing::Waits { why: "no token", until: None, lacks_credentials: false });
     assert_eq!(left(&bench, run), Some(Left { takes_nothing: Some("no token".to_owned()), ..failed }));
     let job = bench.claim_one(3);
     bench.settle(job, UPLOADED);
@@ -68,7 +69,7 @@ fn a_cache_is_tried_at_once_when_a_job_of_it_is_retried_by_hand() {
         bench.queue.take_retried().expect("asked")
     };
     assert_eq!(retry(&mut bench), [], "it takes paths as it is");
-    bench.note(Standing::Waits { why: "slow down", until: Some(5_000) });
+    bench.note(Standing::Waits { why: "slow down", until: Some(5_000), lacks_credentials: false });
     assert_eq!(bench.queue.counts().expect("counted")[0].waiting_until, Some(5_000));
     assert_eq!(bench.queue.take_retried().expect("asked"), [], "nobody has asked");
     assert_eq!(retry(&mut bench), [bench.cache]);
@@ -86,7 +87,7 @@ fn nobody_waits_for_a_cache_that_is_off() {
         assert_eq!(bench.queue.run_summary(run).expect("summed up").open, u64::from(is_open));
         is_open
     };
-    bench.note(Standing::Waits { why: "no token", until: None });
+    bench.note(Standing::Waits { why: "no token", until: None, lacks_credentials: false });
     assert!(open(&bench));
     bench.note(Standing::Off("it is this host itself"));
     assert!(!open(&bench) && bench.queue.left(run).expect("listed")[0].is_off);

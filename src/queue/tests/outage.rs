@@ -24,6 +24,32 @@ fn an_outage_is_tried_with_each_path_in_turn_and_counts_for_none() {
 }
 
 #[test]
+fn only_what_may_be_the_paths_own_fault_counts_as_doubtful() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let reason = || String::from("400");
+    let counted = |bench: &mut Bench, outcome| {
+        let job = bench.claim_one(1);
+        bench.settle(job, outcome);
+        let job = bench.claim_one(1);
+        let counted = (job.attempts, job.doubts);
+        bench.settle(job, Outcome::Returned);
+        counted
+    };
+    assert_eq!(counted(&mut bench, Outcome::Retry { not_before: 0, reason: reason() }), (1, 0));
+    assert_eq!(counted(&mut bench, Outcome::Doubted { not_before: 0, reason: reason() }), (2, 1));
+    assert_eq!(counted(&mut bench, Outcome::Postponed { not_before: 0, reason: reason() }), (2, 1));
+    // After an outage it begins anew, and so it does when somebody asks for it again.
+    bench.queue.begin_anew(bench.cache).expect("begun");
+    assert_eq!(counted(&mut bench, Outcome::Doubted { not_before: 0, reason: reason() }), (1, 1));
+    let job = bench.claim_one(1);
+    bench.settle(job, Outcome::Failed { reason: reason() });
+    bench.admit(Lane::Fresh, Ended::StartsAnew, &[1]);
+    let job = bench.claim_one(1);
+    assert_eq!((job.attempts, job.doubts), (0, 0));
+}
+
+#[test]
 fn who_has_failed_by_himself_is_not_what_a_cache_is_tried_with() {
     let mut bench = Bench::new();
     bench.fresh(&[1, 2]);

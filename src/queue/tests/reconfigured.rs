@@ -1,10 +1,24 @@
 //! A cache whose configuration changes.
 
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::super::migrations::MIGRATIONS;
 use super::*;
 
 impl Bench {
     fn serve(&mut self, fingerprint: &str) -> u64 {
         self.queue.serve_cache(self.cache, fingerprint, self.clock).expect("served")
+    }
+
+    /// As if the first version had made it, and today's had opened it.
+    fn taken_over_from_the_first_version(mut self) -> Self {
+        let queue = self.queue.path().to_owned();
+        drop(self.queue);
+        as_the_first_version_made_it(&queue);
+        self.queue = Queue::open(self.dir.path()).expect("taken over").queue;
+        self
     }
 
     /// Path 1 has failed, path 2 needs it.
@@ -67,25 +81,7 @@ fn a_queue_of_the_first_version_is_taken_over() {
     bench.settle(third, UPLOADED);
     bench.settle(fourth, Outcome::Delivered(Delivery::AlreadyThere));
     bench.queue.db.execute_batch("UPDATE jobs SET run = 1").expect("as if a backfill had asked for all");
-    bench
-        .queue
-        .db
-        .execute_batch(
-            "ALTER TABLE caches DROP COLUMN fingerprint; ALTER TABLE jobs DROP COLUMN outdated;
-             ALTER TABLE jobs DROP COLUMN found; ALTER TABLE caches DROP COLUMN off; DROP TABLE contents;
-             ALTER TABLE jobs DROP COLUMN read; ALTER TABLE jobs DROP COLUMN saved;
-             DROP TABLE by_hand;
-             ALTER TABLE caches DROP COLUMN paused;
-             ALTER TABLE caches DROP COLUMN backfill_paused;
-             ALTER TABLE caches DROP COLUMN waiting_until; ALTER TABLE caches DROP COLUMN retried;
-             ALTER TABLE runs DROP COLUMN walks;
-             DROP INDEX jobs_ended;
-             DROP TABLE disks; DROP INDEX jobs_collectable; ALTER TABLE jobs DROP COLUMN collectable;
-             DROP INDEX jobs_evicted; ALTER TABLE jobs DROP COLUMN evicted;
-             PRAGMA user_version = 1;",
-        )
-        .expect("as the first version made it");
-    let mut bench = bench.reopen();
+    let mut bench = bench.taken_over_from_the_first_version();
     let summary = bench.queue.run_summary(RunId(1)).expect("summed up");
     // What was read and saved for it isn't known.
     let volume = Volume { sent: 7, ..Volume::default() };
@@ -93,4 +89,23 @@ fn a_queue_of_the_first_version_is_taken_over() {
     // With what it had failed isn't known.
     assert_eq!((bench.serve("two"), bench.state(1)), (0, Some("failed")));
     assert_eq!((bench.serve("three"), bench.state(1)), (1, Some("pending")));
+}
+
+/// Replaces a queue by what the first version would have made of it: its tables, with the columns that it knew.
+fn as_the_first_version_made_it(queue: &Path) {
+    let first = queue.with_extension("first");
+    let db = Connection::open(&first).expect("opened");
+    db.execute_batch(MIGRATIONS[0]).expect("made");
+    db.execute("ATTACH ?1 AS later", [queue.to_str()]).expect("attached");
+    let tables = "SELECT name, (SELECT group_concat(name) FROM pragma_table_info(tables.name, 'main'))
+                  FROM main.sqlite_schema AS tables WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
+    let mut tables = db.prepare(tables).expect("good SQL");
+    let rows = tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("listed");
+    for row in rows {
+        let (table, columns): (String, String) = row.expect("a table");
+        let copy = format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM later.{table}");
+        db.execute_batch(&copy).expect("copied");
+    }
+    db.execute_batch("PRAGMA user_version = 1; DETACH later").expect("noted");
+    std::fs::rename(first, queue).expect("replaced");
 }

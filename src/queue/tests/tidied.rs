@@ -64,8 +64,8 @@ fn what_a_backfill_still_counts_is_kept_until_it_is_through() {
     let (clock, cache) = (bench.clock, bench.cache);
     // It began today, and asks for what was done long ago.
     let today = clock + 100 * DAY;
-    let run = bench.queue.begin_run(&scope, 9, today).expect("begun").id;
-    let wanted = [Wanted { path: path(1), row: None, caches: vec![cache] }];
+    let run = bench.queue.begin_run(&scope, 9, today).expect("begun").0.id;
+    let wanted = [Wanted { path: path(1), row: None, registered: 0, caches: vec![cache] }];
     let (lane, ended) = (Lane::Backfill, Ended::Stays);
     let admission = Admission { lane, ended, needed: false, run: Some(run), wanted: &wanted, now: clock };
     bench.queue.admit(&admission, None).expect("admitted");
@@ -84,12 +84,12 @@ fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_
     let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
     let (clock, cache) = (bench.clock, bench.cache);
     let day = |n: i64| clock + n * DAY;
-    let left = bench.queue.begin_run(&scope, 9, clock).expect("begun");
+    let left = bench.queue.begin_run(&scope, 9, clock).expect("begun").0;
     bench.tidy(day(89));
-    let run = bench.queue.begin_run(&scope, 9, day(91)).expect("begun");
+    let run = bench.queue.begin_run(&scope, 9, day(91)).expect("begun").0;
     assert!(!left.resumed && run.resumed, "nobody was there to forget it");
     bench.tidy(day(91));
-    let wanted = [Wanted { path: path(1), row: None, caches: vec![cache] }];
+    let wanted = [Wanted { path: path(1), row: None, registered: 0, caches: vec![cache] }];
     let (lane, ended) = (Lane::Backfill, Ended::Stays);
     let admission = Admission { lane, ended, needed: false, run: Some(run.id), wanted: &wanted, now: day(170) };
     bench.queue.advance_run(run.id, 3, &admission, &[]).expect("it lives since it was asked for again");
@@ -101,7 +101,7 @@ fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_
     bench.tidy(day(340));
     assert_eq!(bench.queue.run_row(run.id).expect("something was done with its job"), 3);
     bench.tidy(day(400));
-    assert!(!bench.queue.begin_run(&scope, 9, day(400)).expect("begun").resumed);
+    assert!(!bench.queue.begin_run(&scope, 9, day(400)).expect("begun").0.resumed);
     let batch = bench.queue.advance_run(run.id, 4, &admission, &[]);
     assert!(batch.is_err(), "it is forgotten, and its scan would begin anew each time");
 }

@@ -4,11 +4,16 @@ use super::*;
 
 impl Bench {
     fn run_over(&mut self, named: &[u8]) -> RunId {
+        self.begin_over(named).0
+    }
+
+    fn begin_over(&mut self, named: &[u8]) -> (RunId, Followed) {
         let paths = named.iter().map(|n| path(*n).base_name().to_owned()).collect();
         let scope = RunScope { paths, since: None, roots: false, to: Vec::new(), by_hand: true, policy: None };
-        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").id;
+        let (Run { id: run, .. }, followed) = self.queue.begin_run(&scope, 1, self.clock).expect("begun");
         let cache = self.cache;
-        let wanted: Vec<_> = named.iter().map(|n| Wanted { path: path(*n), row: None, caches: vec![cache] }).collect();
+        let wanted: Vec<_> =
+            named.iter().map(|n| Wanted { path: path(*n), row: None, registered: 0, caches: vec![cache] }).collect();
         let admission = Admission {
             lane: Lane::Fresh,
             ended: Ended::StartsAnew,
@@ -18,7 +23,7 @@ impl Bench {
             now: self.clock,
         };
         self.queue.advance_run(run, 1, &admission, &[]).expect("admitted");
-        run
+        (run, followed)
     }
 
     /// Takes every job that can be claimed to its end; what each refers to is found by `references`.
@@ -32,8 +37,8 @@ impl Bench {
             for job in jobs {
                 seen.push(job.path.clone());
                 let behind = references(&job.path);
-                self.queue.walk(&[(job.clone(), behind)], self.clock).expect("walked");
-                self.settle(job, Outcome::Delivered(Delivery::AlreadyThere));
+                let there = Outcome::Delivered(Delivery::AlreadyThere);
+                self.queue.settle(&[(job.clone(), there)], &[(job, behind)], self.clock).expect("settled");
             }
         }
     }
@@ -79,7 +84,7 @@ fn what_is_under_way_when_its_closure_is_asked_for_is_walked_on_from_as_well() {
     let mut bench = Bench::new();
     bench.fresh(&[2, 5, 6]);
     let [under_way, named, alone] = [2, 5, 6].map(|n| bench.claim_one(n));
-    assert_eq!(under_way.walk, None);
+    assert!(!under_way.walk);
     let run = bench.run_over(&[1, 5]);
     // 1 refers to 2, and that to 3; 5 to 4, and 6 to 7.
     let behind = |of: &StorePath| match (1..=6).find(|n| path(*n) == *of) {
@@ -100,4 +105,65 @@ fn what_is_under_way_when_its_closure_is_asked_for_is_walked_on_from_as_well() {
     assert_eq!(seen, [2, 3, 4, 5].map(path));
     assert!(!bench.queue.run_is_open(run).expect("asked"));
     bench.check();
+}
+
+#[test]
+fn two_that_walk_one_closure_at_the_same_time_each_tell_all_of_it() {
+    // 1 refers to 2 and 3, both to 4; 5 refers to 3.
+    let behind = |of: &StorePath| match (1..=5).find(|n| path(*n) == *of) {
+        Some(1) => vec![path(2), path(3)],
+        Some(2 | 3) => vec![path(4)],
+        Some(5) => vec![path(3)],
+        _ => Vec::new(),
+    };
+    for (second, its) in [(vec![1], 4), (vec![5], 3)] {
+        for steps in 0..=3 {
+            let mut bench = Bench::new();
+            let (first, _at_it) = bench.begin_over(&[1]);
+            // So far the first has come, and what it has done is uploaded.
+            for _ in 0..steps {
+                let job = bench.claim(1).remove(0);
+                let behind = behind(&job.path);
+                bench.queue.settle(&[(job.clone(), UPLOADED)], &[(job, behind)], bench.clock).expect("settled");
+            }
+            // One is under way just then, for the first alone.
+            let under_way = bench.claim(1).remove(0);
+            let (second, _at_it) = bench.begin_over(&second);
+            assert_ne!(first, second, "each has one of its own");
+            let behind_it = behind(&under_way.path);
+            bench
+                .queue
+                .settle(&[(under_way.clone(), UPLOADED)], &[(under_way, behind_it)], bench.clock)
+                .expect("settled");
+            bench.walk_through(behind);
+            for (run, all) in [(first, 4), (second, its)] {
+                let summary = bench.queue.run_summary(run).expect("summed up");
+                let RunSummary { uploaded, already_there, .. } = summary;
+                assert_eq!(uploaded + already_there, all, "{run:?} after {steps}: {summary:?}");
+                assert!(!bench.queue.run_is_open(run).expect("looked") && summary.open == 0);
+                assert_eq!(bench.queue.left(run).expect("listed"), []);
+            }
+            let uploaded = bench.queue.run_summary(first).expect("summed up").uploaded;
+            assert_eq!(uploaded, steps + 1, "what it has uploaded stays that, whoever looks for it again");
+            bench.queue.finish_run(first, bench.clock).expect("finished");
+            let summary = bench.queue.run_summary(second).expect("summed up");
+            assert_eq!(summary.uploaded + summary.already_there, its, "it needs nothing of the first");
+        }
+    }
+}
+
+#[test]
+fn a_backfill_is_taken_up_only_where_nobody_is_at_it() {
+    let mut bench = Bench::new();
+    let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };
+    let mut begin = || bench.queue.begin_run(&scope, 1, 1_000).expect("begun");
+    let (first, at_it) = begin();
+    let (second, _at_it_too) = begin();
+    assert!(first.id != second.id && !second.resumed);
+    drop(at_it);
+    let (third, _at_it) = begin();
+    assert_eq!((third.id, third.resumed), (first.id, true));
+    bench.queue.finish_run(first.id, 1_000).expect("finished");
+    let locks = || std::fs::read_dir(bench.dir.path()).expect("a folder").flatten();
+    assert_eq!(locks().filter(|file| file.file_name().to_string_lossy().starts_with("backfill-")).count(), 1);
 }

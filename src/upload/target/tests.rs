@@ -11,11 +11,12 @@ fn target() -> Target {
         uploads: 4,
         over_line: true,
         open,
+        forgive: Arc::new(|| ()),
     }
 }
 
 fn growing(why: &str) -> Waits {
-    Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, is_off: false }
+    Waits { why: why.to_owned(), pause: Pause::Growing, ends: Ends::Took, lacks_credentials: false, is_off: false }
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,8 +92,12 @@ async fn a_pause_that_was_asked_for_is_kept() {
     assert!(state.shown(Ends::Took));
 
     state.wait(&Waits { pause: Pause::Told(Duration::from_secs(77)), ..growing("slow down") }, 0);
-    state.hurry();
+    let forgiven = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mended = Arc::clone(&forgiven);
+    state.target.forgive = Arc::new(move || mended.store(true, std::sync::atomic::Ordering::Relaxed));
+    state.hurry_by_hand();
     assert_eq!(state.room(256), 1, "unless somebody wants it tried at once");
+    assert!(forgiven.load(std::sync::atomic::Ordering::Relaxed), "whatever it has refused");
     assert!(state.shown(Ends::Took));
 }
 

@@ -19,8 +19,11 @@ each_attic! {
             let paths = store.build(&expr::many(5)).unwrap();
             running.eventually("the reason in `status`", || is_about_credentials(&team.waits_because()));
             let said = team.storewatch.cmd(&["status"]).ok();
-            let since = said.lines().find(|line| line.contains("takes nothing for"));
+            let since = said.lines().find(|line| line.contains("valid credentials missing since 2"));
             assert!(since.is_some_and(is_about_credentials), "{said}");
+            running.eventually_logs("valid credentials missing since 2");
+            let examined = team.storewatch.cmd(&["doctor"]).stdout;
+            assert!(examined.contains(": valid credentials missing since 2"), "{examined}");
             assert!(!attic.has_all(cache, &paths));
             assert_eq!(team.storewatch.jobs("failed").len(), 0);
             team.replace_token(&token(&attic));

@@ -108,7 +108,10 @@ fn a_pause_that_the_server_asks_for_is_shown_and_ended_by_hand() {
     // Ten minutes, or up to a fifth more.
     for command in [&["status"][..], &["queue", "list"], &["cache", "list"]] {
         let said = team.storewatch.cmd(command).ok();
-        assert!(said.matches(" minutes: ask").count() == 1 && said.contains("again in 1"), "{said}");
+        assert!(
+            said.matches(" min): ask").count() == 1 && said.contains("again at 2") && said.contains(" (in 1"),
+            "{said}"
+        );
     }
     proxy.pass();
     team.storewatch.cmd(&["queue", "retry"]).ok();

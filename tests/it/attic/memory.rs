@@ -2,7 +2,6 @@
 
 use super::Team;
 use crate::support::{AtticServer, Grant, Nix, ScratchStore, Visibility, expr};
-use std::fs;
 
 /// Larger than what 32 bits count. Sparse, so that no disk is filled by it.
 const HUGE: u64 = 5 << 30;
@@ -28,13 +27,7 @@ fn a_huge_path_takes_little_memory() {
     }
     running.eventually("the queue's end", || team.storewatch.jobs_left().is_empty());
     assert!(attic.as_fake().received() > HUGE);
-    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
-    let resident: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .and_then(|kib| kib.parse().ok())
-        .unwrap();
+    let resident = running.peak();
     assert!(resident <= RESIDENT, "{resident} KiB were resident");
     running.stop();
 }

@@ -8,7 +8,8 @@ mod verify;
 
 use crate::support::{Said, Storewatch};
 
-/// Makes a test of each case and each place for a cache: a directory, a strict fake of S3, and Garage, a real store.
+/// Makes a test of each case and each place for a cache: a directory, a strict fake of S3, of Google's
+/// interface and of Azure's, and Garage, a real store.
 macro_rules! each_site {
     ($($(#[$meta:meta])* fn $case:ident($site:ident: $which:ident, $store:ident: ScratchStore) $body:block)+) => {$(
         mod $case {
@@ -30,6 +31,16 @@ macro_rules! each_site {
             #[test]
             fn fake_s3() {
                 with(Site::fake);
+            }
+
+            #[test]
+            fn fake_google() {
+                with(Site::google);
+            }
+
+            #[test]
+            fn fake_azure() {
+                with(Site::azure);
             }
 
             each_site!(@garage $which);

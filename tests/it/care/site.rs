@@ -1,9 +1,9 @@
 //! Where the cache lies that is cared for, and how it is broken.
 
-use crate::support::backend::bucket_policy;
+use crate::support::backend::{bucket_policy, fake_policy};
 use crate::support::cache::Narinfo;
 use crate::support::nix::base_name;
-use crate::support::s3::BUCKET;
+use crate::support::s3::{BUCKET, Dialect};
 use crate::support::{CacheDir, FakeS3, Garage, Storewatch};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -38,12 +38,37 @@ impl Site {
         Some(Self::Fake(fake))
     }
 
+    pub fn google() -> Option<Self> {
+        Self::speaking(Dialect::Google)
+    }
+
+    pub fn azure() -> Option<Self> {
+        Self::speaking(Dialect::Azure)
+    }
+
+    fn speaking(dialect: Dialect) -> Option<Self> {
+        let fake = Self::fake()?;
+        if let Self::Fake(fake) = &fake {
+            fake.state().dialect = dialect;
+        }
+        Some(fake)
+    }
+
+    /// Whether an upload that never ends can be seen there, and left by hand.
+    pub fn shows_uploads(&self) -> bool {
+        match self {
+            Self::File { .. } => true,
+            Self::Garage(_) => false,
+            Self::Fake(fake) => fake.state().dialect != Dialect::Azure,
+        }
+    }
+
     /// Its lines in a policy, as `team`; its keys are written beside that.
     pub fn policy(&self, storewatch: &Storewatch<'_>) -> String {
         match self {
             Self::File { cache, .. } => format!("version = 1\n[caches.team]\nurl = \"{}\"\n", cache.url()),
             Self::Garage(garage) => bucket_policy(storewatch, garage.port(), garage.key()),
-            Self::Fake(fake) => bucket_policy(storewatch, fake.port(), fake.key()),
+            Self::Fake(fake) => fake_policy(storewatch, fake, ""),
         }
     }
 
@@ -122,6 +147,7 @@ impl Site {
     /// Leaves an upload that never ends, where that can be done by hand.
     pub fn leave_an_upload(&self) {
         match self {
+            _ if !self.shows_uploads() => {}
             Self::File { cache, .. } => std::fs::write(cache.dir().join(".tmp/other.beef.0"), "half").unwrap(),
             Self::Garage(_) => {}
             Self::Fake(fake) => drop(fake.state().begin("nar/never.nar.zst")),

@@ -3,6 +3,7 @@
 use super::site::{Site, narinfo};
 use super::{assert_sound, cache, each_site, json};
 use crate::backend_contract::eventually_done;
+use crate::support::nix::base_name;
 use crate::support::{Fault, FlakyProxy, Garage, Nix, On, Reader, ScratchStore, Storewatch, expr};
 use serde_json::{Value, json as value};
 
@@ -56,7 +57,7 @@ each_site! {
             let files = found["leftover_files"].as_array().unwrap();
             files.iter().filter(|file| file["what"] == what).count()
         };
-        let uploads = usize::from(!matches!(site, Site::Garage(_)));
+        let uploads = usize::from(site.shows_uploads());
         // Those of `garbage`, of `outside` and of the narinfo that was removed are nobody's any more, either.
         let counts = ["archive", "list of files", "upload"].map(|what| left(&found, what));
         assert_eq!(counts, [4, 1, uploads], "{found:#}");
@@ -129,6 +130,43 @@ each_site! {
         let (left, _) = json(&storewatch, "verify", &[]);
         assert_eq!(left["faults"], 1, "{left:#}");
     }
+}
+
+/// What was left out when its referrer was uploaded, since an upstream's key has signed it, is no fault; it is told.
+#[test]
+fn what_an_upstream_is_trusted_to_deliver_is_told_and_is_no_fault() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let (upstream, key) = (storewatch.cache_at("upstream"), store.generate_key("upstream-1"));
+    let base = store.build(&expr::many(1)).unwrap();
+    store.copy_to(&upstream.url(), &key, &base);
+    store.delete(&base);
+    store.substitute(&upstream.url(), &key.public, &base).unwrap();
+    let dir = storewatch.cache_at("cache");
+    let policy =
+        |keys: &str| format!("version = 1\n[upstreams]\nkeys = [{keys}]\n[caches.team]\nurl = \"{}\"\n", dir.url());
+    storewatch.policy(&policy(&format!("\"{}\"", key.public)));
+    let mut running = storewatch.start();
+    let tops: Vec<String> = (0..2).flat_map(|_| store.build(&expr::user_of(&base[0])).unwrap()).collect();
+    running.eventually("what refers to it", || dir.has_all(&tops));
+    running.stop();
+    assert!(!dir.has(&base[0]), "it was left to the upstream");
+    let said = cache(&storewatch, "verify", &[]);
+    let line = format!("on trust: {} is not in the cache, and upstream-1 has signed it", base_name(&base[0]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.stdout.matches(&line).count(), 1, "{said:?}");
+    assert!(said.stdout.contains("1 reference taken on trust"), "{said:?}");
+    let (found, _) = json(&storewatch, "verify", &[]);
+    assert_eq!(
+        (&found["on_trust"], &found["on_trust_paths"][0]),
+        (&1.into(), &base_name(&base[0]).into()),
+        "{found:#}"
+    );
+    // Whom nobody trusts vouches for nothing.
+    storewatch.policy(&policy(""));
+    let (found, code) = json(&storewatch, "verify", &[]);
+    assert_eq!((code, &found["faults_by_kind"]["lacks_reference"]), (Some(1), &2.into()), "{found:#}");
 }
 
 /// What a kill leaves of an upload in parts is found in a real store, and removed.

@@ -1,7 +1,7 @@
 //! Where paths go: the places that the contract of binary caches is tried with.
 
 use super::nginx::{Nginx, READER, WRITER};
-use super::s3::{BUCKET, Key};
+use super::s3::{BUCKET, Dialect, Key};
 use super::{CacheDir, FakeS3, Garage, ScratchStore, Storewatch, write_secret};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -247,6 +247,28 @@ pub fn bucket_policy(storewatch: &Storewatch<'_>, port: u16, key: &Key) -> Strin
     format!(
         "version = 1\n[caches.team]\nurl = \"s3://{BUCKET}?endpoint=http://127.0.0.1:{port}&region=garage\"\n\
          access_key_id = {{ file = \"{keys}/id\" }}\nsecret_access_key = {{ file = \"{keys}/secret\" }}\n"
+    )
+}
+
+/// A policy whose cache is a folder of the bucket of a fake, in the dialect that it speaks; empty for the bucket itself.
+pub fn fake_policy(storewatch: &Storewatch<'_>, fake: &FakeS3, folder: &str) -> String {
+    let dialect = fake.state().dialect;
+    let key = keys(storewatch).join("account");
+    let slash = if folder.is_empty() { "" } else { "/" };
+    let (url, name, text) = match dialect {
+        Dialect::S3 => return bucket_policy(storewatch, fake.port(), fake.key()),
+        Dialect::Azure => ("az://BUCKET?account=nixaccount&", "account_key", "c2VjcmV0"),
+        Dialect::Google => {
+            let text = "{\n\"private_key\": \"x\", \"private_key_id\": \"y\", \"client_email\": \"z\",\n\"disable_oauth\": true\n}";
+            ("gs://BUCKET?", "service_account_key", text)
+        }
+    };
+    write_secret(&key, text);
+    let url = url.replace("BUCKET", &format!("{BUCKET}{slash}{folder}"));
+    format!(
+        "version = 1\n[caches.team]\nurl = \"{url}endpoint=http://127.0.0.1:{}\"\n{name} = {{ file = \"{}\" }}\n",
+        fake.port(),
+        key.display()
     )
 }
 

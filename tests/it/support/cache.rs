@@ -16,6 +16,7 @@ pub struct Narinfo {
     pub store_path: String,
     /// Its archive, relative to the cache.
     pub url: String,
+    pub nar_hash: String,
     /// Base names.
     pub references: Vec<String>,
 }
@@ -26,6 +27,7 @@ impl Narinfo {
         Some(Self {
             store_path: field("StorePath:")?.to_owned(),
             url: field("URL:")?.to_owned(),
+            nar_hash: field("NarHash:").unwrap_or_default().to_owned(),
             references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
         })
     }
@@ -97,20 +99,20 @@ impl CacheDir {
         sizes.map(|metadata| metadata.len()).max().unwrap_or(0)
     }
 
-    /// Panics where a narinfo lacks a narinfo of one of its references that `elsewhere` doesn't have, where an archive
-    /// isn't that of exactly one narinfo, or where something temporary is left.
+    /// Panics where a narinfo lacks a narinfo of one of its references that `elsewhere` doesn't have, where an archive is
+    /// nobody's or that of two contents, or where something temporary is left.
     #[track_caller]
     pub fn assert_sound(&self, elsewhere: &[String]) {
-        let mut narinfos_of = BTreeMap::<String, u32>::new();
+        let mut contents = BTreeMap::<String, BTreeSet<String>>::new();
         for narinfo in self.narinfos() {
             for reference in &narinfo.references {
                 let there = self.has(reference) || elsewhere.iter().any(|path| base_name(path) == reference);
                 assert!(there, "{} is in the cache, its reference {reference} is nowhere", narinfo.store_path);
             }
-            *narinfos_of.entry(narinfo.url).or_default() += 1;
+            contents.entry(narinfo.url).or_default().insert(narinfo.nar_hash);
         }
-        assert!(narinfos_of.values().all(|count| *count == 1), "narinfos share an archive: {narinfos_of:?}");
-        let (named, archives) = (narinfos_of.into_keys().collect::<BTreeSet<_>>(), self.archives());
+        assert!(contents.values().all(|hashes| hashes.len() == 1), "one archive, two contents: {contents:?}");
+        let (named, archives) = (contents.into_keys().collect::<BTreeSet<_>>(), self.archives());
         let alone: Vec<_> = named.symmetric_difference(&archives).collect();
         assert!(alone.is_empty(), "archives without a narinfo, or the other way round: {alone:?}");
         assert_eq!(self.temporary_files(), BTreeSet::new(), "temporary files are left");

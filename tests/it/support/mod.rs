@@ -1,10 +1,11 @@
 //! What the tests stand on: real Nix of several versions ([`nix`]), expressions for it to build ([`expr`]), the program
 //! under test ([`storewatch`]), and waiting for a condition instead of for a time ([`wait`]); servers to upload to
-//! ([`attic`], [`s3`], [`nginx`]), and what can stand between ([`proxy`], [`tls`]).
+//! ([`attic`], [`s3`], [`nginx`]), what hands out credentials ([`cloud`]), and what can stand between ([`proxy`], [`tls`]).
 
 pub mod attic;
 pub mod backend;
 pub mod cache;
+pub mod cloud;
 pub mod collecting;
 pub mod disk;
 pub mod expr;

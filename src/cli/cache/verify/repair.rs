@@ -71,6 +71,7 @@ pub(super) fn repair(
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
+    care::can_forget(&setup.state_dir)?;
     let (mut repaired, cures) = (Repair::default(), cures(broken, setup));
     let facts = store_facts(&setup.nix);
     let mut here = Vec::new();

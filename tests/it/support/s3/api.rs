@@ -36,7 +36,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         return Ok(refuse(405, "MethodNotAllowed", head));
     };
     *shared.state().asked.entry(op).or_default() += 1;
-    if name.is_empty() && !matches!(op, Op::List | Op::Uploads) {
+    if name.is_empty() && !matches!(op, Op::List | Op::Uploads | Op::Batch) {
         // Whoever greets the server shows nothing.
         return Ok(refuse(403, "AccessDenied", head));
     }
@@ -117,9 +117,11 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
         };
     }
     Some(match (method.as_str(), names.as_slice()) {
+        ("POST", _) if dialect == Dialect::Azure && query.get("comp").is_some_and(|comp| comp == "batch") => Op::Batch,
         ("HEAD", []) => Op::Head,
         ("GET", []) => Op::Get,
-        ("GET", _) if query.contains_key("uploads") => Op::Uploads,
+        ("GET", _) if query.contains_key("uploads") && dialect != Dialect::Azure => Op::Uploads,
+        ("GET", _) if dialect == Dialect::Azure && query.get("comp").is_some_and(|comp| comp == "list") => Op::List,
         ("GET", _) if query.get("list-type").is_some_and(|kind| kind == "2") => Op::List,
         ("PUT", []) => Op::Put,
         ("DELETE", []) => Op::Delete,
@@ -135,17 +137,28 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
 fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'static str)> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let signed = text(AUTHORIZATION.as_str());
+    let writes = !matches!(op, Op::Head | Op::Get | Op::List | Op::Uploads);
+    if state.gate.as_ref().is_some_and(|(name, value)| text(name) != value) {
+        return Err((403, "NobodyIsLetIn"));
+    }
+    if writes && state.is_read_only {
+        return Err((403, "AccessDenied"));
+    }
+    let bearer = state.token.as_ref().map(|token| format!("Bearer {token}"));
     let as_others = match state.dialect {
         Dialect::S3 => None,
         // A key that says `disable_oauth` shows nothing: there is nobody here who would give a token for it.
-        Dialect::Google => Some(""),
-        Dialect::Azure => Some("SharedKey nixaccount:"),
+        Dialect::Google => Some(bearer.unwrap_or_default()),
+        Dialect::Azure => Some(bearer.unwrap_or_else(|| "SharedKey nixaccount:".to_owned())),
     };
     if let Some(expected) = as_others {
-        if !signed.starts_with(expected) {
+        if !signed.starts_with(&expected) {
             state.violation(format!("{op:?} has no {expected}: {signed:?}"));
         }
         return Ok(());
+    }
+    if let Some(token) = state.token.clone().filter(|token| text("x-amz-security-token") != token) {
+        state.violation(format!("{op:?} does not show {token}"));
     }
     let credential = signed.strip_prefix("AWS4-HMAC-SHA256 Credential=");
     let Some((id, rest)) = credential.and_then(|rest| rest.split_once('/')) else {
@@ -194,6 +207,7 @@ fn act(
             state.delete(name);
             return empty(204);
         }
+        Op::Batch => return batch(state, &String::from_utf8_lossy(&content)),
         Op::Begin => {
             let id = state.begin(name);
             let text = format!(
@@ -244,6 +258,27 @@ fn act(
     }
 }
 
+/// Deletes what is named there, and answers each as if it had been asked by itself.
+fn batch(state: &mut State, asked: &str) -> Response<Body> {
+    let mut text = String::new();
+    for (id, line) in asked.lines().filter_map(|line| line.strip_prefix("DELETE /")).enumerate() {
+        let path = line.split([' ', '?']).next().unwrap_or_default();
+        let path = percent_encoding::percent_decode_str(path).decode_utf8().unwrap();
+        let (_, name) = path.split_once('/').unwrap();
+        let (status, why) = match state.objects.contains_key(name) {
+            true => ("202 Accepted", ""),
+            false => ("404 The specified blob does not exist.", "<Error><Code>BlobNotFound</Code></Error>"),
+        };
+        state.delete(name);
+        text += &format!(
+            "--answers\r\nContent-Type: application/http\r\nContent-ID: {id}\r\n\r\nHTTP/1.1 {status}\r\n\
+             x-ms-version: 2023-11-03\r\n\r\n{why}\r\n"
+        );
+    }
+    text += "--answers--\r\n";
+    with_body(StatusCode::ACCEPTED, "multipart/mixed; boundary=answers", text)
+}
+
 /// A number for a block, whose name is a random one in hexadecimal.
 fn block(id: &str) -> u32 {
     let name = String::from_utf8(BASE64.decode(id).unwrap()).unwrap();
@@ -253,6 +288,9 @@ fn block(id: &str) -> u32 {
 /// On what condition an object is to be put.
 fn condition(dialect: Dialect, headers: &HeaderMap) -> On {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let (Dialect::Google, Some(seen)) = (dialect, text("x-goog-if-generation-match").filter(|seen| *seen != "0")) {
+        return On::Unchanged(format!("\"{seen}\""));
+    }
     let absent = match dialect {
         Dialect::S3 | Dialect::Azure => text(IF_NONE_MATCH.as_str()) == Some("*"),
         Dialect::Google => text("x-goog-if-generation-match") == Some("0"),
@@ -271,6 +309,7 @@ fn object(state: &State, name: &str, head: bool) -> Response<Body> {
     };
     Response::builder()
         .header("etag", e_tag(content))
+        .header("x-goog-generation", e_tag(content).trim_matches('"'))
         .header("last-modified", httpdate::fmt_http_date(state.modified(name)))
         .header(CONTENT_LENGTH, content.len())
         .body(whole(if head { Bytes::new() } else { content.clone() }))
@@ -307,7 +346,8 @@ fn uploads(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
 /// A page of names, in which a folder is one.
 fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
     let field = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let (prefix, after) = (field("prefix"), field("continuation-token"));
+    let is_azure = state.dialect == Dialect::Azure;
+    let (prefix, after) = (field("prefix"), field(if is_azure { "marker" } else { "continuation-token" }));
     let entry = |name: &str| match name[prefix.len()..].find('/').filter(|_| field("delimiter") == "/") {
         Some(slash) => name[..=prefix.len() + slash].to_owned(),
         None => name.to_owned(),
@@ -318,6 +358,17 @@ fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
     let mut text = String::new();
     for name in &page {
         text.push_str(&match name.strip_suffix('/') {
+            Some(_) if is_azure => format!("<BlobPrefix><Name>{name}</Name></BlobPrefix>"),
+            None if is_azure => {
+                let (content, modified) = (&state.objects[name.as_str()], state.modified(name));
+                format!(
+                    "<Blob><Name>{name}</Name><Properties><Last-Modified>{}</Last-Modified><Etag>{}</Etag>\
+                     <Content-Length>{}</Content-Length><Content-Type>x</Content-Type></Properties></Blob>",
+                    httpdate::fmt_http_date(modified),
+                    e_tag(content).trim_matches('"'),
+                    content.len()
+                )
+            }
             Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
             None => {
                 let modified = in_a_list(state.modified(name));
@@ -332,7 +383,17 @@ fn listing(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
             }
         });
     }
-    if let (true, Some(last)) = (page.len() < entries.len(), page.last()) {
+    let last = page.last().filter(|_| page.len() < entries.len());
+    if is_azure {
+        let next = last.map(|last| last.as_str()).unwrap_or_default();
+        let text = format!("<Blobs>{text}</Blobs><NextMarker>{next}</NextMarker>");
+        return with_body(
+            StatusCode::OK,
+            "application/xml",
+            format!("<EnumerationResults>{text}</EnumerationResults>"),
+        );
+    }
+    if let Some(last) = last {
         text.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
     }
     with_body(StatusCode::OK, "application/xml", format!("<ListBucketResult>{text}</ListBucketResult>"))

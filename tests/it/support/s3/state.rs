@@ -27,6 +27,8 @@ pub enum Op {
     Abort,
     /// Which uploads in parts there are.
     Uploads,
+    /// Several at once, each to be deleted: Azure's.
+    Batch,
 }
 
 /// What the fake does instead of what it is asked.
@@ -84,6 +86,12 @@ pub struct State {
     pub troubled: u64,
     /// Whether it knows no conditional PUT.
     pub overwrites: bool,
+    /// What has to be shown beside the signature, or in its place: the token that goes with a temporary key, or a bearer's.
+    pub token: Option<String>,
+    /// A header that stands for what is in front of the store: who doesn't show it is let in by nobody.
+    pub gate: Option<(&'static str, String)>,
+    /// Whether nobody may write.
+    pub is_read_only: bool,
     /// So many names a page of a listing has, if not a thousand.
     pub page: Option<usize>,
     /// Whether who asks for what isn't there is told that it is forbidden, as Amazon does where listing is.

@@ -1,0 +1,182 @@
+//! The library's view of a bucket, built by what the policy, the environment and `~/.aws` say.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
+use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
+use object_store::{ObjectStore, RetryConfig};
+use reqwest::Url;
+use tokio::sync::Semaphore;
+
+use super::clouds;
+use super::credentials::{Chain, S3Keys};
+use super::error::{BucketError, unwrapped};
+use super::send::SPARE;
+use super::store::Store;
+use super::uploads::{Signer, Uploads};
+use super::wire::Wire;
+use crate::cache::http::{Action, Http, HttpOptions};
+use crate::cache::url::is_loopback;
+use crate::cache::{Addressing, BucketUrl, Service};
+use crate::secret::{Provider, Secret};
+
+/// Keys that the policy says, instead of what the environment has.
+#[derive(Clone, Default)]
+pub struct StoreKeys {
+    /// The id of S3's key.
+    pub access_key_id: Option<Provider>,
+    /// S3's key.
+    pub secret_access_key: Option<Provider>,
+    /// The token that goes with a temporary key of S3's.
+    pub session_token: Option<Provider>,
+    /// Google's, in JSON.
+    pub service_account_key: Option<Provider>,
+    /// Azure's.
+    pub account_key: Option<Provider>,
+}
+
+/// What a bucket is spoken to by.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Which bucket.
+    pub url: BucketUrl,
+    /// How to speak to its server; no token is shown.
+    pub http: HttpOptions,
+    /// The policy's own keys.
+    pub keys: StoreKeys,
+    /// Where this host's store has its files: no secret comes from there.
+    pub real_store: PathBuf,
+    /// Whether temporary tokens may cross a network for everybody to read.
+    pub allow_unencrypted: bool,
+}
+
+/// Not tried again by the library: what an error means, and how often something is worth trying, is decided elsewhere.
+pub(super) fn once() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
+impl Store {
+    /// Makes ready to speak; nothing is sent yet, and secrets are only read where the library wants them at once.
+    pub(super) async fn new(options: &StoreOptions) -> Result<Self, Arc<BucketError>> {
+        let StoreOptions { url, http, keys, real_store, allow_unencrypted } = options;
+        let name = url.name();
+        let library = |error: object_store::Error| unwrapped(Action::Configuration, &name, &error);
+        let secret = async |provider: &Option<Provider>| -> Result<Option<Secret>, Arc<BucketError>> {
+            let Some(provider) = provider else { return Ok(None) };
+            provider.get().await.map(Some).map_err(|error| Arc::new(BucketError::Secret(error)))
+        };
+        let chain = Chain::find(url, keys, real_store).await?;
+        let endpoint = match &url.service {
+            Service::Azure { account: None, endpoint: None } => {
+                format!("https://{}.blob.core.windows.net", clouds::account(url)?)
+            }
+            _ => url.endpoint(&chain.region),
+        };
+        let wire = wire(&endpoint, http, &name).await?;
+        let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
+        let (server, mut uploads) = (Some(Arc::new(wire.clone())), None);
+        let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
+            match &url.service {
+                Service::S3 { addressing, endpoint: own, .. } => {
+                    let is_virtual = match addressing {
+                        Addressing::Auto => own.is_none() && !url.bucket.contains('.'),
+                        Addressing::Path => false,
+                        Addressing::Virtual => true,
+                    };
+                    let mut builder = AmazonS3Builder::new()
+                        .with_http_connector(wire.clone())
+                        .with_retry(once())
+                        .with_bucket_name(&url.bucket)
+                        .with_region(&chain.region)
+                        .with_virtual_hosted_style_request(is_virtual)
+                        .with_endpoint(if is_virtual {
+                            in_front(&wire.endpoint, &url.bucket)
+                        } else {
+                            endpoint.clone()
+                        })
+                        .with_allow_http(true)
+                        // What is sent over TLS arrives as it left; signing it would be hashing it once more.
+                        .with_unsigned_payload(wire.endpoint.scheme() == "https")
+                        // Not all stores have it, and one object at a time is all that is ever deleted here.
+                        .with_disable_bulk_delete(true)
+                        .with_disable_tagging(true);
+                    for key in CLOUDS_OWN {
+                        if let Ok(value) = std::env::var(key.as_ref().to_ascii_uppercase()) {
+                            builder = builder.with_config(key, value);
+                        }
+                    }
+                    // Built a first time for the library's own chain of credentials.
+                    let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
+                    let region = chain.region.clone();
+                    let keys = S3Keys { chain, clouds, bucket: name.clone(), readable_on_the_way: readable };
+                    let keys: AwsCredentialProvider = Arc::new(keys);
+                    let bucket = match is_virtual {
+                        true => in_front(&wire.endpoint, &url.bucket),
+                        false => below(&wire.endpoint, &url.bucket),
+                    };
+                    let signer = Signer::S3 { keys: Arc::clone(&keys), region };
+                    uploads = Url::parse(&bucket).ok().map(|bucket| Uploads { wire, bucket, signer });
+                    let store = Arc::new(builder.with_credentials(keys).build().map_err(library)?);
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
+                }
+                Service::Gcs { .. } => {
+                    let key = secret(&keys.service_account_key).await?;
+                    let store = Arc::new(clouds::google(url, &endpoint, wire.clone(), key.as_ref())?);
+                    let signer = Signer::Google(Arc::clone(store.credentials()));
+                    let bucket = Url::parse(&below(&wire.endpoint, &url.bucket)).ok();
+                    uploads = bucket.map(|bucket| Uploads { wire, bucket, signer });
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
+                }
+                Service::Azure { .. } => {
+                    let key = secret(&keys.account_key).await?;
+                    let store = Arc::new(clouds::azure(url, &endpoint, wire, key.as_ref(), readable)?);
+                    (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
+                }
+            };
+        let aborts = !matches!(url.service, Service::Azure { .. });
+        let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
+        let spare = Arc::new(Semaphore::new(SPARE));
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts })
+    }
+}
+
+/// Variables by which a cloud tells its machines where credentials are to be had.
+const CLOUDS_OWN: [AmazonS3ConfigKey; 8] = [
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::RoleArn,
+    AmazonS3ConfigKey::RoleSessionName,
+    AmazonS3ConfigKey::StsEndpoint,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+    AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+    AmazonS3ConfigKey::MetadataEndpoint,
+];
+
+async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Arc<BucketError>> {
+    let endpoint = Url::parse(endpoint).map_err(|error| {
+        let problem = format!("its endpoint is no address: {error}");
+        Arc::new(BucketError::NotUnderstood { action: Action::Configuration, bucket: name.to_owned(), problem })
+    })?;
+    let client = |options| async move {
+        let http = Http::new(&options).await.map_err(|error| Arc::new(BucketError::from(error)))?;
+        Ok::<_, Arc<BucketError>>(http.client().clone())
+    };
+    let near = HttpOptions { direct: true, client_certificate: None, ..http.clone() };
+    let direct = http.direct || is_loopback(&endpoint);
+    let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
+    let credentials = Arc::clone(&http.credentials);
+    Ok(Wire { client: client_there, near: client(near).await?, endpoint, credentials, bucket: name.to_owned() })
+}
+
+/// The bucket behind the endpoint.
+fn below(endpoint: &Url, bucket: &str) -> String {
+    format!("{}/{bucket}", endpoint.as_str().trim_end_matches('/'))
+}
+
+/// The endpoint with the bucket in front of the host's name.
+fn in_front(endpoint: &Url, bucket: &str) -> String {
+    let (scheme, rest) = endpoint.as_str().split_once("://").unwrap_or(("https", endpoint.as_str()));
+    format!("{scheme}://{bucket}.{}", rest.trim_end_matches('/'))
+}

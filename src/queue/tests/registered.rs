@@ -1,0 +1,75 @@
+//! What becomes of a job that has ended when its path is seen again: with a number, or without one where the daemon is asked.
+
+use super::*;
+
+/// Admits path 1 as it was registered, and says whether that opened its job again.
+fn seen(bench: &mut Bench, row: Option<i64>, registered: i64) -> bool {
+    let wanted = [Wanted { path: path(1), row, registered, caches: vec![bench.cache] }];
+    let admission = Admission {
+        lane: Lane::Fresh,
+        ended: Ended::StartsAnewIfRegisteredAnew,
+        needed: false,
+        run: None,
+        wanted: &wanted,
+        now: bench.clock,
+    };
+    bench.queue.admit(&admission, None).expect("admitted") == 1
+}
+
+/// Ends the job at that second.
+fn end(bench: &mut Bench, second: i64, outcome: Outcome) {
+    bench.clock = second * 1_000 + 500;
+    let job = bench.claim_one(1);
+    bench.settle(job, outcome);
+}
+
+#[test]
+fn what_the_daemon_says_was_registered_anew_is_offered_anew() {
+    for outcome in [UPLOADED, Outcome::Failed { reason: "407".to_owned() }] {
+        let mut bench = Bench::new();
+        assert!(seen(&mut bench, None, 10));
+        end(&mut bench, 12, outcome);
+        for registered in [10, 12] {
+            assert!(!seen(&mut bench, None, registered), "it was there when it ended");
+        }
+        assert!(seen(&mut bench, None, 13), "it has been built again since");
+    }
+}
+
+#[test]
+fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
+    let mut bench = Bench::new();
+    let nothing = || Admission {
+        lane: Lane::Fresh,
+        ended: Ended::StartsAnewIfRegisteredAnew,
+        needed: false,
+        run: None,
+        wanted: &[],
+        now: 0,
+    };
+    let mut unseen =
+        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
+    assert_eq!(unseen(&[1, 2, 3]), [1, 2, 3].map(path));
+    bench.queue.admit_seen(&nothing(), &[path(1), path(3)]).expect("noted");
+    let mut unseen =
+        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
+    assert_eq!(unseen(&[1, 2, 3]), [path(2)]);
+    assert_eq!(unseen(&[2, 3]), [path(2)]);
+    assert_eq!(unseen(&[1, 2, 3]), [path(1), path(2)]);
+}
+
+#[test]
+fn another_way_to_learn_of_paths_makes_none_of_them_new() {
+    let mut bench = Bench::new();
+    assert!(seen(&mut bench, Some(5), 10));
+    end(&mut bench, 12, UPLOADED);
+    assert!(!seen(&mut bench, None, 10), "the database is closed to us now");
+    assert!(!seen(&mut bench, Some(5), 10), "and open again");
+    assert!(seen(&mut bench, Some(7), 10), "another number says enough, whatever time somebody has set");
+    end(&mut bench, 20, UPLOADED);
+    // Built again while the daemon is asked: its number isn't known then, and no news when it is.
+    assert!(seen(&mut bench, None, 30));
+    end(&mut bench, 32, UPLOADED);
+    assert!(!seen(&mut bench, Some(9), 30));
+    assert!(seen(&mut bench, Some(11), 30));
+}

@@ -1,0 +1,87 @@
+//! What becomes of a path while an upstream can't be asked whether it has it.
+//!
+//! It waits until the upstream is asked again, and only a question that was really asked counts as a try of it: else some
+//! seconds without an upstream would use up the tries of all that is queued, and all of it would be uploaded together with
+//! everything that the upstream would have delivered.
+
+use super::backoff::retry;
+use crate::cache::{Away, Unanswered};
+use crate::queue::{Job, Outcome};
+use crate::report::one_line;
+
+/// An upstream that was asked in vain so often in a row is done without, and so is one that has failed a path so often: that
+/// takes more room than it need, but an upstream that is gone for good must not stop everything. Between two questions lies
+/// half a minute, so that one that is only started anew is waited for.
+const WITHOUT_UPSTREAM: u32 = 3;
+
+/// What becomes of the job at that time (ms since 1970); `None` if it goes on without the answer.
+pub(super) fn without_answer(job: &Job, unanswered: &Unanswered, now: i64) -> Option<Outcome> {
+    let reason = || format!("an upstream cache: {}", one_line(&unanswered.error));
+    let Some(Away { in_vain, was_asked, again }) = unanswered.away else {
+        return (job.attempts < WITHOUT_UPSTREAM).then(|| retry(job, reason()));
+    };
+    if in_vain >= WITHOUT_UPSTREAM || (was_asked && job.attempts >= WITHOUT_UPSTREAM) {
+        return None;
+    }
+    let not_before = now.saturating_add(i64::try_from(again.as_millis()).unwrap_or(i64::MAX));
+    Some(match was_asked {
+        true => Outcome::Retry { not_before, reason: reason() },
+        false => Outcome::Postponed { not_before, reason: reason() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::CacheError;
+    use crate::limit::Lane;
+    use crate::nix::StorePath;
+    use crate::queue::CacheId;
+
+    fn job(attempts: u32) -> Job {
+        let path = StorePath::from_base_name("0123456789abcdfghijklmnpqrsvwxyz-x").expect("a path");
+        Job {
+            id: 1,
+            path,
+            cache: CacheId(1),
+            lane: Lane::Fresh,
+            attempts,
+            doubts: 0,
+            needed: false,
+            walk: false,
+            collectable: false,
+        }
+    }
+
+    fn away(in_vain: u32, was_asked: bool) -> Unanswered {
+        let error = CacheError::LostThread { action: "ask" };
+        Unanswered { error, away: Some(Away { in_vain, was_asked, again: Duration::from_secs(20) }) }
+    }
+
+    #[test]
+    fn a_short_absence_of_an_upstream_is_waited_for() {
+        for attempts in [0, 2, 7] {
+            for in_vain in 1..WITHOUT_UPSTREAM {
+                let outcome = without_answer(&job(attempts), &away(in_vain, false), 1_000);
+                let known = matches!(outcome, Some(Outcome::Postponed { not_before: 21_000, .. }));
+                assert!(known, "it wasn't asked for this one, so that is no try of it: {outcome:?}");
+            }
+        }
+        let asked = without_answer(&job(0), &away(1, true), 1_000);
+        assert!(matches!(asked, Some(Outcome::Retry { not_before: 21_000, .. })), "{asked:?}");
+    }
+
+    #[test]
+    fn an_upstream_that_stays_away_or_fails_one_path_is_done_without() {
+        assert_eq!(without_answer(&job(0), &away(WITHOUT_UPSTREAM, false), 0), None, "gone for all");
+        assert_eq!(without_answer(&job(WITHOUT_UPSTREAM), &away(1, true), 0), None, "it answers others");
+        let own = |attempts| {
+            let error = CacheError::LostThread { action: "ask" };
+            without_answer(&job(attempts), &Unanswered { error, away: None }, 0)
+        };
+        assert!(matches!(own(0), Some(Outcome::Retry { .. })));
+        assert_eq!(own(WITHOUT_UPSTREAM), None);
+    }
+}
