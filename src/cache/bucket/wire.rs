@@ -191,7 +191,8 @@ fn action(endpoint: &Url, method: &Method, url: &Url) -> Action {
     let host = endpoint.host_str().unwrap_or_default();
     // The bucket may stand in front of the host's name.
     let is_there = |theirs: &str| theirs == host || theirs.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
-    if !url.host_str().is_some_and(is_there) {
+    let is_same_port = url.port_or_known_default() == endpoint.port_or_known_default();
+    if !is_same_port || !url.host_str().is_some_and(is_there) {
         return Action::Credentials;
     }
     match *method {

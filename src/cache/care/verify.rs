@@ -161,10 +161,10 @@ pub enum Found {
     At(usize),
     /// A fault.
     Fault(Finding),
-    /// A reference that isn't in the cache and that an upstream is trusted to deliver; each once.
-    OnTrust(OnTrust),
     /// An archive, below `nar/`, that is not as any of the narinfos says that name it: nobody can use it.
     BadArchive(String),
+    /// A reference that isn't in the cache and that an upstream is trusted to deliver; each once.
+    OnTrust(OnTrust),
     /// A file that nobody needs.
     Leftover(Leftover),
     /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.

@@ -77,8 +77,9 @@ impl FileCache {
     /// written again. `None` where that isn't there any more, or a prune is about to remove it (`care/prune`). Blocks.
     pub(super) fn write_beside(&self, info: &PathInfo, stored: &StoredNar) -> Result<Option<TempFile>, CacheError> {
         let FileOptions { dir, instance, place, .. } = &self.options;
-        let is_whole = fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
-        if !is_whole || is_condemned(dir, &stored.url) {
+        let is_whole = || fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
+        // In this order: an archive goes before what says that it will.
+        if is_condemned(dir, &stored.url) || !is_whole() {
             return Ok(None);
         }
         place.admits(0)?;
@@ -99,6 +100,12 @@ impl FileCache {
             }
             put => put,
         }
+    }
+
+    /// Writes the list of a path's files under a temporary name, if that can be done. Blocks.
+    pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
+        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
+        self.write_listing(info, json).inspect_err(lacks).ok()
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -156,12 +163,6 @@ impl FileCache {
             temp::sync_dir(&folder)?;
         }
         Ok(())
-    }
-
-    /// As [`FileCache::write_listing`]; none where that fails.
-    pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
-        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
-        self.write_listing(info, json).inspect_err(lacks).ok()
     }
 
     fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {

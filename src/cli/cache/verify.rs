@@ -142,6 +142,7 @@ impl Examined {
                 }
                 keep(finding);
             }
+            Found::BadArchive(_) => {}
             Found::OnTrust(OnTrust { path, key }) => {
                 self.on_trust += 1;
                 if json && self.on_trust_paths.len() < LISTED {
@@ -150,7 +151,6 @@ impl Examined {
                     tell(&format!("on trust: {path} is not in the cache, and {key} has signed it"));
                 }
             }
-            Found::BadArchive(_) => {}
             Found::Leftover(Leftover { what, file, size, age }) => {
                 self.leftovers += 1;
                 self.leftover_bytes += size.unwrap_or(0);
