@@ -79,7 +79,12 @@ impl Queue {
         if replaces {
             queue.watch_everything_from_the_beginning()?;
         }
-        // Whoever closes it last takes its log into it.
+        // Closing it would do that too, but wouldn't say where it can't be done.
+        let log = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let is_busy = queue.db.query_row(log, [], |row| row.get::<_, bool>(0)).map_err(sqlite("take in its log"))?;
+        if is_busy {
+            return Err(at(ErrorKind::ResourceBusy.into()));
+        }
         queue.db.close().map_err(|(_, error)| sqlite("close what is new")(error))?;
         File::open(&new).and_then(|file| file.sync_all()).map_err(at)?;
         fs::rename(&new, path).map_err(at)?;

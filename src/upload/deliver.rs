@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::backoff::{next_try, retry};
 use super::contents::Remembered;
-use super::flight::{Arrival, Flights};
+use super::flight::{Arrival, Flight, Flights};
 use super::presence::{Presence, Unanswered};
 use super::realisations;
 use super::roots::{Root, Roots};
@@ -19,7 +19,7 @@ use super::upstream::without_answer;
 use crate::cache::{
     Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
-use crate::limit::{Shaper, Slots, Urgency};
+use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -109,18 +109,28 @@ pub(super) struct Place {
     pub(super) seat: Option<Seat>,
     /// Whether the cache is reached over a line, or is on a disk of this host.
     pub(super) over_line: bool,
-    /// In which lane it stands.
-    pub(super) urgency: Urgency,
     /// Calls it off, and no other.
     pub(super) call_off: CallOff,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
 /// closure, says what is behind it.
-pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+///
+/// Who waits for `flight` goes on as soon as the path is there.
+pub(super) async fn deliver(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let facts = context.facts.clone();
-    let tap = context.shaper.tap(name.as_str(), place.urgency.clone(), place.over_line);
-    let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
+    let tap = context.shaper.tap(name.as_str(), flight.urgency().clone(), place.over_line);
+    let landed = tap.scope(deliver_alone(context, name, presence, job, place, flight)).await;
+    if let Outcome::Delivered(_) = landed.outcome {
+        flight.land();
+    }
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
     if !is_there || !job.walk {
@@ -134,7 +144,14 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
 }
 
-async fn deliver_alone(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+async fn deliver_alone(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -149,6 +166,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             return landed;
         }
@@ -162,7 +180,8 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, urgency, call_off } = place;
+    let Place { slots, gate, seat, over_line: _, call_off } = place;
+    let urgency = flight.urgency().clone();
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
     }
@@ -194,6 +213,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
             presence.saw(&job.path);
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()

@@ -32,6 +32,9 @@ const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
 
+/// Whoever works the queue off has made it within this time after taking the lock, unless something is wrong.
+const MADE_WITHIN: Duration = Duration::from_secs(10);
+
 /// How often progress is summed up.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -274,6 +277,19 @@ async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
     }
 }
 
+/// Opens the queue of whoever has just begun to work it off, and may not have made it yet.
+async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
+    let given_up = Instant::now() + MADE_WITHIN;
+    loop {
+        match Queue::open_beside(state_dir) {
+            Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < given_up => {
+                tokio::time::sleep(END_LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Where the queue is worked off: here, or by a service.
 struct Site {
     queue: QueueHandle,
@@ -291,7 +307,7 @@ impl Site {
                 Ok(Self { queue, routes, working: Some((working, lock)), beside: None })
             }
             Err(LockError::Held { holder, .. }) => {
-                let queue = QueueHandle::start(Queue::open_beside(state_dir)?)?;
+                let queue = QueueHandle::start(open_beside(state_dir).await?)?;
                 let own = config.clone();
                 let routes = queue.call(move |queue| caches::routes(queue, &own)).await?;
                 Ok(Self { queue, routes, working: None, beside: Some(holder) })
