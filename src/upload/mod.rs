@@ -412,8 +412,8 @@ impl Uploader {
 
     async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
         let Opening { cache, attempt, result } = opening;
-        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         self.queue.call(move |queue| queue.note_asked(&[cache], None)).await?;
+        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         match result {
             Ok(opened) => {
                 if state.opened(opened, &self.queue, &self.context.shaper) {
