@@ -10,8 +10,9 @@ use super::bucket::BucketError;
 use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
-use crate::disk::{NoRoom, Unseen};
+use crate::disk::{NoRoom, Shortage, Unseen};
 use crate::nix::{FactsError, NarHash};
+use crate::policy::ByteSize;
 use crate::report::one_line;
 use crate::secret::SecretError;
 
@@ -120,6 +121,12 @@ pub enum CacheError {
     /// A cache in a directory leaves its file system room to breathe, and isn't made on another one in its place.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// It would drop everything else and be dropped itself.
+    #[error("its archive, packed, is larger than the cache may be by its `max_size`, {}", ByteSize(*max_size))]
+    LargerThanCache {
+        /// Bytes that the cache may have.
+        max_size: u64,
+    },
     /// There is nothing to be cared for.
     #[error("there is no binary cache in {cache}: nothing was uploaded yet, or the `url` is another's")]
     NoCacheThere {
@@ -183,6 +190,8 @@ pub enum CacheError {
 pub enum Class {
     /// Try this path again later: the cause lies on this host, not with the cache.
     Transient,
+    /// There is room for smaller ones: this path waits for its own, and holds up no other.
+    NoRoomYet,
     /// The cache did not serve a request, which it may the next time. Several in a row, and it is out of reach.
     Unavailable,
     /// It may be this path's fault or one on the way: worth a few tries, not many.
@@ -225,10 +234,13 @@ impl CacheError {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
                 _ => None,
             },
-            Self::NoRoom(NoRoom::Short { reserve: Some(_), .. }) => {
-                Some("make room, or name a cache of your own in the policy")
+            Self::NoRoom(
+                NoRoom::Short(Shortage { reserve: Some(_), .. }) | NoRoom::TooLarge(Shortage { reserve: Some(_), .. }),
+            ) => Some("make room, or name a cache of your own in the policy"),
+            Self::NoRoom(NoRoom::Short(_) | NoRoom::TooLarge(_)) => Some("make room, or let `[disk] critical` be less"),
+            Self::LargerThanCache { .. } => {
+                Some("let `max_size` be more, or let a rule skip paths of that size (`size = \"> …\"`)")
             }
-            Self::NoRoom(NoRoom::Short { reserve: None, .. }) => Some("make room, or let `[disk] critical` be less"),
             Self::NoRoom(NoRoom::Unseen(Unseen::Unmounted { .. })) => {
                 Some("mount it; should the cache be meant to lie on what is there now, start storewatch anew")
             }
@@ -272,13 +284,15 @@ impl CacheError {
             Self::Bucket(error) => error.class(),
             Self::Command(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
+            Self::NoRoom(NoRoom::TooLarge(_)) => Class::NoRoomYet,
+            Self::LargerThanCache { .. } => Class::Permanent,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } | Self::Facts(_) => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
             Self::Io { .. }
-            | Self::NoRoom(_)
+            | Self::NoRoom(NoRoom::Short(_) | NoRoom::Unseen(_))
             | Self::OtherStore { .. }
             | Self::NoSuchCache { .. }
             | Self::OwnServer { .. }

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::http::{Action, Greeting, Http, HttpError, HttpOptions};
 use super::{CacheError, layout};
+use crate::limit::Tap;
 use crate::nix::StorePath;
 use crate::report::one_line;
 
@@ -141,7 +142,9 @@ impl Upstreams {
                 Some(false) => {}
                 None => {
                     let (shared, http, path) = (Arc::clone(&self.0), http.clone(), path.clone());
-                    asking.spawn(async move { (shared.ask(&http, &path).await, path) });
+                    // Its answer is for all, and who asks keeps others from asking: so it doesn't wait behind fresh work.
+                    let tap = Tap::of_this_task().for_all();
+                    asking.spawn(tap.scope(async move { (shared.ask(&http, &path).await, path) }));
                 }
             }
         }

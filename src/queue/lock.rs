@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::RunId;
+use super::{RunId, is_full};
 
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
@@ -32,6 +32,14 @@ pub enum LockError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl LockError {
+    /// Whether the lock file can't be written since the disk is full.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
+    }
 }
 
 /// How often the lock is tried while others look whether it is held.
@@ -139,7 +147,7 @@ impl Followed {
     }
 }
 
-fn read_holder(file: &mut File) -> String {
+pub(super) fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }

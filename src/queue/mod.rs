@@ -18,6 +18,7 @@
 //! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
 
 mod admit;
+mod at_work;
 mod by_hand;
 mod collectable;
 mod contents;
@@ -35,6 +36,7 @@ mod reconfigure;
 mod route;
 mod run;
 mod schema;
+mod seen;
 mod settle;
 mod shared;
 #[cfg(test)]
@@ -48,9 +50,11 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Mark, Wanted};
+pub use at_work::{AtWork, name_of};
 pub use by_hand::Paused;
 pub use contents::Content;
 pub use disks::DiskView;
@@ -60,6 +64,7 @@ pub use lock::{Followed, LockError, StateLock};
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
+pub use seen::Pinned;
 pub use settle::Outcome;
 pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
@@ -139,7 +144,7 @@ impl QueueError {
         match self {
             Self::StateDir { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
             _ if matches!(self.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
-            _ if self.sqlite_code() == Some(ErrorCode::DiskFull) => Some(
+            _ if self.is_about_room() => Some(
                 "the file system of the state directory is full: make room there; nothing is lost, and what became valid \
                  meanwhile is found again",
             ),
@@ -164,6 +169,19 @@ impl QueueError {
         source.sqlite_error_code()
     }
 
+    /// Whether it failed since the disk is full: once there is room the same may succeed.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        match self {
+            Self::StateDir { source, .. } => is_full(source),
+            // The file by which processes share a write-ahead log grows before the log does.
+            Self::Sqlite { source: rusqlite::Error::SqliteFailure(error, _), .. } => {
+                error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the database can't be read, or is none.
     #[must_use]
     pub fn is_corruption(&self) -> bool {
@@ -171,6 +189,11 @@ impl QueueError {
         matches!(self, Self::Corrupt { .. })
             || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
     }
+}
+
+/// Whether the system has no room left, for this user at least.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Gives a SQLite error its context.
@@ -190,6 +213,8 @@ pub struct Queue {
     path: PathBuf,
     /// SQLite's count of other connections' commits, when it was looked at last.
     data_version: i64,
+    /// The file that was opened, by device and number.
+    file: Option<(u64, u64)>,
 }
 
 impl Queue {
@@ -217,6 +242,13 @@ impl Queue {
             let _ = self.db.execute_batch("ROLLBACK");
         }
         done.and_then(|value| ended.map(|()| value))
+    }
+
+    /// Whether the database still lies where it was opened: where its file system was unmounted, or its folder removed,
+    /// nobody else would find what is written into it.
+    #[must_use]
+    pub fn is_in_its_place(&self) -> bool {
+        self.file.is_some() && self.file == schema::file_at(&self.path)
     }
 
     /// Where the database lies.

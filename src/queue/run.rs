@@ -4,6 +4,7 @@ use rusqlite::{Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
+use super::seen::BACKFILL_WAITS;
 use super::work::execute;
 use super::{Admission, Followed, Queue, QueueError, Volume, sqlite};
 
@@ -252,13 +253,10 @@ impl Queue {
         let mut statement = self
             .db
             // Beside `max` the other columns are of the row that has it.
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN
-                            (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
-                             FROM disks d WHERE d.level <> 'ok'
-                               AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
-                        END), j.reason, c.off, max(j.attempts),
+                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
+                        j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
                  FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open
                        WHERE state IN (0, 1) AND state <> 2 AND run = ?1
@@ -266,7 +264,7 @@ impl Queue {
                        SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
                        WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
                  JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
-            )
+            ))
             .map_err(sqlite("list what is left of a backfill"))?;
         statement
             .query_map([run.0], |row| {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -114,7 +114,7 @@ impl Queue {
                 // Who makes it hasn't come to its first table yet.
                 Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
-                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+                Ordering::Equal => Ok(Self { db, file: file_at(&path), path: path.clone(), data_version: 0 }),
             }
         };
         look().map_err(|error| name_corruption(error, state_dir))
@@ -131,7 +131,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned(), data_version: 0 })
+        Ok(Self { db, path: path.to_owned(), data_version: 0, file: file_at(path) })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {
@@ -223,6 +223,11 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), QueueError> {
 /// this name was whole once, so that it has been cut.
 fn is_cut_to_nothing(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+/// What file is there, by device and number.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn corrupt(verdict: &str) -> QueueError {

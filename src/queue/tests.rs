@@ -10,6 +10,7 @@ mod outage;
 mod paused;
 mod reconfigured;
 mod registered;
+mod seen;
 mod tidied;
 mod walk;
 

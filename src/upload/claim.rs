@@ -160,8 +160,8 @@ pub(super) fn all(queue: &mut Queue, questions: &[Question], now: i64) -> Result
     };
     match questions {
         [] => Ok(Vec::new()),
-        [only] => Ok(vec![one(queue, only)?]),
-        several => queue.at_once(|queue| several.iter().map(|question| one(queue, question)).collect()),
+        // Of what is claimed by halves nobody would know.
+        some => queue.at_once(|queue| some.iter().map(|question| one(queue, question)).collect()),
     }
 }
 

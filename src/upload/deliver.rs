@@ -29,6 +29,10 @@ use crate::report::one_line;
 /// want of an upstream's answer, don't count.
 const DOUBTFUL_TRIES: u32 = 4;
 
+/// A path that waits for room is tried after pauses that don't grow beyond those of so many tries, half a minute: what it
+/// costs is a look at the file system.
+const WHILE_NO_ROOM: u32 = 5;
+
 /// What every delivery needs. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Context {
@@ -77,6 +81,8 @@ pub(super) enum Verdict {
     Nothing,
     /// Nothing: it is an upstream's trouble, which is told once and not for each path.
     ToldElsewhere,
+    /// Nothing, and what became of the path is told at its first try alone: what is free is another at each.
+    ToldOnce,
     /// It did not serve a request: once may be chance, several times in a row are not.
     Faltered(String),
     /// It takes nothing for now.
@@ -409,6 +415,10 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         return outcome.into();
     }
     let mut reason = one_line(error);
+    if let CacheError::LargerThanCache { .. } = error {
+        // It isn't tried again by itself.
+        reason = error.with_cure();
+    }
     if error.is_about_size() {
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
@@ -425,6 +435,10 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
+        Class::NoRoomYet => {
+            let tried = Job { attempts: job.attempts.min(WHILE_NO_ROOM), ..job.clone() };
+            Landed { cache: Verdict::ToldOnce, ..retry(&tried, error.with_cure()).into() }
+        }
         Class::Unavailable => Landed { cache: Verdict::Faltered(error.with_cure()), ..retry(job, reason).into() },
         // This try isn't counted yet.
         Class::Doubtful if job.doubts + 1 < DOUBTFUL_TRIES => {

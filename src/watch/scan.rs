@@ -94,7 +94,7 @@ impl Scan {
                     Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },
                     None => {
                         info!("watching from now on; `storewatch backfill` takes what is there already");
-                        Cursor { row: last_id, mark, file, rescan_to: 0 }
+                        Cursor { row: last_id, mark: mark.clone(), file, rescan_to: 0 }
                     }
                 };
                 let since = since.unwrap_or_else(|| now() / 1000);

@@ -50,6 +50,9 @@ pub struct FileOptions {
     pub instance: String,
     /// The same directory, as one whose file system is watched: it takes what that admits.
     pub place: Arc<Place>,
+    /// Bytes that the cache may have at most. Here that only means that no single archive may be larger; who keeps it so is
+    /// another.
+    pub max_size: Option<u64>,
 }
 
 /// A binary cache in a directory.
@@ -234,6 +237,7 @@ mod tests {
             },
             instance: "0123".to_owned(),
             place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
+            max_size: None,
         }
     }
 
@@ -303,7 +307,7 @@ mod tests {
         let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
         let file = File::create(&path).expect("created");
         let room = options(dir.path()).place.set_aside(4096).expect("room");
-        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: None };
         let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
         while fs::metadata(&path).expect("there").len() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -333,9 +337,9 @@ mod tests {
             json: "{}".to_owned(),
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");

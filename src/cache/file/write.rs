@@ -17,7 +17,7 @@ use crate::cache::binary::RealisationFile;
 use crate::cache::care::condemned_with;
 use crate::cache::pack::{PackError, pack};
 use crate::cache::{CacheError, Listed, NarReader, StoredNar, layout};
-use crate::disk::{NoRoom, SetAside};
+use crate::disk::SetAside;
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 
@@ -34,7 +34,7 @@ const SYNC_ALONE: u64 = 2 * 1024 * 1024;
 impl FileCache {
     /// Writes archive and narinfo under temporary names. Blocks.
     pub(super) fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
+        let FileOptions { dir, binary, instance, place, .. } = &self.options;
         // It may have waited long for its turn, and others were admitted at the same time.
         let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
@@ -43,7 +43,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: self.options.max_size };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -86,7 +86,7 @@ impl FileCache {
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
     pub(super) fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
+        let FileOptions { dir, binary, instance, place, .. } = &self.options;
         let target = dir.join(layout::log_name(derivation));
         if target.exists() {
             return Ok(());
@@ -176,11 +176,13 @@ pub(super) struct GrowingFile {
     pub(super) on_its_way: u64,
     pub(super) way_out: WayOut,
     pub(super) room: SetAside,
+    /// Bytes that it may have.
+    pub(super) max_size: Option<u64>,
 }
 
-/// Why a file could not be written: there is no room, by the thresholds or by the system.
+/// Why a file could not be written: there is no room, by the thresholds or by the system, or it is too large.
 fn not_written(source: io::Error, action: &'static str, folder: &Path) -> CacheError {
-    source.downcast::<NoRoom>().map_or_else(io_error(action, folder), CacheError::from)
+    source.downcast::<CacheError>().unwrap_or_else(io_error(action, folder))
 }
 
 /// What the bytes of an archive go through.
@@ -205,12 +207,15 @@ impl Write for GrowingFile {
         if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
             return Err(io::Error::other("its push was dropped"));
         }
+        if let Some(max_size) = self.max_size.filter(|max_size| self.written + bytes.len() as u64 > *max_size) {
+            return Err(io::Error::other(CacheError::LargerThanCache { max_size }));
+        }
         let written = self.file.write(bytes)?;
         self.written += written as u64;
         let grown = self.written - self.on_its_way;
         if grown >= WRITE_OUT {
             self.write_out();
-            self.room.took(grown).map_err(io::Error::other)?;
+            self.room.took(grown).map_err(|error| io::Error::other(CacheError::from(error)))?;
         }
         Ok(written)
     }

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
-use super::signals::Signal;
+use super::signals::Signals;
 use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::{Lane, Schedule};
@@ -207,7 +207,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
                 scanned = true;
             }
-            signal = signals.recv() => if signal != Some(Signal::Reload) { break End::Interrupted },
+            () = signals.end() => break End::Interrupted,
             () = tokio::time::sleep(END_LOOK) => {}
         }
         let (id, began) = (run.id, Instant::now());
@@ -243,37 +243,34 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         tell(Progress::Ending { within });
     }
     site.leave(within).await?;
-    queue
-        .call(move |queue| {
+    let finished = queue
+        .call_once(move |queue| {
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
             let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? };
-            if end == End::Through {
-                queue.finish_run(id, now())?;
-            }
-            // Only now may another take it up.
-            drop(followed);
+            let noted = if end == End::Through { queue.finish_run(id, now()) } else { Ok(()) };
+            // Asked for again, it finds nothing to be done.
+            noted.or_else(|error| if error.is_about_room() { Ok(()) } else { Err(error) })?;
             Ok(finished)
         })
-        .await
-        .map_err(Into::into)
+        .await?;
+    // Only now may another take it up.
+    drop(followed);
+    Ok(finished)
 }
 
 /// Waits until a signal or the time ends it.
-async fn ends_early(signals: &mut mpsc::Receiver<Signal>, deadline: Option<Instant>) -> End {
+async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
     let time_is_over = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(time_is_over);
-    loop {
-        tokio::select! {
-            signal = signals.recv() => if signal != Some(Signal::Reload) { return End::Interrupted },
-            () = &mut time_is_over => return End::TimedOut,
-        }
+    tokio::select! {
+        () = signals.end() => End::Interrupted,
+        () = time_is_over => End::TimedOut,
     }
 }
 
