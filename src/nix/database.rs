@@ -27,9 +27,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tracing::warn;
 
-pub use self::connections::close_replaced;
 use self::connections::Held;
+pub use self::connections::close_replaced;
 pub use self::error::{Access, DatabaseError};
 pub use self::files::Identity;
 use self::row::Columns;
@@ -92,6 +93,15 @@ pub struct RowMark {
     pub registration_time: i64,
 }
 
+impl Batch {
+    /// Says which rows are passed over.
+    pub fn tell_malformed(&self) {
+        for MalformedRow { id, why } in &self.malformed {
+            warn!(row = id, "a row of the Nix database can't be understood and is passed over: {why}");
+        }
+    }
+}
+
 impl Database {
     /// Opens the database and makes sure that it is Nix's and of a schema that is understood.
     ///
@@ -107,6 +117,12 @@ impl Database {
             dot_lock,
             patience: BUSY_TIMEOUT,
         })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file that is being read.
@@ -218,6 +234,33 @@ impl Database {
     pub fn references(&self, id: i64) -> Result<Vec<StorePath>, DatabaseError> {
         self.reading("read references", |c| self.references_in(c, id))?
             .map_err(|why| DatabaseError::Malformed { row: format!("id {id}"), why })
+    }
+
+    /// The ids of the same, whatever their rows say.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn reference_ids(&self, id: i64) -> Result<Vec<i64>, DatabaseError> {
+        self.reading("read references", |c| {
+            let mut statement = c.prepare_cached("SELECT reference FROM Refs WHERE referrer = ?1")?;
+            statement.query_map([id], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// The same as paths, for a row that was read by [`Database::batch`]; `None`, and a word to whoever reads the log, where they can't be
+    /// understood.
+    ///
+    /// # Errors
+    /// `Busy`, `Replaced` or `Other`.
+    pub fn references_of(&self, info: &PathInfo) -> Result<Option<Vec<StorePath>>, DatabaseError> {
+        match info.id.map_or(Ok(Vec::new()), |id| self.references(id)) {
+            Ok(references) => Ok(Some(references)),
+            Err(DatabaseError::Malformed { why, .. }) => {
+                warn!(path = %info.path, "its references can't be understood: {why}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn references_in(&self, c: &Connection, id: i64) -> rusqlite::Result<Result<Vec<StorePath>, String>> {

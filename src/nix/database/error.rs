@@ -128,6 +128,12 @@ impl DatabaseError {
         matches!(self, Self::Busy { .. } | Self::Replaced { .. })
     }
 
+    /// Whether it has to be opened anew, once whoever replaces it is through.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Replaced { .. })
+    }
+
     /// Sorts an error of SQLite's by its code and by what this user may do with the files.
     pub(super) fn from_sqlite(verb: &'static str, path: &Path, source: rusqlite::Error) -> Self {
         let rusqlite::Error::SqliteFailure(failure, _) = &source else {

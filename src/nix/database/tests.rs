@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::files::Files;
 use super::*;
 use crate::nix::{Derivation, Realisation};
 
