@@ -29,7 +29,7 @@ use jiff::tz::TimeZone;
 use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::caches::{CacheSurroundings, orders};
 use self::clocks::Clocks;
@@ -44,7 +44,7 @@ use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Schedule, Shaper};
 use crate::nix::{FactsError, StoreFacts};
 use crate::pins::{self, Pins};
-use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes};
+use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::upload::{self, Command, Uploader};
 use crate::watch::wake::{Folder, Wake};
@@ -66,6 +66,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Where events are listened to, the policy file and the queue are looked at only every so many intervals without one: a
 /// look wakes two threads, and at rest the whole process is to wake no more than once a second.
 const INTERVALS_BESIDE_EVENTS: u32 = 3;
+
+/// A queue that is damaged so soon after it was opened is so by something that won't end by itself.
+const CORRUPT_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the service is made of.
 pub struct Parts {
@@ -99,6 +102,16 @@ pub enum ServiceError {
     /// Nix gives no answer about a path.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// The queue that is worked with isn't the one that others find.
+    #[error(
+        "the queue in {} is not the one any more that this command has begun with: the folder was unmounted, moved or replaced; \
+         run it again when the folder is back, and it goes on from there",
+        dir.display()
+    )]
+    QueueElsewhere {
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// A part ended by a panic.
     #[error("{part} ended by a defect of storewatch")]
     Panicked {
@@ -252,6 +265,10 @@ enum Ended {
     Told,
     /// The state directory isn't there any more: it was unmounted, or removed, or another is in its place.
     StateAway,
+    /// The state directory is there, but its queue was removed or replaced; what was removed has been put back.
+    QueueAway,
+    /// The queue was damaged.
+    QueueCorrupt,
 }
 
 /// Runs the service until a signal ends it.
@@ -265,9 +282,15 @@ pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let mut at_work = None;
     loop {
+        let began = std::time::Instant::now();
         match serve(&mut parts, &mut signals, &mut at_work).await {
             Ok(Ended::Told) => return Ok(()),
             Ok(Ended::StateAway) => {}
+            // What opens it now moves it aside.
+            Ok(Ended::QueueCorrupt) if began.elapsed() < CORRUPT_AGAIN => {
+                return Err(QueueError::Corrupt { path: parts.state_dir.join(Queue::FILE_NAME) }.into());
+            }
+            Ok(Ended::QueueAway | Ended::QueueCorrupt) => continue,
             Err(error) => return Err(error),
         }
         let dir = parts.state_dir.display();
@@ -377,6 +400,11 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
                 working.lookout.look(&settings.config().schedule);
                 // A clock may have been put right by less than what counts as a jump.
                 may_be_others = next_shape.is_some();
+                if let Err(error) = working.queue.call_once(|queue| queue.look_for_damage()).await
+                    && error.is_corruption()
+                {
+                    break Err(error.into());
+                }
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(Ended::Told),
@@ -391,7 +419,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
                 pins.abort();
                 return match worked {
                     Ok(Ok(())) => Ok(Ended::Told),
-                    Ok(Err(error)) => unless_away(state_dir, error.into()),
+                    Ok(Err(error)) => unless_away(state_dir, &lock, error.into()),
                     Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
                 };
             }
@@ -428,7 +456,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
             biased;
             looked = looking => match looked {
                 Ok(true) => {}
-                Ok(false) => break Ok(Ended::StateAway),
+                Ok(false) => break opening::put_back(&lock, &working.queue, state_dir).await,
                 Err(error) => break Err(error),
             },
             // Where the disk is full, who writes into the queue waits for room.
@@ -437,8 +465,8 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     };
     watcher.abort();
     pins.abort();
-    let ended = ended.or_else(|error| unless_away(state_dir, error));
-    if let Ok(Ended::StateAway) = ended {
+    let ended = ended.or_else(|error| unless_away(state_dir, &lock, error));
+    if let Ok(Ended::StateAway | Ended::QueueAway | Ended::QueueCorrupt) = ended {
         // Before the next one may begin. What it says of the queue concerns one that nobody sees.
         let _ = working.drain(Duration::ZERO).await;
         drop(lock);
@@ -450,11 +478,19 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     ended.and_then(|ended| drained.map(|()| ended))
 }
 
-/// What it means that the queue can't be used: where its file is gone, that is why.
-fn unless_away(state_dir: &Path, error: ServiceError) -> Result<Ended, ServiceError> {
-    let concerns_queue = matches!(error, ServiceError::Queue(_) | ServiceError::Watch(WatchError::Queue(_)));
-    let is_away = concerns_queue && !state_dir.join(Queue::FILE_NAME).exists();
-    if is_away { Ok(Ended::StateAway) } else { Err(error) }
+/// What it means that the queue can't be used: where its file is gone, or damaged, that is why.
+fn unless_away(state_dir: &Path, lock: &StateLock, error: ServiceError) -> Result<Ended, ServiceError> {
+    let (ServiceError::Queue(about_queue) | ServiceError::Watch(WatchError::Queue(about_queue))) = &error else {
+        return Err(error);
+    };
+    if !state_dir.join(Queue::FILE_NAME).exists() && !lock.is_in_its_place(state_dir) {
+        return Ok(Ended::StateAway);
+    }
+    if about_queue.is_corruption() {
+        error!("the queue was damaged while it was open: {}; it is closed, and opened anew", one_line(about_queue));
+        return Ok(Ended::QueueCorrupt);
+    }
+    Err(error)
 }
 
 /// Lets those who look know which policy is in force.

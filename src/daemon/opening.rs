@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{SERVICE_ROLE, ServiceError};
-use crate::queue::{LockError, Queue, QueueError, QueueHandle, StateLock};
+use super::{Ended, SERVICE_ROLE, ServiceError};
+use crate::queue::{LockError, PutBack, Queue, QueueError, QueueHandle, StateLock};
 use crate::report::one_line;
 
 /// How often the lock is asked for while another holds it for a while.
@@ -60,6 +60,28 @@ fn try_to_take(state_dir: &Path, lock: &mut Option<StateLock>) -> Result<QueueHa
         *lock = Some(StateLock::acquire(state_dir, SERVICE_ROLE)?);
     }
     Ok(open_queue(state_dir)?)
+}
+
+/// Puts back a queue that was removed from a state directory which is there, and says so; else that has gone, too.
+pub(super) async fn put_back(lock: &StateLock, queue: &QueueHandle, state_dir: &Path) -> Result<Ended, ServiceError> {
+    if !lock.is_in_its_place(state_dir) {
+        return Ok(Ended::StateAway);
+    }
+    let path = state_dir.join(Queue::FILE_NAME);
+    let became = match queue.call(|queue| queue.put_back()).await? {
+        PutBack::AsItWas => {
+            "was removed while it was open; all of it was still known and is written there again (to begin with an empty \
+             one, end storewatch first)"
+        }
+        PutBack::Anew => {
+            "was removed while it was open and can't be read any more; a new one is filled by reading the whole Nix database"
+        }
+        PutBack::Replaced => {
+            "was replaced while it was open; what is there now counts, and what it lacks is found again"
+        }
+    };
+    error!("the queue {} {became}", path.display());
+    Ok(Ended::QueueAway)
 }
 
 /// Opens the queue and says so if it had to be replaced.

@@ -1,8 +1,8 @@
 //! The state directory's lock: whoever holds it works the queue off.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{RunId, is_full};
 
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
-    _file: File,
+    file: File,
 }
 
 /// Why the lock can't be had.
@@ -83,12 +83,20 @@ impl StateLock {
         }
         file.set_len(0).map_err(io)?;
         write!(file, "{role}, process {}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Gives the lock back only when the process ends: threads that were called off may still be at work until then.
     pub fn keep_until_exit(self) {
         std::mem::forget(self);
+    }
+
+    /// Whether the file that is locked is the one that others would look at in this state directory.
+    #[must_use]
+    pub fn is_in_its_place(&self, state_dir: &Path) -> bool {
+        let identity = |found: std::io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+        let own = identity(self.file.metadata());
+        own.is_some() && own == identity(std::fs::metadata(state_dir.join(Self::FILE_NAME)))
     }
 
     /// Who holds the lock, if anybody does: `storewatch run, process 4711`.

@@ -222,4 +222,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
     -- 1: it was done when backfill asked for it once more, and hasn't been looked for since.
     ALTER TABLE jobs ADD COLUMN was_done INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- So that who waits for a few paths doesn't look through all that is pending.
+    CREATE INDEX jobs_open_of_run ON jobs (run) WHERE state IN (0, 1);
+    -- The last row that was left when the scan had come to `row`: its id, path and registration time. By it the database is
+    -- recognised in which rows are counted.
+    ALTER TABLE runs ADD COLUMN mark INTEGER;
+    ALTER TABLE runs ADD COLUMN mark_path TEXT;
+    ALTER TABLE runs ADD COLUMN mark_time INTEGER;
+",
 ];

@@ -30,6 +30,7 @@ mod handle;
 mod job;
 mod links;
 mod lock;
+mod lost;
 mod migrations;
 mod policy;
 mod reconfigure;
@@ -61,6 +62,7 @@ pub use disks::DiskView;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{Followed, LockError, StateLock};
+pub use lost::PutBack;
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
@@ -213,8 +215,8 @@ pub struct Queue {
     path: PathBuf,
     /// SQLite's count of other connections' commits, when it was looked at last.
     data_version: i64,
-    /// The file that was opened, by device and number.
-    file: Option<(u64, u64)>,
+    /// The files that were opened, database and log, by device and number.
+    files: [Option<(u64, u64)>; 2],
 }
 
 impl Queue {
@@ -242,13 +244,6 @@ impl Queue {
             let _ = self.db.execute_batch("ROLLBACK");
         }
         done.and_then(|value| ended.map(|()| value))
-    }
-
-    /// Whether the database still lies where it was opened: where its file system was unmounted, or its folder removed,
-    /// nobody else would find what is written into it.
-    #[must_use]
-    pub fn is_in_its_place(&self) -> bool {
-        self.file.is_some() && self.file == schema::file_at(&self.path)
     }
 
     /// Where the database lies.

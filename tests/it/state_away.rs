@@ -1,8 +1,10 @@
 //! A state directory that goes away under a running service, and comes back.
 
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+
 use crate::support::disk::MIB;
 use crate::support::{Disk, Nix, ScratchStore, Storewatch, expr};
-use std::fs;
 
 #[test]
 fn what_was_unmounted_is_waited_for_and_nothing_is_written_beneath() {
@@ -52,9 +54,15 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
     let mut running = storewatch.start();
     let first = store.build(&expr::many(1)).unwrap();
     running.eventually("a path", || cache.has_all(&first));
+    storewatch.cmd(&["pause", "--backfill"]).ok();
+    let mut beside = storewatch.spawn(&["backfill"]);
+    beside.eventually_logs("works the queue off");
     let aside = storewatch.state_dir().with_extension("aside");
     fs::rename(storewatch.state_dir(), &aside).unwrap();
     running.eventually_logs("is gone: it was unmounted or removed");
+    // It doesn't take over what nobody would find.
+    beside.eventually_logs("is not the one any more that this command has begun with");
+    assert_eq!(beside.wait_exit().code(), Some(1));
     assert_eq!(storewatch.cmd(&["pause"]).code, Some(1));
     assert!(running.is_running(), "it waits rather than ends");
     let paths = store.build(&expr::many(2)).unwrap();
@@ -66,5 +74,51 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
     let mut running = storewatch.start();
     fs::rename(storewatch.state_dir(), &aside).unwrap();
     running.eventually_logs("is gone: it was unmounted or removed");
+    running.stop();
+}
+
+#[test]
+fn a_queue_that_is_removed_while_it_is_open_is_put_back() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start();
+    storewatch.cmd(&["pause"]).ok();
+    let pending = store.build(&expr::many(2)).unwrap();
+    running.eventually("they are queued", || storewatch.jobs_left().len() == 2);
+    for suffix in ["", "-shm", "-wal"] {
+        fs::remove_file(storewatch.state_dir().join(format!("queue.sqlite{suffix}"))).unwrap();
+    }
+    running.eventually_logs("was removed while it was open; all of it was still known");
+    running.eventually_logs_times("the Nix database is open", 2);
+    running.kill9();
+    let mut running = storewatch.start();
+    assert_eq!(storewatch.jobs_left().len(), 2, "what is pending, and that it is paused, is known");
+    storewatch.cmd(&["resume"]).ok();
+    running.eventually("what was pending", || storewatch.cache().has_all(&pending));
+    // Only a part of it.
+    fs::remove_file(storewatch.state_dir().join("queue.sqlite-wal")).unwrap();
+    running.eventually_logs("was removed while it was open; all of it was still known");
+    let later = store.build(&expr::many(2)).unwrap();
+    running.eventually("what is built afterwards", || storewatch.cache().has_all(&later));
+    running.stop();
+}
+
+#[test]
+fn a_queue_that_is_damaged_while_it_is_open_is_noticed() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let mut running = storewatch.start_with(|run| {
+        run.arg("--no-events");
+    });
+    let first = store.build(&expr::many(2)).unwrap();
+    running.eventually("the paths", || storewatch.cache().has_all(&first));
+    let file = OpenOptions::new().write(true).open(storewatch.state_dir().join("queue.sqlite")).unwrap();
+    file.write_all_at(&[b'x'; 60_000], 0).unwrap();
+    running.eventually_logs("the queue was damaged while it was open");
+    running.eventually_logs("the queue was corrupt; it is kept as");
+    let later = store.build(&expr::many(2)).unwrap();
+    running.eventually("what is built afterwards", || storewatch.cache().has_all(&later));
     running.stop();
 }

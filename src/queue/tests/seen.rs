@@ -19,7 +19,7 @@ fn a_backfill_says_that_its_cache_is_too_large_and_what_was_done_counts_as_done_
         wanted: &wanted,
         now: 6,
     };
-    bench.queue.advance_run(run, 9, &again, &[]).expect("admitted");
+    bench.queue.advance_run(run, (9, None), &again, &[]).expect("admitted");
     bench.queue.note_size(bench.cache, 70, true, 7).expect("noted");
     let counts = |bench: &Bench| bench.queue.counts().expect("counted").remove(0);
     let seen = counts(&bench);
