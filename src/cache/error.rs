@@ -254,6 +254,12 @@ impl CacheError {
         }
     }
 
+    /// Whether its file system has no room left, for bytes or for files, or its user may have no more of it.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// Whether the cache takes nothing from this host since this host is its own server, as is meant to be.
     #[must_use]
     pub fn is_own_server(&self) -> bool {
