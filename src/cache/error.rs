@@ -207,6 +207,9 @@ pub enum Class {
     CacheWaits,
     /// It takes nothing before it is given other credentials.
     Credentials,
+    /// Another path's question, which this one's went out with, was not answered: that one tells why. This one is tried again
+    /// later, lest all that asked together ask again at once.
+    ToldByAnother,
     /// A reference has to come first.
     ReferenceFirst,
     /// The policy wants it there no more.
@@ -251,6 +254,12 @@ impl CacheError {
         }
     }
 
+    /// Whether its file system has no room left, for bytes or for files, or its user may have no more of it.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// Whether the cache takes nothing from this host since this host is its own server, as is meant to be.
     #[must_use]
     pub fn is_own_server(&self) -> bool {
@@ -281,7 +290,7 @@ impl CacheError {
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
             Self::Hindered(Hindrance::Unasked(error)) => error.class(),
-            Self::Hindered(Hindrance::Unknown) => Class::Cancelled,
+            Self::Hindered(Hindrance::Unknown) => Class::ToldByAnother,
             Self::Http(error) => error.class(),
             Self::Bucket(error) => error.class(),
             Self::Command(error) => error.class(),
@@ -322,7 +331,7 @@ mod tests {
         };
         assert_eq!((unasked(full()).class(), unasked(full()).hint()), (Class::CacheWaits, full().hint()));
         assert_eq!(unasked(CacheError::Hangs { after: Duration::ZERO }).class(), Class::Unavailable);
-        // Another is told, and one is enough.
-        assert_eq!(CacheError::from(Hindrance::Unknown).class(), Class::Cancelled);
+        // One who was told is enough, but all of them wait.
+        assert_eq!(CacheError::from(Hindrance::Unknown).class(), Class::ToldByAnother);
     }
 }

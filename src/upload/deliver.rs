@@ -247,7 +247,7 @@ async fn go_ahead(
     there: Vec<StorePath>,
 ) -> Result<(), Hindrance> {
     // A cache collects garbage, too.
-    let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
+    let missing = presence.missing_with_patience(&there).await.map_err(|unanswered| match unanswered {
         Unanswered::Refused(error) => Hindrance::Unasked(Arc::new(error)),
         Unanswered::WithOthers => Hindrance::Unknown,
     })?;
@@ -478,6 +478,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         Class::CacheWaits => waits(reason, Pause::Growing, Ends::Took),
         Class::Credentials => waits(reason, Pause::until_other_credentials(error), Ends::Answered),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
+        Class::ToldByAnother => Outcome::Postponed { not_before: next_try(job), reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }
 }

@@ -26,7 +26,8 @@
 //!
 //! Before a narinfo goes it is read once more: one that is not the same as when the plan was made stays, with all that it
 //! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: no narinfo goes before it is in
-//! `pruned/`, and tops go first. In a directory it is renamed, for which there is room on a full disk too; an object is
+//! `pruned/`, and tops go first. In a directory it is renamed, for which there is room on a full disk too, and where not even an
+//! empty file fits, that dooms its archive; who uploads there through a web server then doesn't learn of it. An object is
 //! copied first.
 //!
 //! Between that read and the removal lie some milliseconds, in which another host may show the path anew by a narinfo of
@@ -368,7 +369,12 @@ async fn hide(
     }
     // A narinfo that names no archive is nothing that could be put back.
     if let Some(mark) = mark {
-        shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await?;
+        match shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await {
+            // A directory without room for an empty file: there the hidden narinfo itself dooms the archive, whose mark begins its
+            // name.
+            Err(error) if error.is_for_want_of_room() => {}
+            put => drop(put?),
+        }
         if !shelf.rename(&file, text, &condemned_name(mark, hash), Condition::Always).await? {
             return Ok(false);
         }

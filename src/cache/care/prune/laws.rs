@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use crate::cache::care::inventory::{Mark, condemned_name, doomed_name};
-use crate::cache::care::{Choice, Owner, Pruned, Pruning, Shelf, prune};
+use crate::cache::care::inventory::{Mark, condemned_name, condemned_with, doomed_name};
+use crate::cache::care::{
+    Choice, Chunks, Condition, Entry, Listed, Owner, Pruned, Pruning, Shelf, Take, Text, Unfinished, prune,
+};
 use crate::cache::file::FileShelf;
 use crate::cache::layout::PRUNED_DIR;
 use crate::cache::{BoxFuture, CacheError};
@@ -84,9 +87,8 @@ fn shown(dir: &Path, count: usize) -> BTreeMap<usize, BTreeSet<usize>> {
     (0..count).filter_map(|place| Some((place, references(place)?))).collect()
 }
 
-/// Lets all go but what is needed, as far as `max_size` wants.
-fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) -> Result<Pruned, CacheError> {
-    let pruning = Pruning {
+fn pruning(needed: Vec<HashPart>, max_size: u64) -> Pruning {
+    Pruning {
         choice: Choice::LongestUnread,
         needed,
         keep: None,
@@ -94,10 +96,74 @@ fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) 
         grace: GRACE,
         now: NOW,
         is_meant: true,
-    };
-    let shelf: Arc<dyn Shelf> = Arc::new(FileShelf::open(dir.to_owned(), &StoreDir::default()).expect("a cache"));
+    }
+}
+
+/// Lets all go but what is needed, as far as `max_size` wants.
+fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) -> Result<Pruned, CacheError> {
+    let pruning = pruning(needed, max_size);
+    prune_now(Arc::new(shelf(dir)), &pruning, owner)
+}
+
+fn shelf(dir: &Path) -> FileShelf {
+    FileShelf::open(dir.to_owned(), &StoreDir::default()).expect("a cache")
+}
+
+fn prune_now(shelf: Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner) -> Result<Pruned, CacheError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(prune(&shelf, &pruning, owner))
+    runtime.block_on(prune(&shelf, pruning, owner))
+}
+
+/// A directory on a file system that has no room for another file.
+struct Full(FileShelf);
+
+impl Shelf for Full {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.list(what, take)
+    }
+
+    fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
+        self.0.find(file)
+    }
+
+    fn read<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Text>, CacheError>> {
+        self.0.read(file)
+    }
+
+    fn stream<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Chunks>, CacheError>> {
+        self.0.stream(file)
+    }
+
+    fn put<'a>(&'a self, _: &'a str, _: Vec<u8>, _: Condition<'a>) -> BoxFuture<'a, Result<bool, CacheError>> {
+        let source = io::ErrorKind::StorageFull.into();
+        Box::pin(async { Err(CacheError::Io { action: "create a file in", path: "/c".into(), source }) })
+    }
+
+    fn rename<'a>(
+        &'a self,
+        from: &'a str,
+        text: Text,
+        to: &'a str,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        self.0.rename(from, text, to, condition)
+    }
+
+    fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.remove(file)
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
+        self.0.unfinished()
+    }
+
+    fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.abandon(upload)
+    }
 }
 
 /// What an owner says and has heard.
@@ -194,6 +260,24 @@ fn what_is_uploaded_anew_leaves_what_was_pruned_its_time() {
     assert!(!back(hash(1)) && kept.exists());
     fs::remove_file(dir.path().join(format!("{}.narinfo", hash(1)))).expect("removed");
     assert!(back(hash(1)) && !kept.exists());
+}
+
+#[test]
+fn on_a_full_disk_paths_are_hidden_and_their_archives_doomed_all_the_same() {
+    let dir = two_old_paths();
+    let full = Arc::new(Full(shelf(dir.path())));
+    // As an earlier prune has made it.
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    let gone = prune_now(full, &pruning(Vec::new(), 0), &|_: &str| ()).expect("pruned");
+    assert_eq!(gone.hidden.len(), 2);
+    assert_eq!(shown(dir.path(), 2).len(), 0);
+    for place in 0..2 {
+        let archive = format!("nar/{place}.nar");
+        let begin = condemned_with(&archive);
+        let mut pruned = fs::read_dir(dir.path().join(PRUNED_DIR)).expect("listed").flatten();
+        let dooms = pruned.any(|file| format!("{PRUNED_DIR}/{}", file.file_name().display()).starts_with(&begin));
+        assert!(dooms && dir.path().join(archive).exists(), "nobody may show it again, for a grace period");
+    }
 }
 
 #[test]
