@@ -116,7 +116,7 @@ impl Display {
 
     fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left], read: Option<u64>) {
         let RunSummary { uploaded, already_there, at_upstream, failed, held, open, .. } = summary;
-        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone;
+        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone + summary.dropped;
         let message = in_one_line(summary, read);
         self.tell_what_waits(left);
         match &self.bar {
@@ -263,6 +263,10 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
     if summary.gone > 0 {
         line("collected", format!("{} before being uploaded", summary.gone))?;
     }
+    if summary.dropped > 0 {
+        let dropped = format!("{} by the `max_size` of their cache; named, they are uploaded again", summary.dropped);
+        line("dropped", dropped)?;
+    }
     for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
         if count > 0 {
             line(what, count.to_string())?;
@@ -339,6 +343,7 @@ mod tests {
                 open: 6,
                 failed,
                 at_upstream: 3,
+                dropped: 4,
                 passed_over: passed_over(),
                 ..RunSummary::default()
             },
@@ -364,6 +369,7 @@ mod tests {
              skipped          5 by rule 2\n\
              denied           1 by rule 1\n\
              off here         7 for own, off on this host\n\
+             dropped          4 by the `max_size` of their cache; named, they are uploaded again\n\
              still queued     2 for archive\n\
              still queued     2 for local, to be tried again: disk error\n\
              still queued     2 for team, which takes nothing for now: no token\n"
