@@ -42,7 +42,7 @@ pub use self::greet::Greeting;
 pub use self::jwt::expiry;
 use self::jwt::is_web_token;
 pub(super) use self::movement::{ANSWERING, Movement};
-pub use self::own::refuse_own;
+pub use self::own::{own_by_address, refuse_own};
 use crate::limit::Tap;
 use crate::secret::{Provider, SecretError};
 
