@@ -289,7 +289,9 @@ impl Site {
     async fn find(state_dir: &Path, nix: &NixStore, config: &Config, role: &'static str) -> Result<Self, ServiceError> {
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
-                let (working, routes) = Working::start(open_queue(state_dir)?, state_dir, nix, config).await?;
+                let queue = open_queue(state_dir)?;
+                queue.call(Queue::forget_what_was_off).await?;
+                let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
                 let queue = working.queue.clone();
                 Ok(Self { queue, routes, working: Some((working, lock)), beside: None })
             }
@@ -327,6 +329,7 @@ impl Site {
         }
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
+                self.queue.call(Queue::forget_what_was_off).await?;
                 let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
                 self.working = Some((working, lock));
                 Ok(true)
