@@ -66,6 +66,9 @@ pub enum CliError {
     /// An argument is a store path, but Nix doesn't have it.
     #[error("{0} is not valid: Nix has not registered it, or has collected it")]
     NotValid(String),
+    /// Several arguments are wrong, each in its way.
+    #[error("several arguments are wrong")]
+    Several(Vec<Self>),
     /// A cache doesn't say what it is.
     #[error("cache {name}")]
     Cache {
@@ -107,6 +110,9 @@ impl CliError {
                     "{problems}\nstorewatch: the policy is bad: mend it first; a running service keeps to the one before"
                 );
             }
+            Self::Several(errors) => {
+                errors.iter().map(Self::report).for_each(drop);
+            }
             error => eprintln!("storewatch: {}", one_line(error)),
         }
         if let Some(hint) = self.hint() {
@@ -117,9 +123,12 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::BadPolicy(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => {
-                WRONG_INPUT
-            }
+            Self::Config(_)
+            | Self::BadPolicy(_)
+            | Self::NoStorePath(_)
+            | Self::NotValid(_)
+            | Self::Several(_)
+            | Self::Usage(_) => WRONG_INPUT,
             _ => FAILED,
         }
     }

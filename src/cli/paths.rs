@@ -15,13 +15,21 @@ pub(super) fn store_facts(nix: &NixStore) -> StoreFacts {
 /// What Nix knows of the paths that arguments are, lie below of, or lead to.
 pub(super) async fn valid_paths(arguments: &[PathBuf], nix: &NixStore) -> Result<Vec<PathInfo>, CliError> {
     let facts = store_facts(nix);
-    let mut infos = Vec::with_capacity(arguments.len());
+    let (mut infos, mut wrong) = (Vec::with_capacity(arguments.len()), Vec::new());
     for argument in arguments {
-        let path = store_path(argument, &nix.logical)?;
-        let info = facts.path_info(&path).await.map_err(ServiceError::from)?;
-        infos.push(info.ok_or_else(|| CliError::NotValid(nix.logical.full(&path)))?);
+        match store_path(argument, &nix.logical) {
+            Ok(path) => match facts.path_info(&path).await.map_err(ServiceError::from)? {
+                Some(info) => infos.push(info),
+                None => wrong.push(CliError::NotValid(nix.logical.full(&path))),
+            },
+            Err(error) => wrong.push(error.into()),
+        }
     }
-    Ok(infos)
+    match wrong.len() {
+        0 => Ok(infos),
+        1 => Err(wrong.remove(0)),
+        _ => Err(CliError::Several(wrong)),
+    }
 }
 
 /// Why an argument is no path of this store.
@@ -46,6 +54,9 @@ pub enum NoStorePath {
         /// The store directory.
         store_dir: String,
     },
+    /// It is the store.
+    #[error("`{0}` is the store itself: name a path in it")]
+    StoreItself(String),
     /// It lies in the store, where Nix puts no such thing.
     #[error(transparent)]
     Malformed(StorePathError),
@@ -62,7 +73,8 @@ impl NoStorePath {
             Self::AnotherStore { .. } => {
                 Some("NIX_STORE_DIR, NIX_REMOTE or [store] in the policy say which store is meant")
             }
-            Self::Elsewhere { .. } | Self::Malformed(_) => None,
+            Self::Malformed(_) => Some("store paths are called HASH-NAME, and the name is wanted, too"),
+            Self::Elsewhere { .. } | Self::StoreItself(_) => None,
         }
     }
 }
@@ -89,6 +101,7 @@ fn store_path(argument: &Path, store_dir: &StoreDir) -> Result<StorePath, NoStor
     };
     let (path, dir) = (argument.display().to_string(), store_dir.as_str().to_owned());
     Err(match refused {
+        StorePathError::OutsideStore { .. } if at == store_dir.to_path_buf() => NoStorePath::StoreItself(path),
         StorePathError::OutsideStore { .. } if is_in_a_store(&at) => NoStorePath::AnotherStore { path, store_dir: dir },
         StorePathError::OutsideStore { .. } if absolute.symlink_metadata().is_err() => NoStorePath::NothingThere(path),
         StorePathError::OutsideStore { .. } => NoStorePath::Elsewhere { path, store_dir: dir },
@@ -133,6 +146,7 @@ mod tests {
             let expected = format!("`{argument}` lies in another store: this host's is `/nix/store`");
             assert_eq!(told(&argument), expected);
         }
+        assert_eq!(told("/nix/store/"), "`/nix/store/` is the store itself: name a path in it");
         let file = here("file");
         assert_eq!(told(&file), format!("`{file}` does not lie in the store `/nix/store`, nor does it lead there"));
         assert!(told("/nix/store/abc-name").contains("32 character hash"), "{}", told("/nix/store/abc-name"));

@@ -59,11 +59,15 @@ pub(super) fn work_off(
 
 /// What has failed for good counts for more than what is only left: that needs somebody.
 pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
-    let RunSummary { failed, held, passed_over, .. } = &finished.summary;
-    // What somebody named and the policy keeps back is no success. That a cache is off on this host is meant to be so.
+    let RunSummary { uploaded, already_there, at_upstream, failed, held, passed_over, .. } = &finished.summary;
+    // What somebody named and the policy keeps back is no success. That one cache of several is off on this host is meant to
+    // be so; where all are, nothing has arrived.
     let refused = by_hand && passed_over.iter().any(|(PassedOver { why, .. }, _)| *why != Why::Off);
+    let is_off = !passed_over.is_empty() || finished.left.iter().any(|left| left.is_off);
+    let all_off = by_hand && is_off && uploaded + already_there + at_upstream == 0;
     match finished.end {
         _ if failed + held > 0 || refused => NOT_ALL_DELIVERED,
+        End::Through if all_off => NOT_THROUGH,
         End::Interrupted | End::TimedOut => NOT_THROUGH,
         End::Through => 0,
     }
@@ -116,7 +120,7 @@ impl Display {
 
     fn at(&mut self, row: i64, to_row: i64, summary: &RunSummary, left: &[Left], read: Option<u64>) {
         let RunSummary { uploaded, already_there, at_upstream, failed, held, open, .. } = summary;
-        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone;
+        let ended = uploaded + already_there + at_upstream + failed + held + summary.gone + summary.dropped;
         let message = in_one_line(summary, read);
         self.tell_what_waits(left);
         match &self.bar {
@@ -263,6 +267,10 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
     if summary.gone > 0 {
         line("collected", format!("{} before being uploaded", summary.gone))?;
     }
+    if summary.dropped > 0 {
+        let dropped = format!("{} by the `max_size` of their cache; named, they are uploaded again", summary.dropped);
+        line("dropped", dropped)?;
+    }
     for (what, count) in [("failed", summary.failed), ("held", summary.held)] {
         if count > 0 {
             line(what, count.to_string())?;
@@ -339,6 +347,7 @@ mod tests {
                 open: 6,
                 failed,
                 at_upstream: 3,
+                dropped: 4,
                 passed_over: passed_over(),
                 ..RunSummary::default()
             },
@@ -364,6 +373,7 @@ mod tests {
              skipped          5 by rule 2\n\
              denied           1 by rule 1\n\
              off here         7 for own, off on this host\n\
+             dropped          4 by the `max_size` of their cache; named, they are uploaded again\n\
              still queued     2 for archive\n\
              still queued     2 for local, to be tried again: disk error\n\
              still queued     2 for team, which takes nothing for now: no token\n"
@@ -376,5 +386,11 @@ mod tests {
         let mut off = finished(End::Through, 0, &[]);
         off.summary.passed_over.retain(|(passed_over, _)| passed_over.why == Why::Off);
         assert_eq!([true, false].map(|by_hand| exit_code(&off, by_hand)), [0, 0], "that is meant to be so");
+        (off.summary.uploaded, off.summary.at_upstream) = (0, 0);
+        assert_eq!([true, false].map(|by_hand| exit_code(&off, by_hand)), [NOT_THROUGH, 0], "nothing has arrived");
+        off.summary.passed_over.clear();
+        assert_eq!(exit_code(&off, true), 0, "there was nothing to do");
+        off.left = vec![Left { is_off: true, ..left("own", Some("it is this host itself"), None) }];
+        assert_eq!(exit_code(&off, true), NOT_THROUGH, "off by its address, and nothing has arrived");
     }
 }

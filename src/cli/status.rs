@@ -82,6 +82,9 @@ struct CacheStatus {
     off_since_it_is: Option<String>,
     /// Bytes that it may have at most, where the policy says so.
     max_size: Option<u64>,
+    /// How many are uploaded at once; null for one that the policy doesn't name. Of those that are `uploading` the others are
+    /// the next.
+    at_once: Option<usize>,
     /// What is in force for it; null for one that the policy doesn't name.
     bandwidth: Option<CacheShown>,
 }
@@ -176,6 +179,7 @@ impl CacheStatus {
             why_off: None,
             off_since_it_is: None,
             max_size: None,
+            at_once: None,
             bandwidth: None,
             counts,
         }
@@ -196,6 +200,7 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
             max_size: cache.max_size,
+            at_once: Some(caches::uploads_at_once(cache, config)),
             bandwidth: None,
         });
     }
@@ -250,9 +255,10 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     // After a crash nobody is at it any more, whatever the queue says.
     let at_work = status.working.is_some() || status.working_unknown.is_some();
     let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
-    for CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, max_size, bandwidth: _ } in
-        &status.caches
-    {
+    for cache in &status.caches {
+        let CacheStatus {
+            counts, substituter, public_key, orphaned, why_off, off_since_it_is, max_size, at_once, ..
+        } = cache;
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
             write!(out, "  {why}")?;
@@ -273,7 +279,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"
             )?;
         }
-        if let (Some(waits), None) = (takes_nothing(counts, at_work), why_off) {
+        // What the policy doesn't name isn't asked any more: nobody need mend that.
+        if let (Some(waits), None, Some(false) | None) = (takes_nothing(counts, at_work), why_off, orphaned) {
             writeln!(out, "  {waits}")?;
         }
         if let Some(now) = status.now.as_ref().filter(|_| *orphaned == Some(false)) {
@@ -281,8 +288,14 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         }
         writeln!(
             out,
-            "  {} done, {} pending, {} {uploading}, {} held, {} failed, {} gone",
-            counts.done, counts.pending, counts.uploading, counts.held, counts.failed, counts.gone
+            "  {} done, {} pending, {} {uploading}{}, {} held, {} failed, {} gone",
+            counts.done,
+            counts.pending,
+            counts.uploading,
+            of_these(*at_once, counts.uploading),
+            counts.held,
+            counts.failed,
+            counts.gone
         )?;
         if let Some(why) = counts.backfill_waits.as_ref().filter(|_| at_work) {
             writeln!(out, "  backfill waits: {why}")?;
@@ -315,8 +328,12 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         {
             writeln!(out, "  extra-substituters        = {substituter}")?;
         }
-        if let Some(key) = public_key {
-            writeln!(out, "  extra-trusted-public-keys = {key}")?;
+        match public_key {
+            Some(key) => writeln!(out, "  extra-trusted-public-keys = {key}")?,
+            None if *orphaned == Some(false) && substituter.is_some() => {
+                writeln!(out, "  # its public key is not known to this user, or not yet")?;
+            }
+            None => {}
         }
     }
     Ok(())
@@ -333,6 +350,12 @@ pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Opti
         Some(budget) => Some(format!("{what}, of at most {}", bytes(budget))),
         None => pinned.map(|_| format!("{what}, to be released")),
     }
+}
+
+/// How many of those that are taken up are uploaded at once, where that isn't all of them: ` (2 at once)`.
+fn of_these(at_once: Option<usize>, uploading: u64) -> String {
+    let at_once = at_once.filter(|at_once| (*at_once as u64) < uploading);
+    at_once.map_or_else(String::new, |at_once| format!(" ({at_once} at once)"))
 }
 
 /// A disk that isn't well; of the others there is nothing to say.
@@ -353,4 +376,18 @@ pub(super) fn bytes(count: u64) -> String {
 /// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
 pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
     format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_up_and_waits_for_its_turn_is_told_from_what_is_under_way() {
+        for (at_once, uploading, told) in
+            [(Some(1), 30, " (1 at once)"), (Some(4), 4, ""), (Some(4), 0, ""), (None, 30, "")]
+        {
+            assert_eq!(of_these(at_once, uploading), told, "{at_once:?} {uploading}");
+        }
+    }
 }

@@ -374,7 +374,11 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
     for cache in &settings.config().caches {
         let Some(substituter) = caches::substituter(&cache.url) else { continue };
-        info!(cache = %cache.name, "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key");
+        info!(
+            cache = %cache.name,
+            "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key, an Attic server's once \
+             it has told it"
+        );
     }
     // When the policy file is to be looked at again, since it was just being written.
     let mut look_again = None;

@@ -14,6 +14,7 @@ pub struct CacheId(pub i64);
 /// Pending ⇄ Held        a reference is denied or failed, and no upstream delivers it
 /// Uploading ──path was garbage-collected──► Gone
 /// Gone/Done/Failed ──admitted again──► Pending
+/// Pending, for backfill ──its cache dropped the path──► Done
 /// Failed ──that cache's configuration changed──► Pending
 /// ```
 ///
@@ -58,6 +59,8 @@ pub enum Event {
     Reconfigured,
     /// The path is no longer valid. That is found out when its job is claimed, not before.
     Collected,
+    /// The cache had it until now and dropped it, since it may have no more than a size: backfill doesn't bring it back.
+    Dropped,
 }
 
 impl JobState {
@@ -77,6 +80,7 @@ impl JobState {
             (Self::Failed | Self::Held, Event::Retried) => Some(Self::Pending),
             (Self::Failed, Event::Reconfigured) => Some(Self::Pending),
             (Self::Uploading, Event::Collected) => Some(Self::Gone),
+            (Self::Pending, Event::Dropped) => Some(Self::Done),
             (Self::Done | Self::Gone | Self::Failed, Event::Admitted) => Some(Self::Pending),
             _ => None,
         }
@@ -178,8 +182,8 @@ mod tests {
     use Event::*;
     use JobState::*;
 
-    const EVENTS: [Event; 10] =
-        [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Reconfigured, Collected];
+    const EVENTS: [Event; 11] =
+        [Admitted, Claimed, Delivered, Returned, Blocked, Released, Refused, Retried, Reconfigured, Collected, Dropped];
 
     #[test]
     fn what_is_saved_is_what_the_archive_is_larger_than_what_was_sent() {
@@ -200,6 +204,7 @@ mod tests {
         let drawn = [
             (Pending, Claimed, Uploading),
             (Pending, Blocked, Held),
+            (Pending, Dropped, Done),
             (Uploading, Delivered, Done),
             (Uploading, Returned, Pending),
             (Uploading, Blocked, Held),

@@ -82,6 +82,15 @@ impl Routes {
         })
     }
 
+    /// Those caches, off on this host, that a path would go to beside others, if there are any; somebody has named it.
+    #[must_use]
+    pub fn off_beside(&self, decision: &Decision) -> Option<PassedOver> {
+        let sent = decision.uploads_to();
+        let would_go = |name: &&CacheName| if sent.is_empty() { !decision.denies(name) } else { sent.contains(*name) };
+        let off: Vec<&str> = self.off.iter().filter(would_go).map(CacheName::as_str).collect();
+        (!off.is_empty()).then(|| PassedOver { by: off.join(", "), why: Why::Off })
+    }
+
     /// Why a path goes nowhere by these routes: denied where all of them are closed to it, and by which rule; or since the
     /// caches that it would go to are off.
     #[must_use]

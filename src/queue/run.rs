@@ -123,6 +123,8 @@ pub struct RunSummary {
     pub held: u64,
     /// Garbage-collected meanwhile.
     pub gone: u64,
+    /// Dropped from their cache before it was their turn, since it may have no more than a size.
+    pub dropped: u64,
     /// Not done yet, at caches that aren't off.
     pub open: u64,
 }
@@ -344,7 +346,8 @@ impl Queue {
                         coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
                         coalesce(sum(state = 2 AND found = 2), 0),
                         coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0)
+                        coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0),
+                        coalesce(sum(state = 2 AND found = 3), 0)
                  FROM asked_for WHERE run = ?1",
             )
             .and_then(|mut statement| {
@@ -362,6 +365,7 @@ impl Queue {
                         gone: row.get::<_, i64>(5)? as u64,
                         open: row.get::<_, i64>(6)? as u64,
                         at_upstream: row.get::<_, i64>(7)? as u64,
+                        dropped: row.get::<_, i64>(10)? as u64,
                         passed_over: Vec::new(),
                     })
                 })

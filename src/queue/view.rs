@@ -224,6 +224,16 @@ impl Queue {
             .map_err(sqlite("count jobs"))
     }
 
+    /// Forgets which caches an earlier process has found to be off. Whoever works the queue off next finds it out anew, and
+    /// until then a backfill would take itself for through.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn forget_what_was_off(&mut self) -> Result<(), QueueError> {
+        let forgotten = self.db.execute("UPDATE caches SET off = 0 WHERE off = 1", []);
+        forgotten.map(drop).map_err(sqlite("forget what was off"))
+    }
+
     /// Notes whether a cache as a whole takes paths, and why not. Returns since when (ms since 1970) it takes nothing.
     ///
     /// # Errors

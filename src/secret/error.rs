@@ -38,9 +38,9 @@ pub enum SecretError {
     },
     /// Another user could read and change it, whatever its mode says.
     #[error(
-        "{path} belongs to uid {owner}, not to root nor to uid {}, as which this was asked; run `chown` on it, or write \
+        "{path} belongs to uid {owner}, who can read and change it, and has to belong to {}; run `chown` on it, or write \
          `readable_by_others = true` in the policy if that is meant",
-        rustix::process::geteuid().as_raw()
+        owners(rustix::process::geteuid().as_raw())
     )]
     AnothersFile {
         /// The file.
@@ -61,6 +61,12 @@ pub enum SecretError {
         from: String,
         /// What is wrong with it.
         problem: NoText,
+    },
+    /// Nothing of that name is there, or the link leads nowhere.
+    #[error("there is no file {path}")]
+    Missing {
+        /// What was named.
+        path: PathBuf,
     },
     /// The file can't be read or written.
     #[error("{action} {path}")]
@@ -175,15 +181,20 @@ pub enum SecretError {
     },
 }
 
+/// Who may own a file with a secret.
+fn owners(own: u32) -> String {
+    match own {
+        0 => "root, or to the user that storewatch runs as, which is root here".to_owned(),
+        own => format!("root, or to the user that storewatch runs as, which is uid {own} here"),
+    }
+}
+
 impl SecretError {
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("write the secret there, readable for the service's user only")
-            }
-            Self::AnothersFile { .. } => Some("if the service runs as that user, ask as that one"),
+            Self::Missing { .. } => Some("write the secret there, readable for the service's user only"),
             Self::Denied { .. } => Some(
                 "if that is not the user that the service runs as, ask as that one; if it is, the file has to belong to \
                  it, with mode 0600, and the folders above must let it in",
@@ -220,8 +231,10 @@ pub enum NoText {
 pub(super) fn read_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SecretError {
     let path = path.to_owned();
     move |source| {
-        if source.kind() != io::ErrorKind::PermissionDenied {
-            return io_error(action, &path)(source);
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => {}
+            io::ErrorKind::NotFound => return SecretError::Missing { path },
+            _ => return io_error(action, &path)(source),
         }
         let owned = std::fs::metadata(&path).map_or(String::new(), |file| {
             format!("; it belongs to uid {} and gid {}, with mode {:04o}", file.uid(), file.gid(), file.mode() & 0o7777)

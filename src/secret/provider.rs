@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -228,9 +227,7 @@ fn read(source: &Source, form: Form, place: &Place) -> Result<Secret, SecretErro
             let folder = folder.ok_or_else(|| SecretError::NoCredentials { name: name.clone() })?;
             let read = file::contents(&Path::new(&folder).join(name), &place.real_store, Readers::Credential);
             let bytes = read.map_err(|error| match error {
-                SecretError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                    SecretError::NoCredential { name: name.clone() }
-                }
+                SecretError::Missing { .. } => SecretError::NoCredential { name: name.clone() },
                 error => error,
             })?;
             Secret::new(&bytes, form, source)

@@ -184,6 +184,9 @@ fn arguments_that_are_no_paths_or_not_valid() {
         let said = storewatch.cmd(&[command, &[&gone]].concat());
         assert_eq!(said.code, Some(2), "{said:?}");
         assert!(said.stderr.contains(&format!("{gone} is not valid")), "{}", said.stderr);
+        let both = storewatch.cmd(&[command, &["nonsense", &gone]].concat());
+        let told = ["`nonsense`".to_owned(), format!("{gone} is not valid")];
+        assert!(both.code == Some(2) && told.iter().all(|told| both.stderr.contains(told)), "{both:?}");
     }
     let said = storewatch.cmd(&["backfill", "--to", "nowhere"]);
     assert_eq!(said.code, Some(2));

@@ -68,13 +68,19 @@ impl Store {
             provider.get().await.map(Some).map_err(|error| Arc::new(BucketError::Secret(error)))
         };
         let chain = Chain::find(url, keys, real_store).await?;
-        let endpoint = match &url.service {
-            Service::Azure { account: None, endpoint: None } => {
-                format!("https://{}.blob.core.windows.net", clouds::account(url)?)
-            }
-            _ => url.endpoint(&chain.region),
+        let endpoint = match url.lacks_account() {
+            true => endpoint_of_environment(url)?,
+            false => url.endpoint(&chain.region),
         };
-        let wire = wire(&endpoint, http, &name).await?;
+        let of_policy = |key: &str, provider: &Option<Provider>| {
+            provider.as_ref().map(|provider| format!("`{key}` from {}", provider.source()))
+        };
+        let source = match &url.service {
+            Service::S3 { .. } => chain.source(),
+            Service::Gcs { .. } => of_policy("service_account_key", &keys.service_account_key),
+            Service::Azure { .. } => of_policy("account_key", &keys.account_key),
+        };
+        let wire = Wire { keys: source.map(Arc::from), ..wire(&endpoint, http, &name).await? };
         let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
         let (server, mut uploads) = (Some(Arc::new(wire.clone())), None);
         let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
@@ -154,6 +160,11 @@ const CLOUDS_OWN: [AmazonS3ConfigKey; 8] = [
     AmazonS3ConfigKey::MetadataEndpoint,
 ];
 
+/// Where Azure has the account that the environment names.
+pub(super) fn endpoint_of_environment(url: &BucketUrl) -> Result<String, Arc<BucketError>> {
+    Ok(format!("https://{}.blob.core.windows.net", clouds::account(url)?))
+}
+
 async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Arc<BucketError>> {
     let endpoint = Url::parse(endpoint).map_err(|error| {
         let problem = format!("its endpoint is no address: {error}");
@@ -167,7 +178,8 @@ async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Ar
     let direct = http.direct || is_loopback(&endpoint);
     let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
     let credentials = Arc::clone(&http.credentials);
-    Ok(Wire { client: client_there, near: client(near).await?, endpoint, credentials, bucket: name.to_owned() })
+    let (near, bucket) = (client(near).await?, name.to_owned());
+    Ok(Wire { client: client_there, near, endpoint, credentials, bucket, keys: None })
 }
 
 /// The bucket behind the endpoint.

@@ -103,6 +103,25 @@ impl Code {
         known(name.to_owned())
     }
 
+    /// The same, by what the store says beside it where it has one name for several troubles, as Garage has for all that is
+    /// about keys. Only the cure hangs on it.
+    #[must_use]
+    pub(super) fn told_apart(self, says: &str) -> Self {
+        match self {
+            Self::AccessDenied(name) if says.contains("Invalid signature") => Self::SignatureDoesNotMatch(name),
+            Self::AccessDenied(name) if says.contains("No such key") => Self::InvalidAccessKeyId(name),
+            other => other,
+        }
+    }
+
+    /// Whether it is the keys that are refused.
+    pub(super) fn is_about_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::AccessDenied(_) | Self::SignatureDoesNotMatch(_) | Self::InvalidAccessKeyId(_) | Self::Expired(_)
+        )
+    }
+
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::SlowDown(name)

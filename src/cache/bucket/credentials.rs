@@ -46,6 +46,18 @@ enum Keys {
 }
 
 impl Chain {
+    /// Where the keys come from, in words, as far as that is known before there are any.
+    pub(super) fn source(&self) -> Option<String> {
+        match &self.keys {
+            Keys::Policy { id, secret, .. } => {
+                Some(format!("`access_key_id` from {} and `secret_access_key` from {}", id.source(), secret.source()))
+            }
+            Keys::Environment => Some("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY from the environment".to_owned()),
+            Keys::Profile { file, name, .. } => Some(format!("the keys of the profile {name} in {}", file.source())),
+            Keys::Clouds => None,
+        }
+    }
+
     /// Looks where the keys for a bucket come from.
     pub(super) async fn find(url: &BucketUrl, keys: &StoreKeys, real_store: &Path) -> Result<Self, Arc<BucketError>> {
         let Service::S3 { region, profile, .. } = &url.service else {
@@ -272,6 +284,7 @@ mod tests {
             status,
             code: Code::None,
             says: String::new(),
+            keys: None,
             retry_after: None,
         };
         for status in [429, 500, 503] {

@@ -16,7 +16,10 @@ pub enum BucketError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// It says no.
-    #[error("{action} at {bucket}: {}{}{}", Reason(*status, code), beside(*status, says), code.cure().unwrap_or_default())]
+    #[error(
+        "{action} at {bucket}: {}{}{}{}",
+        Reason(*status, code), beside(*status, says), code.cure().unwrap_or_default(), from(keys.as_deref())
+    )]
     Refused {
         /// What was asked of it.
         action: Action,
@@ -28,6 +31,8 @@ pub enum BucketError {
         code: Code,
         /// What it says beside that.
         says: String,
+        /// Where the keys come from, if it is those that it refuses.
+        keys: Option<Arc<str>>,
         /// The pause that it asks for.
         retry_after: Option<Duration>,
     },
@@ -85,9 +90,7 @@ impl BucketError {
             Self::Refused { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
-            Self::Secret(SecretError::Io { .. }) => Some(
-                "write the secret there, readable for its owner only, and ask as the user that the service runs as",
-            ),
+            Self::Secret(error) => error.hint(),
             _ => None,
         }
     }
@@ -104,6 +107,16 @@ impl BucketError {
             Self::NoCredentials { .. } | Self::Secret(_) => Class::Credentials,
             Self::NotUnderstood { action: Action::Upload | Action::Missing, .. } => Class::Unavailable,
             Self::NotUnderstood { .. } => Class::CacheWaits,
+        }
+    }
+
+    /// Whether both times the store has said the same, whatever it was asked.
+    pub(super) fn is_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused { code, says, .. }, Self::Refused { code: before, says: said, .. }) => {
+                code == before && says == said
+            }
+            _ => false,
         }
     }
 
@@ -165,6 +178,11 @@ fn class_of(uploading: bool, status: u16, code: &Code, retry_after: Option<Durat
     }
 }
 
+/// `; …`, where the keys come from.
+fn from(keys: Option<&str>) -> String {
+    keys.map_or_else(String::new, |keys| format!("; it was asked with {keys}"))
+}
+
 /// The status in words, with the store's own name for the error.
 struct Reason<'a>(u16, &'a Code);
 
@@ -222,6 +240,7 @@ mod tests {
             status,
             code: Code::parse(name),
             says: "Please reduce your rate".to_owned(),
+            keys: None,
             retry_after: None,
         }
     }
@@ -291,6 +310,25 @@ mod tests {
             refused(Action::Missing, 502, "").to_string(),
             "ask what is missing at s3://b: 502 Bad Gateway: Please reduce your rate"
         );
+        let says = "Forbidden: Invalid signature".to_owned();
+        let wrong = BucketError::Refused {
+            action: Action::Upload,
+            bucket: "s3://b".to_owned(),
+            status: 403,
+            code: Code::parse("AccessDenied").told_apart(&says),
+            says,
+            keys: Some("`secret_access_key` from /run/s3".into()),
+            retry_after: None,
+        };
+        assert_eq!(
+            wrong.to_string(),
+            "upload at s3://b: AccessDenied (403): Invalid signature; the secret key does not belong to the \
+             key's id, or `region` is wrong; it was asked with `secret_access_key` from /run/s3"
+        );
+        let nobodys = Code::parse("AccessDenied").told_apart("Forbidden: No such key: GK0");
+        assert!(matches!(nobodys, Code::InvalidAccessKeyId(_)), "{nobodys:?}");
+        let read_only = Code::parse("AccessDenied").told_apart("Forbidden: Operation is not allowed for this key.");
+        assert!(matches!(read_only, Code::AccessDenied(_)), "{read_only:?}");
         for name in ["NoSuchBucket", "SignatureDoesNotMatch", "InvalidAccessKeyId", "RequestTimeTooSkewed"] {
             assert!(Code::parse(name).cure().is_some(), "{name}");
         }

@@ -6,7 +6,7 @@ use object_store::path::Path;
 use object_store::{PutMode, PutPayload, UpdateVersion};
 use reqwest::Url;
 
-use super::build::StoreOptions;
+use super::build::{StoreOptions, endpoint_of_environment};
 use super::error::unwrapped;
 use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
@@ -43,7 +43,18 @@ pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
 /// Greets the server, then asks for what needs the permission to read, and begins an upload that it takes back.
 pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
     let mut trial = Trial::default();
-    if let Err(error) = greet(options, &mut trial).await {
+    let endpoint = match options.url.lacks_account() {
+        true => endpoint_of_environment(&options.url),
+        false => Ok(options.url.likely_endpoint()),
+    };
+    let endpoint = match endpoint {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            trial.troubles.push(error.into());
+            return trial;
+        }
+    };
+    if let Err(error) = greet(options, endpoint, &mut trial).await {
         // Who doesn't answer needn't be asked more.
         trial.troubles.push(error.into());
         return trial;
@@ -88,7 +99,15 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
     };
     if let (Some(false), Some(forbidden)) = (trial.writes, forbidden) {
         (trial.reads, trial.remark) = (Some(false), None);
-        trial.troubles.push(forbidden.into());
+        // What is refused as a whole is told once.
+        match written {
+            Err(CacheError::Bucket(error)) if error.is_the_same(&forbidden) => trial.troubles.push(error.into()),
+            written => {
+                trial.troubles.push(forbidden.into());
+                trial.troubles.extend(written.err());
+            }
+        }
+        return trial;
     }
     trial.troubles.extend(written.err());
     trial
@@ -119,8 +138,7 @@ fn trial_object(store: &Store) -> Path {
     store.object(&format!("{}/trial.{}", layout::NAR_DIR, run::new_name()))
 }
 
-async fn greet(options: &StoreOptions, trial: &mut Trial) -> Result<(), HttpError> {
-    let endpoint = options.url.likely_endpoint();
+async fn greet(options: &StoreOptions, endpoint: String, trial: &mut Trial) -> Result<(), HttpError> {
     let url = Url::parse(&endpoint).map_err(|_| HttpError::NotUnderstood {
         action: Action::Greeting,
         host: endpoint,

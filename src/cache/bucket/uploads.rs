@@ -13,7 +13,7 @@ use object_store::gcp::GcpCredentialProvider;
 use reqwest::Url;
 
 use super::error::{BucketError, unwrapped};
-use super::wire::Wire;
+use super::wire::{Wire, unescaped};
 use crate::cache::care::{Seconds, Unfinished};
 use crate::cache::http::Action;
 
@@ -94,7 +94,7 @@ impl Uploads {
 fn element(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (value, _) = rest.split_once("</")?;
-    Some(value.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    Some(unescaped(value))
 }
 
 /// Seconds since 1970 of a time such as `2026-11-24T10:00:00.000Z`, which is how S3 tells it.

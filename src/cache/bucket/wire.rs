@@ -65,6 +65,8 @@ pub(super) struct Wire {
     pub(super) credentials: Arc<Credentials>,
     /// As messages call the bucket.
     pub(super) bucket: String,
+    /// Where the keys come from, in words, as far as that is known.
+    pub(super) keys: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Wire {
@@ -157,7 +159,7 @@ impl Wire {
         let answer = read_whole(response).await;
         let answer = answer.map_err(|source| HttpError::of_transport(action, host, source))?;
         let (code, says) = understand(&headers, &String::from_utf8_lossy(&answer), shown);
-        let code = Code::parse(&code);
+        let code = Code::parse(&code).told_apart(&says);
         // A success may yet turn out to be none when the parts are put together. Of several answers in one, each is for the
         // library to understand.
         let says_otherwise = || String::from_utf8_lossy(&answer).contains("<Error>");
@@ -179,6 +181,7 @@ impl Wire {
             action,
             bucket: self.bucket.clone(),
             status: status.as_u16(),
+            keys: self.keys.clone().filter(|_| code.is_about_keys()),
             code,
             says,
             retry_after: retry_after.and_then(|text| pause(text, std::time::SystemTime::now())),
@@ -256,7 +259,7 @@ fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, S
     let text = shown.iter().fold(answer.to_owned(), |text, shown| text.replace(shown, "[secret]"));
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        Some(plain(rest.split_once("</")?.0))
+        Some(plain(&unescaped(rest.split_once("</")?.0)))
     };
     let header = headers.get(AZURE_CODE).and_then(|code| code.to_str().ok()).map(plain);
     let code = header.or_else(|| element("Code")).unwrap_or_default();
@@ -266,6 +269,12 @@ fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, S
         None => element("title").unwrap_or_else(|| if text.contains('<') { String::new() } else { plain(&text) }),
     };
     (code, says)
+}
+
+/// A text of XML as it was before it was written there.
+pub(super) fn unescaped(text: &str) -> String {
+    let quotes = text.replace("&quot;", "\"").replace("&apos;", "'").replace("&#39;", "'").replace("&#34;", "\"");
+    quotes.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -306,6 +315,13 @@ mod tests {
         assert_eq!(says, "you sent [secret] [secret] [secret] [secret] sv=1");
     }
 
+    #[test]
+    fn what_xml_has_written_otherwise_is_read_as_it_was() {
+        let answer = "<Code>A</Code><Message>scope &apos;a/&lt;b&gt;&apos; &amp;amp;</Message>";
+        let (_, says) = understand(&HeaderMap::new(), answer, &[]);
+        assert_eq!(says, "scope 'a/<b>' &amp;");
+    }
+
     /// Azure answers a batch as a whole with success; what isn't there any more is one of the answers in it.
     #[tokio::test]
     async fn of_several_answers_in_one_none_is_taken_for_all() {
@@ -316,6 +332,7 @@ mod tests {
             endpoint: Url::parse("https://h").expect("an address"),
             credentials: Arc::default(),
             bucket: "az://c".to_owned(),
+            keys: None,
         };
         for (kind, is_handed_on) in [("multipart/mixed; boundary=b", true), ("application/xml", false)] {
             let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);

@@ -151,7 +151,7 @@ pub struct Pruned {
 /// [`CacheError`] where the cache can't be asked, or something can't be removed; what was removed by then is, and the cache
 /// is sound.
 pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner) -> Result<Pruned, CacheError> {
-    owner.begins("listing the cache");
+    owner.begins(&format!("listing {}", shelf.name()));
     let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
     owner.begins(&format!("reading {} narinfos", inventory.narinfos.len()));
     let mut pruned = Pruned::default();
@@ -175,7 +175,7 @@ pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner
     let mut hiding = Ok(());
     if pruning.is_meant {
         if pruned.paths > 0 {
-            owner.begins(&format!("hiding {} paths", pruned.paths));
+            owner.begins(&format!("hiding {} {}", pruned.paths, if pruned.paths == 1 { "path" } else { "paths" }));
         }
         hiding = contents.condemn(shelf, owner, &plan, &mut gone).await.map(|spared| pruned.spared = spared);
         let hidden = contents.inventory.narinfos.iter().zip(&gone).filter(|(_, gone)| **gone);

@@ -250,10 +250,13 @@ impl Examiner {
                 return Ok(verdict);
             }
         };
-        verdict.path = Some(narinfo.path.clone());
         if HashPart::from(&narinfo.path) != hash {
-            verdict.faults.push(Fault::OtherPath(narinfo.path.clone()));
+            // What else is wrong with it is told where it stands under its own name, and its archive may be that one's.
+            verdict.archive = archive_within(&narinfo.url).and_then(|file| self.inventory.archive(Mark::of(file)));
+            verdict.faults.push(Fault::OtherPath(narinfo.path));
+            return Ok(verdict);
         }
+        verdict.path = Some(narinfo.path.clone());
         let keys = &self.verifying.keys;
         if !keys.is_empty() && !narinfo.is_signed_by(keys) {
             let keys = keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");

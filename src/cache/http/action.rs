@@ -41,7 +41,7 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Greeting => "greet the server",
+            Self::Greeting => "reach the server",
             Self::Configuration => "ask for the cache's configuration",
             Self::Missing => "ask what is missing",
             Self::Upload => "upload",

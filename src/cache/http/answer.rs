@@ -52,7 +52,8 @@ impl ServerSays {
 pub(in crate::cache) fn beside(status: u16, message: &str) -> String {
     let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
     let rest = without(message, &status.to_string());
-    let rest = without(rest, known);
+    // What to do comes behind it, after a semicolon.
+    let rest = without(rest, known).trim_end_matches(|c: char| c == '.' || c.is_whitespace());
     if rest.is_empty() { String::new() } else { format!(": {rest}") }
 }
 
@@ -121,6 +122,8 @@ mod tests {
             (500, "5000 errors", ": 5000 errors"),
             (599, "no", ": no"),
             (500, "", ""),
+            (401, "Unauthorized.", ""),
+            (403, "You may not complete this action.", ": You may not complete this action"),
         ] {
             assert_eq!(beside(status, message), expected, "{message}");
         }

@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::answer::Head;
-use super::{Action, HttpError, ServerSays, cure, expiry};
+use super::{Action, HttpError, ServerSays, cure, expiry, is_web_token};
 use crate::secret::{Fingerprint, Provider, Secret, SecretError};
 
 /// After so long a server that has refused these credentials is asked again: it may have been told to take them. Each time
@@ -216,6 +216,7 @@ impl Credentials {
         let words = cure::Shown {
             proof: self.proof.as_ref().map(Proof::in_words),
             expired: own_word.filter(|at| *at < SystemTime::now()),
+            is_foreign: token.is_some_and(|token| !is_web_token(token.expose())),
             is_prefixed: token.is_some_and(|token| is_prefixed(token.expose())),
             headers: self.headers.iter().map(header).collect(),
         };

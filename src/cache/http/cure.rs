@@ -128,6 +128,8 @@ pub(super) struct Shown {
     pub(super) proof: Option<String>,
     /// When the token expired, as far as it says so itself.
     pub(super) expired: Option<SystemTime>,
+    /// Whether the token is none that an Attic server makes.
+    pub(super) is_foreign: bool,
     /// Whether the token begins with the word that goes before it.
     pub(super) is_prefixed: bool,
     /// The headers, and where the secret ones came from.
@@ -160,6 +162,12 @@ impl Shown {
                 }
                 all => format!("; the server refuses {}, or does not let it in there", all.join(" or ")),
             },
+            (401 | 403, Some(proof)) if says.error.is_some() && self.is_foreign => {
+                format!(
+                    "; {proof} is no token of an Attic server's, which has three parts with dots in between: \
+                     `atticadm make-token` makes one"
+                )
+            }
             (401, Some(proof)) if says.error.is_some() => {
                 format!("; {proof} is wrong or expired, or there is no such cache")
             }
@@ -253,6 +261,12 @@ mod tests {
             asked(&prefixed, 401, &itself),
             "; the token from /run/token begins with `Bearer `, which is no part of it: leave that word out"
         );
+        let foreign = Shown { is_foreign: true, ..both.clone() };
+        for status in [401, 403] {
+            let told = asked(&foreign, status, &itself);
+            assert!(told.starts_with("; the token from /run/token is no token of an Attic server's"), "{told}");
+        }
+        assert!(!asked(&foreign, 403, &ServerSays::default()).contains("Attic"), "what stands in front has others");
         assert!(asked(&nothing, 401, &itself).contains("the policy gives no `token`"));
         assert!(asked(&nothing, 401, &ServerSays::default()).contains("the policy gives it none"));
         assert!(nothing.refused(Action::Put, 401, &itself).contains("neither `token`, nor `user` and `password`"));

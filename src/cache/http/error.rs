@@ -26,14 +26,14 @@ const TOLD_PAUSES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration:
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The request did not get through, or the answer did not get back.
-    #[error("{action} at {host}")]
+    #[error("{action} at {host}: {}", innermost(error))]
     Transport {
         /// What it was for.
         action: Action,
         /// Whose server.
         host: String,
-        /// What went wrong, without the URL.
-        source: reqwest::Error,
+        /// What went wrong, without the URL. Only its last cause is told: those above say that a request has failed.
+        error: reqwest::Error,
     },
     /// Whoever answers there can't prove to be the server.
     #[error("{action} at {host}: {}", distrust(source))]
@@ -159,7 +159,7 @@ impl HttpError {
                 Self::NotEncrypted { action, host }
             }
             Some(rustls::Error::AlertReceived(alert)) if wants_certificate(alert) => Self::Uncertified { action, host },
-            _ => Self::Transport { action, host, source },
+            _ => Self::Transport { action, host, error: source },
         }
     }
 
@@ -251,6 +251,15 @@ pub(super) fn host_of(url: Option<&Url>) -> String {
 /// `https://HOST:PORT`, without anything that could be secret.
 pub(in crate::cache) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
+}
+
+/// What an error comes from in the end.
+fn innermost(error: &reqwest::Error) -> &(dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
 }
 
 /// What went wrong with the encryption, if that was it.

@@ -27,9 +27,23 @@ pub fn expiry(token: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
+/// Whether a token has the form of a JSON Web Token (RFC 7519): three parts, each in Base64.
+pub(super) fn is_web_token(token: &str) -> bool {
+    let is_base64 = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=".contains(&byte));
+    token.split('.').count() == 3 && token.split('.').all(|part| !part.is_empty() && is_base64(part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_web_token_is_told_from_anything_else() {
+        assert!(is_web_token(&token("{}")));
+        for other in ["", "garbage", "a.b", "a.b.c.d", "a..c", "a.b c.d"] {
+            assert!(!is_web_token(other), "{other}");
+        }
+    }
 
     fn token(claims: &str) -> String {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))

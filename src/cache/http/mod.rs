@@ -40,8 +40,9 @@ pub use self::error::HttpError;
 pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
 pub use self::jwt::expiry;
+use self::jwt::is_web_token;
 pub(super) use self::movement::{ANSWERING, Movement};
-pub use self::own::refuse_own;
+pub use self::own::{own_by_address, refuse_own};
 use crate::limit::Tap;
 use crate::secret::{Provider, SecretError};
 

@@ -26,6 +26,15 @@ pub async fn refuse_own(endpoint: &Url) -> Result<(), CacheError> {
     }
 }
 
+/// Why an endpoint that is named by its address is this host itself, if it is: told at once, without a name being looked up.
+#[must_use]
+pub fn own_by_address(endpoint: &str) -> Option<CacheError> {
+    let url = Url::parse(endpoint).ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    let address: IpAddr = host.parse().ok()?;
+    (!binds_any_address() && is_own(address)).then_some(CacheError::OwnServer { host, address })
+}
+
 /// Whether sockets of this host may bear others' addresses, as those of fail-over proxies do (`net.ipv4.ip_nonlocal_bind`
 /// of Linux): then nothing can be told by it.
 fn binds_any_address() -> bool {
@@ -64,7 +73,12 @@ mod tests {
         }
         match own_address() {
             Some(own) => {
-                let why = refused(format!("http://{own}:8080/")).await.expect("refused");
+                let url = format!("http://{own}:8080/");
+                let why = refused(url.clone()).await.expect("refused");
+                assert_eq!(own_by_address(&url).map(|error| error.to_string()), Some(why.clone()));
+                assert!(
+                    own_by_address("https://192.0.2.1/").is_none() && own_by_address("https://localhost/").is_none()
+                );
                 assert!(why.contains("this host itself") && why.contains("allow_self"), "{why}");
             }
             None => println!("skipped: this host has no address of its own beside loopback"),

@@ -67,17 +67,17 @@ pub(super) fn parse_s3(rest: &str) -> Result<CacheUrl, UrlError> {
     let scheme = parameters.read("scheme", "https or http", |scheme| match scheme {
         "https" | "http" => Some(scheme.to_owned()),
         _ => None,
-    })?;
+    });
     let plain = scheme.as_deref() == Some("http");
-    let endpoint = endpoint(&mut parameters, scheme.as_deref().unwrap_or("https"))?;
-    let region = parameters.read("region", "a region, such as us-east-1", name)?;
-    let profile = parameters.read("profile", "the name of a profile in ~/.aws", some)?;
+    let endpoint = endpoint(&mut parameters, scheme.as_deref().unwrap_or("https"));
+    let region = parameters.read("region", "a region, such as us-east-1", name);
+    let profile = parameters.read("profile", "the name of a profile in ~/.aws", some);
     let addressing = parameters.read("addressing-style", "auto, path or virtual", |style| match style {
         "auto" => Some(Addressing::Auto),
         "path" => Some(Addressing::Path),
         "virtual" => Some(Addressing::Virtual),
         _ => None,
-    })?;
+    });
     let addressing = addressing.unwrap_or_default();
     finish(parameters, Service::S3 { endpoint, region, profile, addressing, plain }, bucket, prefix)
 }
@@ -86,7 +86,7 @@ pub(super) fn parse_s3(rest: &str) -> Result<CacheUrl, UrlError> {
 pub(super) fn parse_gs(rest: &str) -> Result<CacheUrl, UrlError> {
     let (place, mut parameters) = Parameters::split(rest)?;
     let (bucket, prefix) = place_of(place, "gs://BUCKET")?;
-    let endpoint = endpoint(&mut parameters, "https")?;
+    let endpoint = endpoint(&mut parameters, "https");
     finish(parameters, Service::Gcs { endpoint }, bucket, prefix)
 }
 
@@ -94,8 +94,8 @@ pub(super) fn parse_gs(rest: &str) -> Result<CacheUrl, UrlError> {
 pub(super) fn parse_az(rest: &str) -> Result<CacheUrl, UrlError> {
     let (place, mut parameters) = Parameters::split(rest)?;
     let (bucket, prefix) = place_of(place, "az://CONTAINER?account=ACCOUNT")?;
-    let account = parameters.read("account", "the name of a storage account", name)?;
-    let endpoint = endpoint(&mut parameters, "https")?;
+    let account = parameters.read("account", "the name of a storage account", name);
+    let endpoint = endpoint(&mut parameters, "https");
     finish(parameters, Service::Azure { account, endpoint }, bucket, prefix)
 }
 
@@ -105,7 +105,7 @@ fn finish(
     bucket: String,
     prefix: String,
 ) -> Result<CacheUrl, UrlError> {
-    let layout = parameters.layout()?;
+    let layout = parameters.layout();
     parameters.finish()?;
     Ok(CacheUrl::Bucket { bucket: BucketUrl { service, bucket, prefix }, layout })
 }
@@ -134,17 +134,18 @@ fn place_of(place: &str, form: &'static str) -> Result<(String, String), UrlErro
 }
 
 /// `HOST[:PORT]`, or with `https://` in front, as Nix takes both.
-fn endpoint(parameters: &mut Parameters<'_>, scheme: &str) -> Result<Option<String>, UrlError> {
-    let Some(given) = parameters.take("endpoint") else { return Ok(None) };
+fn endpoint(parameters: &mut Parameters<'_>, scheme: &str) -> Option<String> {
+    let given = parameters.take("endpoint")?;
     let full = if given.contains("://") { given.into_owned() } else { format!("{scheme}://{given}") };
     let address = web::parse(&full).map_err(|error| match error {
         UrlError::Credentials => UrlError::BucketCredentials,
         other => other,
-    })?;
-    if !matches!(address.scheme(), "http" | "https") || !address.has_host() {
-        return Err(UrlError::BadEndpoint);
-    }
-    Ok(Some(address.as_str().trim_end_matches('/').to_owned()))
+    });
+    let server = address.and_then(|address| {
+        let is_server = matches!(address.scheme(), "http" | "https") && address.has_host();
+        if is_server { Ok(Some(address.as_str().trim_end_matches('/').to_owned())) } else { Err(UrlError::BadEndpoint) }
+    });
+    parameters.keep(server)
 }
 
 fn name(text: &str) -> Option<String> {
@@ -178,9 +179,9 @@ impl BucketUrl {
                 format!("{}://s3.{region}.amazonaws.com", if *plain { "http" } else { "https" })
             }
             Service::Gcs { .. } => "https://storage.googleapis.com".to_owned(),
-            Service::Azure { account, .. } => {
-                format!("https://{}.blob.core.windows.net", account.as_deref().unwrap_or("account"))
-            }
+            Service::Azure { account: Some(account), .. } => format!("https://{account}.blob.core.windows.net"),
+            // The name of any account would be somebody's.
+            Service::Azure { account: None, .. } => "https://blob.core.windows.net".to_owned(),
         }
     }
 
@@ -192,6 +193,12 @@ impl BucketUrl {
             Service::Gcs { .. } | Service::Azure { .. } => None,
         };
         self.endpoint(region.unwrap_or("us-east-1"))
+    }
+
+    /// Whether nothing but the environment says whose bucket it is.
+    #[must_use]
+    pub fn lacks_account(&self) -> bool {
+        matches!(self.service, Service::Azure { account: None, endpoint: None })
     }
 
     /// Whether secrets that a request carries could be read on the way. S3's and Azure's keys only sign and are never
@@ -296,6 +303,12 @@ mod tests {
     fn the_others_have_what_they_need() {
         assert_eq!(bucket("gs://b/p").substituter(), "https://storage.googleapis.com/b/p");
         assert_eq!(bucket("az://c?account=me").substituter(), "https://me.blob.core.windows.net/c");
+        let nobodys = bucket("az://c");
+        assert_eq!(
+            (nobodys.likely_endpoint().as_str(), nobodys.lacks_account()),
+            ("https://blob.core.windows.net", true)
+        );
+        assert!(!bucket("az://c?account=me").lacks_account() && !bucket("az://c?endpoint=https://h").lacks_account());
         let s3 = "s3://b/p?endpoint=https://h&region=garage&profile=me&addressing-style=path";
         assert_eq!(bucket(s3).substituter(), s3);
         assert_eq!(bucket("s3://b?scheme=http").substituter(), "s3://b?scheme=http");
@@ -316,6 +329,14 @@ mod tests {
         assert_eq!(CacheUrl::parse("s3://b/a//c"), Err(UrlError::BadPrefix));
         assert_eq!(CacheUrl::parse("s3://b?endpoint=ftp://h"), Err(UrlError::BadEndpoint));
         assert_eq!(message("s3://b?scheme=ftp"), "`scheme=ftp`: expected https or http");
+        assert_eq!(
+            message("s3://b?scheme=ftp&priority=-3&compression=auto&compression-level=5&compression=xz&regoin=x&x=1"),
+            "parameter `compression` is given twice; `scheme=ftp`: expected https or http; `compression-level=5`: expected \
+             no level with compression=auto, which finds it by itself; `priority=-3`: expected a number, 0 or more; unknown \
+             parameters `regoin` and `x`; known are scheme, endpoint, region, profile, addressing-style, compression, \
+             compression-level, priority, want-mass-query, write-build-logs, write-nar-listing, write-realisations, \
+             write-build-trace and secret-key"
+        );
         assert_eq!(
             message("gs://b?region=x"),
             "unknown parameter `region`; known are endpoint, compression, compression-level, priority, \

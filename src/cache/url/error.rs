@@ -79,11 +79,14 @@ pub enum UrlError {
          `args = [\"--to\", \"team\"]`"
     )]
     CommandParameters,
-    /// A parameter that isn't known.
-    #[error("unknown parameter `{name}`; known are {known}")]
+    /// Several parameters, each wrong in its way.
+    #[error("{}", all(.0))]
+    Several(Vec<UrlError>),
+    /// Parameters that aren't known.
+    #[error("unknown {names}; known are {known}")]
     UnknownParameter {
-        /// Its name.
-        name: String,
+        /// ``parameter `a` ``, or ``parameters `a` and `b` ``.
+        names: String,
         /// Those that such a URL may have.
         known: String,
     },
@@ -103,4 +106,8 @@ pub enum UrlError {
         /// What would have been good.
         expected: &'static str,
     },
+}
+
+fn all(errors: &[UrlError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

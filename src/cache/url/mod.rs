@@ -150,7 +150,7 @@ impl CacheUrl {
         if !path.starts_with('/') {
             return Err(UrlError::Relative);
         }
-        let layout = parameters.layout()?;
+        let layout = parameters.layout();
         parameters.finish()?;
         Ok(Self::File { dir: PathBuf::from(path.as_ref()), layout })
     }

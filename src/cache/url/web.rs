@@ -46,7 +46,7 @@ pub(super) fn parse_http(url: &str) -> Result<CacheUrl, UrlError> {
         return Err(UrlError::Credentials);
     }
     address.set_path(&format!("{folder}/"));
-    let layout = parameters.layout()?;
+    let layout = parameters.layout();
     parameters.finish()?;
     Ok(CacheUrl::Http { endpoint: address.into(), layout })
 }

@@ -86,9 +86,13 @@ fn write(out: &mut impl Write, Described { name, kind, url, info }: &Described<'
     }
     let Some(substituter) = substituter else { return Ok(()) };
     match public_key {
-        Some(key) => writeln!(out, "\nextra-substituters = {substituter}\nextra-trusted-public-keys = {key}"),
-        None => writeln!(out, "\nextra-substituters = {substituter}\n# its public key is not known here yet"),
+        Some(key) => writeln!(out, "\nextra-substituters = {substituter}\nextra-trusted-public-keys = {key}")?,
+        None => writeln!(out, "\nextra-substituters = {substituter}\n# its public key is not known here yet")?,
     }
+    if *is_public == Some(false) {
+        writeln!(out, "# and a token in the file that `netrc-file` names: `machine HOST password TOKEN`")?;
+    }
+    Ok(())
 }
 
 fn kept(retention: Retention) -> String {

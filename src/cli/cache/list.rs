@@ -15,8 +15,8 @@ use crate::queue::{CacheCounts, Queue, QueueError, StateLock};
 
 /// List the caches of the policy, and whether they take paths; no cache is asked.
 ///
-/// Whether a cache's server has an address of this host's, and the cache is therefore off, is what `run`, `push` or
-/// `backfill` found last; `cache ping` finds it out.
+/// Files with secrets are looked at, and addresses in URLs. Whether a server's name leads to an address of this host's, and the
+/// cache is therefore off, is what `run`, `push` or `backfill` found last; `cache ping` finds it out.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Print JSON.
@@ -32,6 +32,8 @@ struct Listed {
     state: &'static str,
     /// Why it is off on this host, in words.
     why_off: Option<String>,
+    /// What of its secrets isn't there, in words.
+    lacks_secret: Option<String>,
     /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
     #[serde(flatten)]
@@ -57,20 +59,22 @@ impl Listed {
         let known = counts.iter().find(|known| known.name == cache.name.as_str() && known.url == cache.url);
         let counts = known.cloned().unwrap_or_else(|| CacheCounts::none(cache.name.as_str(), &cache.url));
         let why_off = caches::why_off(cache, Some(&counts));
-        let state = match (&why_off, &counts.waiting_why) {
+        let lacks_secret = caches::lacks_secret(cache).map(|lack| format!("its credentials can't be had: {lack}"));
+        let state = match (&why_off, counts.waiting_why.as_ref().or(lacks_secret.as_ref())) {
             (Some(_), _) => "off",
             (None, Some(_)) => "waiting",
             (None, None) => "on",
         };
         let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
-        Self { kind, state, why_off, off_since_it_is: caches::own_server(cache), counts }
+        Self { kind, state, why_off, lacks_secret, off_since_it_is: caches::own_server(cache), counts }
     }
 
     fn write(&self, out: &mut impl Write, at_work: bool) -> io::Result<()> {
-        let Self { kind, state, why_off, counts, .. } = self;
+        let Self { kind, state, why_off, lacks_secret, counts, .. } = self;
         writeln!(out, "{}  {kind}  {}", counts.name, counts.url)?;
         let waits = takes_nothing(counts, at_work);
-        writeln!(out, "  {}", why_off.as_ref().or(waits.as_ref()).map_or(*state, String::as_str))?;
+        let why = why_off.as_ref().or(waits.as_ref()).or(lacks_secret.as_ref());
+        writeln!(out, "  {}", why.map_or(*state, String::as_str))?;
         let waiting = counts.pending + counts.uploading;
         write!(out, "  {} done ({}), {waiting} to do", counts.done, bytes(counts.bytes_sent))?;
         for (count, what) in [(counts.held, "held"), (counts.failed, "failed")] {

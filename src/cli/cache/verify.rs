@@ -183,7 +183,12 @@ impl Examined {
         }
         if self.leftovers > 0 {
             let (files, size) = (counted(self.leftovers, "file"), bytes(self.leftover_bytes));
-            writeln!(out, "{files} ({size}) that nobody needs: `storewatch cache prune {}` removes them", self.name)?;
+            writeln!(
+                out,
+                "{files} ({size}) that nobody needs: `storewatch cache prune {}` removes those that have been there for a day, \
+                 or for `--grace`",
+                self.name
+            )?;
         }
         Ok(())
     }

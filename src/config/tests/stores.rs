@@ -159,8 +159,8 @@ url = "s3://b"
 url = "s3://b/folder"
 "#,
         &[
-            "5:7: another cache is in the same place: leave one of the two out",
-            "9:7: another cache is in the same place: leave one of the two out",
+            "5:7: the cache `a` of line 2 is in the same place: leave one of the two out",
+            "9:7: the cache `c` of line 6 is in the same place: leave one of the two out",
         ],
     );
 }

@@ -242,6 +242,11 @@ fn fits(raw: &RawCache, url: &CacheUrl, text: &Spanned<String>, http: &HttpConfi
             }
         }
     }
+    if matches!(url, CacheUrl::Bucket { bucket, .. } if bucket.lacks_account()) {
+        let message = "the URL names no storage account: write `?account=ACCOUNT` behind it, unless \
+                       AZURE_STORAGE_ACCOUNT_NAME in the service's environment names one";
+        problems.warn(text.span(), message);
+    }
     let header_secret = http.headers.iter().any(|(_, value)| matches!(value, HeaderValue::Secret(_)));
     // By what is given rather than what is good: one mistake mustn't hide another.
     let google = matches!(url, CacheUrl::Bucket { bucket, .. } if matches!(bucket.service, Service::Gcs { .. }));

@@ -8,7 +8,7 @@ mod disk;
 mod pin;
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,8 +100,8 @@ pub(super) fn validate(
 
 /// Two caches in one place would each take what the other wrote for what is there, and sign it with another key.
 fn each_place_once(caches: &[RawCache], problems: &mut Problems<'_>) {
-    let mut seen = BTreeSet::new();
-    for text in caches.iter().filter_map(|raw| raw.url.as_ref()) {
+    let mut seen = BTreeMap::new();
+    for (raw, text) in caches.iter().filter_map(|raw| Some((raw, raw.url.as_ref()?))) {
         let place = match CacheUrl::parse(text.get_ref()) {
             // Without a slash at its end.
             Ok(CacheUrl::File { dir, .. }) => dir.components().as_path().to_string_lossy().into_owned(),
@@ -111,8 +111,11 @@ fn each_place_once(caches: &[RawCache], problems: &mut Problems<'_>) {
             // One program may serve several, by its arguments.
             Ok(CacheUrl::Command { .. }) | Err(_) => continue,
         };
-        if !seen.insert(place) {
-            problems.add(text.span(), "another cache is in the same place: leave one of the two out");
+        let first = *seen.entry(place).or_insert(raw);
+        if !std::ptr::eq(first, raw) {
+            let (name, line) = (first.name.get_ref(), problems.line(&first.name.span()));
+            let message = format!("the cache `{name}` of line {line} is in the same place: leave one of the two out");
+            problems.add(text.span(), message);
         }
     }
 }

@@ -331,7 +331,9 @@ impl Site {
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
                 lock.keep_until_exit();
-                let (working, routes) = Working::start(open_queue(state_dir)?, state_dir, nix, config).await?;
+                let queue = open_queue(state_dir)?;
+                queue.call(Queue::forget_what_was_off).await?;
+                let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
                 let queue = working.queue.clone();
                 Ok(Self { queue, routes, working: Some(working), beside: None })
             }
@@ -374,6 +376,7 @@ impl Site {
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
                 lock.keep_until_exit();
+                self.queue.call(Queue::forget_what_was_off).await?;
                 let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
                 self.working = Some(working);
                 Ok(true)

@@ -285,6 +285,10 @@ impl Decider {
         };
         match wanted {
             Some(wanted) => {
+                // Who has named it is told of every cache that doesn't get it.
+                if let Some(off) = self.routes.off_beside(&decision).filter(|_| self.by_hand) {
+                    *self.passed_over.entry(off).or_default() += 1;
+                }
                 self.batch.nar_size += info.nar_size;
                 self.batch.wanted.push(wanted);
             }

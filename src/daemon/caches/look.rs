@@ -140,7 +140,10 @@ impl<'a> Unanswered<'a> {
 pub fn summary(trial: &Trial) -> String {
     let mut words = Vec::new();
     if let Some(time) = trial.round_trip {
-        words.push(format!("answers in {:.1} ms", time.as_secs_f64() * 1_000.0));
+        words.push(match time.as_secs_f64() * 1_000.0 {
+            less if less < 0.1 => "answers in less than 0.1 ms".to_owned(),
+            milliseconds => format!("answers in {milliseconds:.1} ms"),
+        });
     }
     match (trial.reads, trial.writes) {
         (Some(true), Some(true)) => words.push("lets us read and push".to_owned()),

@@ -3,18 +3,20 @@
 pub mod care;
 mod keys;
 mod look;
+mod standing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use reqwest::header::{HeaderName, HeaderValue};
-use tracing::{debug, info};
+use tracing::debug;
 
 pub(super) use self::keys::own_key_file;
 pub use self::keys::public_key;
 use self::keys::{public_key_file, signing_key, write_public};
 pub use self::look::{Unanswered, describe, summary, try_all};
+pub use self::standing::{lacks_secret, off_by_name, own_server, tell_what_is_off, why_off};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
 use crate::cache::command::{CommandCache, CommandOptions};
@@ -25,7 +27,7 @@ use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUr
 use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
 use crate::nix::{PublicKey, StoreFacts};
-use crate::queue::{CacheCounts, Queue, QueueError, Routes};
+use crate::queue::{Queue, QueueError, Routes};
 use crate::report::one_line;
 use crate::secret::{Provider, Source};
 use crate::upload::{Forgive, Open, Orders, Target};
@@ -71,7 +73,7 @@ pub fn orders(
             id,
             name: cache.name.clone(),
             fingerprint: cache.fingerprint(),
-            uploads: cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url)),
+            uploads: uploads_at_once(cache, config),
             over_line: over_line(&cache.url),
             open,
             forgive,
@@ -88,6 +90,12 @@ pub fn orders(
 /// Whether a cache is reached over a line, and is no directory.
 fn over_line(url: &str) -> bool {
     !matches!(CacheUrl::parse(url), Ok(CacheUrl::File { .. }))
+}
+
+/// How many paths are uploaded to a cache at once.
+#[must_use]
+pub fn uploads_at_once(cache: &CacheConfig, config: &Config) -> usize {
+    cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url))
 }
 
 /// Uploads at once to a cache for which the policy gives no number.
@@ -109,43 +117,6 @@ fn usual_uploads(url: &str) -> usize {
 pub fn routes(queue: &mut Queue, config: &Config) -> Result<Routes, QueueError> {
     let on = config.caches.iter().filter(|cache| own_server(cache).is_none());
     Routes::find(queue, Arc::clone(&config.policy), on.map(|cache| (cache.name.clone(), cache.url.clone())))
-}
-
-/// Says which caches are off on this host.
-pub fn tell_what_is_off(config: &Config) {
-    for cache in &config.caches {
-        if let Some(host) = own_server(cache) {
-            info!(cache = %cache.name, "{}", off_by_name(&host));
-        }
-    }
-}
-
-/// This host's name, if that makes it the server of the cache: what is in there came from here or would come back.
-#[must_use]
-pub fn own_server(config: &CacheConfig) -> Option<String> {
-    let has_server = matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. } | CacheUrl::Http { .. }));
-    if config.http.allow_self || !has_server {
-        return None;
-    }
-    let full = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let short = full.split('.').next().unwrap_or(&full);
-    let is_server = |name: &String| [full.as_str(), short].iter().any(|own| name.eq_ignore_ascii_case(own));
-    config.http.server_hostnames.iter().any(is_server).then_some(full)
-}
-
-/// That a cache is off on the host of this name.
-#[must_use]
-pub fn off_by_name(host: &str) -> String {
-    format!("off on this host, {host}, which is the cache's own server by `server_hostnames`")
-}
-
-/// Why a cache is off on this host, if it is: by this host's name, or by what was last noted in the queue, where it was
-/// found out which address the cache's server has.
-#[must_use]
-pub fn why_off(config: &CacheConfig, noted: Option<&CacheCounts>) -> Option<String> {
-    let noted = noted.filter(|noted| noted.is_off && !config.http.allow_self);
-    let by_address = || Some(format!("off on this host: {}", noted?.waiting_why.as_deref()?));
-    own_server(config).map(|host| off_by_name(&host)).or_else(by_address)
 }
 
 /// What opens a cache, as often as need be, and what has its refusals forgotten.

@@ -95,3 +95,15 @@ fn nobody_waits_for_a_cache_that_is_off() {
     bench.note(Standing::Takes);
     assert!(open(&bench));
 }
+
+#[test]
+fn what_an_earlier_process_found_to_be_off_is_waited_for_until_it_is_found_anew() {
+    let mut bench = Bench::new();
+    bench.note(Standing::Off("it is this host"));
+    let run = bench.run_for(&[1]);
+    assert!(!bench.queue.run_is_open(run).expect("asked"));
+    bench.queue.forget_what_was_off().expect("forgotten");
+    assert!(bench.queue.run_is_open(run).expect("asked"));
+    bench.note(Standing::Off("it is this host"));
+    assert!(!bench.queue.run_is_open(run).expect("asked"));
+}

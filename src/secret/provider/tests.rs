@@ -94,7 +94,7 @@ async fn a_new_file_is_in_use_after_two_seconds() {
     let host = Host::new();
     let provider = host.provider(Source::file(host.path("token")));
     let none = provider.fingerprint().await;
-    assert!(matches!(provider.get().await, Err(SecretError::Io { .. })));
+    assert!(matches!(provider.get().await, Err(SecretError::Missing { .. })));
     host.write("token", "first\n", 0o600);
     // Neither a failure nor a secret is kept for longer.
     assert_eq!(text(provider.get_at(later(2)).await), "first");

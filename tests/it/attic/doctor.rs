@@ -168,11 +168,11 @@ fn what_is_wrong_with_a_cache_is_found_where_it_lies() {
     proxy.pass();
     team.replace_token(&attic.token(&Grant::pull(&["team"])));
     Examined::of(&team.storewatch).assert("cache team", "trouble", "does not allow this");
-    team.replace_token("a-wrong-token");
+    team.replace_token("a.wrong.token");
     let examined = Examined::of(&team.storewatch);
     examined.assert("token of team", "ok", team.token_file.to_str().unwrap());
     examined.assert("cache team", "trouble", "is wrong or expired");
-    assert!(!examined.text.contains("a-wrong-token"), "{}", examined.text);
+    assert!(!examined.text.contains("a.wrong.token"), "{}", examined.text);
 
     fs::set_permissions(&team.token_file, Permissions::from_mode(0o640)).unwrap();
     Examined::of(&team.storewatch).assert(

@@ -44,7 +44,8 @@ each_attic! {
             (attic.token(&Grant::all(&["team"])), 0, Some(true), Some(true), "lets us read and push"),
             (attic.token(&Grant::push(&["team"])), 0, Some(false), Some(true), "push but not read, which is enough"),
             (attic.token(&Grant::pull(&["team"])), 1, Some(true), Some(false), "does not allow this"),
-            ("a-wrong-token".to_owned(), 1, Some(false), Some(false), "is wrong or expired"),
+            ("a.wrong.token".to_owned(), 1, Some(false), Some(false), "is wrong or expired"),
+            ("garbage".to_owned(), 1, Some(false), Some(false), "is no token of an Attic server's"),
             (EXPIRED.to_owned(), 1, Some(false), Some(false), "expired on 2023-11-1"),
         ] {
             team.replace_token(&token);
@@ -70,7 +71,10 @@ each_attic! {
         let team = Team::new(&store, &attic.url("team"), &token);
         let text = team.storewatch.cmd(&["cache", "info", "team"]).ok();
         let (substituter, key) = (attic.substituter("team"), attic.public_key("team"));
-        let end = format!("\nextra-substituters = {substituter}\nextra-trusted-public-keys = {key}\n");
+        let end = format!(
+            "\nextra-substituters = {substituter}\nextra-trusted-public-keys = {key}\n# and a token in the file that \
+             `netrc-file` names: `machine HOST password TOKEN`\n"
+        );
         assert!(text.starts_with(&format!("team  attic  {}\n", attic.url("team"))) && text.ends_with(&end), "{text}");
         let store_dir = store.store_dir().display().to_string();
         for line in ["read by        who has a token: it is private", "priority       41", &format!("store          {store_dir}")] {
@@ -84,7 +88,7 @@ each_attic! {
         team.replace_token(&attic.token(&Grant::push(&["team"])));
         let text = team.storewatch.cmd(&["cache", "info", "team"]).ok();
         assert!(text.contains("the token may only push") && text.contains("# its public key is not known here"), "{text}");
-        team.replace_token("a-wrong-token");
+        team.replace_token("a.wrong.token");
         let refused = team.storewatch.cmd(&["cache", "info", "team"]);
         assert_eq!(refused.code, Some(1));
         assert!(refused.stderr.contains("cache team: ") && refused.stderr.contains("401"), "{refused:?}");
@@ -221,14 +225,14 @@ fn a_cache_that_takes_nothing_is_listed_with_the_reason() {
     let store = ScratchStore::new(&nix);
     let attic = AtticServer::fake();
     attic.create("team", Visibility::Private, &store);
-    let team = Team::new(&store, &attic.url("team"), "a-wrong-token");
+    let team = Team::new(&store, &attic.url("team"), "a.wrong.token");
     let mut running = team.storewatch.start();
     store.build(&expr::many(2)).unwrap();
     team.eventually_waits_because(&mut running, "is wrong or expired");
     running.eventually("both jobs", || team.storewatch.jobs_left().len() == 2);
     let text = team.storewatch.cmd(&["cache", "list"]).ok();
     for told in ["\n  valid credentials missing since 2", "is wrong or expired", "0 done (0 B), 2 to do\n"] {
-        assert!(text.contains(told) && !text.contains("a-wrong-token"), "{told} in {text}");
+        assert!(text.contains(told) && !text.contains("a.wrong.token"), "{told} in {text}");
     }
     let json = team.storewatch.cmd(&["cache", "list", "--json"]).json();
     assert_eq!(

@@ -37,7 +37,7 @@ each_attic! {
         team.eventually_delivers(&mut running, &attic, &paths);
         attic.stop();
         paths.extend(store.query_closure(&store.build(&expr::lattice(20, 1000)).unwrap()[0]));
-        team.eventually_waits_because(&mut running, "connect");
+        team.eventually_waits_because(&mut running, "Connection refused");
         running.eventually("twenty jobs that wait", || team.storewatch.jobs("pending").len() == 20);
         // Also when it is started anew meanwhile.
         running.stop();

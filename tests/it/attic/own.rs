@@ -24,7 +24,7 @@ fn a_server_with_an_address_of_this_host_is_off_and_nobody_waits_for_it() {
     // Before anybody has looked, who looks says so.
     let pinged = storewatch.cmd(&["cache", "ping", "--json", "team"]).json();
     assert_eq!(pinged[0]["state"], "off", "{pinged}");
-    for command in [&["cache", "ping"][..], &["cache", "ping", "team"], &["doctor"]] {
+    for command in [&["cache", "ping"][..], &["cache", "ping", "team"], &["doctor"], &["cache", "list"], &["status"]] {
         let said = storewatch.cmd(command);
         assert!(said.stdout.contains(&off) && !said.stdout.contains("onnection refused"), "{said:?}");
     }
@@ -34,6 +34,8 @@ fn a_server_with_an_address_of_this_host_is_off_and_nobody_waits_for_it() {
     assert!(pushed.contains("uploaded         1 ("), "{pushed}");
     assert!(pushed.contains("still queued     1 for team, which is off on this host: "), "{pushed}");
     assert!(archive.has(&paths[0]));
+    let alone = storewatch.cmd(&["push", "--to", "team", &paths[0]]);
+    assert_eq!(alone.code, Some(4), "{alone:?}");
 
     let mut running = storewatch.start();
     running.eventually("the note", || storewatch.cache_status("team")["why_off"].is_string());
@@ -67,6 +69,8 @@ fn a_host_that_has_the_servers_name_says_so_when_it_explains() {
     let off = format!("off on this host, {host}, which is the cache's own server by `server_hostnames`");
     let said = storewatch.cmd(&["policy", "explain", &path]).ok();
     assert_eq!(said.matches(&off).count(), 1, "{said}");
+    let pushed = storewatch.cmd(&["push", &path]).ok();
+    assert!(pushed.contains("uploaded         1 (") && pushed.contains("off here         1 for team"), "{pushed}");
     let json = storewatch.cmd(&["policy", "explain", "--json", &path]).json();
     assert_eq!(
         (&json[0]["caches"]["team"]["why_off"], &json[0]["caches"]["archive"]["why_off"]),
@@ -84,9 +88,11 @@ fn a_push_and_a_backfill_say_alike_that_a_cache_is_off_by_the_hosts_name() {
         "version = 1\n[caches.team]\nurl = \"attic+https://cache.invalid/team\"\nserver_hostnames = [\"{host}\"]\n"
     ));
     let path = store.build(&expr::many(1)).unwrap().remove(0);
-    for command in [&["push", &path][..], &["backfill", &path]] {
-        let said = storewatch.cmd(command).ok();
-        assert!(said.contains("off here         1 for team, off on this host\n"), "{command:?}: {said}");
+    // Of what somebody wanted to be uploaded now nothing has arrived.
+    for (command, code) in [(&["push", &path][..], 4), (&["backfill", &path], 0)] {
+        let said = storewatch.cmd(command);
+        assert!(said.stdout.contains("off here         1 for team, off on this host\n"), "{command:?}: {said:?}");
+        assert_eq!(said.code, Some(code), "{command:?}: {said:?}");
     }
     let dry = storewatch.cmd(&["backfill", "--dry-run", &path]).ok();
     assert!(dry.contains("would leave out 1 for team, off on this host"), "{dry}");

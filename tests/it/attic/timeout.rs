@@ -49,11 +49,11 @@ each_attic! {
         let mut push = team.storewatch.spawn(&["push", &paths[0], &paths[1]]);
         push.eventually_logs("valid credentials missing since 2");
         push.eventually_logs("Ctrl-C ends this, and so does `--timeout`");
-        team.replace_token("a-wrong-token");
+        team.replace_token("a.wrong.token");
         push.eventually_logs("is wrong or expired");
         push.signal(Signal::INT);
         push.eventually_logs("interrupted with 2 paths to go; what is left stays queued");
-        assert!(!push.log().contains("a-wrong-token"), "{}", push.log());
+        assert!(!push.log().contains("a.wrong.token"), "{}", push.log());
         assert_eq!(push.wait_exit().code(), Some(4));
         assert_eq!(team.storewatch.jobs("pending").len(), 2);
 

@@ -116,6 +116,21 @@ each_site! {
         Reader::empty(&store).copy_from(&site.substituter(), &key, &chain).unwrap();
     }
 
+    fn a_narinfo_under_anothers_name_is_named_by_that_and_told_once(site: Site, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&site.policy(&storewatch));
+        let chain = store.query_closure(&store.build(&expr::chain(3)).unwrap()[0]);
+        storewatch.cmd(&["push", &chain[0], &chain[1], &chain[2]]).ok();
+        let (good, bad) = (narinfo(&chain[0]), narinfo(&chain[1]));
+        site.set(&bad, site.text(&good));
+        let said = cache(&storewatch, "verify", &[]);
+        let line = format!("{bad}: its narinfo is that of {}", base_name(&chain[0]));
+        assert!(said.code == Some(1) && said.stdout.contains(&line), "{said:?}");
+        assert!(said.stdout.contains("3 paths, 1 fault found"), "{said:?}");
+        assert_eq!(cache(&storewatch, "verify", &["--repair"]).code, Some(0));
+        assert_sound(&storewatch);
+    }
+
     fn what_no_host_has_is_said_and_left(site: Site, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);
         storewatch.policy(&site.policy(&storewatch));

@@ -65,6 +65,7 @@ fn refusal(status: u16, code: &str) -> CacheError {
         status,
         code: Code::parse(code),
         says: String::new(),
+        keys: None,
         retry_after: None,
     }))
 }
