@@ -17,14 +17,14 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{CacheError, Class, run};
 use crate::report::one_line;
@@ -32,6 +32,12 @@ use crate::report::one_line;
 /// How long to wait before what could not be taken back is tried again.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
+
+/// Where nothing may be deleted, so many notes are kept all the same, a few hundred bytes each: the right to may be given later.
+const REFUSED_KEPT: usize = 1_000;
+
+/// They are kept for so long: 30 days.
+const REFUSED_KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Where archives are sent, as far as they can be taken back from there.
 pub(super) trait Place: Clone + Send + Sync + 'static {
@@ -63,6 +69,8 @@ type Begun = Result<(String, Result<(), CacheError>), CacheError>;
 pub(super) struct Notes {
     folder: PathBuf,
     removals: Arc<Removals>,
+    /// How many were kept of those that may not be taken back.
+    refused: Arc<AtomicUsize>,
 }
 
 /// Notes that were removed for good, and how many of those removals are durable.
@@ -78,7 +86,7 @@ impl Notes {
     pub(super) fn open(folder: &Path) -> Result<Self, CacheError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|source| CacheError::Io { action: "create", path: folder.to_owned(), source })?;
-        Ok(Self { folder: folder.to_owned(), removals: Arc::default() })
+        Ok(Self { folder: folder.to_owned(), removals: Arc::default(), refused: Arc::default() })
     }
 
     /// Notes an upload that is about to begin.
@@ -90,7 +98,7 @@ impl Notes {
     }
 
     /// Tidies up what earlier runs have left of that place, one after the other. What can't be tidied up now stays noted,
-    /// and so does all that comes behind it: it would fare no better.
+    /// and so does all that comes behind it, which would fare no better, unless it was this one that may not be deleted.
     pub(super) async fn tidy_up<P: Place>(self, place: P) {
         let folder = self.folder.clone();
         let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
@@ -108,24 +116,53 @@ impl Notes {
                 continue;
             };
             let is_of_it = whose == Some(place.name());
-            if is_of_it && !self.take_back(&place, object, parts, &note).await {
+            if is_of_it
+                && let Err(error) = self.take_back(&place, object, parts, &note).await
+                && !is_refused(&error)
+            {
                 return;
             }
         }
     }
 
     /// Takes an upload back, and tries again for a while where its place can't be reached: what made the upload fail may
-    /// last. What is still there then waits for the next start, and so does what these keys may not delete. Returns
-    /// whether nothing is left.
-    async fn take_back<P: Place>(&self, place: &P, object: &str, parts: Option<&str>, note: &Path) -> bool {
+    /// last. What is still there then waits for the next start, and so does what may not be deleted, within bounds.
+    async fn take_back<P: Place>(
+        &self,
+        place: &P,
+        object: &str,
+        parts: Option<&str>,
+        note: &Path,
+    ) -> Result<(), CacheError> {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let Err(error) = self.take_back_once(place, object, parts, note).await else { return true };
+            let Err(error) = self.take_back_once(place, object, parts, note).await else { return Ok(()) };
             debug!("what was sent of {object} stays in {} for now: {}", place.name(), one_line(&error));
-            match pauses.next().filter(|_| error.class() != Class::Credentials) {
-                Some(pause) => sleep(pause).await,
-                None => return false,
+            if is_refused(&error) {
+                self.keep_within_bounds(place, note, &error).await;
+                return Err(error);
             }
+            match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Forgets the note of what may not be deleted, if it is old or there are many of them.
+    async fn keep_within_bounds<P: Place>(&self, place: &P, note: &Path, error: &CacheError) {
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed);
+        if refused == 0 {
+            let name = place.name();
+            info!("what is left of failed uploads stays in {name}, where it may not be deleted: {}", one_line(error));
+        }
+        let file = note.to_owned();
+        let age = spawn_blocking(move || fs::metadata(file)?.modified()).await;
+        // One whose age can't be learnt is kept, as are those from times to come.
+        let age = age.ok().and_then(Result::ok).and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+        if refused >= REFUSED_KEPT || age >= REFUSED_KEPT_FOR {
+            // Should it stay, it is forgotten at the next start.
+            let _ = self.remove(note).await;
         }
     }
 
@@ -259,9 +296,15 @@ impl<P: Place> Drop for Upload<P> {
             {
                 parts = Some(id);
             }
-            notes.take_back(&place, &object, parts.as_deref(), &note).await;
+            // What can't be taken back was told, and stays noted.
+            let _ = notes.take_back(&place, &object, parts.as_deref(), &note).await;
         });
     }
+}
+
+/// Whether what was sent may not be deleted, which time alone doesn't change.
+fn is_refused(error: &CacheError) -> bool {
+    matches!(error.class(), Class::Credentials | Class::Permanent)
 }
 
 /// Adds to a note: the place, the object, and the name of the upload in parts, a line each.
@@ -278,4 +321,54 @@ async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheErro
         let folder = path.parent().unwrap_or(&path).to_owned();
         CacheError::Io { action: "write a file in", path: folder, source }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::cache::http::{Action, HttpError, ServerSays};
+
+    /// Deletes nothing, and counts how often it is asked to.
+    #[derive(Clone, Default)]
+    struct Refusing(Arc<AtomicUsize>);
+
+    impl Place for Refusing {
+        fn name(&self) -> &str {
+            "refusing"
+        }
+
+        async fn take_back(&self, _: &str, _: Option<&str>) -> Result<(), CacheError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let error = HttpError::Status {
+                action: Action::Delete,
+                host: "https://h".to_owned(),
+                status: 403,
+                says: ServerSays::default(),
+                retry_after: None,
+                refused: String::new(),
+            };
+            Err(error.into())
+        }
+    }
+
+    #[tokio::test]
+    async fn notes_of_what_may_not_be_deleted_are_kept_within_bounds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["1.0", "1.1", "1.2"] {
+            fs::write(dir.path().join(name), format!("refusing\n{name}\n")).expect("written");
+        }
+        let old = File::options().write(true).open(dir.path().join("1.1")).expect("opened");
+        old.set_modified(SystemTime::now() - REFUSED_KEPT_FOR).expect("made old");
+        let left = || fs::read_dir(dir.path()).expect("a folder").count();
+        let place = Refusing::default();
+        let notes = Notes::open(dir.path()).expect("a folder");
+        notes.clone().tidy_up(place.clone()).await;
+        assert_eq!(place.0.load(Ordering::Relaxed), 3, "each is tried, and once");
+        assert_eq!(left(), 2, "the old one is forgotten");
+        notes.refused.store(REFUSED_KEPT, Ordering::Relaxed);
+        notes.tidy_up(place).await;
+        assert_eq!(left(), 0, "there are many");
+    }
 }

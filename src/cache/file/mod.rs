@@ -112,22 +112,33 @@ impl FileCache {
         narinfo: TempFile,
         go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
     ) -> Result<Pushed, CacheError> {
-        let mut read = 0;
-        let listing = match self.options.binary.layout.write_nar_listing {
-            true => list(nar, &mut read).await?,
-            // Given up: others wait for who has a seat in a reading.
-            false => {
-                drop(nar);
-                None
-            }
-        };
-        let (cache, own) = (Arc::clone(&self), info.clone());
-        let listing = spawn_blocking(move || listing.and_then(|json| cache.write_listing_if_it_can(&own, &json))).await;
-        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })?;
+        // Given up, unless it is read: others wait for who has a seat in a reading.
+        let nar = Some(nar).filter(|_| self.options.binary.layout.write_nar_listing);
         go_ahead.await?;
         Arc::clone(&self).copy_log(info).await?;
-        self.committer.publish(Files { nar: None, nar_synced: true, listing, narinfo }).await?;
+        self.committer.publish(Files { nar: None, nar_synced: true, listing: None, narinfo }).await?;
+        // Not before: to wait for a turn and to read all of it may take longer than the time after which an archive that was
+        // there goes.
+        let read = match nar {
+            Some(nar) => self.add_listing(info, nar).await,
+            None => 0,
+        };
         Ok(Pushed { read, sent: 0, deduplicated: true })
+    }
+
+    /// Puts the list of its files beside a path that is shown, if that can be done. Returns the bytes that were read for it.
+    async fn add_listing(self: Arc<Self>, info: &PathInfo, nar: NarStream) -> u64 {
+        let mut read = 0;
+        match list(nar, &mut read).await {
+            Ok(Some(json)) => {
+                let own = info.clone();
+                // A thread that is lost takes with it what the path can do without.
+                let _ = spawn_blocking(move || self.put_listing_if_it_can(&own, &json)).await;
+            }
+            Ok(None) => {}
+            Err(error) => self.lacks_listing(info, &error),
+        }
+        read
     }
 
     /// Puts the log of a path's build there, if the cache wants that.
@@ -219,9 +230,10 @@ mod tests {
     use super::write::GrowingFile;
     use super::*;
     use crate::cache::binary::RealisationFile;
-    use crate::cache::{Compression, Layout, Pace, StoredNar};
+    use crate::cache::{CallOff, Compression, Contents, Layout, Pace, StoredNar};
     use crate::disk::{Terms, Threshold, Thresholds, What};
-    use crate::limit::{Lane, Rate, Rates, Shaper};
+    use crate::limit::{Lane, Rate, Rates, Shaper, Slots};
+    use crate::nix::nar::registered;
     use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
 
     fn options(dir: &Path) -> FileOptions {
@@ -255,6 +267,58 @@ mod tests {
         let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names.len(), 3, "{names:?}");
         assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");
+    }
+
+    /// A cache that was given one content.
+    struct Given(StoredNar);
+
+    impl Contents for Given {
+        fn recall(&self, _: NarHash) -> BoxFuture<'_, Option<StoredNar>> {
+            Box::pin(async { Some(self.0.clone()) })
+        }
+
+        fn remember(&self, _: NarHash, _: &StoredNar) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_is_there_is_named_before_the_path_is_read_for_its_list() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = options(&dir.path().join("cache"));
+        options.binary.layout.write_nar_listing = true;
+        let cache = Arc::new(FileCache::open(options).expect("opened"));
+        let file = dir.path().join("a");
+        let (info, _) = registered(&file, 100_000);
+        let stored = StoredNar {
+            url: "nar/others.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: info.nar_hash,
+            file_size: 3,
+            nar_size: info.nar_size,
+        };
+        fs::write(dir.path().join("cache/nar/others.nar"), "cut").expect("written");
+        let slots = Slots::new(1);
+        let nar = || NarStream::new(file.clone(), &info, Lane::Fresh, slots.clone(), CallOff::default());
+        // Another upload has the only slot, for as long as it likes.
+        let others = nar().start().await.expect("begun");
+        let push = Push {
+            info: info.clone(),
+            nar: nar(),
+            arrivals: Box::pin(async { Ok(()) }),
+            go_ahead: Box::pin(async { Ok(()) }),
+            contents: Arc::new(Given(stored)),
+        };
+        let pushing = tokio::spawn(cache.push(push));
+        let narinfo = dir.path().join("cache").join(layout::narinfo_name(&info.path));
+        let began = std::time::Instant::now();
+        while !narinfo.exists() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it waits for its turn");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(others);
+        assert_eq!(pushing.await.expect("no panic").expect("taken").read, info.nar_size);
+        assert!(dir.path().join("cache").join(layout::listing_name(&info.path)).exists());
     }
 
     #[tokio::test]

@@ -104,8 +104,23 @@ impl FileCache {
 
     /// Writes the list of a path's files under a temporary name, if that can be done. Blocks.
     pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
-        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
-        self.write_listing(info, json).inspect_err(lacks).ok()
+        self.write_listing(info, json).inspect_err(|error| self.lacks_listing(info, error)).ok()
+    }
+
+    /// Puts the list of a path's files there, if that can be done. Blocks.
+    pub(super) fn put_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) {
+        let put = self.write_listing(info, json).and_then(|mut listing| {
+            listing.sync()?;
+            listing.publish()
+        });
+        if let Err(error) = put {
+            self.lacks_listing(info, &error);
+        }
+    }
+
+    /// Says that a path has no list of its files beside it.
+    pub(super) fn lacks_listing(&self, info: &PathInfo, error: &CacheError) {
+        self.lacks("list of the files", &info.path, error);
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.

@@ -209,8 +209,8 @@ fn class_of(action: Action, status: u16, says: &ServerSays, retry_after: Option<
     let uploading = matches!(action, Action::Upload | Action::Put);
     let of_the_path = |class| if uploading { class } else { Class::CacheWaits };
     match status {
-        // Who may put things there needn't be allowed to do more.
-        401 | 403 if matches!(action, Action::Delete | Action::MakeFolder) => Class::Permanent,
+        // Who may put things there needn't be allowed to do more, and some call that a bad request.
+        400 | 401 | 403 if matches!(action, Action::Delete | Action::MakeFolder) => Class::Permanent,
         401 => Class::Credentials,
         403 if action == Action::Put => Class::Credentials,
         // The server takes no files there as it is set up, whatever the path.
@@ -346,6 +346,7 @@ mod tests {
             (Put, 500, "", Class::Unavailable),
             (Put, 504, "", Class::Doubtful),
             (Put, 507, "", Class::CacheWaits),
+            (Delete, 400, "", Class::Permanent),
             (Delete, 403, "", Class::Permanent),
         ] {
             assert_eq!(status(action, code, answer, None).class(), expected, "{action}: {code} {answer}");

@@ -149,22 +149,27 @@ impl PutCache {
             arrivals = Box::pin(async { Ok(()) });
             // In this order: an archive goes before what says that it will.
             if self.is_to_stay(&known.url).await && self.files.has(&known.url).await? {
-                let mut read = 0;
-                let listing = match self.binary.layout.write_nar_listing {
-                    true => list(nar, &mut read).await?,
-                    // Given up: others wait for who has a seat in a reading.
-                    false => None,
-                };
+                // Given up, unless it is read: others wait for who has a seat in a reading.
+                let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
-                self.put_beside(&info, lane, listing).await;
                 self.publish(&info, &known).await?;
+                let mut read = 0;
+                // Not before: to wait for a turn and to read all of it may take longer than the time after which an archive that
+                // was there goes.
+                let listing = async {
+                    match nar {
+                        Some(nar) => list(nar, &mut read).await,
+                        None => Ok(None),
+                    }
+                };
+                self.put_beside(&info, lane, listing).await;
                 return Ok(Pushed { read, sent: 0, deduplicated: true });
             }
         }
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
         go_ahead.await?;
-        self.put_beside(&info, lane, listing).await;
+        self.put_beside(&info, lane, async { Ok(listing) }).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
             if is_certain(&error) {
@@ -264,18 +269,31 @@ impl PutCache {
     }
 
     /// Puts there what goes beside a path. Who reads the cache can do without, so a failure is only noted.
-    async fn put_beside(&self, info: &PathInfo, lane: Lane, listing: Option<Vec<u8>>) {
+    async fn put_beside(
+        &self,
+        info: &PathInfo,
+        lane: Lane,
+        listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>,
+    ) {
         let lacks = |what: &str, error: &CacheError| {
             debug!("{} lacks the {what} of {}: {}", self.files.url(""), info.path, one_line(error));
         };
-        if let Some(json) = listing
-            && let Err(error) = self.files.put(&layout::listing_name(&info.path), json, layout::JSON_TYPE).await
-        {
-            lacks("list of the files", &error.into());
+        if let Err(error) = self.put_listing(info, listing).await {
+            lacks("list of the files", &error);
         }
         if let Err(error) = self.put_log(info, lane).await {
             lacks("log of the build", &error);
         }
+    }
+
+    /// Puts the list of a path's files there, if there is one.
+    async fn put_listing(
+        &self,
+        info: &PathInfo,
+        listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>,
+    ) -> Result<(), CacheError> {
+        let Some(json) = listing.await? else { return Ok(()) };
+        Ok(self.files.put(&layout::listing_name(&info.path), json, layout::JSON_TYPE).await?)
     }
 
     /// Puts the log of a path's build there, if this host has one and the server lacks it. One of a lane is in memory at a time.
