@@ -222,6 +222,7 @@ impl CacheError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Hindered(Hindrance::Unasked(error)) => error.hint(),
             Self::Http(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::Bucket(error) => error.hint(),
@@ -279,7 +280,8 @@ impl CacheError {
             Self::Nar(NarFailure::Cancelled | NarFailure::Behind) => Class::Cancelled,
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
-            Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
+            Self::Hindered(Hindrance::Unasked(error)) => error.class(),
+            Self::Hindered(Hindrance::Unknown) => Class::Cancelled,
             Self::Http(error) => error.class(),
             Self::Bucket(error) => error.class(),
             Self::Command(error) => error.class(),
@@ -303,5 +305,24 @@ impl CacheError {
             | Self::Url(_)
             | Self::Key { .. } => Class::CacheWaits,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cache_says_at_the_last_moment_means_what_it_means_before() {
+        let unasked = |error| CacheError::from(Hindrance::Unasked(Arc::new(error)));
+        let full = || CacheError::Io {
+            action: "look for",
+            path: PathBuf::from("/c"),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!((unasked(full()).class(), unasked(full()).hint()), (Class::CacheWaits, full().hint()));
+        assert_eq!(unasked(CacheError::Hangs { after: Duration::ZERO }).class(), Class::Unavailable);
+        // Another is told, and one is enough.
+        assert_eq!(CacheError::from(Hindrance::Unknown).class(), Class::Cancelled);
     }
 }

@@ -229,6 +229,7 @@ impl Working {
     /// Hands back what is not through within this time, and ends the uploader.
     pub(crate) async fn drain(self, within: Duration) -> Result<(), ServiceError> {
         let Self { queue, commands, uploader, .. } = self;
+        let given_up = uploader.abort_handle();
         let drained = async move {
             // An uploader that has ended is noticed at once.
             let _ = commands.send(Command::Drain(within)).await;
@@ -240,6 +241,7 @@ impl Working {
             Err(_) => {
                 let why = if queue.is_short_of_room() { "the queue's disk is full" } else { "a cache doesn't answer" };
                 warn!("{why}; what was under way is taken up again at the next start");
+                given_up.abort();
                 Ok(())
             }
         }
@@ -402,11 +404,15 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
             _ = &mut pins => break Err(ServiceError::Panicked { part: "what pins queued paths" }),
             _ = &mut working.disks.monitor => break Err(ServiceError::Panicked { part: "the disks' monitor" }),
             _ = &mut working.evictions => break Err(ServiceError::Panicked { part: "what keeps caches within their sizes" }),
-            worked = &mut working.uploader => return match worked {
-                Ok(Ok(())) => Ok(Ended::Told),
-                Ok(Err(error)) => unless_away(state_dir, &lock, error.into()),
-                Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
-            },
+            worked = &mut working.uploader => {
+                watcher.abort();
+                pins.abort();
+                return match worked {
+                    Ok(Ok(())) => Ok(Ended::Told),
+                    Ok(Err(error)) => unless_away(state_dir, &lock, error.into()),
+                    Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
+                };
+            }
         }
         let looking = async {
             // Whatever it was that woke this up: it may be an upload that goes on.

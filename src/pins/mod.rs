@@ -51,7 +51,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(60);
 /// Queued paths that are looked at, of which some may have gone.
 const MOST_LOOKED_AT: usize = 2 * MOST_PINS;
 
-/// Looks take no more than this share of the time, however much is queued.
+/// Looks take no more than this share of the time, however much is queued, unless one takes longer than some seconds: after a
+/// minute what is queued is another, and is looked at.
 const LOOKS_SHARE: u32 = 20;
 
 /// What the pins are made of.

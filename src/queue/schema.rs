@@ -70,7 +70,12 @@ impl Queue {
         if replaces {
             queue.watch_everything_from_the_beginning()?;
         }
-        // Whoever closes it last takes its log into it.
+        // Closing it would do that too, but wouldn't say where it can't be done.
+        let log = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let is_busy = queue.db.query_row(log, [], |row| row.get::<_, bool>(0)).map_err(sqlite("take in its log"))?;
+        if is_busy {
+            return Err(about_dir_of(path)(ErrorKind::ResourceBusy.into()));
+        }
         queue.db.close().map_err(|(_, error)| sqlite("close what is new")(error))?;
         Self::put_in_place(&new, path)?;
         Self::connect(path)

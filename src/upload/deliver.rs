@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::backoff::{next_try, retry};
 use super::contents::Remembered;
-use super::flight::{Arrival, Flights};
+use super::flight::{Arrival, Flight, Flights};
 use super::presence::{Presence, Unanswered};
 use super::realisations;
 use super::roots::{Root, Roots};
@@ -19,7 +19,7 @@ use super::upstream::without_answer;
 use crate::cache::{
     Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
-use crate::limit::{Shaper, Slots, Urgency};
+use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -42,7 +42,6 @@ pub(super) struct Context {
     pub(super) real_store: PathBuf,
     /// The file system that they were on when the service began; `None` where that couldn't be learnt.
     pub(super) store_device: Option<u64>,
-    pub(super) call_off: CallOff,
     pub(super) tally: Tally,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
@@ -110,16 +109,28 @@ pub(super) struct Place {
     pub(super) seat: Option<Seat>,
     /// Whether the cache is reached over a line, or is on a disk of this host.
     pub(super) over_line: bool,
-    /// In which lane it stands.
-    pub(super) urgency: Urgency,
+    /// Calls it off, and no other.
+    pub(super) call_off: CallOff,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
 /// closure, says what is behind it.
-pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+///
+/// Who waits for `flight` goes on as soon as the path is there.
+pub(super) async fn deliver(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let facts = context.facts.clone();
-    let tap = context.shaper.tap(name.as_str(), place.urgency.clone(), place.over_line);
-    let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
+    let tap = context.shaper.tap(name.as_str(), flight.urgency().clone(), place.over_line);
+    let landed = tap.scope(deliver_alone(context, name, presence, job, place, flight)).await;
+    if let Outcome::Delivered(_) = landed.outcome {
+        flight.land();
+    }
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
     if !is_there || !job.walk {
@@ -133,7 +144,14 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
 }
 
-async fn deliver_alone(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+async fn deliver_alone(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -148,6 +166,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             return landed;
         }
@@ -161,14 +180,15 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, urgency } = place;
+    let Place { slots, gate, seat, over_line: _, call_off } = place;
+    let urgency = flight.urgency().clone();
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
     }
     slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, urgency, slots, call_off)
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
@@ -193,6 +213,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
             presence.saw(&job.path);
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
@@ -227,8 +248,8 @@ async fn go_ahead(
 ) -> Result<(), Hindrance> {
     // A cache collects garbage, too.
     let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
-        Unanswered::Refused(error) => Hindrance::Unknown(one_line(&error)),
-        Unanswered::WithOthers => Hindrance::Unknown("the cache does not say".to_owned()),
+        Unanswered::Refused(error) => Hindrance::Unasked(Arc::new(error)),
+        Unanswered::WithOthers => Hindrance::Unknown,
     })?;
     if let Some(gone) = missing.into_iter().next() {
         return Err(Hindrance::ReferenceMissing(gone));
@@ -423,7 +444,8 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
     let waits = |reason: String, pause, ends| Landed {
-        // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+        // With this moment as its time, so that the cache is next tried with another path, whose time was earlier: perhaps
+        // only this one is too large.
         cache: Verdict::Waits(Waits {
             why: error.with_cure(),
             pause,

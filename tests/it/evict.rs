@@ -43,7 +43,7 @@ fn what_was_longest_unread_is_dropped_and_stays_away() {
     assert!(!cache.has(&late) && !storewatch.jobs_left().is_empty(), "the archives take up room still");
     let status = storewatch.cmd(&["status"]).ok();
     assert!(status.contains("backfill waits: the cache is larger than its `max_size`"), "{status}");
-    assert!(status.contains(" MiB of at most 976.56 KiB, seen "), "{status}");
+    assert!(status.contains(" MiB of at most 976.56 KiB, looked at "), "{status}");
     let doctor = storewatch.cmd(&["doctor"]).stdout;
     assert!(
         doctor.contains("size of team: ") && doctor.contains("and it may have 976.6 KiB: backfill waits"),

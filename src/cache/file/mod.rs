@@ -122,8 +122,8 @@ impl FileCache {
             }
         };
         let (cache, own) = (Arc::clone(&self), info.clone());
-        let listing = spawn_blocking(move || listing.map(|json| cache.write_listing(&own, &json)).transpose()).await;
-        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })??;
+        let listing = spawn_blocking(move || listing.and_then(|json| cache.write_listing_if_it_can(&own, &json))).await;
+        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })?;
         go_ahead.await?;
         Arc::clone(&self).copy_log(info).await?;
         self.committer.publish(Files { nar: None, nar_synced: true, listing, narinfo }).await?;
@@ -133,7 +133,7 @@ impl FileCache {
     /// Puts the log of a path's build there, if the cache wants that.
     async fn copy_log(self: Arc<Self>, info: &PathInfo) -> Result<(), CacheError> {
         let Some(derivation) = self.options.binary.logged(info).cloned() else { return Ok(()) };
-        let put = spawn_blocking(move || self.put_log(&derivation)).await;
+        let put = spawn_blocking(move || self.put_log_if_it_can(&derivation)).await;
         put.map_err(|_| CacheError::LostThread { action: "copy a log" })?
     }
 }
@@ -338,12 +338,29 @@ mod tests {
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
         assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
+        cache.put_log_if_it_can(&derivation).expect_err("critical");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
         assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");
         cache.put_realisations(vec![file("a")]).expect("what is there need not be written");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_can_not_be_written_keeps_no_path_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = options(dir.path());
+        options.binary.log_dir = dir.path().join("logs");
+        let derivation = StorePath::from_base_name("00000000000000000000000000000000-a.drv").expect("a path");
+        fs::create_dir_all(options.binary.log_dir.join("drvs/00")).expect("a folder");
+        fs::write(options.binary.log_dir.join("drvs/00/000000000000000000000000000000-a.drv"), "said")
+            .expect("written");
+        let cache = FileCache::open(options).expect("opened");
+        // As where `log` belongs to another user.
+        fs::write(dir.path().join(layout::LOG_DIR), "").expect("written");
+        cache.put_log(&derivation).expect_err("no folder");
+        cache.put_log_if_it_can(&derivation).expect("the path is shown without it");
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use crate::cache::{CacheError, Listed, NarReader, StoredNar, layout};
 use crate::disk::SetAside;
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
+use crate::report::one_line;
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
@@ -56,7 +57,7 @@ impl FileCache {
             nar_file.sync()?;
         }
         binary.note_pace(&packed, began.elapsed());
-        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
+        let listing = listed.and_then(Listed::take).and_then(|json| self.write_listing_if_it_can(info, &json));
         let stored = packed.stored_at(url);
         let narinfo = self.write_narinfo(temp::new_name(instance), info, &stored)?;
         Ok(Written { files: Files { nar: Some(nar_file), nar_synced, listing, narinfo }, stored })
@@ -76,12 +77,35 @@ impl FileCache {
     /// written again. `None` where that isn't there any more, or a prune is about to remove it (`care/prune`). Blocks.
     pub(super) fn write_beside(&self, info: &PathInfo, stored: &StoredNar) -> Result<Option<TempFile>, CacheError> {
         let FileOptions { dir, instance, place, .. } = &self.options;
-        let is_whole = fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
-        if !is_whole || is_condemned(dir, &stored.url) {
+        let is_whole = || fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
+        // In this order: an archive goes before what says that it will.
+        if is_condemned(dir, &stored.url) || !is_whole() {
             return Ok(None);
         }
         place.admits(0)?;
         self.write_narinfo(temp::new_copy_name(instance), info, stored).map(Some)
+    }
+
+    /// Says that something is missing beside a path. Who reads the cache can do without, so it keeps no path back.
+    fn lacks(&self, what: &str, whose: &StorePath, error: &CacheError) {
+        debug!("{} lacks the {what} of {whose}: {}", self.options.dir.display(), one_line(error));
+    }
+
+    /// As [`FileCache::put_log`]; only that there is no room is a failure, since there is none for a path either.
+    pub(super) fn put_log_if_it_can(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        match self.put_log(derivation) {
+            Err(error) if !matches!(error, CacheError::NoRoom(_)) => {
+                self.lacks("log of the build", derivation, &error);
+                Ok(())
+            }
+            put => put,
+        }
+    }
+
+    /// Writes the list of a path's files under a temporary name, if that can be done. Blocks.
+    pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
+        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
+        self.write_listing(info, json).inspect_err(lacks).ok()
     }
 
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
@@ -141,7 +165,7 @@ impl FileCache {
         Ok(())
     }
 
-    pub(super) fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
+    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
         file.write_all(json).map_err(io_error("write a listing in", dir))?;

@@ -88,23 +88,37 @@ impl Files {
         }
     }
 
-    /// Whether a file is there. By its first byte, where the server knows no HEAD.
+    /// Whether a file is there that holds something, as far as the server says that: an empty narinfo is what a program that
+    /// doesn't sync leaves after a power failure.
     pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
-        let there = |answer: Result<Vec<u8>, HttpError>| match answer {
-            Ok(_) => Ok(true),
-            Err(error) if is_absent(&error) => Ok(false),
+        match self.look(file).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) || is_empty(&error) => Ok(false),
             Err(error) => Err(error),
-        };
+        }
+    }
+
+    /// Whether a file is there, empty or not.
+    pub(super) async fn is_there(&self, file: &str) -> Result<bool, HttpError> {
+        match self.look(file).await {
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) if !is_empty(&error) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Asks for a file: by its first byte, where the server knows no HEAD.
+    async fn look(&self, file: &str) -> Result<(), HttpError> {
         if !self.shared.knows_no_head.load(Ordering::Relaxed) {
             match self.http.ask(Action::Look, self.http.client().head(self.url(file))).await {
                 Err(HttpError::Status { status: 405 | 501, .. }) => {
                     self.shared.knows_no_head.store(true, Ordering::Relaxed);
                 }
-                answer => return there(answer),
+                answer => return answer.map(drop),
             }
         }
         let first_byte = self.http.client().get(self.url(file)).header(RANGE, "bytes=0-0");
-        there(self.http.ask(Action::Look, first_byte).await)
+        self.http.ask(Action::Look, first_byte).await.map(drop)
     }
 
     /// Puts a small file, over one that is there.
@@ -149,8 +163,8 @@ impl Files {
     /// Deletes a file; that it isn't there is fine, and so is a server that doesn't know how.
     pub(super) async fn delete(&self, file: &str) -> Result<(), HttpError> {
         match self.http.ask(Action::Delete, self.http.client().delete(self.url(file))).await {
-            Ok(_) | Err(HttpError::Status { status: 400..=499 | 501, .. }) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !needs_no_delete(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -211,6 +225,17 @@ fn is_absent(error: &HttpError) -> bool {
     matches!(error, HttpError::Status { status: 404 | 410, .. })
 }
 
+/// Whether an answer to the question for a file's first byte says that it has none.
+fn is_empty(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 416, .. })
+}
+
+/// Whether an answer says that there is nothing to be deleted, or that the server doesn't know how. Who may not delete, or
+/// not now, has to try again.
+fn needs_no_delete(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 404 | 405 | 410 | 501, .. })
+}
+
 /// The folder's address.
 pub(super) fn parse(endpoint: &str) -> Result<Url, HttpError> {
     Url::parse(endpoint).map_err(|_| HttpError::NotUnderstood {
@@ -228,16 +253,27 @@ mod tests {
     use super::*;
     use crate::cache::http::ServerSays;
 
-    #[test]
-    fn only_what_the_server_says_is_absent_is_missing() {
-        let status = |status| HttpError::Status {
+    fn status(status: u16) -> HttpError {
+        HttpError::Status {
             action: Action::Look,
             host: "https://h".to_owned(),
             status,
             says: ServerSays::default(),
             retry_after: None,
             refused: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_note_stays_until_its_archive_is_gone() {
+        assert!([404, 405, 410, 501].into_iter().all(|code| needs_no_delete(&status(code))));
+        for code in [400, 401, 403, 408, 423, 429, 500, 503] {
+            assert!(!needs_no_delete(&status(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_server_says_is_absent_is_missing() {
         assert!([404, 410].into_iter().all(|code| is_absent(&status(code))));
         // Who isn't let in learns nothing of what is there.
         for code in [400, 401, 403, 405, 407, 429, 500, 502, 503] {

@@ -33,8 +33,8 @@ const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
 
-/// Who has taken the lock has made a queue within so long, on the slowest of disks.
-const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever works the queue off has made it within this time after taking the lock, unless something is wrong.
+const MADE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often progress is summed up.
 const LOOK: Duration = Duration::from_millis(200);
@@ -294,6 +294,19 @@ async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
     }
 }
 
+/// Opens the queue of whoever has just begun to work it off, and may not have made it yet.
+async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
+    let given_up = Instant::now() + MADE_WITHIN;
+    loop {
+        match Queue::open_beside(state_dir) {
+            Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < given_up => {
+                tokio::time::sleep(END_LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Where the queue is worked off: here, or by a service.
 struct Site {
     queue: QueueHandle,
@@ -368,17 +381,6 @@ impl Site {
         // What becomes of that matters less than why it ends.
         let _ = self.leave(DRAIN).await;
         Err(error)
-    }
-}
-
-/// Opens the queue beside whoever holds the lock. It may have begun a moment ago, and be just about to make the queue.
-async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
-    let until = Instant::now() + BEGINS_WITHIN;
-    loop {
-        match Queue::open_beside(state_dir) {
-            Err(QueueError::NoQueue { .. }) if Instant::now() < until => tokio::time::sleep(END_LOOK).await,
-            opened => return opened,
-        }
     }
 }
 

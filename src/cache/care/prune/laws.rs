@@ -8,9 +8,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use crate::cache::care::inventory::{Mark, condemned_name};
+use crate::cache::care::inventory::{Mark, condemned_name, doomed_name};
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, Shelf, prune};
 use crate::cache::file::FileShelf;
+use crate::cache::layout::PRUNED_DIR;
 use crate::cache::{BoxFuture, CacheError};
 use crate::nix::{HashPart, StoreDir};
 
@@ -137,11 +138,19 @@ fn two_old_paths() -> tempfile::TempDir {
 #[test]
 fn what_is_hidden_is_told_although_the_rest_fails() {
     let (dir, owner) = (two_old_paths(), Heard::default());
+    // Nobody's, and due.
+    let (nobodys, mark) = (dir.path().join("nar/9.nar"), dir.path().join(doomed_name("nar/9.nar")));
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    for file in [&nobodys, &mark] {
+        write(file, b"", NOW - 2 * GRACE, NOW - 2 * GRACE);
+    }
     // Nothing can be put where the second one is to be kept.
     fs::create_dir_all(dir.path().join(condemned_name(Mark::of("nar/1.nar"), hash(1)))).expect("a folder");
     pruned(dir.path(), Vec::new(), 0, &owner).expect_err("half way");
     assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
     assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+    assert!(!nobodys.exists() && !mark.exists(), "it makes room, without which nothing can be hidden");
+    assert!(dir.path().join("nar/0.nar").exists() && dir.path().join("nar/1.nar").exists());
 }
 
 #[test]
@@ -151,6 +160,40 @@ fn what_an_upload_needs_by_the_end_is_put_back() {
     assert_eq!((pruned.hidden, pruned.spared), (vec![hash(0)], 1));
     assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
     assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+/// A host may remember it, and show it again.
+#[test]
+fn an_archive_that_nothing_names_is_doomed_before_it_goes() {
+    let (dir, owner) = (two_old_paths(), Heard { needs: vec![hash(0)], ..Heard::default() });
+    let (nobodys, mark) = (dir.path().join("nar/9.nar"), dir.path().join(doomed_name("nar/9.nar")));
+    write(&nobodys, b"x", NOW - 2 * GRACE, NOW - 2 * GRACE);
+    let prune = || pruned(dir.path(), Vec::new(), 1_000_000, &owner).expect("pruned");
+    let first = prune();
+    assert_eq!((first.orphans, first.freed_later, nobodys.exists(), mark.exists()), (0, 1, true, true));
+    write(&mark, b"", NOW - GRACE + 1, NOW);
+    assert_eq!((prune().orphans, nobodys.exists(), mark.exists()), (0, true, true), "not before its time");
+    write(&mark, b"", NOW - GRACE, NOW);
+    assert_eq!((prune().orphans, nobodys.exists(), mark.exists()), (1, false, false));
+    // One that is named again isn't doomed any more.
+    let mark = dir.path().join(doomed_name("nar/1.nar"));
+    write(&mark, b"", NOW - GRACE, NOW);
+    prune();
+    assert!(dir.path().join("nar/1.nar").exists() && !mark.exists());
+}
+
+#[test]
+fn what_is_uploaded_anew_leaves_what_was_pruned_its_time() {
+    let dir = two_old_paths();
+    let kept = dir.path().join(condemned_name(Mark::of("nar/2.nar"), hash(1)));
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    write(&kept, b"StorePath: /nix/store/x\nURL: nar/2.nar\nReferences: \n", NOW, NOW);
+    let shelf = FileShelf::open(dir.path().to_owned(), &StoreDir::default()).expect("a cache");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let back = |hash| runtime.block_on(super::put_back(&shelf, hash, Mark::of("nar/2.nar"))).expect("asked");
+    assert!(!back(hash(1)) && kept.exists());
+    fs::remove_file(dir.path().join(format!("{}.narinfo", hash(1)))).expect("removed");
+    assert!(back(hash(1)) && !kept.exists());
 }
 
 #[test]
