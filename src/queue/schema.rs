@@ -273,12 +273,12 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
         .map(|n| named(path, &format!("{ASIDE}{}", seconds + n)))
         .find(|candidate| !candidate.exists())
         .unwrap_or_else(|| named(path, ".corrupt"));
-    for suffix in ["-wal", "-shm"] {
-        match fs::rename(named(path, suffix), named(&aside, suffix)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    match fs::rename(named(path, "-wal"), named(&aside, "-wal")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    // It only says what is where in the log, and is made anew from that.
+    remove_if_there(&named(path, "-shm"))?;
     fs::rename(path, &aside)?;
     Ok(aside)
 }

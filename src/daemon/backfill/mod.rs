@@ -33,8 +33,11 @@ const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
 
-/// Who has taken the lock has made a queue within so long, on the slowest of disks.
-const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever works the queue off has made it within this time after taking the lock, unless something is wrong.
+const MADE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What was named is queued within this time even where less was given, unless a disk is full.
+const QUEUED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often progress is summed up.
 const LOOK: Duration = Duration::from_millis(200);
@@ -194,14 +197,15 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let mut signals =
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let role = ROLES[usize::from(request.by_hand)];
-    // The disk of the queue may be full for long.
+    // The disk of the queue may be full for long, or Nix be writing. What was named is queued first, however short the time,
+    // so that nobody has to ask for it again, unless that takes too long by itself.
+    let named_by = Instant::now() + QUEUED_WITHIN;
+    let early = deadline.map(|deadline| if request.paths.is_empty() { deadline } else { deadline.max(named_by) });
     let mut site = tokio::select! {
         biased;
         site = Site::find(&state_dir, &nix, &config, role) => site?,
-        end = ends_early(&mut signals, deadline) => return Ok(Finished::before_it_began(end)),
+        end = ends_early(&mut signals, early) => return Ok(Finished::before_it_began(end)),
     };
-    // Nix may be writing for long. What was named is queued first, however short the time.
-    let early = deadline.filter(|_| request.paths.is_empty());
     let queue = site.queue.clone();
     let beginning = async {
         let scan = Scan::open(&nix, &request).await?;
@@ -269,7 +273,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
                 biased;
                 took_over = looking_after => if took_over? { tell(Progress::TookOver) },
                 // Where the disk is full, who writes into the queue waits for room.
-                end = ends_early(&mut signals, deadline) => return Ok(end),
+                end = ends_early(&mut signals, early) => return Ok(end),
             }
         }
     };
@@ -403,7 +407,7 @@ impl Site {
 
 /// Opens the queue beside whoever holds the lock. It may have begun a moment ago, and be just about to make the queue.
 async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
-    let until = Instant::now() + BEGINS_WITHIN;
+    let until = Instant::now() + MADE_WITHIN;
     loop {
         match Queue::open_beside(state_dir) {
             Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < until => {

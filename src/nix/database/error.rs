@@ -108,6 +108,9 @@ impl DatabaseError {
                 Some("is Nix installed? NIX_STATE_DIR, NIX_REMOTE or [store] in the policy say where its state is")
             }
             Self::Denied { .. } => Some("this takes the database itself: run it as root, or as a user who may read it"),
+            Self::NotNix { .. } => Some(
+                "put it right from a backup, or say where Nix's state is: NIX_STATE_DIR, NIX_REMOTE or [store] in the policy",
+            ),
             Self::Replaced { .. } => Some("ask again in some seconds"),
             Self::Busy { .. } => {
                 Some("ask again in a moment; if a Nix was killed meanwhile, the next one puts it right")

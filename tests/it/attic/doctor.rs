@@ -305,6 +305,6 @@ fn who_may_not_read_the_database_is_told_what_that_means() {
     fs::set_permissions(storewatch.state_dir(), Permissions::from_mode(0o500)).unwrap();
     let locked_out = as_nobody();
     locked_out.assert("state directory", "trouble", "ask as that user, or give another with --state-dir");
-    locked_out.assert("events", "warning", "not tried");
+    locked_out.assert("events", "warning", "the user that the service runs as must be able to list that folder");
     locked_out.assert("cache local", "trouble", "the user that the service runs as must be able to read and write");
 }
