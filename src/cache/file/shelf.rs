@@ -274,9 +274,14 @@ fn rename(dir: &Path, from: &str, seen: &[u8], to: &str, expected: &Expected) ->
         return Ok(is_put);
     }
     if matches!(expected, Expected::Whatever) && read(&target)?.is_none_or(|text| text.content != seen) {
-        // It goes back, unless yet another one has come.
-        let _ = fs::hard_link(&target, &source);
-        there(fs::remove_file(&target), "remove", &target)?;
+        // It goes back, unless yet another one has come. Where that can't be told, for want of links, it may replace that one:
+        // both are true, and it must not be lost.
+        match fs::hard_link(&target, &source) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                there(fs::rename(&target, &source), "rename", &target)?
+            }
+            _ => there(fs::remove_file(&target), "remove", &target)?,
+        };
         return Ok(false);
     }
     let made_young = File::options().write(true).open(&target).and_then(|file| file.set_modified(SystemTime::now()));

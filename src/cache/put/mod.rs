@@ -323,8 +323,9 @@ impl PutCache {
     }
 }
 
-/// Whether the server certainly didn't take what was put there. What is at work with it still says 408 or 423, as it may to
-/// the second of two where a proxy has sent it twice.
+/// Whether the server certainly didn't take what was put there. Where a proxy has sent it twice, the second may be told 408 or
+/// 423 since the server is still at work with the first. 409 here means that the file's folder is missing, which is certain;
+/// an object store says it of two that come at once (`bucket/error`), where it isn't.
 fn is_certain(error: &HttpError) -> bool {
     matches!(error, HttpError::Status { status: 400..=407 | 409..=422 | 424..=499, .. })
 }

@@ -72,8 +72,8 @@ impl Tap {
         }
     }
 
-    /// As [`Tap::take`], for the one thread of the runtime's that writes a path and may wait, but for no longer than until something else has come
-    /// true. Returns whether the bytes may be sent.
+    /// As [`Tap::take`], for the one thread of the runtime's that writes a path and may wait, but for no longer than until
+    /// something else has come true. Returns whether the bytes may be sent.
     pub fn take_blocking(&self, bytes: usize, until: impl Future) -> bool {
         let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way, .. }| shaper.ask(way, bytes)) else {
             return true;
