@@ -10,8 +10,9 @@ use super::bucket::BucketError;
 use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
-use crate::disk::{NoRoom, Unseen};
+use crate::disk::{NoRoom, Shortage, Unseen};
 use crate::nix::{FactsError, NarHash};
+use crate::policy::ByteSize;
 use crate::report::one_line;
 use crate::secret::SecretError;
 
@@ -120,6 +121,12 @@ pub enum CacheError {
     /// A cache in a directory leaves its file system room to breathe, and isn't made on another one in its place.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// It would drop everything else and be dropped itself.
+    #[error("its archive, packed, is larger than the cache may be by its `max_size`, {}", ByteSize(*max_size))]
+    LargerThanCache {
+        /// Bytes that the cache may have.
+        max_size: u64,
+    },
     /// There is nothing to be cared for.
     #[error("there is no binary cache in {cache}: nothing was uploaded yet, or the `url` is another's")]
     NoCacheThere {
@@ -183,6 +190,8 @@ pub enum CacheError {
 pub enum Class {
     /// Try this path again later: the cause lies on this host, not with the cache.
     Transient,
+    /// There is room for smaller ones: this path waits for its own, and holds up no other.
+    NoRoomYet,
     /// The cache did not serve a request, which it may the next time. Several in a row, and it is out of reach.
     Unavailable,
     /// It may be this path's fault or one on the way: worth a few tries, not many.
@@ -198,6 +207,9 @@ pub enum Class {
     CacheWaits,
     /// It takes nothing before it is given other credentials.
     Credentials,
+    /// Another path's question, which this one's went out with, was not answered: that one tells why. This one is tried again
+    /// later, lest all that asked together ask again at once.
+    ToldByAnother,
     /// A reference has to come first.
     ReferenceFirst,
     /// The policy wants it there no more.
@@ -213,6 +225,7 @@ impl CacheError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Hindered(Hindrance::Unasked(error)) => error.hint(),
             Self::Http(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::Bucket(error) => error.hint(),
@@ -225,10 +238,13 @@ impl CacheError {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
                 _ => None,
             },
-            Self::NoRoom(NoRoom::Short { reserve: Some(_), .. }) => {
-                Some("make room, or name a cache of your own in the policy")
+            Self::NoRoom(
+                NoRoom::Short(Shortage { reserve: Some(_), .. }) | NoRoom::TooLarge(Shortage { reserve: Some(_), .. }),
+            ) => Some("make room, or name a cache of your own in the policy"),
+            Self::NoRoom(NoRoom::Short(_) | NoRoom::TooLarge(_)) => Some("make room, or let `[disk] critical` be less"),
+            Self::LargerThanCache { .. } => {
+                Some("let `max_size` be more, or let a rule skip paths of that size (`size = \"> …\"`)")
             }
-            Self::NoRoom(NoRoom::Short { reserve: None, .. }) => Some("make room, or let `[disk] critical` be less"),
             Self::NoRoom(NoRoom::Unseen(Unseen::Unmounted { .. })) => {
                 Some("mount it; should the cache be meant to lie on what is there now, start storewatch anew")
             }
@@ -236,6 +252,12 @@ impl CacheError {
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
         }
+    }
+
+    /// Whether its file system has no room left, for bytes or for files, or its user may have no more of it.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
     /// Whether the cache takes nothing from this host since this host is its own server, as is meant to be.
@@ -267,18 +289,21 @@ impl CacheError {
             Self::Nar(NarFailure::Cancelled | NarFailure::Behind) => Class::Cancelled,
             Self::Hindered(Hindrance::ReferenceMissing(_)) => Class::ReferenceFirst,
             Self::Hindered(Hindrance::NotWanted(_)) => Class::NotWanted,
-            Self::Hindered(Hindrance::Unknown(_)) => Class::Unavailable,
+            Self::Hindered(Hindrance::Unasked(error)) => error.class(),
+            Self::Hindered(Hindrance::Unknown) => Class::ToldByAnother,
             Self::Http(error) => error.class(),
             Self::Bucket(error) => error.class(),
             Self::Command(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
+            Self::NoRoom(NoRoom::TooLarge(_)) => Class::NoRoomYet,
+            Self::LargerThanCache { .. } => Class::Permanent,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } | Self::Facts(_) => Class::Transient,
             Self::Hangs { .. } => Class::Unavailable,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.
             Self::Io { .. }
-            | Self::NoRoom(_)
+            | Self::NoRoom(NoRoom::Short(_) | NoRoom::Unseen(_))
             | Self::OtherStore { .. }
             | Self::NoSuchCache { .. }
             | Self::OwnServer { .. }
@@ -289,5 +314,24 @@ impl CacheError {
             | Self::Url(_)
             | Self::Key { .. } => Class::CacheWaits,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cache_says_at_the_last_moment_means_what_it_means_before() {
+        let unasked = |error| CacheError::from(Hindrance::Unasked(Arc::new(error)));
+        let full = || CacheError::Io {
+            action: "look for",
+            path: PathBuf::from("/c"),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!((unasked(full()).class(), unasked(full()).hint()), (Class::CacheWaits, full().hint()));
+        assert_eq!(unasked(CacheError::Hangs { after: Duration::ZERO }).class(), Class::Unavailable);
+        // One who was told is enough, but all of them wait.
+        assert_eq!(CacheError::from(Hindrance::Unknown).class(), Class::ToldByAnother);
     }
 }

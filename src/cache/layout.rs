@@ -12,7 +12,7 @@ pub const CACHE_INFO: &str = "nix-cache-info";
 /// Directory of the archives.
 pub const NAR_DIR: &str = "nar";
 
-/// Directory of the narinfos of pruned paths, as long as their archives are there.
+/// Directory of the narinfos of pruned paths, as long as their archives are there, and of what marks these archives.
 pub const PRUNED_DIR: &str = "pruned";
 
 /// What stands behind the hash part in a narinfo's name.

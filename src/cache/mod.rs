@@ -6,7 +6,8 @@
 //!   reference is in the cache or in one of its upstreams.
 //! - **Nothing corrupt.** It does so only after [`NarReader`] has come to its end without an error, and the reader ends
 //!   with one when hash or size differ from what Nix has registered.
-//! - A push that is dropped or fails leaves nothing that a reader of the cache could see.
+//! - A push that is dropped or fails leaves nothing that a reader of the cache could see. Only what has left for a server
+//!   can't be called back: where the narinfo, or an archive's last bytes, are under way just then, it may be shown.
 
 pub mod attic;
 mod binary;
@@ -117,14 +118,17 @@ pub trait Contents: Send + Sync {
 }
 
 /// Why a path must not be shown after all.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Hindrance {
     /// A reference that was under way to the same cache didn't arrive. Showing the path would break the closure.
     #[error("its reference {0} did not arrive")]
     ReferenceMissing(StorePath),
-    /// Whether the references are still there can't be learnt now.
-    #[error("whether its references are still there is not known: {0}")]
-    Unknown(String),
+    /// Whether the references are still there can't be learnt now: what the cache says to the question.
+    #[error("ask whether its references are still there")]
+    Unasked(#[source] Arc<CacheError>),
+    /// Nor can it by this path, whose question went out together with another's, who is told why.
+    #[error("whether its references are still there is not known")]
+    Unknown,
     /// The policy has changed meanwhile: by which rule it is kept back. Showing the path could leak it.
     #[error("{0}")]
     NotWanted(String),

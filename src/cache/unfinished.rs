@@ -8,8 +8,9 @@
 //! A note goes too, and with it every claim to the archive, before the narinfo is sent: from then on the narinfo may be
 //! there, whatever is heard of it. So it must not come back with a power failure either: the folder is synced, and where
 //! that fails no narinfo is sent. A crash just then leaves an archive that nobody names, which does no harm but take up
-//! room; deleting one that a narinfo names would. So does a power failure in the first seconds of a small archive, whose
-//! note isn't synced, and one between a store's beginning of an upload in parts and its name's being noted.
+//! room; deleting one that a narinfo names would. An archive is also left behind by a power failure in the first seconds of
+//! a small one, whose note isn't synced, and by one between a store's beginning of an upload in parts and its name's being
+//! noted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::http::{Action, Greeting, Http, HttpError, HttpOptions};
 use super::{CacheError, layout};
+use crate::limit::Tap;
 use crate::nix::StorePath;
 use crate::report::one_line;
 
@@ -43,6 +44,8 @@ struct Shared {
     http: OnceCell<Http>,
     places: Semaphore,
     answers: Mutex<HashMap<StorePath, (bool, Instant)>>,
+    /// Paths whose question was asked in vain, and how often in a row.
+    in_vain: Mutex<HashMap<StorePath, u32>>,
 }
 
 struct Upstream {
@@ -75,6 +78,8 @@ pub struct Unanswered {
     pub error: CacheError,
     /// How the upstream is away; `None` where it isn't the upstream's fault.
     pub away: Option<Away>,
+    /// How often in a row the question for this path was asked in vain, whatever became of others'.
+    pub of_path: u32,
 }
 
 /// How an upstream is away, for who asks it.
@@ -90,7 +95,7 @@ pub struct Away {
 
 impl From<CacheError> for Unanswered {
     fn from(error: CacheError) -> Self {
-        Self { error, away: None }
+        Self { error, away: None, of_path: 0 }
     }
 }
 
@@ -107,7 +112,8 @@ impl Upstreams {
         let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
         let upstreams = parsed.map(|url| Upstream { url, away: Mutex::default() }).collect();
         let places = Semaphore::new(ASKED_AT_ONCE);
-        Self(Arc::new(Shared { upstreams, remember, http: OnceCell::new(), places, answers: Mutex::default() }))
+        let (answers, in_vain) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { upstreams, remember, http: OnceCell::new(), places, answers, in_vain }))
     }
 
     /// Which of these paths at least one upstream has.
@@ -128,7 +134,8 @@ impl Upstreams {
         let http = match self.0.http.get_or_try_init(|| async { Http::new(&HttpOptions::default()).await }).await {
             Ok(http) => http,
             Err(error) => {
-                answers.unanswered = Some(CacheError::from(error).into());
+                let unanswered = |path| self.0.counted(path, CacheError::from(error).into());
+                answers.unanswered = paths.first().map(unanswered);
                 return answers;
             }
         };
@@ -141,7 +148,9 @@ impl Upstreams {
                 Some(false) => {}
                 None => {
                     let (shared, http, path) = (Arc::clone(&self.0), http.clone(), path.clone());
-                    asking.spawn(async move { (shared.ask(&http, &path).await, path) });
+                    // Its answer is for all, and who asks keeps others from asking: so it doesn't wait behind fresh work.
+                    let tap = Tap::of_this_task().for_all();
+                    asking.spawn(tap.scope(async move { (shared.ask(&http, &path).await, path) }));
                 }
             }
         }
@@ -199,9 +208,10 @@ pub async fn greet(url: &str) -> Result<Greeting, HttpError> {
     http.greet(url).await
 }
 
-/// Of two that don't answer, the one that was asked in vain less often: it is the one to be waited for.
+/// Of two that don't answer, the one that was asked in vain less often, for all or for its path: it is the one to be waited for.
 fn likelier_to_return(known: Option<Unanswered>, other: Unanswered) -> Unanswered {
-    let rank = |unanswered: &Unanswered| unanswered.away.map(|away| (away.in_vain, !away.was_asked));
+    let rank =
+        |unanswered: &Unanswered| unanswered.away.map(|away| (away.in_vain, unanswered.of_path, !away.was_asked));
     match known {
         Some(known) if rank(&known) <= rank(&other) => known,
         _ => other,
@@ -214,12 +224,40 @@ impl Shared {
         let mut failure = None;
         for upstream in &self.upstreams {
             match upstream.ask(http, &self.places, path).await {
-                Ok(true) => return Ok(true),
+                Ok(true) => {
+                    self.lock_in_vain().remove(path);
+                    return Ok(true);
+                }
                 Ok(false) => {}
                 Err(unanswered) => failure = Some(likelier_to_return(failure, unanswered)),
             }
         }
-        failure.map_or(Ok(false), Err)
+        match failure {
+            Some(failure) => Err(self.counted(path, failure)),
+            None => {
+                self.lock_in_vain().remove(path);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Says how often the question for a path was asked in vain, counting this time if it was.
+    fn counted(&self, path: &StorePath, unanswered: Unanswered) -> Unanswered {
+        let mut in_vain = self.lock_in_vain();
+        if unanswered.away.is_some_and(|away| !away.was_asked) {
+            return Unanswered { of_path: in_vain.get(path).copied().unwrap_or(0), ..unanswered };
+        }
+        if in_vain.len() >= REMEMBERED {
+            // A few more questions do less harm than growing for ever.
+            in_vain.clear();
+        }
+        let of_path = in_vain.entry(path.clone()).or_default();
+        *of_path = of_path.saturating_add(1);
+        Unanswered { of_path: *of_path, ..unanswered }
+    }
+
+    fn lock_in_vain(&self) -> MutexGuard<'_, HashMap<StorePath, u32>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,7 +291,7 @@ impl Upstream {
         let Trouble { asked, in_vain, why } = away.as_ref()?;
         let again = AWAY.checked_sub(asked.elapsed()).filter(|again| !again.is_zero())?;
         let away = Away { in_vain: *in_vain, was_asked: false, again };
-        Some(Unanswered { error: HttpError::Away { why: why.clone() }.into(), away: Some(away) })
+        Some(Unanswered { away: Some(away), ..CacheError::from(HttpError::Away { why: why.clone() }).into() })
     }
 
     /// It can be asked, which is news if it could not before. An answer to what was asked before it went away is none.
@@ -277,7 +315,8 @@ impl Upstream {
             Some(away) => away.in_vain.saturating_add(1),
         };
         *away = Some(Trouble { asked: now, in_vain, why });
-        Unanswered { error: error.into(), away: Some(Away { in_vain, was_asked: true, again: AWAY }) }
+        let away = Away { in_vain, was_asked: true, again: AWAY };
+        Unanswered { away: Some(away), ..CacheError::from(error).into() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Trouble>> {
@@ -332,5 +371,23 @@ mod tests {
         let (often, once) = (gone.asked_in_vain(hung()), new.asked_in_vain(hung()));
         let waited_for = likelier_to_return(Some(often), once);
         assert_eq!(waited_for.away.expect("it is away").in_vain, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_upstream_fails_is_counted_for_each_path() {
+        let (Upstreams(shared), upstream) = (Upstreams::none(), upstream());
+        let path =
+            |name| StorePath::from_base_name(&format!("0123456789abcdfghijklmnpqrsvwxyz-{name}")).expect("a path");
+        let (failing, other) = (path("failing"), path("other"));
+        let counted = |path| shared.counted(path, upstream.asked_in_vain(hung()));
+        assert_eq!([counted(&failing).of_path, counted(&failing).of_path], [1, 2]);
+        let known = shared.counted(&other, upstream.away().expect("it is left alone"));
+        assert_eq!((known.of_path, known.away.map(|away| away.was_asked)), (0, Some(false)), "that is no question");
+        let waited_for = likelier_to_return(Some(counted(&failing)), known);
+        assert_eq!(waited_for.of_path, 0, "who may yet be answered");
+        // Nothing is in the way any more.
+        let http = Http::new(&HttpOptions::default()).await.expect("a client");
+        assert!(!shared.ask(&http, &failing).await.expect("answered"));
+        assert_eq!(counted(&failing).of_path, 1, "in a row");
     }
 }

@@ -76,7 +76,9 @@ fn or_none(names: &str) -> &str {
 /// The state directory's queue, to say something in for somebody that there is; made where there is none yet.
 ///
 /// A policy that has a mistake is no hindrance: a service works on by the one before, and may have to be stopped at once.
-pub(super) fn open_to_say(View { state_dir, config, .. }: &View, whose: &WhoseArgs) -> Result<Queue, CliError> {
+pub(super) fn open_to_say(view: &View, whose: &WhoseArgs) -> Result<Queue, CliError> {
+    view.check_state_is_there()?;
+    let View { state_dir, config, .. } = view;
     if let Ok(config) = config {
         whose.check(config.caches.iter().map(|cache| cache.name.as_str()), "the policy")?;
     }

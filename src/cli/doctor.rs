@@ -33,8 +33,8 @@ struct Report {
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let View { state_dir, config, .. } = View::find(global)?;
-    let host = Host { state_dir, config: &config };
+    let View { state_dir, config, without_state, .. } = View::find(global)?;
+    let host = Host { state_dir, config: &config, without_state };
     let runtime = runtime()?;
     let step = Mutex::new(String::new());
     let set = |now: &str| now.clone_into(&mut step.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,6 +1,7 @@
 //! What can go wrong on the command line, with hints and exit codes in one place.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cache::CacheError;
@@ -36,6 +37,14 @@ pub enum CliError {
     /// Neither an option nor the environment says where the state directory is.
     #[error("it isn't known where the state directory is")]
     NoStateDir,
+    /// A service works with the state directory, and it is gone.
+    #[error("the state directory {dir} is gone, with which {service} works: it was unmounted or removed", dir = dir.display())]
+    StateAway {
+        /// The service, as it said itself.
+        service: String,
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// The Nix store isn't one that can be watched from here.
     #[error(transparent)]
     Store(#[from] crate::config::StoreError),
@@ -129,6 +138,9 @@ impl CliError {
             Self::Config(error) | Self::BadPolicy(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Cache { source, .. } => source.hint(),
+            Self::StateAway { .. } => Some(
+                "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one",
+            ),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => error.hint(),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),

@@ -121,7 +121,9 @@ fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) 
 }
 
 fn show(global: &Global, json: bool) -> Result<(), CliError> {
-    let (View { state_dir, config, .. }, queue) = view(global)?;
+    let (view, queue) = view(global)?;
+    view.check_state_is_there()?;
+    let View { state_dir, config, .. } = view;
     let in_force = look(&config.map_err(CliError::BadPolicy)?, &state_dir, queue.as_ref())?;
     let mut out = io::stdout().lock();
     let written = if json {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::setup::{View, client_state_dir};
+use super::setup::{View, check_state_is_there, client_state_dir};
 use super::words::{again_at, counted};
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -101,6 +101,7 @@ impl Which {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let state_dir = client_state_dir(global)?;
+    check_state_is_there(global, &state_dir)?;
     let mut queue = match &args.command {
         Command::List { .. } => Queue::open_to_look(&state_dir)?,
         Command::Retry { .. } | Command::Drop { .. } => Queue::open_beside(&state_dir)?,
@@ -165,6 +166,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
     let mut waiting = BTreeMap::new();
     let mut paused = BTreeMap::new();
+    let mut backfill = BTreeMap::new();
     let mut before = None;
     for job in jobs {
         write!(out, "{:9} {:12} {}", job.state, job.cache, job.path)?;
@@ -188,6 +190,10 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
                 waiting.insert((&job.cache, &job.url), (why, job.cache_waits_until));
                 write!(out, "  its cache takes nothing")?;
             }
+            (_, None) if job.backfill_waits.is_some() => {
+                backfill.insert((&job.cache, &job.url), &job.backfill_waits);
+                write!(out, "  backfill waits")?;
+            }
             (Some(reason), None) if before == Some(reason) => write!(out, "  for the same reason")?,
             (Some(reason), None) => write!(out, "  {reason}")?,
             (None, None) => {}
@@ -198,6 +204,9 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
     for ((cache, _), (why, until)) in waiting {
         let again = until.and_then(again_at).map_or_else(String::new, |again| format!(", {again}"));
         writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
+    }
+    for ((cache, _), why) in backfill {
+        writeln!(out, "{cache}: {}", why.as_deref().unwrap_or_default())?;
     }
     for ((cache, _), why) in paused {
         writeln!(out, "{cache} is paused {}", why.as_deref().unwrap_or_default())?;
@@ -226,6 +235,7 @@ mod tests {
             reason: reason.map(str::to_owned),
             cache_waits: None,
             cache_waits_until: None,
+            backfill_waits: None,
             paused: None,
             changed: 0,
         }
@@ -245,6 +255,7 @@ mod tests {
             JobView { cache_waits_until: Some(due), ..waits(5) },
             JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
             JobView { paused: Some("by hand".to_owned()), not_before: 0, ..job(7, JobState::Pending, None) },
+            JobView { backfill_waits: Some("it is full".to_owned()), not_before: 0, ..job(8, JobState::Pending, None) },
         ];
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
@@ -258,7 +269,9 @@ mod tests {
              pending   team         path-5  its cache takes nothing\n\
              pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
              pending   team         path-7  paused\n\
+             pending   team         path-8  backfill waits\n\
              team takes nothing for now, again at TIME (in 10 s): away\n\
+             team: it is full\n\
              team is paused by hand\n"
         );
     }

@@ -7,7 +7,7 @@ use crate::cache::CacheUrl;
 use crate::config::{Config, ConfigError, Defaults, NixStore, PolicyFile, SYSTEM_STATE_DIR, Surroundings};
 use crate::daemon::Settings;
 use crate::nix::StoreDir;
-use crate::queue::Queue;
+use crate::queue::{AtWork, Queue};
 
 /// Where things are, and what the policy says.
 pub(super) struct Setup {
@@ -21,6 +21,8 @@ pub(super) struct View {
     pub(super) state_dir: PathBuf,
     /// The policy file that goes with the state directory; it need not be there.
     pub(super) policy_file: Option<PathBuf>,
+    /// The service that works with it, where the state directory is gone: then what is there is none of its.
+    pub(super) without_state: Option<String>,
     /// What it says, or what is wrong with it: there is much to see without it.
     pub(super) config: Result<Config, ConfigError>,
 }
@@ -29,6 +31,7 @@ impl Setup {
     /// Reads the policy file, if there is one.
     pub(super) fn read(global: &Global) -> Result<Self, CliError> {
         let state_dir = state_dir(global)?;
+        check_state_is_there(global, &state_dir)?;
         let settings = settings(global, &state_dir)?;
         let nix = nix_store(settings.config())?;
         Ok(Self { state_dir, settings, nix })
@@ -58,8 +61,35 @@ impl View {
         let file = policy_beside(&state_dir, surroundings(global)).map(absolute);
         let defaults = Defaults { state_dir: state_dir.clone() };
         let config = Config::load(file.as_ref(), &defaults, &check_url);
-        Ok(Self { state_dir, policy_file: file.map(|file| file.path), config })
+        let without_state = service_without(global, &state_dir);
+        Ok(Self { without_state, state_dir, policy_file: file.map(|file| file.path), config })
     }
+
+    /// Whether the state directory is the one that a service works with, if any does.
+    ///
+    /// # Errors
+    /// [`CliError::StateAway`].
+    pub(super) fn check_state_is_there(&self) -> Result<(), CliError> {
+        let away = |service: &String| CliError::StateAway { service: service.clone(), dir: self.state_dir.clone() };
+        self.without_state.as_ref().map(away).map_or(Ok(()), Err)
+    }
+}
+
+/// The service that works with a state directory which is gone, as far as can be known.
+fn service_without(global: &Global, state_dir: &Path) -> Option<String> {
+    let surroundings = surroundings(global);
+    let root = surroundings.root || state_dir == Path::new(SYSTEM_STATE_DIR);
+    let runtime_dir = Surroundings { root, ..surroundings }.runtime_dir()?;
+    AtWork::without_its_state(&std::path::absolute(runtime_dir).ok()?, state_dir)
+}
+
+/// Whether the state directory is the one that a service works with, if any does: what was written elsewhere would be lost.
+///
+/// # Errors
+/// [`CliError::StateAway`].
+pub(super) fn check_state_is_there(global: &Global, state_dir: &Path) -> Result<(), CliError> {
+    service_without(global, state_dir)
+        .map_or(Ok(()), |service| Err(CliError::StateAway { service, dir: state_dir.to_owned() }))
 }
 
 /// The store that a policy and the environment name.
@@ -72,7 +102,10 @@ pub(super) fn nix_store(config: &Config) -> Result<NixStore, CliError> {
 pub(super) fn client_state_dir(global: &Global) -> Result<PathBuf, CliError> {
     let own = state_dir(global)?;
     let system = Path::new(SYSTEM_STATE_DIR);
-    let elsewhere = global.state_dir.is_none() && !own.join(Queue::FILE_NAME).exists() && system.exists();
+    let elsewhere = global.state_dir.is_none()
+        && !own.join(Queue::FILE_NAME).exists()
+        && system.exists()
+        && service_without(global, &own).is_none();
     Ok(if elsewhere { system.to_owned() } else { own })
 }
 

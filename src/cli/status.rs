@@ -12,8 +12,8 @@ use super::words::{counted, past, takes_nothing};
 use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
-use crate::disk::Level;
-use crate::queue::{CacheCounts, DiskView, Queue, QueueError, StateLock, Volume};
+use crate::disk::{Level, Room};
+use crate::queue::{CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -44,8 +44,16 @@ struct Status {
     line: Option<RulingShown>,
     /// What is in force for backfill.
     backfill: Option<RulingShown>,
+    /// Whether it was unmounted or removed while a service works with it, as far as can be known: what is there is none of its.
+    state_dir_is_gone: bool,
+    /// Whether there is no room left where the queue is, which then can't take a note of it.
+    state_dir_is_full: bool,
     /// The file systems that are watched, as long as somebody works the queue off.
     disks: Vec<DiskView>,
+    /// What is pinned against the garbage collector, as far as the service has said; null where it isn't known.
+    pinned: Option<Pinned>,
+    /// Bytes that may be pinned; null where nothing is.
+    pin_budget: Option<u64>,
     caches: Vec<CacheStatus>,
     #[serde(skip)]
     now: Option<bandwidth::Now>,
@@ -54,6 +62,9 @@ struct Status {
 /// What is said of a policy file that the service hasn't taken.
 pub(super) const NOT_IN_FORCE: &str = "the running service does not go by this policy, but by what it has read before: a \
                                        file that is saved is in force within seconds, and the log says why if it is not";
+
+/// Bytes: what SQLite writes at once.
+const QUEUE_PAGE: u64 = 4096;
 
 #[derive(Serialize)]
 struct CacheStatus {
@@ -72,15 +83,17 @@ struct CacheStatus {
     /// How many are uploaded at once; null for one that the policy doesn't name. Of those that are `uploading` the others are
     /// the next.
     at_once: Option<usize>,
+    /// Bytes that it may have at most, where the policy says so.
+    max_size: Option<u64>,
     /// What is in force for it; null for one that the policy doesn't name.
     bandwidth: Option<CacheShown>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
-    let (View { state_dir, policy_file, config }, queue) = view(global)?;
-    let (counts, disks) = match &queue {
-        Some(queue) => (queue.counts()?, queue.disks()?),
-        None => (Vec::new(), Vec::new()),
+    let (View { state_dir, policy_file, config, without_state }, queue) = view(global)?;
+    let (counts, disks, pinned) = match &queue {
+        Some(queue) => (queue.counts()?, queue.disks()?, queue.pinned()?),
+        None => (Vec::new(), Vec::new(), None),
     };
     let bandwidth = config.as_ref().ok().map(|config| look(config, &state_dir, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
@@ -97,7 +110,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         cache.bandwidth = named.and_then(|now| CacheShown::of(now, &cache.counts.name));
     }
     let (working, working_unknown) = match StateLock::holder(&state_dir) {
-        Ok(working) => (working, None),
+        Ok(working) => (working.or_else(|| without_state.clone()), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let policy_in_force = match (&queue, &working) {
@@ -110,6 +123,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         policy_in_force,
         working,
         working_unknown,
+        state_dir_is_full: has_no_room(&state_dir),
+        state_dir_is_gone: without_state.is_some(),
         state_dir: state_dir.display().to_string(),
         policy_file: policy_file.filter(|file| config.is_err() || file.exists()).map(|file| file.display().to_string()),
         policy_problems: config.as_ref().err().map(problems).unwrap_or_default(),
@@ -117,6 +132,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         line: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.line)),
         backfill: bandwidth.as_ref().map(|now| RulingShown::of(&now.in_force.backfill)),
         disks,
+        pinned,
+        pin_budget: config.as_ref().ok().and_then(|config| config.pin).map(|pin| pin.0),
         caches,
         now: bandwidth,
     };
@@ -128,6 +145,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     written.map_err(|source| CliError::System { action: "print the status", source })?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
+}
+
+/// Whether the file system of a directory has no room left for so much as a page of the queue.
+fn has_no_room(dir: &Path) -> bool {
+    Room::of(dir).is_ok_and(|Room { space, .. }| space.free < QUEUE_PAGE)
 }
 
 /// Whether who works the queue off goes by the policy file as it is, where that is a service, which says so.
@@ -157,6 +179,7 @@ impl CacheStatus {
             why_off: None,
             off_since_it_is: None,
             at_once: None,
+            max_size: None,
             bandwidth: None,
             counts,
         }
@@ -177,6 +200,7 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
             at_once: Some(caches::uploads_at_once(cache, config)),
+            max_size: cache.max_size,
             bandwidth: None,
         });
     }
@@ -197,6 +221,13 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     writeln!(out, "store:   {}", status.store.as_deref().unwrap_or("not known without the policy"))?;
     writeln!(out, "state:   {}", status.state_dir)?;
+    if status.state_dir_is_gone {
+        writeln!(
+            out,
+            "         is gone: it was unmounted or removed, and the service waits until it is back: mount it; or stop the \
+             service, and start it anew to begin with an empty one"
+        )?;
+    }
     let bad = match status.policy_problems.len() as u64 {
         0 => String::new(),
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
@@ -208,15 +239,25 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(now) = &status.now {
         write_line(out, now)?;
     }
+    if status.state_dir_is_full {
+        writeln!(
+            out,
+            "disk:    the disk of the state directory is full: nothing can be queued, nor noted as done, before there is \
+             room; nothing is lost by that"
+        )?;
+    }
     for disk in &status.disks {
         write_disk(out, disk)?;
+    }
+    if let Some(text) = pins_in_words(status.pinned, status.pin_budget) {
+        writeln!(out, "pins:    {text}")?;
     }
     // After a crash nobody is at it any more, whatever the queue says.
     let at_work = status.working.is_some() || status.working_unknown.is_some();
     let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
     for cache in &status.caches {
-        let CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, at_once, bandwidth: _ } =
-            cache;
+        let CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, .. } = cache;
+        let CacheStatus { at_once, max_size, .. } = cache;
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
             write!(out, "  {why}")?;
@@ -255,6 +296,22 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             counts.failed,
             counts.gone
         )?;
+        if let Some(why) = counts.backfill_waits.as_ref().filter(|_| at_work) {
+            writeln!(out, "  backfill waits: {why}")?;
+        }
+        if counts.again > 0 {
+            writeln!(out, "  {} of those done are to be looked for again, since backfill asks for them", counts.again)?;
+        }
+        if let Some(max_size) = max_size {
+            match counts.size.zip(counts.sized) {
+                Some((size, sized)) => {
+                    writeln!(out, "  {} of at most {}, looked at {}", bytes(size), bytes(*max_size), past(sized))?;
+                }
+                None => {
+                    writeln!(out, "  may have {}; the service hasn't looked yet how much it has", bytes(*max_size))?
+                }
+            }
+        }
         if counts.dropped > 0 {
             writeln!(out, "  {} of those done were dropped again, by `max_size`", counts.dropped)?;
         }
@@ -285,6 +342,19 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
 fn of_these(at_once: Option<usize>, uploading: u64) -> String {
     let at_once = at_once.filter(|at_once| (*at_once as u64) < uploading);
     at_once.map_or_else(String::new, |at_once| format!(" ({at_once} at once)"))
+}
+
+/// What is pinned, for people; nothing where nothing is and nothing may be.
+pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Option<String> {
+    let what = match pinned {
+        Some(Pinned { paths: 0, .. }) if budget.is_none() => return None,
+        Some(Pinned { paths, bytes: size }) => format!("{} with {}", counted(paths, "path"), bytes(size)),
+        None => "not known".to_owned(),
+    };
+    match budget {
+        Some(budget) => Some(format!("{what}, of at most {}", bytes(budget))),
+        None => pinned.map(|_| format!("{what}, to be released")),
+    }
 }
 
 /// A disk that isn't well; of the others there is nothing to say.

@@ -16,21 +16,14 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self {
-            name,
-            url,
-            uploads: _,
-            compression,
-            max_size: _,
-            signing_key,
-            store_keys,
-            http,
-            command,
-            builtin: _,
-        } = self;
+        let Self { name, url, uploads: _, compression, max_size, signing_key, store_keys, http, command, builtin: _ } =
+            self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         if let Some(compression) = compression {
             said.line("compression", compression);
+        }
+        if let Some(max_size) = max_size {
+            said.line("max_size", max_size);
         }
         said.source("signing_key", signing_key.as_ref());
         said.store_keys(store_keys);

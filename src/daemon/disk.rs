@@ -102,7 +102,7 @@ async fn look(
     let disks: Vec<DiskView> = monitor.standings().map(view).collect();
     // In this order, so that whoever has read the log finds it in the queue. That a full disk doesn't take the note is no
     // reason not to act by what was seen.
-    if let Err(error) = queue.call(move |queue| queue.note_disks(&disks)).await {
+    if let Err(error) = queue.call_once(move |queue| queue.note_disks(&disks)).await {
         debug!("{}", one_line(&error));
     }
     let seen = monitor.levels();

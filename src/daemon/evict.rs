@@ -26,7 +26,7 @@ use crate::config::{CacheConfig, NixStore};
 use crate::disk::Levels;
 use crate::nix::{HashPart, StoreFacts};
 use crate::policy::{ByteSize, CacheName};
-use crate::queue::{CacheId, QueueHandle, Routes};
+use crate::queue::{CacheId, QueueHandle, Routes, now};
 use crate::report::one_line;
 
 /// How often the folder of the archives is looked at. That costs some microseconds.
@@ -155,7 +155,11 @@ async fn keep(cache: Bounded, surroundings: Surroundings) {
         let upkeep = Upkeep { cache: cache.clone(), around: surroundings.clone(), call_off: call_off.clone() };
         // On a thread of its own, which comes to an end of its own, too: what it has dropped is noted, whoever is told to end.
         let kept = spawn_blocking(move || runtime.block_on(upkeep.keep_within())).await;
-        let pause = match kept.unwrap_or(Err(CacheError::LostThread { action: "keep the cache within its size" })) {
+        let kept = kept.unwrap_or(Err(CacheError::LostThread { action: "keep the cache within its size" }));
+        if let Ok((state, Some(bytes))) = &kept {
+            note_size(&cache, *bytes, *state != State::Fits, &surroundings.queue).await;
+        }
+        let pause = match kept.map(|(state, _)| state) {
             Ok(State::Fits) => {
                 told = None;
                 written = last;
@@ -188,6 +192,15 @@ async fn keep(cache: Bounded, surroundings: Surroundings) {
     }
 }
 
+/// Notes how large a cache is for those who look. Whatever keeps it from being noted: it only keeps them from knowing.
+async fn note_size(cache: &Bounded, bytes: u64, is_too_large: bool, queue: &QueueHandle) {
+    let id = cache.id;
+    let noted = queue.call_once(move |queue| queue.note_size(id, bytes, is_too_large, now())).await;
+    if let Err(error) = noted {
+        debug!("{}", one_line(&error));
+    }
+}
+
 /// How large a cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -210,7 +223,8 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    async fn keep_within(&self) -> Result<State, CacheError> {
+    /// Returns how it is, and how many bytes it has where that was looked at.
+    async fn keep_within(&self) -> Result<(State, Option<u64>), CacheError> {
         let Self { cache, around, .. } = self;
         let (dir, store_dir) = (cache.dir.clone(), around.nix.logical.clone());
         let opened = spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
@@ -218,14 +232,14 @@ impl Upkeep {
         let shelf: Arc<dyn Shelf> = match opened {
             Ok(shelf) => Arc::new(shelf),
             // It is being made, or its file system is away, which is told elsewhere.
-            Err(CacheError::NoCacheThere { .. }) => return Ok(State::Fits),
+            Err(CacheError::NoCacheThere { .. }) => return Ok((State::Fits, None)),
             Err(error) => return Err(error),
         };
         let before = care::size(&*shelf).await?;
         if before <= cache.max_size {
-            return Ok(State::Fits);
+            return Ok((State::Fits, Some(before)));
         }
-        let Some(needed) = self.under_way().await else { return Ok(State::NotKnown) };
+        let Some(needed) = self.under_way().await else { return Ok((State::NotKnown, None)) };
         let pruning = Pruning {
             choice: Choice::LongestUnread,
             needed,
@@ -245,10 +259,11 @@ impl Upkeep {
             );
         }
         if left > cache.max_size {
-            return Ok(State::TooLarge);
+            return Ok((State::TooLarge, Some(care::size(&*shelf).await?)));
         }
-        let fits = care::size(&*shelf).await? <= cache.max_size;
-        Ok(if fits { State::Fits } else { State::FitsSoon })
+        let after = care::size(&*shelf).await?;
+        let fits = after <= cache.max_size;
+        Ok((if fits { State::Fits } else { State::FitsSoon }, Some(after)))
     }
 
     /// What those paths need that are under way to the cache, and they themselves. `None` where the queue or Nix gives no
@@ -270,7 +285,7 @@ impl Upkeep {
 
     async fn note(&self, hidden: Vec<HashPart>, archives: Vec<String>) {
         let id = self.cache.id;
-        let noted = self.around.queue.call(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
+        let noted = self.around.queue.call_once(move |queue| queue.note_evicted(id, &hidden, &archives)).await;
         if let Err(error) = noted {
             // Then it counts as there, and whoever needs it looks first.
             debug!("{}", one_line(&error));

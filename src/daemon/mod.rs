@@ -16,6 +16,7 @@ pub mod conditions;
 mod disk;
 mod evict;
 pub mod health;
+mod opening;
 mod priority;
 mod settings;
 pub mod signals;
@@ -33,16 +34,17 @@ use tracing::{debug, error, info, warn};
 use self::caches::{CacheSurroundings, orders};
 use self::clocks::Clocks;
 use self::conditions::Lookout;
+pub(crate) use self::opening::open_queue;
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::{Settings, fingerprint};
-use self::signals::Signal;
+use self::signals::{Signal, Signals};
 use crate::cache::Tally;
 use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Schedule, Shaper};
 use crate::nix::{FactsError, StoreFacts};
 use crate::pins::{self, Pins};
-use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
+use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::upload::{self, Command, Uploader};
 use crate::watch::wake::{Folder, Wake};
@@ -65,8 +67,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// look wakes two threads, and at rest the whole process is to wake no more than once a second.
 const INTERVALS_BESIDE_EVENTS: u32 = 3;
 
-/// How often the lock is asked for while another holds it for a while.
-const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+/// A queue that is damaged so soon after it was opened is so by something that won't end by itself.
+const CORRUPT_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the service is made of.
 pub struct Parts {
@@ -100,6 +102,16 @@ pub enum ServiceError {
     /// Nix gives no answer about a path.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// The queue that is worked with isn't the one that others find.
+    #[error(
+        "the queue in {} is not the one any more that this command has begun with: the folder was unmounted, moved or replaced; \
+         run it again when the folder is back, and it goes on from there",
+        dir.display()
+    )]
+    QueueElsewhere {
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// A part ended by a panic.
     #[error("{part} ended by a defect of storewatch")]
     Panicked {
@@ -226,37 +238,108 @@ impl Working {
 
     /// Hands back what is not through within this time, and ends the uploader.
     pub(crate) async fn drain(self, within: Duration) -> Result<(), ServiceError> {
-        self.tell(Command::Drain(within)).await;
-        match tokio::time::timeout(within + PATIENCE, self.uploader).await {
+        let Self { queue, commands, uploader, .. } = self;
+        let given_up = uploader.abort_handle();
+        let drained = async move {
+            // An uploader that has ended is noticed at once.
+            let _ = commands.send(Command::Drain(within)).await;
+            uploader.await
+        };
+        match tokio::time::timeout(within + PATIENCE, drained).await {
             Ok(Ok(ended)) => Ok(ended?),
             Ok(Err(_)) => Err(ServiceError::Panicked { part: "the uploader" }),
             Err(_) => {
-                warn!("a cache doesn't answer; what was under way to it is taken up again at the next start");
+                let why = if queue.is_short_of_room() { "the queue's disk is full" } else { "a cache doesn't answer" };
+                warn!("{why}; what was under way is taken up again at the next start");
+                given_up.abort();
                 Ok(())
             }
         }
     }
 }
 
+/// How a service came to its end without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// A signal said so.
+    Told,
+    /// The state directory isn't there any more: it was unmounted, or removed, or another is in its place.
+    StateAway,
+    /// The state directory is there, but its queue was removed or replaced; what was removed has been put back.
+    QueueAway,
+    /// The queue was damaged.
+    QueueCorrupt,
+}
+
 /// Runs the service until a signal ends it.
+///
+/// Where the state directory goes away, everything ends, and begins anew when it is back: what was committed meanwhile
+/// would be out of everybody's sight, and what is written by name would lie in the folder that it was mounted on.
 ///
 /// # Errors
 /// [`ServiceError`].
-pub async fn run(parts: Parts) -> Result<(), ServiceError> {
-    let Parts { state_dir, runtime_dir, mut settings, nix, events } = parts;
+pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
-    let Some(lock) = wait_for_lock(&state_dir, &mut signals).await? else { return Ok(()) };
-    lock.keep_until_exit();
-    let queue = open_queue(&state_dir)?;
-    let (mut working, routes) = Working::start(queue, &state_dir, &nix, settings.config()).await?;
-    note_policy(&working.queue, &settings).await?;
+    let mut at_work = None;
+    loop {
+        let began = std::time::Instant::now();
+        match serve(&mut parts, &mut signals, &mut at_work).await {
+            Ok(Ended::Told) => return Ok(()),
+            Ok(Ended::StateAway) => {}
+            // What opens it now moves it aside.
+            Ok(Ended::QueueCorrupt) if began.elapsed() < CORRUPT_AGAIN => {
+                return Err(QueueError::Corrupt { path: parts.state_dir.join(Queue::FILE_NAME) }.into());
+            }
+            Ok(Ended::QueueAway | Ended::QueueCorrupt) => continue,
+            Err(error) => return Err(error),
+        }
+        let dir = parts.state_dir.display();
+        warn!(
+            "the state directory {dir} is gone: it was unmounted or removed; nothing is watched or uploaded until its queue \
+             is there again: mount it, or start storewatch anew to begin with an empty one"
+        );
+        let back = async {
+            let queue = parts.state_dir.join(Queue::FILE_NAME);
+            let look = || {
+                tokio::task::spawn_blocking({
+                    let queue = queue.clone();
+                    move || queue.exists()
+                })
+            };
+            while !look().await.unwrap_or(false) {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = back => info!("the state directory {dir} is back"),
+            () = signals.end() => return Ok(()),
+        }
+    }
+}
+
+/// Serves until a signal ends it or the state directory has gone.
+async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<AtWork>) -> Result<Ended, ServiceError> {
+    let Parts { state_dir, runtime_dir, settings, nix, events } = parts;
+    let (state_dir, events) = (state_dir.as_path(), *events);
+    let Some((lock, queue)) = opening::take(state_dir, signals).await? else { return Ok(Ended::Told) };
+    if let (Some(dir), None) = (&runtime_dir, &at_work) {
+        let said = AtWork::say(dir, state_dir, SERVICE_ROLE);
+        // Then who looks at a state directory that is gone can't know that it is somebody's.
+        *at_work = said.inspect_err(|error| debug!("say in {} that this is at work: {error}", dir.display())).ok();
+    }
+    let (mut working, routes) = tokio::select! {
+        started = Working::start(queue, state_dir, nix, settings.config()) => started?,
+        () = signals.end() => return Ok(Ended::Told),
+    };
+    note_policy(&working.queue, settings).await?;
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
     let pins = Pins::new(pins::Parts {
-        state_dir: state_dir.clone(),
+        state_dir: state_dir.to_owned(),
+        queue: working.queue.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
         nix_state: nix.state.clone(),
         socket: nix.socket.clone(),
-        runtime_dir,
+        runtime_dir: runtime_dir.clone(),
         orders: pins,
         disks: working.disks.levels.clone(),
         stirred: Arc::clone(&working.stirred),
@@ -304,12 +387,12 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
         // The queue is written many times a second, which says nothing of what is in force.
         let mut may_be_others = false;
         tokio::select! {
-            signal = signals.recv() => match signal {
-                Some(Signal::Reload) => {
+            signal = signals.next() => match signal {
+                Signal::Reload => {
                     info!("told to read the policy again");
                     settings.forget();
                 }
-                Some(Signal::End) | None => break Ok(()),
+                Signal::End => break Ok(Ended::Told),
             },
             // One folder or the other: both are looked at, which costs nothing.
             _ = wake.changed() => watch_what_is_there(&mut wake),
@@ -321,51 +404,97 @@ pub async fn run(parts: Parts) -> Result<(), ServiceError> {
                 working.lookout.look(&settings.config().schedule);
                 // A clock may have been put right by less than what counts as a jump.
                 may_be_others = next_shape.is_some();
+                if let Err(error) = working.queue.call_once(|queue| queue.look_for_damage()).await
+                    && error.is_corruption()
+                {
+                    break Err(error.into());
+                }
             }
             watched = &mut watcher => break match watched {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(())) => Ok(Ended::Told),
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => Err(ServiceError::Panicked { part: "the watcher" }),
             },
             _ = &mut pins => break Err(ServiceError::Panicked { part: "what pins queued paths" }),
             _ = &mut working.disks.monitor => break Err(ServiceError::Panicked { part: "the disks' monitor" }),
             _ = &mut working.evictions => break Err(ServiceError::Panicked { part: "what keeps caches within their sizes" }),
-            worked = &mut working.uploader => return match worked {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(error.into()),
-                Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
-            },
-        }
-        // Whatever it was that woke this up: it may be an upload that goes on.
-        if clocks.have_parted() {
-            working.wake_up(&settings.config().schedule).await?;
-        }
-        if working.queue.call(|queue| queue.changed_by_others()).await? {
-            working.bell.notify_one();
-            may_be_others = true;
-        }
-        let reloaded = settings.reload();
-        look_again = match reloaded {
-            Reload::Later(left) => Some(tokio::time::Instant::now() + left),
-            Reload::InForce | Reload::Nothing => None,
-        };
-        if reloaded == Reload::InForce {
-            let routes = working.serve(settings.config()).await?;
-            pins_in_force.send_replace(pinning(settings.config(), &routes));
-            routes_in_force.send_replace(routes);
-            note_policy(&working.queue, &settings).await?;
-            if let Some(file) = settings.file() {
-                info!(file = %file.display(), "the policy has changed and is in force");
+            worked = &mut working.uploader => {
+                watcher.abort();
+                pins.abort();
+                return match worked {
+                    Ok(Ok(())) => Ok(Ended::Told),
+                    Ok(Err(error)) => unless_away(state_dir, &lock, error.into()),
+                    Err(_) => Err(ServiceError::Panicked { part: "the uploader" }),
+                };
             }
-        } else if may_be_others {
-            working.shape(&settings.config().schedule).await?;
+        }
+        let looking = async {
+            // Whatever it was that woke this up: it may be an upload that goes on.
+            if clocks.have_parted() {
+                working.wake_up(&settings.config().schedule).await?;
+            }
+            let look = |queue: &mut Queue| Ok((queue.is_in_its_place(), queue.changed_by_others()?));
+            let (is_in_its_place, has_changed) = working.queue.call(look).await?;
+            if has_changed {
+                working.bell.notify_one();
+            }
+            let reloaded = settings.reload();
+            look_again = match reloaded {
+                Reload::Later(left) => Some(tokio::time::Instant::now() + left),
+                Reload::InForce | Reload::Nothing => None,
+            };
+            if reloaded == Reload::InForce {
+                let routes = working.serve(settings.config()).await?;
+                pins_in_force.send_replace(pinning(settings.config(), &routes));
+                routes_in_force.send_replace(routes);
+                note_policy(&working.queue, settings).await?;
+                if let Some(file) = settings.file() {
+                    info!(file = %file.display(), "the policy has changed and is in force");
+                }
+            } else if may_be_others || has_changed {
+                working.shape(&settings.config().schedule).await?;
+            }
+            Ok::<_, ServiceError>(is_in_its_place)
+        };
+        tokio::select! {
+            biased;
+            looked = looking => match looked {
+                Ok(true) => {}
+                Ok(false) => break opening::put_back(&lock, &working.queue, state_dir).await,
+                Err(error) => break Err(error),
+            },
+            // Where the disk is full, who writes into the queue waits for room.
+            () = signals.end() => break Ok(Ended::Told),
         }
     };
     watcher.abort();
     pins.abort();
+    let ended = ended.or_else(|error| unless_away(state_dir, &lock, error));
+    if let Ok(Ended::StateAway | Ended::QueueAway | Ended::QueueCorrupt) = ended {
+        // Before the next one may begin. What it says of the queue concerns one that nobody sees.
+        let _ = working.drain(Duration::ZERO).await;
+        drop(lock);
+        return ended;
+    }
+    lock.keep_until_exit();
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain(DRAIN).await;
-    ended.and(drained)
+    ended.and_then(|ended| drained.map(|()| ended))
+}
+
+/// What it means that the queue can't be used: where its file is gone, or damaged, that is why.
+fn unless_away(state_dir: &Path, lock: &StateLock, error: ServiceError) -> Result<Ended, ServiceError> {
+    let (ServiceError::Queue(about_queue) | ServiceError::Watch(WatchError::Queue(about_queue))) = &error else {
+        return Err(error);
+    };
+    if !state_dir.join(Queue::FILE_NAME).exists() && !lock.is_in_its_place(state_dir) {
+        return Ok(Ended::StateAway);
+    }
+    if about_queue.is_corruption() {
+        error!("the queue was damaged while it was open: {}; it is closed, and opened anew", one_line(about_queue));
+        return Ok(Ended::QueueCorrupt);
+    }
+    Err(error)
 }
 
 /// Lets those who look know which policy is in force.
@@ -385,43 +514,6 @@ async fn look_at(time: Option<tokio::time::Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Takes the state directory's lock. Waits while a backfill holds it; `None` if a signal ended the wait.
-async fn wait_for_lock(
-    state_dir: &Path,
-    signals: &mut mpsc::Receiver<Signal>,
-) -> Result<Option<StateLock>, ServiceError> {
-    let mut told = false;
-    loop {
-        match StateLock::acquire(state_dir, SERVICE_ROLE) {
-            Ok(lock) => return Ok(Some(lock)),
-            Err(LockError::Held { holder, dir }) if !holder.starts_with(SERVICE_ROLE) => {
-                if !told {
-                    info!("waiting: {holder} is working with the state directory {}", dir.display());
-                    told = true;
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOCK_INTERVAL) => {}
-            Some(Signal::End) = signals.recv() => return Ok(None),
-        }
-    }
-}
-
-/// Opens the queue and says so if it had to be replaced.
-pub(crate) fn open_queue(state_dir: &Path) -> Result<QueueHandle, QueueError> {
-    let opened = Queue::open(state_dir)?;
-    if let Some(aside) = opened.moved_aside {
-        error!(
-            "the queue was corrupt; it is kept as {}, and a new one is filled by reading the whole Nix database: what the \
-             caches have is not uploaded again, but what was in the store before watching began is now taken up too",
-            aside.display()
-        );
-    }
-    QueueHandle::start(opened.queue)
 }
 
 /// Wakes when one of these files changes, or when what belongs to it does.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use signal_hook::iterator;
 use tokio::sync::mpsc;
 
 /// What a signal asks for.
@@ -18,6 +18,32 @@ pub enum Signal {
     End,
     /// Read the policy file again.
     Reload,
+}
+
+/// The signals that come, in order.
+#[derive(Debug)]
+pub struct Signals {
+    receiver: mpsc::Receiver<Signal>,
+    /// The policy is to be read again, which was said while only the end was waited for.
+    reload: bool,
+}
+
+impl Signals {
+    /// The next one. Cancel-safe.
+    pub async fn next(&mut self) -> Signal {
+        if std::mem::take(&mut self.reload) {
+            return Signal::Reload;
+        }
+        // Nobody is left to send one only when the process ends.
+        self.receiver.recv().await.unwrap_or(Signal::End)
+    }
+
+    /// Comes true when one says that it is to end; others are kept for who asks for the next. Cancel-safe.
+    pub async fn end(&mut self) {
+        while let Some(Signal::Reload) = self.receiver.recv().await {
+            self.reload = true;
+        }
+    }
 }
 
 /// Exit code after the second signal: as a shell shows it for who was ended by SIGINT.
@@ -32,12 +58,12 @@ const SAME: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// What the system says where a handler can't be installed.
-pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
+pub fn listen() -> io::Result<Signals> {
     let at_once = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         flag::register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&at_once))?;
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = mpsc::channel(4);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in &mut signals {
@@ -50,7 +76,7 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
             }
         }
     })?;
-    Ok(receiver)
+    Ok(Signals { receiver, reload: false })
 }
 
 /// From a while on, the next signal ends the process. On a thread of its own, since this one has a signal to pass on.

@@ -27,6 +27,6 @@ mod room;
 pub use aside::SetAside;
 pub use level::{Level, Threshold, Thresholds, level};
 pub use monitor::{Event, Levels, Monitor, News, Standing};
-pub use place::{NoRoom, Place, Scarce, Sight, Terms, Unseen, What, nearest};
+pub use place::{NoRoom, Place, Scarce, Shortage, Sight, Terms, Unseen, What, nearest};
 pub use places::Places;
 pub use room::{Room, Share};

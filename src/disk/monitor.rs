@@ -210,6 +210,7 @@ impl Watched {
             // It is waited for, so that no second thread comes to hang there.
             Err(_) => Err(Unseen::Hangs { path: place.path().to_owned() }),
         };
+        place.note_hanging(matches!(seen, Err(Unseen::Hangs { .. })));
         let now = Instant::now();
         self.next = now
             + match &seen {

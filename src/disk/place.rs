@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::aside::Ledger;
@@ -37,6 +38,8 @@ pub struct Place {
     path: PathBuf,
     state: Mutex<State>,
     ledger: Ledger,
+    /// Whether somebody's look has gone without an answer for too long.
+    hangs: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -104,24 +107,31 @@ pub enum Scarce {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoRoom {
     /// There would be too little left.
-    #[error("{}", too_little(*scarce, path, *percent, *reserve))]
-    Short {
-        /// Of what.
-        scarce: Scarce,
-        /// The place.
-        path: PathBuf,
-        /// What would be left, in per cent.
-        percent: u64,
-        /// What is to be left, where that is more than what is critical, in per cent.
-        reserve: Option<u8>,
-    },
+    #[error("{}", too_little(_0))]
+    Short(Shortage),
+    /// There would be too little left, which less than this would leave: only what is as large waits for room.
+    #[error("{}; smaller ones go on", too_little(_0))]
+    TooLarge(Shortage),
     /// It isn't known.
     #[error(transparent)]
     Unseen(#[from] Unseen),
 }
 
-fn too_little(scarce: Scarce, path: &Path, percent: u64, reserve: Option<u8>) -> String {
-    let of = if scarce == Scarce::Inodes { "of the inodes " } else { "" };
+/// What there would be too little of.
+#[derive(Clone, Debug)]
+pub struct Shortage {
+    /// Of what.
+    pub scarce: Scarce,
+    /// The place.
+    pub path: PathBuf,
+    /// What would be left, in per cent.
+    pub percent: u64,
+    /// What is to be left, where that is more than what is critical, in per cent.
+    pub reserve: Option<u8>,
+}
+
+fn too_little(Shortage { scarce, path, percent, reserve }: &Shortage) -> String {
+    let of = if *scarce == Scarce::Inodes { "of the inodes " } else { "" };
     let path = path.display();
     match reserve {
         Some(reserve) => format!(
@@ -149,7 +159,7 @@ impl Place {
     #[must_use]
     pub fn new(what: What, path: PathBuf, terms: Terms) -> Self {
         let state = Mutex::new(State { terms, level: Level::Ok, mount: None });
-        Self { what, path, state, ledger: Ledger::default() }
+        Self { what, path, state, ledger: Ledger::default(), hangs: AtomicBool::new(false) }
     }
 
     /// The same, among others that may lie on the same file system.
@@ -182,6 +192,12 @@ impl Place {
     /// Asks something else of it from now on.
     pub(super) fn set_terms(&self, terms: Terms) {
         self.lock().terms = terms;
+    }
+
+    /// Notes whether the file system gives no answer: then who wants to write there is told so at once, rather than that each
+    /// comes to hang there, too.
+    pub(super) fn note_hanging(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     /// Looks how much room there is, and notes what that means. Blocks, for ever where the file system hangs.
@@ -217,25 +233,38 @@ impl Place {
     /// # Errors
     /// [`NoRoom`].
     pub fn admits(&self, bytes: u64) -> Result<(), NoRoom> {
-        let Sight { room, level: now, .. } = self.look()?;
+        let Sight { room, level: now, .. } = self.look_unless_it_hangs()?;
+        let Some(shortage) = self.shortage(room.with(bytes), now) else { return Ok(()) };
+        let is_for_all = self.shortage(room, now).is_some();
+        Err(if is_for_all { NoRoom::Short(shortage) } else { NoRoom::TooLarge(shortage) })
+    }
+
+    fn look_unless_it_hangs(&self) -> Result<Sight, Unseen> {
+        if self.hangs.load(Ordering::Relaxed) {
+            return Err(Unseen::Hangs { path: self.path.clone() });
+        }
+        self.look()
+    }
+
+    /// What there is too little of with so much room.
+    fn shortage(&self, room: Room, now: Level) -> Option<Shortage> {
         let Terms { thresholds, reserve } = self.terms();
-        let then = room.with(bytes);
-        let short = |scarce, percent, reserve| Err(NoRoom::Short { scarce, path: self.path.clone(), percent, reserve });
-        let percent = then.space.percent();
+        let short = |scarce, percent, reserve| Some(Shortage { scarce, path: self.path.clone(), percent, reserve });
+        let percent = room.space.percent();
         if let Some(reserve) = reserve
-            && then.space.free < reserve.of(then.space.all, 100)
+            && room.space.free < reserve.of(room.space.all, 100)
         {
             let Threshold::Percent(needed) = reserve else { return short(Scarce::Space, percent, None) };
             return short(Scarce::Space, percent, Some(needed));
         }
-        if level(&then, &thresholds, now) < Level::Critical {
-            return Ok(());
+        if level(&room, &thresholds, now) < Level::Critical {
+            return None;
         }
-        let space_alone = Room { inodes: super::Share::default(), ..then };
+        let space_alone = Room { inodes: super::Share::default(), ..room };
         if level(&space_alone, &thresholds, now) == Level::Critical {
             short(Scarce::Space, percent, None)
         } else {
-            short(Scarce::Inodes, then.inodes.percent(), None)
+            short(Scarce::Inodes, room.inodes.percent(), None)
         }
     }
 
@@ -245,7 +274,7 @@ impl Place {
     /// # Errors
     /// [`NoRoom`].
     pub fn set_aside(self: &Arc<Self>, bytes: u64) -> Result<SetAside, NoRoom> {
-        let device = self.look()?.device;
+        let device = self.look_unless_it_hangs()?.device;
         // What can't be packed gets a little larger, and is not to be given up at its end for that.
         let bytes = bytes.saturating_add(bytes / 64);
         // Noted before what is free is looked at: who looks at the same time counts on no less than this.
@@ -321,10 +350,13 @@ mod tests {
         place.set_terms(Terms { reserve: Some(Threshold::Percent(10)), ..terms(0) });
         let refused = place.admits(all).expect_err("too large").to_string();
         assert!(refused.contains("leave 0 % of the file system of"), "{refused}");
-        assert!(refused.ends_with("and the cache takes nothing below 10 %"), "{refused}");
+        assert!(refused.contains("and the cache takes nothing below 10 %"), "{refused}");
         place.set_terms(terms(1));
-        let refused = place.admits(all).expect_err("too large").to_string();
-        assert!(refused.ends_with("takes nothing where that is critical"), "{refused}");
+        let refused = place.admits(all).expect_err("too large");
+        assert!(matches!(refused, NoRoom::TooLarge(_)), "less than that goes on: {refused}");
+        assert!(refused.to_string().ends_with("takes nothing where that is critical; smaller ones go on"), "{refused}");
+        place.set_terms(terms(100));
+        assert!(matches!(place.admits(0), Err(NoRoom::Short(_))), "nothing goes on");
     }
 
     #[test]
@@ -344,5 +376,17 @@ mod tests {
             place.look().expect("seen").level,
             level(&place.look().expect("seen").room, &terms(0).thresholds, Level::Ok)
         );
+    }
+
+    #[test]
+    fn where_a_look_hangs_nobody_else_is_let_look() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = Arc::new(Place::new(What::Cache("team".to_owned()), dir.path().to_owned(), terms(0)));
+        place.note_hanging(true);
+        assert!(matches!(place.admits(0), Err(NoRoom::Unseen(Unseen::Hangs { .. }))));
+        assert!(matches!(place.set_aside(1), Err(NoRoom::Unseen(Unseen::Hangs { .. }))));
+        place.look().expect("who watches it looks all the same");
+        place.note_hanging(false);
+        place.admits(0).expect("it answers again");
     }
 }

@@ -54,7 +54,7 @@ const SMALLEST_OF: usize = 2;
 /// The shortest delay is that of the last hour, in pieces of five minutes: a longer way may be the only one by now, but a
 /// download of half an hour must not become the measure of what is idle.
 const FLOOR_PIECE: Duration = Duration::from_secs(5 * 60);
-const FLOOR_PIECES: usize = 12;
+const FLOOR_PIECES: u32 = 12;
 
 /// Finds the rate at which an upload gives way.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Background {
             calm: 0,
             carried: (0.0, now),
             recent: VecDeque::with_capacity(SMALLEST_OF),
-            floors: VecDeque::with_capacity(FLOOR_PIECES),
+            floors: VecDeque::with_capacity(FLOOR_PIECES as usize + 1),
             before: 0.0,
             sent,
             at: now,
@@ -175,12 +175,11 @@ impl Background {
     fn note_floor(&mut self, delay: Duration, now: Instant) {
         match self.floors.back_mut() {
             Some((began, floor)) if now.saturating_duration_since(*began) < FLOOR_PIECE => *floor = delay.min(*floor),
-            _ => {
-                if self.floors.len() == FLOOR_PIECES {
-                    self.floors.pop_front();
-                }
-                self.floors.push_back((now, delay));
-            }
+            _ => self.floors.push_back((now, delay)),
+        }
+        let of_the_last_hour = FLOOR_PIECE * FLOOR_PIECES;
+        while self.floors.front().is_some_and(|(began, _)| now.saturating_duration_since(*began) >= of_the_last_hour) {
+            self.floors.pop_front();
         }
     }
 }
@@ -302,5 +301,20 @@ mod tests {
             background.unanswered(0, now);
         }
         assert_eq!(background.rate().per_second(), LEAST as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_idle_line_took_longer_ago_than_an_hour_is_no_measure() {
+        let mut now = Instant::now();
+        let mut background = Background::new(0, now);
+        let floor = |background: &Background| background.floors.iter().map(|(_, floor)| *floor).min();
+        let (home, train) = (Duration::from_millis(5), Duration::from_millis(60));
+        background.answered(home, 0, now);
+        now += FLOOR_PIECE * (FLOOR_PIECES - 1);
+        background.answered(train, 0, now);
+        assert_eq!(floor(&background), Some(home));
+        now += FLOOR_PIECE;
+        background.answered(train, 0, now);
+        assert_eq!(floor(&background), Some(train));
     }
 }

@@ -1,6 +1,7 @@
 //! How much is done at once and how much is sent, when, and for whom first.
 //!
-//! No I/O here, and no clock but tokio's, which tests hold.
+//! No I/O here. What is decided takes `now` as an argument; who waits for a slot or for a turn waits here, by tokio's clock,
+//! which tests hold.
 
 mod background;
 mod bandwidth;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
@@ -95,12 +96,15 @@ impl Slots {
 
     /// Hands out what can be: who waits may have become more urgent.
     pub fn look_again(&self) {
-        self.hand_out();
-        let mut state = self.lock();
-        if !state.is_driven && state.has_fresh_waiting() {
-            state.is_driven = true;
-            tokio::spawn(drive(Arc::downgrade(&self.state)));
+        {
+            let mut state = self.lock();
+            if !state.is_driven && state.patience().is_some() {
+                state.is_driven = true;
+                tokio::spawn(drive(Arc::downgrade(&self.state)));
+            }
         }
+        // Behind that look: patience that ends in between is then found to have ended.
+        self.hand_out();
     }
 
     fn hand_out(&self) {
@@ -116,20 +120,19 @@ impl Slots {
     }
 }
 
-/// Looks again whenever somebody's patience may have come to its end, as long as fresh work waits.
+/// Looks again whenever somebody's patience may have come to its end, as long as fresh work waits for that.
 async fn drive(state: Weak<Mutex<State>>) {
     loop {
         let Some(slots) = state.upgrade().map(|state| Slots { state }) else { return };
-        let look = {
+        let end = {
             let mut state = slots.lock();
-            if !state.has_fresh_waiting() {
-                state.is_driven = false;
-                return;
-            }
-            (state.moved + PATIENCE).max(Instant::now() + PATIENCE / 10)
+            let end = state.patience();
+            state.is_driven = end.is_some();
+            end
         };
+        let Some(end) = end else { return slots.hand_out() };
         drop(slots);
-        sleep_until(look).await;
+        sleep_until(end).await;
         if let Some(state) = state.upgrade() {
             Slots { state }.hand_out();
         }
@@ -137,8 +140,12 @@ async fn drive(state: Weak<Mutex<State>>) {
 }
 
 impl State {
-    fn has_fresh_waiting(&self) -> bool {
-        self.waiting.iter().any(|waiter| waiter.urgency.lane() == Lane::Fresh)
+    /// When the patience of fresh work that waits will have come to its end. Beyond that, only a slot that is given back
+    /// changes anything, or who becomes more urgent.
+    fn patience(&self) -> Option<Instant> {
+        let end = self.moved + PATIENCE;
+        let waits = || self.waiting.iter().any(|waiter| waiter.urgency.lane() == Lane::Fresh);
+        (end > Instant::now() && waits()).then_some(end)
     }
 
     /// Who is served next, and with which slot, which is then taken.
@@ -176,7 +183,11 @@ impl Drop for Taken {
             Which::Extra { is_small } => state.extra[usize::from(!is_small)] = false,
         }
         drop(state);
-        self.slots.hand_out();
+        match Handle::try_current() {
+            Ok(_) => self.slots.look_again(),
+            // The runtime has ended, and whoever waits with it.
+            Err(_) => self.slots.hand_out(),
+        }
     }
 }
 
@@ -220,6 +231,7 @@ mod tests {
         assert!(within(Lane::Backfill, true, soon * 10).await.is_err(), "backfill has what it is given");
         let large = within(Lane::Fresh, false, soon).await.expect("one for fresh work");
         assert!(within(Lane::Fresh, false, soon).await.is_err(), "a second one for large work");
+        assert!(!slots.lock().is_driven, "somebody looks again and again at what can't change");
         for _ in 0..3 {
             let _small = within(Lane::Fresh, true, soon).await.expect("one for small work");
             assert!(within(Lane::Fresh, true, soon).await.is_err(), "a second one for small work");

@@ -12,7 +12,9 @@
 //!   path (`stat`, `access`) only.
 //! - Patience: a call gives up after [`BUSY_TIMEOUT`]. The caller has a timer and comes back.
 
+mod connections;
 mod error;
+mod files;
 mod kept;
 mod realisations;
 mod row;
@@ -21,14 +23,16 @@ mod tests;
 mod torn;
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tracing::warn;
 
+use self::connections::Held;
+pub use self::connections::close_replaced;
 pub use self::error::{Access, DatabaseError};
+pub use self::files::Identity;
 use self::row::Columns;
 use self::torn::DotLock;
 use super::{PathInfo, StoreDir, StorePath};
@@ -41,22 +45,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A read-only connection to `db.sqlite`. All calls block, for milliseconds at most where Nix isn't just committing.
 pub struct Database {
-    connection: Connection,
+    connection: Held,
     path: PathBuf,
     store_dir: StoreDir,
-    identity: Identity,
     columns: Columns,
     dot_lock: DotLock,
     patience: Duration,
-}
-
-/// Which file a connection reads: a database that was restored or made anew has another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
 }
 
 /// How much one [`Database::batch`] may read.
@@ -99,60 +93,48 @@ pub struct RowMark {
     pub registration_time: i64,
 }
 
+impl Batch {
+    /// Says which rows are passed over.
+    pub fn tell_malformed(&self) {
+        for MalformedRow { id, why } in &self.malformed {
+            warn!(row = id, "a row of the Nix database can't be understood and is passed over: {why}");
+        }
+    }
+}
+
 impl Database {
     /// Opens the database and makes sure that it is Nix's and of a schema that is understood.
     ///
     /// # Errors
     /// Every kind of [`DatabaseError`] but `Malformed`.
     pub fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Self, DatabaseError> {
-        // The file may be replaced between the look at it and its opening; then look again.
-        for _ in 0..3 {
-            let before = identity_of(db_path)?;
-            let database = Self::open_once(db_path, store_dir, before)?;
-            if !database.replaced() {
-                return Ok(database);
-            }
-        }
-        Err(DatabaseError::NotFound { path: db_path.to_owned() })
-    }
-
-    fn open_once(path: &Path, store_dir: &StoreDir, identity: Identity) -> Result<Self, DatabaseError> {
-        let explain = |error| DatabaseError::from_sqlite("open Nix database", path, error);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
-        connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
-        let (dot_lock, patience) = (DotLock::of(path), BUSY_TIMEOUT);
-        let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
-        // Nix is making it, where there are no tables yet.
-        let columns = read(&connection, &dot_lock, patience, look)
-            .map_err(explain)?
-            .ok_or_else(|| DatabaseError::NotFound { path: path.to_owned() })?
-            .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;
-        if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
-            return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
-        }
+        let (connection, (columns, dot_lock)) = connections::open(db_path, || connect(db_path))?;
         Ok(Self {
             connection,
-            path: path.to_owned(),
+            path: db_path.to_owned(),
             store_dir: store_dir.clone(),
-            identity,
             columns,
             dot_lock,
-            patience,
+            patience: BUSY_TIMEOUT,
         })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file that is being read.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.connection.files().database
     }
 
-    /// Whether the path no longer names the file that is being read: it must be opened again.
+    /// Whether the path no longer names the files that are being read, or this was closed for that: it must be opened again.
     #[must_use]
     pub fn replaced(&self) -> bool {
-        identity_of(&self.path).map_or(true, |now| now != self.identity)
+        self.connection.is_replaced()
     }
 
     /// The highest id that was ever given to a path, 0 if none was. A garbage collection doesn't lower it.
@@ -254,6 +236,33 @@ impl Database {
             .map_err(|why| DatabaseError::Malformed { row: format!("id {id}"), why })
     }
 
+    /// The ids of the same, whatever their rows say.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn reference_ids(&self, id: i64) -> Result<Vec<i64>, DatabaseError> {
+        self.reading("read references", |c| {
+            let mut statement = c.prepare_cached("SELECT reference FROM Refs WHERE referrer = ?1")?;
+            statement.query_map([id], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// The same as paths, for a row that was read by [`Database::batch`]; `None`, and a word to whoever reads the log, where they can't be
+    /// understood.
+    ///
+    /// # Errors
+    /// `Busy`, `Replaced` or `Other`.
+    pub fn references_of(&self, info: &PathInfo) -> Result<Option<Vec<StorePath>>, DatabaseError> {
+        match info.id.map_or(Ok(Vec::new()), |id| self.references(id)) {
+            Ok(references) => Ok(Some(references)),
+            Err(DatabaseError::Malformed { why, .. }) => {
+                warn!(path = %info.path, "its references can't be understood: {why}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn references_in(&self, c: &Connection, id: i64) -> rusqlite::Result<Result<Vec<StorePath>, String>> {
         let sql = "SELECT path FROM Refs JOIN ValidPaths ON id = reference WHERE referrer = ?1";
         let mut statement = c.prepare_cached(sql)?;
@@ -286,7 +295,7 @@ impl Database {
     /// # Errors
     /// `Busy` or `Other`.
     pub fn uses_wal(&self) -> Result<bool, DatabaseError> {
-        wal(&self.connection).map_err(|error| DatabaseError::from_sqlite("read journal mode", &self.path, error))
+        self.ask("read journal mode", wal)
     }
 
     /// Runs one call's queries, more than once where that is needed. The statements they prepare are locals of theirs, so
@@ -296,9 +305,39 @@ impl Database {
         verb: &'static str,
         query: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        read(&self.connection, &self.dot_lock, self.patience, query)
-            .map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error))
+        self.ask(verb, |connection| read(connection, &self.dot_lock, self.patience, query))
     }
+
+    fn ask<T>(
+        &self,
+        verb: &'static str,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        match self.connection.ask(question) {
+            Some(answer) => answer.map_err(|error| DatabaseError::from_sqlite(verb, &self.path, error)),
+            None => Err(DatabaseError::Replaced { path: self.path.clone() }),
+        }
+    }
+}
+
+/// Opens the database for reading, and finds out what it has.
+fn connect(path: &Path) -> Result<(Connection, (Columns, DotLock)), DatabaseError> {
+    let explain = |error| DatabaseError::from_sqlite("open Nix database", path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
+    connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
+    let dot_lock = DotLock::of(path);
+    let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
+    // Nix is making it, where there are no tables yet.
+    let columns = read(&connection, &dot_lock, BUSY_TIMEOUT, look)
+        .map_err(explain)?
+        .ok_or_else(|| DatabaseError::NotFound { path: path.to_owned() })?
+        .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;
+    if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
+        return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
+    }
+    Ok((connection, (columns, dot_lock)))
 }
 
 /// Runs queries, with the patience that a database without a write-ahead log takes.
@@ -325,16 +364,6 @@ fn wal(connection: &Connection) -> rusqlite::Result<bool> {
 /// Whether a database has no tables yet.
 fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
-}
-
-fn identity_of(path: &Path) -> Result<Identity, DatabaseError> {
-    match fs::metadata(path) {
-        Ok(found) => Ok(Identity { dev: found.dev(), ino: found.ino() }),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(DatabaseError::Denied { path: path.to_owned(), access: Access::File, source: None })
-        }
-        Err(_) => Err(DatabaseError::NotFound { path: path.to_owned() }),
-    }
 }
 
 /// The number in the file `schema`; `None` where it is missing or no number: then the tables alone are looked at.

@@ -21,7 +21,7 @@ mod store_path;
 pub use build_log::open_build_log;
 pub use daemon::{Daemon, DaemonError};
 pub use database::{
-    Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark,
+    Access, Batch, BatchLimits, Database, DatabaseError, Identity, KNOWN_SCHEMA, MalformedRow, RowMark, close_replaced,
 };
 pub use derivation::system_of;
 pub use facts::{FactsError, StoreFacts};

@@ -10,14 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::nix::{StoreDir, StorePath, nix32};
+use crate::nix::{StoreDir, StorePath};
+use crate::queue::name_of;
 
 /// Below the runtime directory; in it each state directory has a folder of its own.
 const PINS: &str = "pins";
@@ -162,13 +161,6 @@ impl PinFolder {
     fn link(&self, number: u32) -> PathBuf {
         self.folder.join(number.to_string())
     }
-}
-
-/// The name of the folder of a state directory, whose path has no links in it.
-fn name_of(state_dir: &Path) -> String {
-    let mut digits = nix32(&Sha256::digest(state_dir.as_os_str().as_bytes()));
-    digits.truncate(32);
-    digits
 }
 
 /// What was released, and what couldn't be.

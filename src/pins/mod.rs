@@ -36,7 +36,7 @@ pub use self::folder::{Released, release_all};
 use self::tell::{Untold, by_daemon, by_state_dir};
 use crate::disk::Levels;
 use crate::nix::{FactsError, StoreFacts, StorePath};
-use crate::queue::{CacheId, Queue, QueueError};
+use crate::queue::{CacheId, Pinned, Queue, QueueError, QueueHandle};
 use crate::report::one_line;
 
 /// More are never pinned, however small: each is two links, and every collection reads all of them.
@@ -51,13 +51,16 @@ const LEFT_ALONE: Duration = Duration::from_secs(60);
 /// Queued paths that are looked at, of which some may have gone.
 const MOST_LOOKED_AT: usize = 2 * MOST_PINS;
 
-/// Looks take no more than this share of the time, however much is queued.
+/// Looks take no more than this share of the time, however much is queued, unless one takes longer than some seconds: after a
+/// minute what is queued is another, and is looked at.
 const LOOKS_SHARE: u32 = 20;
 
 /// What the pins are made of.
 pub struct Parts {
     /// Where the queue lies.
     pub state_dir: PathBuf,
+    /// Where it is noted what is pinned, for those who look.
+    pub queue: QueueHandle,
     /// Asks Nix about paths.
     pub facts: StoreFacts,
     /// Nix's state directory.
@@ -82,6 +85,9 @@ pub struct Orders {
     /// What is queued for these caches.
     pub caches: Vec<CacheId>,
 }
+
+/// What is pinned where nothing is to be.
+const NOTHING: Pinned = Pinned { paths: 0, bytes: 0 };
 
 /// Why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +119,8 @@ pub struct Pins {
     rest_until: Instant,
     /// That nothing can be pinned has been said.
     told: bool,
+    /// What was noted last.
+    noted: Option<Option<Pinned>>,
 }
 
 /// What Nix said of a path.
@@ -132,8 +140,8 @@ impl Size {
 
 /// How a look ended.
 enum Looked {
-    /// All is as it should be.
-    Through,
+    /// All is as it should be, and so much is pinned.
+    Through(Pinned),
     /// What it went by has changed meanwhile.
     Overtaken,
 }
@@ -143,7 +151,15 @@ impl Pins {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        Self { parts, folder: None, sizes: HashMap::new(), look_at: Some(now), rest_until: now, told: false }
+        Self {
+            parts,
+            folder: None,
+            sizes: HashMap::new(),
+            look_at: Some(now),
+            rest_until: now,
+            told: false,
+            noted: None,
+        }
     }
 
     /// Works until it is dropped. What is pinned stays so then.
@@ -157,9 +173,15 @@ impl Pins {
             let began = Instant::now();
             let mut overtaken = std::pin::pin!(either_changes(&mut orders, &mut disks));
             match self.look(budget, ordered.caches, overtaken.as_mut()).await {
-                Ok(Looked::Through) => self.told = false,
+                Ok(Looked::Through(pinned)) => {
+                    self.told = false;
+                    self.note(Some(pinned)).await;
+                }
                 Ok(Looked::Overtaken) => self.look_at = Some(Instant::now()),
-                Err(error) => self.do_without(&error, budget.is_some()),
+                Err(error) => {
+                    self.do_without(&error, budget.is_some());
+                    self.note(None).await;
+                }
             }
             self.rest_until = Instant::now() + rest_after(began.elapsed());
         }
@@ -193,7 +215,7 @@ impl Pins {
         mut overtaken: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Looked, PinError> {
         let Some(runtime_dir) = self.parts.runtime_dir.clone() else {
-            return budget.map_or(Ok(Looked::Through), |_| Err(PinError::NoPlace));
+            return budget.map_or(Ok(Looked::Through(NOTHING)), |_| Err(PinError::NoPlace));
         };
         let wanted = match budget {
             Some(budget) => tokio::select! {
@@ -207,6 +229,8 @@ impl Pins {
                 Vec::new()
             }
         };
+        let sizes = wanted.iter().filter_map(|path| self.sizes.get(path)?.bytes);
+        let pinned_now = Pinned { paths: wanted.len() as u64, bytes: sizes.sum() };
         let in_folder = |source| PinError::Folder { dir: runtime_dir.clone(), source };
         let known = self.folder.take();
         let (state_dir, store_dir) = (self.parts.state_dir.clone(), self.parts.facts.store_dir().clone());
@@ -234,7 +258,7 @@ impl Pins {
             let released = spawn_blocking(move || folder.release_unknown().map(|()| folder));
             self.folder = Some(released.await?.map_err(in_folder)?);
         }
-        Ok(told.map(|()| Looked::Through)?)
+        Ok(told.map(|()| Looked::Through(pinned_now))?)
     }
 
     /// Which queued paths are to be pinned. May be dropped at any time.
@@ -261,6 +285,15 @@ impl Pins {
         }
         self.sizes = sizes;
         Ok(wanted)
+    }
+
+    /// Notes what is pinned, if that is another than before. Whatever keeps it from being noted: it only keeps who looks from
+    /// knowing.
+    async fn note(&mut self, pinned: Option<Pinned>) {
+        if self.noted != Some(pinned) {
+            let noted = self.parts.queue.call_once(move |queue| queue.note_pinned(pinned)).await;
+            self.noted = noted.is_ok().then_some(pinned);
+        }
     }
 
     fn do_without(&mut self, error: &PinError, pins_are_wanted: bool) {

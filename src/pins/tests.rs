@@ -39,6 +39,7 @@ impl Bench {
         let facts = StoreFacts::new(dir.path().join("db.sqlite"), socket.clone(), StoreDir::default()).patient();
         let pins = Pins::new(Parts {
             state_dir: dir.path().to_owned(),
+            queue: QueueHandle::start(queue).expect("a thread"),
             facts,
             nix_state: dir.path().to_owned(),
             socket,
@@ -63,7 +64,7 @@ impl Bench {
     async fn is_pinned_until_nothing_is(&mut self) {
         assert_eq!(links(self.dir.path()), 1);
         let looked = self.pins.look(None, vec![self.cache], std::pin::pin!(std::future::pending())).await;
-        assert!(matches!(looked, Ok(Looked::Through)));
+        assert!(matches!(looked, Ok(Looked::Through(_))));
         assert_eq!(links(self.dir.path()), 0);
     }
 }
@@ -78,7 +79,7 @@ async fn a_database_that_is_busy_for_ever_keeps_no_pins() {
     let mut bench = Bench::new();
     bench.know_its_size();
     let pending = std::pin::pin!(std::future::pending());
-    assert!(matches!(bench.pins.look(Some(1 << 20), vec![bench.cache], pending).await, Ok(Looked::Through)));
+    assert!(matches!(bench.pins.look(Some(1 << 20), vec![bench.cache], pending).await, Ok(Looked::Through(_))));
     bench.pins.sizes.clear();
     let busy = Connection::open(bench.dir.path().join("db.sqlite")).expect("a database");
     busy.execute_batch("CREATE TABLE t (c); BEGIN EXCLUSIVE").expect("locked");

@@ -156,7 +156,8 @@ impl Policy {
         self.walk(info, store_dir, |_, _| ())
     }
 
-    /// Decides one path, and loads its references where the decision hangs on them; they stay in `info` then.
+    /// Decides one path, and loads its references where the decision hangs on them; they stay in `info` then. Where they
+    /// can't be understood, `load` gives none: no signature can be checked, so none counts, and they go out of `info`.
     ///
     /// # Errors
     /// What `load` errs with.
@@ -164,13 +165,17 @@ impl Policy {
         &self,
         info: &mut PathInfo,
         store_dir: &StoreDir,
-        load: impl FnOnce(&PathInfo) -> Result<Vec<StorePath>, E>,
+        load: impl FnOnce(&PathInfo) -> Result<Option<Vec<StorePath>>, E>,
     ) -> Result<Decision, E> {
         if let Ok(decision) = self.decide(info, store_dir) {
             return Ok(decision);
         }
-        info.references = Some(load(info)?);
-        Ok(self.decide(info, store_dir).unwrap_or_else(|NeedsReferences| unreachable!("the references are there")))
+        info.references = load(info)?;
+        if info.references.is_none() {
+            info.sigs.clear();
+        }
+        let decided = self.decide(info, store_dir);
+        Ok(decided.unwrap_or_else(|NeedsReferences| unreachable!("the references are there, or no signature")))
     }
 
     /// The name of an upstream's key that has verifiably signed the path, where it was not built here: what refers to the

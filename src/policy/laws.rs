@@ -257,7 +257,7 @@ proptest! {
         }
         let mut loaded = bare;
         let references = info.references.clone().expect("loaded");
-        let decision = policy.decide_loading::<()>(&mut loaded, &StoreDir::default(), |_| Ok(references));
+        let decision = policy.decide_loading::<()>(&mut loaded, &StoreDir::default(), |_| Ok(Some(references)));
         prop_assert_eq!(decision, Ok(decide(&policy, &info)));
     }
 

@@ -200,7 +200,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn unseen(&mut self, listed: Vec<StorePath>) -> Result<Vec<StorePath>, QueueError> {
+    pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
         let mut unseen: HashSet<&str> = listed.iter().map(StorePath::base_name).collect();
         let gone = self.seen_but_for(&mut unseen).map_err(sqlite("compare names"))?;
         if !gone.is_empty() {
@@ -241,8 +241,8 @@ pub(super) fn write_jobs(tx: &Transaction<'_>, admission: &Admission<'_>) -> Res
     let mut reopen = tx
         .prepare_cached(
             // Whole seconds: what was registered in the second in which it was done has been seen already.
-            "UPDATE jobs SET state = 0, lane = ?3, row = ?4, attempts = 0, doubts = 0, not_before = 0, reason = NULL,
-                             changed = ?6
+            "UPDATE jobs SET was_done = (state = 2 AND NOT evicted AND ?3 = 1), state = 0, lane = ?3, row = ?4, attempts = 0,
+                             doubts = 0, not_before = 0, reason = NULL, changed = ?6
              WHERE path = ?1 AND cache = ?2
                AND (state = 5 OR (state IN (2, 4) AND (?7 = 2 OR (?7 = 3 AND NOT evicted)
                                                         OR (?7 = 1 AND coalesce(row <> ?4, ?8 * 1000 > changed)))))",

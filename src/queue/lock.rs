@@ -1,16 +1,16 @@
 //! The state directory's lock: whoever holds it works the queue off.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::RunId;
+use super::{RunId, is_full};
 
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
-    _file: File,
+    file: File,
 }
 
 /// Why the lock can't be had.
@@ -32,6 +32,14 @@ pub enum LockError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl LockError {
+    /// Whether the lock file can't be written since the disk is full.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
+    }
 }
 
 /// How often the lock is tried while others look whether it is held.
@@ -75,12 +83,20 @@ impl StateLock {
         }
         file.set_len(0).map_err(io)?;
         write!(file, "{role}, process {}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Gives the lock back only when the process ends: threads that were called off may still be at work until then.
     pub fn keep_until_exit(self) {
         std::mem::forget(self);
+    }
+
+    /// Whether the file that is locked is the one that others would look at in this state directory.
+    #[must_use]
+    pub fn is_in_its_place(&self, state_dir: &Path) -> bool {
+        let identity = |found: std::io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+        let own = identity(self.file.metadata());
+        own.is_some() && own == identity(std::fs::metadata(state_dir.join(Self::FILE_NAME)))
     }
 
     /// Who holds the lock, if anybody does: `storewatch run, process 4711`.
@@ -139,7 +155,7 @@ impl Followed {
     }
 }
 
-fn read_holder(file: &mut File) -> String {
+pub(super) fn read_holder(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     if read.is_ok() && !text.is_empty() { text } else { "another storewatch".to_owned() }

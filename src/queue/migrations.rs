@@ -213,4 +213,22 @@ pub(super) const MIGRATIONS: &[&str] = &[
                CASE WHEN s.state IS NULL THEN j.reason ELSE s.reason END, j.id
         FROM shared s JOIN jobs j ON j.id = s.job;
 ",
+    "
+    -- Bytes that the cache had when whoever keeps it within its size looked last, and when (ms since 1970) that was.
+    ALTER TABLE caches ADD COLUMN size INTEGER;
+    ALTER TABLE caches ADD COLUMN sized INTEGER;
+    -- 1: that was more than it may have, and backfill waits there.
+    ALTER TABLE caches ADD COLUMN too_large INTEGER NOT NULL DEFAULT 0;
+    -- 1: it was done when backfill asked for it once more, and hasn't been looked for since.
+    ALTER TABLE jobs ADD COLUMN was_done INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- So that who waits for a few paths doesn't look through all that is pending.
+    CREATE INDEX jobs_open_of_run ON jobs (run) WHERE state IN (0, 1);
+    -- The last row that was left when the scan had come to `row`: its id, path and registration time. By it the database is
+    -- recognised in which rows are counted.
+    ALTER TABLE runs ADD COLUMN mark INTEGER;
+    ALTER TABLE runs ADD COLUMN mark_path TEXT;
+    ALTER TABLE runs ADD COLUMN mark_time INTEGER;
+",
 ];

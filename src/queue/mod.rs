@@ -18,6 +18,7 @@
 //! Deliberately absent: what Nix knows of a path. It is asked again when a job is claimed.
 
 mod admit;
+mod at_work;
 mod by_hand;
 mod collectable;
 mod contents;
@@ -29,12 +30,14 @@ mod handle;
 mod job;
 mod links;
 mod lock;
+mod lost;
 mod migrations;
 mod policy;
 mod reconfigure;
 mod route;
 mod run;
 mod schema;
+mod seen;
 mod settle;
 mod shared;
 #[cfg(test)]
@@ -48,18 +51,22 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use admit::{Admission, Cursor, Ended, Mark, Wanted};
+pub use at_work::{AtWork, name_of};
 pub use by_hand::Paused;
 pub use contents::Content;
 pub use disks::DiskView;
 pub use handle::QueueHandle;
 pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
 pub use lock::{Followed, LockError, StateLock};
+pub use lost::PutBack;
 pub use route::Routes;
 pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
 pub use schema::Opened;
+pub use seen::Pinned;
 pub use settle::Outcome;
 pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
@@ -139,7 +146,7 @@ impl QueueError {
         match self {
             Self::StateDir { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
             _ if matches!(self.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
-            _ if self.sqlite_code() == Some(ErrorCode::DiskFull) => Some(
+            _ if self.is_about_room() => Some(
                 "the file system of the state directory is full: make room there; nothing is lost, and what became valid \
                  meanwhile is found again",
             ),
@@ -164,6 +171,19 @@ impl QueueError {
         source.sqlite_error_code()
     }
 
+    /// Whether it failed since the disk is full: once there is room the same may succeed.
+    #[must_use]
+    pub fn is_about_room(&self) -> bool {
+        match self {
+            Self::StateDir { source, .. } => is_full(source),
+            // The file by which processes share a write-ahead log grows before the log does.
+            Self::Sqlite { source: rusqlite::Error::SqliteFailure(error, _), .. } => {
+                error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the database can't be read, or is none.
     #[must_use]
     pub fn is_corruption(&self) -> bool {
@@ -171,6 +191,11 @@ impl QueueError {
         matches!(self, Self::Corrupt { .. })
             || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
     }
+}
+
+/// Whether the system has no room left, for this user at least.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Gives a SQLite error its context.
@@ -190,6 +215,8 @@ pub struct Queue {
     path: PathBuf,
     /// SQLite's count of other connections' commits, when it was looked at last.
     data_version: i64,
+    /// The files that were opened, database and log, by device and number.
+    files: [Option<(u64, u64)>; 2],
 }
 
 impl Queue {

@@ -4,8 +4,9 @@ use rusqlite::{Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
+use super::seen::BACKFILL_WAITS;
 use super::work::execute;
-use super::{Admission, Followed, Queue, QueueError, Volume, sqlite};
+use super::{Admission, Followed, Mark, Queue, QueueError, Volume, sqlite};
 
 /// Number of a backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Run {
     pub row: i64,
     /// The last one that it is to look at.
     pub to_row: i64,
+    /// By what the database is recognised that these are rows of; `None` before it has looked at any.
+    pub mark: Option<Mark>,
     /// Whether it takes up an unfinished one.
     pub resumed: bool,
 }
@@ -143,9 +146,15 @@ impl Queue {
             if let Some(followed) = follow(id)? {
                 // It begins to live anew, or it would be forgotten for having begun long ago.
                 let taken_up = tx.query_row(
-                    "UPDATE runs SET started = ?2 WHERE id = ?1 RETURNING row, to_row",
+                    "UPDATE runs SET started = ?2 WHERE id = ?1 RETURNING row, to_row, mark, mark_path, mark_time",
                     params![id.0, now],
-                    |row| Ok(Run { id, row: row.get(0)?, to_row: row.get(1)?, resumed: true }),
+                    |row| {
+                        let mark = match row.get(2)? {
+                            Some(id) => Some(Mark { row: id, path: row.get(3)?, time: row.get(4)? }),
+                            None => None,
+                        };
+                        Ok(Run { id, row: row.get(0)?, to_row: row.get(1)?, mark, resumed: true })
+                    },
                 );
                 begun = Some((taken_up.map_err(sqlite("take up a backfill"))?, followed));
                 break;
@@ -166,21 +175,36 @@ impl Queue {
                 let id = id.map_err(sqlite("begin a backfill"))?;
                 // Nobody else can know of it yet.
                 let followed = follow(id)?.unwrap_or_default();
-                (Run { id, row: 0, to_row, resumed: false }, followed)
+                (Run { id, row: 0, to_row, mark: None, resumed: false }, followed)
             }
         };
         tx.commit().map_err(sqlite("begin a backfill"))?;
         Ok(begun)
     }
 
-    /// Admits a batch of a backfill, notes what it passed over and how far it is, all or nothing.
+    /// Notes from where to where a backfill goes from now on, if that is elsewhere than it was noted. One that begins anew has
+    /// passed nothing over yet.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn place_run(&mut self, run: RunId, row: i64, to_row: i64) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("place a backfill"))?;
+        execute(&tx, "UPDATE runs SET row = ?2, to_row = ?3 WHERE id = ?1", [run.0, row, to_row])?;
+        if row == 0 {
+            execute(&tx, "UPDATE runs SET mark = NULL, mark_path = NULL, mark_time = NULL WHERE id = ?1", [run.0])?;
+            execute(&tx, "DELETE FROM run_skips WHERE run = ?1", [run.0])?;
+        }
+        tx.commit().map_err(sqlite("place a backfill"))
+    }
+
+    /// Admits a batch of a backfill, notes what it passed over and how far it is, by row and mark, all or nothing.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`], also where there is no such backfill; then nothing has changed.
     pub fn advance_run(
         &mut self,
         run: RunId,
-        row: i64,
+        (row, mark): (i64, Option<&Mark>),
         admission: &Admission<'_>,
         passed_over: &[(PassedOver, u64)],
     ) -> Result<(), QueueError> {
@@ -195,8 +219,15 @@ impl Queue {
             .map_err(sqlite("note skipped paths"))?;
         }
         tx.query_row(
-            "UPDATE runs SET row = ?2, started = ?3 WHERE id = ?1 RETURNING id",
-            params![run.0, row, admission.now],
+            "UPDATE runs SET row = ?2, started = ?3, mark = ?4, mark_path = ?5, mark_time = ?6 WHERE id = ?1 RETURNING id",
+            params![
+                run.0,
+                row,
+                admission.now,
+                mark.map(|mark| mark.row),
+                mark.map(|mark| &mark.path),
+                mark.map(|mark| mark.time)
+            ],
             |_| Ok(()),
         )
         .map_err(sqlite("note a backfill's progress"))?;
@@ -235,8 +266,8 @@ impl Queue {
     pub fn run_is_open(&self, run: RunId) -> Result<bool, QueueError> {
         self.db
             .prepare_cached(
-                "SELECT 1 FROM jobs INDEXED BY jobs_open
-                 WHERE state IN (0, 1) AND state <> 2 AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)
+                "SELECT 1 FROM jobs INDEXED BY jobs_open_of_run
+                 WHERE state IN (0, 1) AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)
                  UNION ALL
                  SELECT 1 FROM shared s JOIN jobs j ON j.id = s.job
                  WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)
@@ -254,21 +285,18 @@ impl Queue {
         let mut statement = self
             .db
             // Beside `max` the other columns are of the row that has it.
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN
-                            (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
-                             FROM disks d WHERE d.level <> 'ok'
-                               AND d.place IN ('store', 'state directory', 'cache ' || c.name) ORDER BY d.rowid)
-                        END), j.reason, c.off, max(j.attempts),
+                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
+                        j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
-                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open
-                       WHERE state IN (0, 1) AND state <> 2 AND run = ?1
+                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open_of_run
+                       WHERE state IN (0, 1) AND run = ?1
                        UNION ALL
                        SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
                        WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
                  JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
-            )
+            ))
             .map_err(sqlite("list what is left of a backfill"))?;
         statement
             .query_map([run.0], |row| {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -64,27 +64,42 @@ impl Queue {
 
     /// Makes a new database, which is whole and durable before it bears its name. One that replaces another says that
     /// everything is to be looked at again, from its first moment on.
-    fn make(path: &Path, replaces: bool) -> Result<Self, QueueError> {
-        let new = named(path, ".new");
-        let state_dir = path.parent().unwrap_or(path);
-        let at = |source| QueueError::StateDir { dir: state_dir.to_owned(), source };
-        for left in [new.clone(), named(&new, "-wal"), named(&new, "-shm")] {
-            match fs::remove_file(left) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(error)),
-                _ => {}
-            }
-        }
-        File::create(&new).map_err(at)?;
+    pub(super) fn make(path: &Path, replaces: bool) -> Result<Self, QueueError> {
+        let new = Self::begin_new(path)?;
         let mut queue = Self::connect(&new)?;
         if replaces {
             queue.watch_everything_from_the_beginning()?;
         }
-        // Whoever closes it last takes its log into it.
+        // Closing it would do that too, but wouldn't say where it can't be done.
+        let log = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let is_busy = queue.db.query_row(log, [], |row| row.get::<_, bool>(0)).map_err(sqlite("take in its log"))?;
+        if is_busy {
+            return Err(about_dir_of(path)(ErrorKind::ResourceBusy.into()));
+        }
         queue.db.close().map_err(|(_, error)| sqlite("close what is new")(error))?;
-        File::open(&new).and_then(|file| file.sync_all()).map_err(at)?;
-        fs::rename(&new, path).map_err(at)?;
-        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(at)?;
+        Self::put_in_place(&new, path)?;
         Self::connect(path)
+    }
+
+    /// Makes an empty file that will be the database.
+    pub(super) fn begin_new(path: &Path) -> Result<PathBuf, QueueError> {
+        let (new, at) = (named(path, ".new"), about_dir_of(path));
+        for left in [new.clone(), named(&new, "-wal"), named(&new, "-shm")] {
+            remove_if_there(&left).map_err(&at)?;
+        }
+        File::create(&new).map_err(&at)?;
+        Ok(new)
+    }
+
+    /// Gives a new database its name. A log that another one of that name has left would be taken for its own, and goes.
+    pub(super) fn put_in_place(new: &Path, path: &Path) -> Result<(), QueueError> {
+        let at = about_dir_of(path);
+        for left in [named(path, "-wal"), named(path, "-shm")] {
+            remove_if_there(&left).map_err(&at)?;
+        }
+        File::open(new).and_then(|file| file.sync_all()).map_err(&at)?;
+        fs::rename(new, path).map_err(&at)?;
+        File::open(path.parent().unwrap_or(path)).and_then(|dir| dir.sync_all()).map_err(&at)
     }
 
     /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
@@ -114,7 +129,7 @@ impl Queue {
                 // Who makes it hasn't come to its first table yet.
                 Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
-                Ordering::Equal => Ok(Self { db, path: path.clone(), data_version: 0 }),
+                Ordering::Equal => Ok(Self { db, files: Self::files_at(&path), path: path.clone(), data_version: 0 }),
             }
         };
         look().map_err(|error| name_corruption(error, state_dir))
@@ -131,7 +146,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned(), data_version: 0 })
+        Ok(Self { db, path: path.to_owned(), data_version: 0, files: Self::files_at(path) })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {
@@ -164,6 +179,19 @@ impl Queue {
             .query_row("PRAGMA data_version", [], |row| row.get(0))
             .map_err(sqlite("ask whether it has changed"))?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
+    }
+}
+
+/// Says in which state directory something went wrong with a file.
+fn about_dir_of(path: &Path) -> impl Fn(io::Error) -> QueueError {
+    let dir = path.parent().unwrap_or(path).to_owned();
+    move |source| QueueError::StateDir { dir: dir.clone(), source }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -225,6 +253,11 @@ fn is_cut_to_nothing(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
 }
 
+/// What file is there, by device and number.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 fn corrupt(verdict: &str) -> QueueError {
     let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
@@ -261,7 +294,7 @@ fn has_been_moved_aside(state_dir: &Path) -> io::Result<bool> {
 }
 
 /// The name with something behind it.
-fn named(file: &Path, suffix: &str) -> PathBuf {
+pub(super) fn named(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -87,6 +87,9 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         // Dropped by hand while it was under way.
         return Ok(());
     }
+    if !matches!(outcome, Outcome::Returned | Outcome::Postponed { .. }) {
+        execute(tx, "UPDATE jobs SET was_done = 0 WHERE id = ?1 AND was_done = 1", [job.id])?;
+    }
     let move_on = |event, reason: Option<&str>| change(tx, job.id, JobState::Uploading, event, reason, now);
     match outcome {
         Outcome::Delivered(delivery) => {

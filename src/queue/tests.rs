@@ -10,6 +10,7 @@ mod outage;
 mod paused;
 mod reconfigured;
 mod registered;
+mod seen;
 mod tidied;
 mod walk;
 
@@ -243,7 +244,7 @@ fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
             wanted: &wanted,
             now: bench.clock,
         };
-        bench.queue.advance_run(run.id, 1, &admission, &[]).expect("admitted");
+        bench.queue.advance_run(run.id, (1, None), &admission, &[]).expect("admitted");
         let job = bench.claim_one(1);
         bench.settle(job, outcome);
         bench.queue.finish_run(run.id, bench.clock).expect("finished");

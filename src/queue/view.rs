@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::seen::BACKFILL_WAITS;
 use super::work::path_column;
 use super::{CacheId, JobState, Queue, QueueError, RunId, Volume, sqlite};
 
@@ -21,6 +22,8 @@ pub struct CacheCounts {
     pub done: u64,
     /// Of those, what the cache has dropped since, to have no more than its `max_size`.
     pub dropped: u64,
+    /// Of those, what backfill has asked for once more, and what hasn't been looked for since.
+    pub again: u64,
     /// Held back by a reference.
     pub held: u64,
     /// Failed for good.
@@ -43,6 +46,12 @@ pub struct CacheCounts {
     pub lacks_credentials: bool,
     /// Since when (ms since 1970) it is being asked whether it takes anything, without an answer yet.
     pub asked_since: Option<i64>,
+    /// Why nothing of backfill's goes there, where some of it waits: a disk has little room, or the cache is too large.
+    pub backfill_waits: Option<String>,
+    /// Bytes that it had, where the service keeps it within a size.
+    pub size: Option<u64>,
+    /// When (ms since 1970) that was seen.
+    pub sized: Option<i64>,
     /// Whether that is meant to be so, since this host is its own server.
     #[serde(skip)]
     pub is_off: bool,
@@ -80,6 +89,7 @@ impl CacheCounts {
             uploading: 0,
             done: 0,
             dropped: 0,
+            again: 0,
             held: 0,
             failed: 0,
             gone: 0,
@@ -91,6 +101,9 @@ impl CacheCounts {
             waiting_until: None,
             lacks_credentials: false,
             asked_since: None,
+            backfill_waits: None,
+            size: None,
+            sized: None,
             is_off: false,
             id: CacheId(0),
         }
@@ -149,6 +162,8 @@ pub struct JobView {
     pub cache_waits: Option<String>,
     /// Why its cache is paused, or backfill to it, where that is what a pending job waits for.
     pub paused: Option<String>,
+    /// Why nothing of backfill's goes to its cache, where that is what a pending job waits for.
+    pub backfill_waits: Option<String>,
     /// When (ms since 1970) the cache is asked again, where it has asked for the pause itself.
     pub cache_waits_until: Option<i64>,
     /// Milliseconds since 1970 of the last change.
@@ -163,15 +178,18 @@ impl Queue {
     pub fn counts(&self) -> Result<Vec<CacheCounts>, QueueError> {
         let mut statement = self
             .db
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT c.id, c.name, c.url, c.waiting_since, c.waiting_why,
-                        coalesce(sum(j.state = 0), 0), coalesce(sum(j.state = 1), 0), coalesce(sum(j.state = 2), 0),
+                        coalesce(sum(j.state = 0 AND NOT j.was_done), 0), coalesce(sum(j.state = 1), 0),
+                        coalesce(sum(j.state = 2 OR (j.state = 0 AND j.was_done)), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
                         coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
-                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0), c.lacks_credentials,
-                        c.asked_since
+                        c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0),
+                        coalesce(sum(j.state = 0 AND j.was_done), 0), c.size, c.sized,
+                        CASE WHEN sum(j.state = 0 AND j.lane = 1) > 0 THEN {BACKFILL_WAITS} END,
+                        c.lacks_credentials, c.asked_since
                  FROM caches c LEFT JOIN jobs j ON j.cache = c.id GROUP BY c.id ORDER BY c.name, c.id",
-            )
+            ))
             .map_err(sqlite("count jobs"))?;
         let count = |row: &Row<'_>, column: usize| row.get::<_, i64>(column).map(|count| count as u64);
         statement
@@ -194,8 +212,12 @@ impl Queue {
                     bytes_read: count(row, 13)?,
                     bytes_saved: count(row, 14)?,
                     waiting_until: row.get(15)?,
-                    lacks_credentials: row.get(17)?,
-                    asked_since: row.get(18)?,
+                    again: count(row, 17)?,
+                    size: row.get::<_, Option<i64>>(18)?.map(i64::unsigned_abs),
+                    sized: row.get(19)?,
+                    backfill_waits: row.get(20)?,
+                    lacks_credentials: row.get(21)?,
+                    asked_since: row.get(22)?,
                 })
             })
             .and_then(Iterator::collect)
@@ -256,16 +278,17 @@ impl Queue {
     pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {
         let mut statement = self
             .db
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT j.id, j.path, c.name, j.state, j.attempts, j.not_before, j.blockers, j.reason, j.changed,
                         CASE WHEN j.state = 0 THEN c.waiting_why END,
                         CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END) END,
-                        c.url, CASE WHEN j.state = 0 THEN c.waiting_until END
+                        c.url, CASE WHEN j.state = 0 THEN c.waiting_until END,
+                        CASE WHEN j.state = 0 AND j.lane = 1 THEN {BACKFILL_WAITS} END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
                  ORDER BY j.changed DESC, j.id DESC LIMIT ?5",
-            )
+            ))
             .map_err(sqlite("list jobs"))?;
         let state = filter.state.map(|state| state as i64);
         let run = filter.run.map(|run| run.0);
@@ -288,6 +311,7 @@ impl Queue {
                     paused: row.get(10)?,
                     url: row.get(11)?,
                     cache_waits_until: row.get(12)?,
+                    backfill_waits: row.get(13)?,
                 })
             })
             .and_then(Iterator::collect)

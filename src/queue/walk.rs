@@ -42,6 +42,8 @@ fn ask(tx: &Transaction<'_>, run: RunId, job: &Job, reference: &StorePath, now: 
         tx,
         "UPDATE jobs SET run = ?2, needed = 1, lane = min(lane, ?3),
              attempts = CASE WHEN state IN (2, 5) THEN 0 ELSE attempts END,
+             doubts = CASE WHEN state IN (2, 5) THEN 0 ELSE doubts END,
+             was_done = CASE WHEN state IN (2, 5) THEN state = 2 AND NOT evicted AND ?3 = 1 ELSE was_done END,
              not_before = CASE WHEN state IN (2, 5) THEN 0 ELSE not_before END,
              changed = CASE WHEN state IN (2, 5) THEN ?4 ELSE changed END,
              state = CASE WHEN state IN (2, 5) THEN 0 ELSE state END

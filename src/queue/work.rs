@@ -33,7 +33,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn recover(&mut self) -> Result<u64, QueueError> {
-        self.db.execute("UPDATE caches SET asked_since = NULL", []).map_err(sqlite("recover"))?;
+        self.db.execute("UPDATE caches SET asked_since = NULL, too_large = 0", []).map_err(sqlite("recover"))?;
         let recovered = self.db.execute(RECOVER, []);
         Ok(recovered.map_err(sqlite("recover claimed jobs"))? as u64)
     }
@@ -45,17 +45,11 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn claim(&mut self, cache: CacheId, lane: Lane, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
-            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
-             WHERE id IN (SELECT id FROM jobs
-                          WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
-                            AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
-                            AND (not_before <= ?2 OR not_before > ?2 + ?4)
-                          ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
-                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
-                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
-                       collectable",
+            "SELECT id FROM jobs
+             WHERE cache = ?1 AND lane = ?5 AND state = 0 AND blockers = 0
+               AND (?5 = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
+               AND (not_before <= ?2 OR not_before > ?2 + ?4)
+             ORDER BY id LIMIT ?3",
             params![cache.0, now, limit as i64, LONGEST_DELAY, lane as i64],
         )
     }
@@ -66,16 +60,10 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn claim_collectable(&mut self, cache: CacheId, limit: usize, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
-            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
-             WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_collectable
-                          WHERE cache = ?1 AND lane = 0 AND state = 0 AND blockers = 0 AND collectable = 1
-                            AND (not_before <= ?2 OR not_before > ?2 + ?4)
-                          ORDER BY id LIMIT ?3)
-             RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
-                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
-                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
-                       collectable",
+            "SELECT id FROM jobs INDEXED BY jobs_collectable
+             WHERE cache = ?1 AND lane = 0 AND state = 0 AND blockers = 0 AND collectable = 1
+               AND (not_before <= ?2 OR not_before > ?2 + ?4)
+             ORDER BY id LIMIT ?3",
             params![cache.0, now, limit as i64, LONGEST_DELAY],
         )
     }
@@ -88,22 +76,31 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn claim_probe(&mut self, cache: CacheId, last: Lane, now: i64) -> Result<Vec<Job>, QueueError> {
         self.claim_by(
-            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0
-             WHERE id IN (SELECT id FROM jobs
-                          WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
-                            AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
-                          ORDER BY attempts, not_before, lane, id LIMIT 1)
-             RETURNING id, path, cache, lane, attempts, doubts, needed,
-                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
-                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
-                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
-                       collectable",
+            "SELECT coalesce(
+                 -- The first of those that have not been tried at all, for which little has to be looked at.
+                 (SELECT id FROM jobs INDEXED BY jobs_claimable
+                  WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0 AND attempts = 0 AND not_before = 0
+                    AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
+                  ORDER BY lane, id LIMIT 1),
+                 (SELECT id FROM jobs INDEXED BY jobs_claimable
+                  WHERE cache = ?1 AND lane <= ?3 AND state = 0 AND blockers = 0
+                    AND (lane = 0 OR (SELECT backfill_paused FROM caches WHERE id = ?1) IS NULL)
+                  ORDER BY attempts, not_before, lane, id LIMIT 1))",
             params![cache.0, now, last as i64],
         )
     }
 
-    fn claim_by(&mut self, sql: &'static str, params: impl rusqlite::Params) -> Result<Vec<Job>, QueueError> {
-        let mut statement = self.db.prepare_cached(sql).map_err(sqlite("claim jobs"))?;
+    /// Claims the jobs that a query selects by their ids; `?2` is the time.
+    fn claim_by(&mut self, selected: &str, params: impl rusqlite::Params) -> Result<Vec<Job>, QueueError> {
+        let claim = format!(
+            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0 WHERE id IN ({selected})
+             RETURNING id, path, cache, lane, attempts, doubts, needed,
+                       EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
+                                 AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
+                                                                   WHERE s.job = jobs.id AND s.state IS NULL))),
+                       collectable"
+        );
+        let mut statement = self.db.prepare_cached(&claim).map_err(sqlite("claim jobs"))?;
         let mut jobs = statement
             .query_map(params, job_from_row)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -200,13 +197,11 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn take_retried(&mut self) -> Result<Vec<CacheId>, QueueError> {
         let explain = sqlite("look for caches to be tried");
-        let mut asked = self.db.prepare_cached("SELECT id FROM caches WHERE retried = 1").map_err(&explain)?;
+        // Asked again and again, mostly in vain: only what is there is written.
+        let take = "UPDATE caches SET retried = 0 WHERE retried = 1 RETURNING id";
+        let mut asked = self.db.prepare_cached(take).map_err(&explain)?;
         let rows = asked.query_map([], |row| row.get(0).map(CacheId)).map_err(&explain)?;
-        let caches = rows.collect::<Result<Vec<_>, _>>().map_err(&explain)?;
-        if !caches.is_empty() {
-            self.db.execute("UPDATE caches SET retried = 0", []).map_err(&explain)?;
-        }
-        Ok(caches)
+        rows.collect::<Result<Vec<_>, _>>().map_err(explain)
     }
 
     /// Deletes jobs, whatever their state. Returns how many there were.

@@ -165,6 +165,14 @@ pub enum SecretError {
         /// The host.
         host: String,
     },
+    /// What lies on this host can't be read in time.
+    #[error("{from} could not be read within {} s; is the server of that file system away?", after.as_secs())]
+    Hangs {
+        /// Where the secret should come from.
+        from: String,
+        /// For how long.
+        after: Duration,
+    },
     /// A thread of storewatch's was lost: by a defect, or because the system gives none.
     #[error("the thread that was to read {from} was lost")]
     LostThread {

@@ -129,7 +129,10 @@ fn read_up_to(mut file: File, bytes: &mut [u8]) -> io::Result<usize> {
 pub fn write_new(path: &Path, secret: &str) -> Result<(), SecretError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("create", folder))?;
-    let temp = path.with_extension(format!("new-{}", std::process::id()));
+    // Drawn, since the number of a process in a container is that of the one before it, which may have left a file. Where
+    // nothing can be drawn, it has to do.
+    let draw = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
+    let temp = path.with_extension(format!("new-{draw:016x}"));
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)

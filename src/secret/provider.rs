@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::error::{NoText, SecretError};
@@ -21,6 +22,9 @@ use super::{command, keychain, netrc};
 /// file system don't tell of all that can lie behind a path: sops-nix swaps a link somewhere in the middle of it. One
 /// read of a small file in two seconds costs nothing. No failure is remembered for longer either.
 const REREAD: Duration = Duration::from_secs(2);
+
+/// A file that takes longer to read lies on a file system that hangs. As long as a command has by default.
+const READING: Duration = Duration::from_secs(10);
 
 /// Keys [`Fingerprint`]s, anew in each process.
 static FINGERPRINT_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -35,6 +39,8 @@ struct Inner {
     place: Place,
     /// Locked while a secret is fetched, so that those who ask meanwhile wait for that one.
     kept: Mutex<Option<Kept>>,
+    /// What is read at this moment: where that hangs, no more threads are lost with it.
+    reading: Mutex<Option<JoinHandle<Result<Secret, SecretError>>>>,
 }
 
 /// What a source means depends on where this process runs and what the secret is for.
@@ -86,7 +92,7 @@ impl Provider {
 
     fn at(source: Source, form: Form, real_store: &Path, host: Option<&str>) -> Self {
         let place = Place::of_this_process(real_store, host);
-        Self(Arc::new(Inner { source, form, place, kept: Mutex::new(None) }))
+        Self(Arc::new(Inner { source, form, place, kept: Mutex::new(None), reading: Mutex::new(None) }))
     }
 
     /// Where its secrets come from.
@@ -167,14 +173,26 @@ impl Inner {
             Source::Command { argv, timeout, .. } => command::output(argv, *timeout).await?,
             Source::Keychain { service, account } => keychain::password(service, account.as_deref()).await?,
             Source::File { .. } | Source::Env { .. } | Source::Credential { .. } | Source::Netrc { .. } => {
-                // Files may lie on a disk that is slow to answer.
-                let (source, form, place) = (self.source.clone(), self.form, self.place.clone());
-                let from = source.to_string();
-                let read = spawn_blocking(move || read(&source, form, &place)).await;
-                return read.unwrap_or(Err(SecretError::LostThread { from }));
+                return self.read_in_time().await;
             }
         };
         Secret::new(&bytes, self.form, &self.source)
+    }
+
+    /// Reads what lies on this host, perhaps on a disk that is slow to answer, or doesn't.
+    async fn read_in_time(&self) -> Result<Secret, SecretError> {
+        let mut reading = self.reading.lock().await;
+        // Who began it didn't wait for it: by now it may be outdated.
+        reading.take_if(|reading| reading.is_finished());
+        let under_way = reading.get_or_insert_with(|| {
+            let (source, form, place) = (self.source.clone(), self.form, self.place.clone());
+            spawn_blocking(move || read(&source, form, &place))
+        });
+        let Ok(read) = timeout(READING, under_way).await else {
+            return Err(SecretError::Hangs { from: self.source.to_string(), after: READING });
+        };
+        *reading = None;
+        read.unwrap_or_else(|_| Err(SecretError::LostThread { from: self.source.to_string() }))
     }
 }
 

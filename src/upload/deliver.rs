@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::backoff::{next_try, retry};
 use super::contents::Remembered;
-use super::flight::{Arrival, Flights};
+use super::flight::{Arrival, Flight, Flights};
 use super::presence::{Presence, Unanswered};
 use super::realisations;
 use super::roots::{Root, Roots};
@@ -19,7 +19,7 @@ use super::upstream::without_answer;
 use crate::cache::{
     Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
-use crate::limit::{Shaper, Slots, Urgency};
+use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -28,6 +28,10 @@ use crate::report::one_line;
 /// What may be a fault on the way as well as a fault of the path is tried so often. Tries that ended otherwise, such as for
 /// want of an upstream's answer, don't count.
 const DOUBTFUL_TRIES: u32 = 4;
+
+/// A path that waits for room is tried after pauses that don't grow beyond those of so many tries, half a minute: what it
+/// costs is a look at the file system.
+const WHILE_NO_ROOM: u32 = 5;
 
 /// What every delivery needs. Cheap to clone.
 #[derive(Clone)]
@@ -38,7 +42,6 @@ pub(super) struct Context {
     pub(super) real_store: PathBuf,
     /// The file system that they were on when the service began; `None` where that couldn't be learnt.
     pub(super) store_device: Option<u64>,
-    pub(super) call_off: CallOff,
     pub(super) tally: Tally,
     pub(super) flights: Flights,
     pub(super) policy: watch::Receiver<Option<Arc<Policy>>>,
@@ -77,6 +80,8 @@ pub(super) enum Verdict {
     Nothing,
     /// Nothing: it is an upstream's trouble, which is told once and not for each path.
     ToldElsewhere,
+    /// Nothing, and what became of the path is told at its first try alone: what is free is another at each.
+    ToldOnce,
     /// It did not serve a request: once may be chance, several times in a row are not.
     Faltered(String),
     /// It takes nothing for now.
@@ -104,16 +109,28 @@ pub(super) struct Place {
     pub(super) seat: Option<Seat>,
     /// Whether the cache is reached over a line, or is on a disk of this host.
     pub(super) over_line: bool,
-    /// In which lane it stands.
-    pub(super) urgency: Urgency,
+    /// Calls it off, and no other.
+    pub(super) call_off: CallOff,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
 /// closure, says what is behind it.
-pub(super) async fn deliver(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+///
+/// Who waits for `flight` goes on as soon as the path is there.
+pub(super) async fn deliver(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let facts = context.facts.clone();
-    let tap = context.shaper.tap(name.as_str(), place.urgency.clone(), place.over_line);
-    let landed = tap.scope(deliver_alone(context, name, presence, job, place)).await;
+    let tap = context.shaper.tap(name.as_str(), flight.urgency().clone(), place.over_line);
+    let landed = tap.scope(deliver_alone(context, name, presence, job, place, flight)).await;
+    if let Outcome::Delivered(_) = landed.outcome {
+        flight.land();
+    }
     // What an upstream has is the upstream's to keep whole.
     let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
     if !is_there || !job.walk {
@@ -127,7 +144,14 @@ pub(super) async fn deliver(context: Context, name: CacheName, presence: Presenc
     }
 }
 
-async fn deliver_alone(context: Context, name: CacheName, presence: Presence, job: &Job, place: Place) -> Landed {
+async fn deliver_alone(
+    context: Context,
+    name: CacheName,
+    presence: Presence,
+    job: &Job,
+    place: Place,
+    flight: &Flight,
+) -> Landed {
     let Some(policy) = context.policy.borrow().clone() else { return Outcome::Returned.into() };
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
@@ -142,6 +166,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             return landed;
         }
@@ -155,14 +180,15 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, urgency } = place;
+    let Place { slots, gate, seat, over_line: _, call_off } = place;
+    let urgency = flight.urgency().clone();
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
     }
     slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
-    let nar = NarStream::new(files, &info, urgency, slots, context.call_off.clone())
+    let nar = NarStream::new(files, &info, urgency, slots, call_off)
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
@@ -187,6 +213,7 @@ async fn deliver_alone(context: Context, name: CacheName, presence: Presence, jo
     match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
             presence.saw(&job.path);
+            flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
             Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
@@ -220,9 +247,9 @@ async fn go_ahead(
     there: Vec<StorePath>,
 ) -> Result<(), Hindrance> {
     // A cache collects garbage, too.
-    let missing = presence.missing(&there).await.map_err(|unanswered| match unanswered {
-        Unanswered::Refused(error) => Hindrance::Unknown(one_line(&error)),
-        Unanswered::WithOthers => Hindrance::Unknown("the cache does not say".to_owned()),
+    let missing = presence.missing_with_patience(&there).await.map_err(|unanswered| match unanswered {
+        Unanswered::Refused(error) => Hindrance::Unasked(Arc::new(error)),
+        Unanswered::WithOthers => Hindrance::Unknown,
     })?;
     if let Some(gone) = missing.into_iter().next() {
         return Err(Hindrance::ReferenceMissing(gone));
@@ -409,11 +436,16 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         return outcome.into();
     }
     let mut reason = one_line(error);
+    if let CacheError::LargerThanCache { .. } = error {
+        // It isn't tried again by itself.
+        reason = error.with_cure();
+    }
     if error.is_about_size() {
         reason = format!("{reason}; its archive has {}, unpacked", ByteSize(info.nar_size));
     }
     let waits = |reason: String, pause, ends| Landed {
-        // Noted as a try, so that the cache is next tried with another path: perhaps only this one is too large.
+        // With this moment as its time, so that the cache is next tried with another path, whose time was earlier: perhaps
+        // only this one is too large.
         cache: Verdict::Waits(Waits {
             why: error.with_cure(),
             pause,
@@ -425,6 +457,10 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
     };
     match error.class() {
         Class::Transient => retry(job, reason).into(),
+        Class::NoRoomYet => {
+            let tried = Job { attempts: job.attempts.min(WHILE_NO_ROOM), ..job.clone() };
+            Landed { cache: Verdict::ToldOnce, ..retry(&tried, error.with_cure()).into() }
+        }
         Class::Unavailable => Landed { cache: Verdict::Faltered(error.with_cure()), ..retry(job, reason).into() },
         // This try isn't counted yet.
         Class::Doubtful if job.doubts + 1 < DOUBTFUL_TRIES => {
@@ -442,6 +478,7 @@ async fn judge(context: &Context, job: &Job, info: &PathInfo, error: &CacheError
         Class::CacheWaits => waits(reason, Pause::Growing, Ends::Took),
         Class::Credentials => waits(reason, Pause::until_other_credentials(error), Ends::Answered),
         Class::NotWanted => Outcome::Withdrawn { reason }.into(),
+        Class::ToldByAnother => Outcome::Postponed { not_before: next_try(job), reason }.into(),
         Class::ReferenceFirst | Class::Cancelled => Outcome::Returned.into(),
     }
 }

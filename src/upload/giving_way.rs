@@ -66,6 +66,11 @@ async fn measure(line: Line, shaper: Shaper, name: CacheName, cache: Weak<dyn Ca
 }
 
 impl Line {
+    /// Forgets what is known: after a suspend, the network may be another.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Notes an answer, or that there was none, and says what may be sent.
     fn answered(&self, answered: bool, delay: Duration, sent: u64, now: Instant) -> Rate {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

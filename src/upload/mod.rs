@@ -49,7 +49,7 @@ use self::roots::Roots;
 pub use self::target::{Forgive, Open, Target};
 use self::target::{State, Waits};
 use self::tidy::tidy;
-use crate::cache::{Cache, CacheError, CallOff, Tally, Upstreams};
+use crate::cache::{Cache, CacheError, Tally, Upstreams};
 use crate::disk::Levels;
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
@@ -156,6 +156,8 @@ pub struct Uploader {
     next_release: Instant,
     next_tidying: Instant,
     drain_until: Option<Instant>,
+    /// Whether what was under way at the end of a drain has been told to end.
+    was_called_off: bool,
 }
 
 /// An attempt to open a cache, and what came of it.
@@ -190,7 +192,6 @@ impl Uploader {
     pub fn new(parts: Parts) -> Self {
         let Parts { queue, facts, real_store, socket, bell, shaper, stirred, tally, disks, nix_state, commands } =
             parts;
-        let call_off = CallOff::default();
         let (policy, policy_in_force) = watch::channel(None);
         let collectable = Collectable::start(nix_state, queue.clone(), &facts, Arc::clone(&bell));
         let (roots, keeping_roots) = Roots::start(socket, facts.store_dir().clone());
@@ -199,7 +200,6 @@ impl Uploader {
             facts,
             store_device: deliver::device(&real_store),
             real_store,
-            call_off,
             tally,
             flights: Flights::default(),
             policy: policy_in_force,
@@ -231,6 +231,7 @@ impl Uploader {
             next_release: Instant::now() + HELD_FOR,
             next_tidying: Instant::now() + TIDY_EVERY,
             drain_until: None,
+            was_called_off: false,
         }
     }
 
@@ -304,6 +305,7 @@ impl Uploader {
             Event::Told(Command::Hurry) => {
                 self.queue.call(|queue| queue.hurry()).await?;
                 self.caches.values_mut().for_each(State::hurry);
+                self.caches.values().for_each(State::forget_line);
             }
             Event::Told(Command::Drain(deadline)) => {
                 debug!(under_way = self.tasks.len(), "finishing what is under way");
@@ -311,10 +313,9 @@ impl Uploader {
             }
             Event::DrainOver => {
                 // Each ends at its next chunk and gives its job back; one that hangs is aborted by the next round.
-                if self.context.call_off.is_off() {
+                if std::mem::replace(&mut self.was_called_off, true) {
                     self.tasks.abort_all();
                 }
-                self.context.call_off.call_off();
                 self.claimed.values().for_each(UnderWay::call_off);
                 self.drain_until = Some(Instant::now() + Duration::from_secs(1));
             }
@@ -411,8 +412,8 @@ impl Uploader {
 
     async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
         let Opening { cache, attempt, result } = opening;
-        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         self.queue.call(move |queue| queue.note_asked(&[cache], None)).await?;
+        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
         match result {
             Ok(opened) => {
                 if state.opened(opened, &self.queue, &self.context.shaper) {

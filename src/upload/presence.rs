@@ -11,9 +11,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::contents::Remembered;
 use crate::cache::{Cache, CacheError};
@@ -25,6 +26,10 @@ const BATCH: usize = 4_000;
 
 /// Paths that are remembered at most, some 100 bytes each.
 const REMEMBERED: usize = 20_000;
+
+/// Who has an archive to lose asks again after such pauses. Together they are shorter than what a server lets a connection be
+/// still for: some caches are asked in the middle of a request.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(10)];
 
 /// What one cache is known to have. Cheap to clone.
 #[derive(Clone)]
@@ -114,6 +119,18 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
+    /// As [`Presence::missing`], for who has sent an archive already, which would be sent again: where another was told why there
+    /// is no answer, asks again for a while.
+    pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        for pause in PATIENCE {
+            match self.missing(paths).await {
+                Err(Unanswered::WithOthers) => sleep(pause).await,
+                answered => return answered,
+            }
+        }
+        self.missing(paths).await
+    }
+
     /// Asks until nobody waits.
     async fn ask_for_all(self) {
         loop {
@@ -188,7 +205,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::sync::Semaphore;
 
@@ -200,12 +217,18 @@ mod tests {
         asked: Mutex<Vec<usize>>,
         let_through: Semaphore,
         answers_hold: Duration,
-        fails: bool,
+        /// So often it fails first.
+        fails: AtomicU32,
     }
 
     impl Slow {
-        fn new(answers_hold: Duration, fails: bool) -> Arc<Self> {
-            Arc::new(Self { asked: Mutex::default(), let_through: Semaphore::new(0), answers_hold, fails })
+        fn new(answers_hold: Duration, fails: u32) -> Arc<Self> {
+            Arc::new(Self {
+                asked: Mutex::default(),
+                let_through: Semaphore::new(0),
+                answers_hold,
+                fails: fails.into(),
+            })
         }
     }
 
@@ -214,7 +237,8 @@ mod tests {
             Box::pin(async move {
                 self.asked.lock().expect("no panic").push(paths.len());
                 self.let_through.acquire().await.expect("open").forget();
-                if self.fails {
+                let fails = |left: u32| left.checked_sub(1);
+                if self.fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok() {
                     return Err(CacheError::LostThread { action: "answer" });
                 }
                 Ok(paths.iter().filter(|path| path.name().starts_with("lacking")).cloned().collect())
@@ -236,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_asked_while_a_question_is_under_way_goes_out_together() {
-        let cache = Slow::new(Duration::ZERO, false);
+        let cache = Slow::new(Duration::ZERO, 0);
         let presence = Presence::new(cache.clone(), None);
         let mut asking = tokio::task::JoinSet::new();
         for number in 0..100 {
@@ -258,7 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_there_is_believed_for_a_while_and_what_is_missing_is_not() {
-        let cache = Slow::new(Duration::from_secs(60), false);
+        let cache = Slow::new(Duration::from_secs(60), 0);
         cache.let_through.add_permits(1_000);
         let presence = Presence::new(cache.clone(), None);
         let asked = [path("there"), path("lacking")];
@@ -280,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_failure_is_told_by_one() {
-        let cache = Slow::new(Duration::ZERO, true);
+        let cache = Slow::new(Duration::ZERO, u32::MAX);
         let presence = Presence::new(cache.clone(), None);
         let mut asking = tokio::task::JoinSet::new();
         for number in 0..50 {
@@ -299,5 +323,20 @@ mod tests {
         let questions = cache.asked.lock().expect("no panic").len();
         assert_eq!((refused, others), (questions, 50 - questions));
         assert!(questions < 10, "{questions}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_an_archive_to_lose_asks_again_where_another_was_told() {
+        let cache = Slow::new(Duration::ZERO, 1);
+        cache.let_through.add_permits(1_000);
+        let presence = Presence::new(cache.clone(), None);
+        let (first, small, large) = ([path("there")], [path("lacking-a")], [path("lacking-b")]);
+        let began = Instant::now();
+        let (first, small, large) =
+            tokio::join!(presence.missing(&first), presence.missing(&small), presence.missing_with_patience(&large));
+        assert!(matches!(first, Err(Unanswered::Refused(_))));
+        assert!(matches!(small, Err(Unanswered::WithOthers)));
+        assert_eq!(large.ok(), Some(vec![path("lacking-b")]));
+        assert!(began.elapsed() >= PATIENCE[0], "not back to back");
     }
 }

@@ -25,9 +25,13 @@ impl Uploader {
             }
             if let Some(state) = self.caches.get_mut(&job.cache) {
                 let was_trial = state.ended(job.id);
-                let told_elsewhere = matches!(cache, Verdict::ToldElsewhere);
+                let is_told = match cache {
+                    Verdict::ToldElsewhere => true,
+                    Verdict::ToldOnce => job.attempts > 0,
+                    _ => false,
+                };
                 let waits = match cache {
-                    Verdict::Nothing | Verdict::ToldElsewhere => None,
+                    Verdict::Nothing | Verdict::ToldElsewhere | Verdict::ToldOnce => None,
                     Verdict::Faltered(why) => state.falter().then(|| Waits::out_of_reach(&why)),
                     Verdict::Waits(waits) => Some(waits),
                 };
@@ -42,7 +46,7 @@ impl Uploader {
                 }
                 let outcome = if waits.is_some() { of_an_outage(outcome) } else { outcome };
                 // What is wrong with the cache is told once, not for each path.
-                let told = if waits.is_some() || told_elsewhere { &Outcome::Returned } else { &outcome };
+                let told = if waits.is_some() || is_told { &Outcome::Returned } else { &outcome };
                 tell(&job, told, name.as_str());
                 outcomes.push((job, outcome));
             } else {

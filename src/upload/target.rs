@@ -281,6 +281,11 @@ impl State {
         }
     }
 
+    /// The line to it may be another by now.
+    pub(super) fn forget_line(&self) {
+        self.line.forget();
+    }
+
     /// Tries it at once, since somebody has asked for that: it may have been mended, and be asked what it has just refused.
     pub(super) fn hurry_by_hand(&mut self) {
         (self.target.forgive)();

@@ -24,11 +24,11 @@ pub(super) async fn tidy(queue: QueueHandle, disks: watch::Receiver<Levels>) {
 
 async fn in_steps(queue: &QueueHandle, disks: &watch::Receiver<Levels>) -> Result<u64, QueueError> {
     let has_room = disks.borrow().state() == Level::Ok;
-    let (mut step, mut steps) = (Some(queue.call(move |queue| queue.begin_tidying(now(), has_room)).await?), 0);
+    let (mut step, mut steps) = (Some(queue.call_once(move |queue| queue.begin_tidying(now(), has_room)).await?), 0);
     let mut failed = 0;
     while let Some(next) = step {
         failed = next.failed();
-        step = queue.call(move |queue| queue.tidy(next)).await?;
+        step = queue.call_once(move |queue| queue.tidy(next)).await?;
         steps += 1;
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,8 +1,8 @@
 //! What becomes of a path while an upstream can't be asked whether it has it.
 //!
-//! It waits until the upstream is asked again, and only a question that was really asked counts as a try of it: else some
-//! seconds without an upstream would use up the tries of all that is queued, and all of it would be uploaded together with
-//! everything that the upstream would have delivered.
+//! It waits until the upstream is asked again. Only questions that were really asked count, and no other tries of a path: else
+//! some seconds without an upstream, or a full disk, would use up the tries of what is queued, and all of it would be uploaded
+//! together with everything that the upstream would have delivered.
 
 use super::backoff::retry;
 use crate::cache::{Away, Unanswered};
@@ -17,10 +17,11 @@ const WITHOUT_UPSTREAM: u32 = 3;
 /// What becomes of the job at that time (ms since 1970); `None` if it goes on without the answer.
 pub(super) fn without_answer(job: &Job, unanswered: &Unanswered, now: i64) -> Option<Outcome> {
     let reason = || format!("an upstream cache: {}", one_line(&unanswered.error));
-    let Some(Away { in_vain, was_asked, again }) = unanswered.away else {
-        return (job.attempts < WITHOUT_UPSTREAM).then(|| retry(job, reason()));
-    };
-    if in_vain >= WITHOUT_UPSTREAM || (was_asked && job.attempts >= WITHOUT_UPSTREAM) {
+    if unanswered.of_path >= WITHOUT_UPSTREAM {
+        return None;
+    }
+    let Some(Away { in_vain, was_asked, again }) = unanswered.away else { return Some(retry(job, reason())) };
+    if in_vain >= WITHOUT_UPSTREAM {
         return None;
     }
     let not_before = now.saturating_add(i64::try_from(again.as_millis()).unwrap_or(i64::MAX));
@@ -55,33 +56,36 @@ mod tests {
         }
     }
 
-    fn away(in_vain: u32, was_asked: bool) -> Unanswered {
+    fn away(in_vain: u32, was_asked: bool, of_path: u32) -> Unanswered {
         let error = CacheError::LostThread { action: "ask" };
-        Unanswered { error, away: Some(Away { in_vain, was_asked, again: Duration::from_secs(20) }) }
+        Unanswered { error, away: Some(Away { in_vain, was_asked, again: Duration::from_secs(20) }), of_path }
     }
 
     #[test]
     fn a_short_absence_of_an_upstream_is_waited_for() {
         for attempts in [0, 2, 7] {
             for in_vain in 1..WITHOUT_UPSTREAM {
-                let outcome = without_answer(&job(attempts), &away(in_vain, false), 1_000);
+                let outcome = without_answer(&job(attempts), &away(in_vain, false, 0), 1_000);
                 let known = matches!(outcome, Some(Outcome::Postponed { not_before: 21_000, .. }));
                 assert!(known, "it wasn't asked for this one, so that is no try of it: {outcome:?}");
             }
         }
-        let asked = without_answer(&job(0), &away(1, true), 1_000);
-        assert!(matches!(asked, Some(Outcome::Retry { not_before: 21_000, .. })), "{asked:?}");
+        for attempts in [0, WITHOUT_UPSTREAM] {
+            let asked = without_answer(&job(attempts), &away(1, true, 1), 1_000);
+            let waited_for = matches!(asked, Some(Outcome::Retry { not_before: 21_000, .. }));
+            assert!(waited_for, "whatever else it was tried in vain for: {asked:?}");
+        }
     }
 
     #[test]
     fn an_upstream_that_stays_away_or_fails_one_path_is_done_without() {
-        assert_eq!(without_answer(&job(0), &away(WITHOUT_UPSTREAM, false), 0), None, "gone for all");
-        assert_eq!(without_answer(&job(WITHOUT_UPSTREAM), &away(1, true), 0), None, "it answers others");
-        let own = |attempts| {
+        assert_eq!(without_answer(&job(0), &away(WITHOUT_UPSTREAM, false, 0), 0), None, "gone for all");
+        assert_eq!(without_answer(&job(0), &away(1, true, WITHOUT_UPSTREAM), 0), None, "it answers others");
+        let own = |of_path| {
             let error = CacheError::LostThread { action: "ask" };
-            without_answer(&job(attempts), &Unanswered { error, away: None }, 0)
+            without_answer(&job(WITHOUT_UPSTREAM), &Unanswered { error, away: None, of_path }, 0)
         };
-        assert!(matches!(own(0), Some(Outcome::Retry { .. })));
+        assert!(matches!(own(1), Some(Outcome::Retry { .. })));
         assert_eq!(own(WITHOUT_UPSTREAM), None);
     }
 }

@@ -108,7 +108,7 @@ impl Listing {
         let listed = listed.unwrap_or_else(|panic| Err(panic.into())).map_err(explain)?;
         let pending_before = before.map(|listed| listed.pending).unwrap_or_default();
         let (at, changed, asked) = match listed {
-            Some((changed, names)) => (now, changed, queue.call(move |queue| queue.unseen(names)).await?),
+            Some((changed, names)) => (now, changed, queue.call(move |queue| queue.unseen(&names)).await?),
             None => (known_at.unwrap_or(now), known, pending_before.clone()),
         };
         let told: HashSet<StorePath> = pending_before.into_iter().collect();

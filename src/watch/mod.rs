@@ -243,16 +243,13 @@ impl Watcher {
             match step? {
                 Step::UpToDate => return Ok((scan, found)),
                 Step::Another(why, beginning) => {
-                    warn!("{why}; it is read from its beginning, what was uploaded before is not uploaded again");
+                    warn!(
+                        "{why}; it is read from its beginning: what was uploaded before is not uploaded again, and what was \
+                         registered before watching began stays for `storewatch backfill`"
+                    );
                     scan.start_over(&self.parts.queue, beginning).await?;
                 }
                 Step::Batch(batch) => {
-                    for row in &batch.malformed {
-                        warn!(
-                            row = row.id,
-                            "a row of the Nix database can't be understood and is passed over: {}", row.why
-                        );
-                    }
                     let rows = batch.rows;
                     found += rows;
                     let opened = scan.admit(&self.parts.queue, *batch).await?;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::WatchError;
 use super::cursor::{Seen, check, is_current};
 use crate::limit::Lane;
-use crate::nix::{BatchLimits, Database, DatabaseError, Identity, MalformedRow, StoreDir};
+use crate::nix::{BatchLimits, Database, DatabaseError, Identity, StoreDir};
 use crate::queue::{Admission, Cursor, Ended, Mark, QueueHandle, Routes, Wanted, now};
 
 /// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
@@ -47,7 +47,6 @@ pub(super) struct Beginning(Cursor);
 
 /// Rows that were read, and what is to be admitted of them.
 pub(super) struct Decided {
-    pub(super) malformed: Vec<MalformedRow>,
     pub(super) rows: usize,
     /// Rows that are new.
     fresh: Vec<Wanted>,
@@ -59,7 +58,7 @@ pub(super) struct Decided {
 impl Decided {
     /// Nothing to be admitted: only the cursor moves.
     fn only_to(cursor: Cursor) -> Self {
-        Self { malformed: Vec::new(), rows: 0, fresh: Vec::new(), again: Vec::new(), cursor }
+        Self { rows: 0, fresh: Vec::new(), again: Vec::new(), cursor }
     }
 }
 
@@ -94,7 +93,7 @@ impl Scan {
                     Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },
                     None => {
                         info!("watching from now on; `storewatch backfill` takes what is there already");
-                        Cursor { row: last_id, mark, file, rescan_to: 0 }
+                        Cursor { row: last_id, mark: mark.clone(), file, rescan_to: 0 }
                     }
                 };
                 let since = since.unwrap_or_else(|| now() / 1000);
@@ -151,6 +150,7 @@ impl Scan {
         }
         let time = if self.database.uses_wal()? { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
         let batch = self.database.batch(self.cursor.row, &BatchLimits { rows: BATCH_ROWS, time })?;
+        batch.tell_malformed();
         // Ids whose rows were collected before they could be read leave nothing to mark.
         let reached = if batch.complete { batch.reached.max(seen.last_id) } else { batch.reached };
         let cursor = Cursor { row: reached, mark: mark(&self.database, reached)?, file, ..self.cursor.clone() };
@@ -161,28 +161,14 @@ impl Scan {
             if old && info.registration_time < self.since {
                 continue;
             }
-            let decided = routes.policy.decide_loading(&mut info, &self.store_dir, |info| {
-                info.id.map_or(Ok(Vec::new()), |id| self.database.references(id))
-            });
-            let decision = match decided {
-                Ok(decision) => decision,
-                // A reference that can't be understood: the signature can't be checked, so it doesn't count.
-                Err(DatabaseError::Malformed { why, .. }) => {
-                    warn!(path = %info.path, "its references can't be understood: {why}");
-                    info.sigs.clear();
-                    match routes.policy.decide(&info, &self.store_dir) {
-                        Ok(decision) => decision,
-                        Err(_) => continue,
-                    }
-                }
-                Err(error) => return Err(error),
-            };
+            let decision =
+                routes.policy.decide_loading(&mut info, &self.store_dir, |info| self.database.references_of(info))?;
             debug!(path = %info.path, action = %decision.action(), rule = %decision.rule(), "decided");
             if let Some(wanted) = routes.wanted(&info, &decision) {
                 if old { again.push(wanted) } else { fresh.push(wanted) }
             }
         }
-        Ok(Step::Batch(Box::new(Decided { malformed: batch.malformed, rows, fresh, again, cursor })))
+        Ok(Step::Batch(Box::new(Decided { rows, fresh, again, cursor })))
     }
 
     /// Admits what was decided; the cursor moves with it.

@@ -214,8 +214,8 @@ fn beside_a_service_that_does_the_work() {
     let before = store.query_closure(&store.build(&expr::lattice(8, 1000)).unwrap()[0]);
     let mut running = storewatch.start();
     let fresh = store.build(&expr::many(1)).unwrap();
-    running.eventually("what is fresh", || storewatch.cache().has_all(&fresh));
-    assert!(!storewatch.cache().has(&before[0]));
+    running.eventually("what is fresh", || storewatch.cache_status("local")["done"] == 1);
+    assert!(storewatch.cache().has_all(&fresh) && !storewatch.cache().has(&before[0]));
     let said = storewatch.cmd(&["backfill"]);
     let works = format!("storewatch run, process {} works the queue off", running.pid());
     assert!(said.stderr.contains(&works), "{said:?}");

@@ -136,7 +136,7 @@ fn headers_open_what_stands_in_front_of_a_store() {
         let mut paths = store.build(&expr::sized(12_000_000)).unwrap();
         paths.extend(store.build(&expr::chain(2)).unwrap());
         let mut command = storewatch.command();
-        let said = Said::by(command.arg("push").args(&paths).env("STOREWATCH_LOG", "trace"));
+        let said = Said::by(command.args(["push", "--timeout", "60s"]).args(&paths).env("STOREWATCH_LOG", "trace"));
         assert_eq!(said.code, Some(0), "{said:?}");
         assert!(!(said.stdout + &said.stderr).contains("s3cret-of-the-gate"), "the secret shows");
         let verified = storewatch.cmd(&["cache", "verify", "team"]);

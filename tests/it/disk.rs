@@ -29,6 +29,10 @@ fn a_cache_takes_no_backfill_when_it_is_low_and_nothing_when_it_is_critical() {
     let said = storewatch.cmd(&["backfill", "--timeout", "1s"]);
     assert!(said.stdout.contains("3 for small"), "{said:?}");
     assert!(said.stdout.contains("the disk of cache small is low, and backfill waits for room"), "{said:?}");
+    let why = "the disk of cache small is low, and backfill waits for room";
+    assert!(storewatch.cmd(&["status"]).ok().contains(&format!("backfill waits: {why}")));
+    let listed = storewatch.cmd(&["queue", "list", "--cache", "small"]).ok();
+    assert!(listed.contains("  backfill waits\n") && listed.contains(&format!("small: {why}")), "{listed}");
     running.eventually("backfill elsewhere", || roomy.has_all(&old));
     for _ in 0..2 {
         // What is fresh goes on, and each time backfill could have been claimed as well.
@@ -72,10 +76,21 @@ fn what_is_begun_together_leaves_room_together() {
     running.eventually("as many as fit, and the reason", || {
         let free = disk.free();
         assert!(free >= 6 * MIB, "{free} bytes are left");
-        cache.store_paths().len() == 3 && waits_because(&storewatch, "small", "takes nothing where that is critical")
+        let waiting = storewatch.jobs("pending");
+        let why = |job: &Value| job["reason"].as_str().is_some_and(|why| why.contains("; smaller ones go on"));
+        cache.store_paths().len() == 3 && waiting.len() == 3 && waiting.iter().all(why)
     });
+    // What is too large for what is left holds up nothing that isn't, and is told of once, however often it is tried.
+    let small = store.build(&expr::many(3)).unwrap();
+    running.eventually("small ones", || cache.has_all(&small));
+    running
+        .eventually("some tries", || storewatch.jobs("pending").iter().all(|job| job["attempts"].as_u64() >= Some(3)));
+    let log = running.log();
+    assert_eq!(log.matches("smaller ones go on").count(), 3, "{log}");
+    assert_eq!(storewatch.cache_status("small")["waiting_why"], Value::Null);
+    disk.make_larger(128 * MIB);
+    running.eventually("all of them", || cache.has_all(&paths));
     running.stop();
-    assert_eq!(paths.iter().filter(|path| cache.has(path)).count(), 3);
     cache.assert_sound(&[]);
 }
 

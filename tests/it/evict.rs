@@ -41,6 +41,14 @@ fn what_was_longest_unread_is_dropped_and_stays_away() {
     storewatch.cmd(&["backfill", "--timeout", "1s"]);
     assert_eq!(shown(), [false, true, false, true, true, true]);
     assert!(!cache.has(&late) && !storewatch.jobs_left().is_empty(), "the archives take up room still");
+    let status = storewatch.cmd(&["status"]).ok();
+    assert!(status.contains("backfill waits: the cache is larger than its `max_size`"), "{status}");
+    assert!(status.contains(" MiB of at most 976.56 KiB, looked at "), "{status}");
+    let doctor = storewatch.cmd(&["doctor"]).stdout;
+    assert!(
+        doctor.contains("size of team: ") && doctor.contains("and it may have 976.6 KiB: backfill waits"),
+        "{doctor}"
+    );
     storewatch.cmd(&["push", &old]).ok();
     assert_eq!((cache.has(&old), &storewatch.cache_status("team")["dropped"]), (true, &1.into()));
     running.stop();
@@ -58,6 +66,33 @@ fn what_was_longest_unread_is_dropped_and_stays_away() {
     running.stop();
     cache.assert_sound(&[]);
     Reader::empty(&store).copy_from(&cache.url(), &key, &[old, read, new, chain[1].clone()]).unwrap();
+}
+
+#[test]
+fn a_path_that_is_larger_than_the_cache_may_be_fails_and_says_what_to_do() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let cache = storewatch.cache_at("team");
+    let policy = |most| {
+        let url = cache.url();
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}\"\nmax_size = \"{most}\"\n"))
+    };
+    policy("1 MB");
+    let mut running = storewatch.start();
+    let large = store.build(&expr::sized(1_500_000)).unwrap().remove(0);
+    let small = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the small one", || cache.has(&small));
+    running.eventually("the end of the large one", || storewatch.jobs("failed").len() == 1);
+    let reason = storewatch.jobs("failed")[0]["reason"].as_str().unwrap().to_owned();
+    assert!(
+        reason.contains("larger than the cache may be by its `max_size`, 976.6 KiB; let `max_size` be more"),
+        "{reason}"
+    );
+    assert_eq!((cache.archives().len(), cache.largest_temporary_file()), (1, 0));
+    policy("10 MB");
+    running.eventually("the large one", || cache.has(&large));
+    running.stop();
+    cache.assert_sound(&[]);
 }
 
 #[test]

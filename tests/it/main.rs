@@ -35,5 +35,6 @@ mod reconfigured;
 mod room;
 mod rooted;
 mod shaping;
+mod state_away;
 mod support;
 mod watching;

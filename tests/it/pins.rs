@@ -7,7 +7,7 @@ use storewatch::disk::{Level, Levels, What};
 use storewatch::limit::Lane;
 use storewatch::nix::{StoreDir, StoreFacts};
 use storewatch::pins::{Orders, Parts, Pins};
-use storewatch::queue::{Admission, Ended, Queue, Wanted};
+use storewatch::queue::{Admission, Ended, Queue, QueueHandle, Wanted};
 use tokio::sync::watch;
 
 /// A policy with this `pin`, whose cache takes nothing until it is unblocked.
@@ -191,8 +191,10 @@ fn pins_are_given_up_while_space_is_needed() {
 
     let (disks, told) = watch::channel(Levels::default());
     let (_orders, orders) = watch::channel(Orders { budget: Some(1 << 30), caches: vec![cache] });
+    let queue = QueueHandle::start(queue).unwrap();
     let parts = Parts {
         state_dir: storewatch.state_dir(),
+        queue,
         socket: store.state_dir().join("daemon-socket/socket"),
         facts: StoreFacts::new(store.db_path(), store.root().join("no-socket"), store_dir),
         nix_state: store.state_dir(),
@@ -201,9 +203,14 @@ fn pins_are_given_up_while_space_is_needed() {
         disks: told,
         stirred: Arc::default(),
     };
+    let noted = || Queue::open_to_look(&storewatch.state_dir()).unwrap().pinned().unwrap().map(|pinned| pinned.paths);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move { Pins::new(parts).run().await });
-    let pinned_are = |count| eventually("the pins", || pinned(&storewatch).len() == count);
+    let pinned_are = |count| {
+        eventually("the pins, and that they are noted", || {
+            pinned(&storewatch).len() == count && noted() == Some(count as u64)
+        });
+    };
     pinned_are(2);
     disks.send_replace(Levels::from_iter([(&What::Store, Level::Critical)]));
     pinned_are(0);

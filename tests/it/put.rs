@@ -6,7 +6,8 @@ use crate::support::backend::{Backend, Who};
 use crate::support::nginx::{WRITABLE, WRITER};
 use crate::support::tls::{Authority, Certificate, Clients};
 use crate::support::{
-    Canned, Fault, FlakyProxy, Nginx, Nix, On, Reader, Running, ScratchStore, Storewatch, each_nix, expr, write_secret,
+    Canned, Fault, FlakyProxy, Nginx, Nix, On, Reader, Running, ScratchStore, Storewatch, each_nix, eventually, expr,
+    write_secret,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -78,6 +79,44 @@ each_nix! {
         }
         assert!(asked.iter().all(|asked| asked.method != "DELETE"), "{asked:?}");
     }
+}
+
+/// Whoever has the files may prune them meanwhile, and other hosts only see what the server gives out.
+#[test]
+fn an_archive_that_a_prune_is_about_to_remove_is_sent_again() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    let cache = nginx.cache();
+    let use_it = || policy(&storewatch, nginx.port(), "", &login);
+    let prune = || {
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\n", cache.url()));
+        storewatch.cmd(&["cache", "prune", "team", "--max-size", "0B", "--grace", "1s", "--yes"]).ok()
+    };
+    let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+    let (one, two, three) = (build("one"), build("two"), build("three"));
+    use_it();
+    storewatch.cmd(&["push", &one]).ok();
+    storewatch.cmd(&["push", &two]).ok();
+    let archive = |path: &str| cache.narinfo(path).unwrap().url;
+    let first = archive(&one);
+    assert_eq!(first, archive(&two), "the server has it already");
+    eventually("both hidden", || {
+        prune();
+        !cache.has(&one) && !cache.has(&two)
+    });
+    // As if the prune had been a moment ago.
+    std::fs::write(cache.dir().join(&first), "about to go").unwrap();
+    for entry in std::fs::read_dir(cache.dir().join("pruned")).unwrap().flatten() {
+        if entry.file_name().to_str().unwrap().ends_with(".narinfo") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    use_it();
+    storewatch.cmd(&["push", &three]).ok();
+    assert_ne!(archive(&three), first);
+    store.read_back(&nginx.website(), &storewatch.public_key("team"), &[three]).unwrap();
 }
 
 fn hash(path: &str) -> &str {

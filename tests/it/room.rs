@@ -89,15 +89,36 @@ fn a_full_disk_under_the_queue_loses_nothing() {
     disk.fill();
     // Enough that the queue needs more room than its file has.
     paths.extend(store.build(&expr::many(100)).unwrap());
-    // Whether it waits or ends is its own affair; it has to say so, and to go on once there is room.
-    running.eventually_logs("full");
-    drop(running);
+    running.eventually_logs("nothing can be queued, nor noted as done, and all of it waits: ");
+    running.eventually_logs("make room there; nothing is lost");
+    assert!(storewatch.cmd(&["status"]).ok().contains("the disk of the state directory is full"));
     disk.clear();
-    let mut running = storewatch.start();
     running.eventually("all of them", || cache.has_all(&paths));
+    running.eventually_logs("INFO the queue waits for room no longer");
+    assert!(!storewatch.cmd(&["status"]).ok().contains("is full"));
     running.eventually("the queue's end", || storewatch.jobs_left().is_empty());
     running.stop();
     cache.assert_sound(&[]);
+}
+
+#[test]
+fn a_service_that_finds_its_disk_full_waits_for_room_and_can_be_ended() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let Some(disk) = Disk::mount(&storewatch.state_dir(), 8 * MIB) else { return };
+    let cache = storewatch.cache_at("elsewhere");
+    storewatch.policy(&format!("version = 1\n[caches.elsewhere]\nurl = \"{}\"\n", cache.url()));
+    disk.fill();
+    let mut running = storewatch.run();
+    running.eventually_logs("WARN waiting: ");
+    running.stop();
+    let mut running = storewatch.run();
+    running.eventually_logs("WARN waiting: ");
+    disk.clear();
+    running.eventually_logs("the Nix database is open");
+    let paths = store.build(&expr::many(2)).unwrap();
+    running.eventually("all of them", || cache.has_all(&paths));
+    running.stop();
 }
 
 fn scratch() -> Option<ScratchStore> {

@@ -57,6 +57,37 @@ each_nix! {
         a_restored_database_is_read_again(&nix, false);
     }
 
+    fn a_database_restored_file_by_file_keeps_nobody_out(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let mut running = storewatch.start();
+        let kept = store.build(&expr::many(2)).unwrap();
+        running.eventually("what the backup has", || storewatch.cache().has_all(&kept));
+        let file = |suffix: &str| PathBuf::from(format!("{}{suffix}", store.db_path().display()));
+        // In the order of a tool that goes by name. While the service has it open, all three are there.
+        let files = ["", "-shm", "-wal"].map(|suffix| (fs::read(file(suffix)).unwrap(), file(suffix)));
+        for opened_in_between in [false, true] {
+            let lost = store.build(&expr::many(3)).unwrap();
+            running.eventually("what the backup lacks", || storewatch.cache().has_all(&lost));
+            for (content, file) in &files {
+                let opened = running.log().matches("the Nix database is open").count();
+                let beside = file.with_extension("new");
+                fs::write(&beside, content).unwrap();
+                fs::rename(beside, file).unwrap();
+                if opened_in_between {
+                    running.eventually_logs_times("the Nix database is open", opened + 1);
+                }
+            }
+            let mut built = Vec::new();
+            running.eventually("Nix gets in", || {
+                store.build(&expr::many(2)).map(|paths| built = paths).is_ok()
+            });
+            running.eventually("what is built afterwards", || storewatch.cache().has_all(&built));
+        }
+        running.stop();
+        storewatch.cache().assert_sound(&[]);
+    }
+
     fn a_database_without_a_write_ahead_log(nix: Nix) {
         let store = ScratchStore::with_settings(&nix, "use-sqlite-wal = false");
         let storewatch = Storewatch::new(&store);

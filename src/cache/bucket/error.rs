@@ -138,6 +138,9 @@ impl BucketError {
     /// Whether the store certainly didn't do what it was asked: it has said so, or was never asked.
     pub(super) fn is_certain(&self) -> bool {
         match self {
+            // One that passes by itself may be the answer to the second of two, where a proxy has sent it twice: the first is
+            // at work still.
+            Self::Refused { code: Code::Passing(_), .. } | Self::Refused { status: 408 | 409, .. } => false,
             Self::Refused { status, .. } => (400..=499).contains(status),
             Self::OtherRegion { .. } | Self::NoCredentials { .. } | Self::Secret(_) | Self::Unencrypted { .. } => true,
             Self::Http(_) | Self::NotUnderstood { .. } => false,
@@ -291,7 +294,9 @@ mod tests {
     fn what_never_left_this_host_was_certainly_not_done() {
         let none = BucketError::NoCredentials { bucket: "s3://b".to_owned(), problem: String::new() };
         assert!(none.is_certain() && refused(Action::Upload, 403, "AccessDenied").is_certain());
-        assert!(!refused(Action::Upload, 500, "InternalError").is_certain());
+        for (status, name) in [(500, "InternalError"), (409, "ConditionalRequestConflict"), (400, "RequestTimeout")] {
+            assert!(!refused(Action::Upload, status, name).is_certain(), "{name}");
+        }
     }
 
     #[test]

@@ -144,7 +144,8 @@ impl BucketCache {
             // seat in a reading that others share.
             arrivals.as_mut().await?;
             arrivals = Box::pin(async { Ok(()) });
-            if self.store.has(&self.store.object(&known.url)).await? && self.is_to_stay(&known.url).await {
+            // In this order: an archive goes before what says that it will.
+            if self.is_to_stay(&known.url).await && self.store.has(&self.store.object(&known.url)).await? {
                 // Given up, unless it is read: others wait for who has a seat.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;

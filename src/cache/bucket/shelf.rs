@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::BucketError;
 use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{Put, Store};
+use super::store::{LONGEST_TEXT, Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
@@ -94,12 +94,18 @@ impl BucketShelf {
         let Some(found) = self.store.get(&self.store.object(file)).await? else { return Ok(None) };
         let (modified, e_tag) = (seconds(&found.meta), found.meta.e_tag.clone());
         let edition = Edition { e_tag, version: found.meta.version.clone() };
-        let bytes = found.bytes().await.map_err(|error| self.failed(&error))?;
-        Ok(Some(Text { content: bytes.to_vec(), modified, edition }))
+        let (mut chunks, mut content) = (found.into_stream(), Vec::new());
+        // What is longer is no narinfo, and what is read of it can't be taken for one.
+        while content.len() <= LONGEST_TEXT
+            && let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await
+        {
+            content.extend_from_slice(&chunk.map_err(|error| self.failed(&error))?);
+        }
+        Ok(Some(Text { content, modified, edition }))
     }
 
     fn failed(&self, error: &object_store::Error) -> Arc<BucketError> {
-        unwrapped(Action::Configuration, &self.store.name, error)
+        unwrapped(Action::Fetch, &self.store.name, error)
     }
 }
 
@@ -130,7 +136,7 @@ impl Shelf for BucketShelf {
             let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
             tokio::spawn(async move {
                 while let Some(chunk) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
-                    let chunk = chunk.map_err(|error| unwrapped(Action::Configuration, &name, &error).into());
+                    let chunk = chunk.map_err(|error| unwrapped(Action::Fetch, &name, &error).into());
                     let is_last = chunk.is_err();
                     if chunks.send(chunk).await.is_err() || is_last {
                         return;

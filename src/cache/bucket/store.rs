@@ -19,7 +19,7 @@ use crate::cache::http::Action;
 use crate::cache::unfinished::Place;
 
 /// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
-const LONGEST_TEXT: usize = 1024 * 1024;
+pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// A bucket. Cheap to clone.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub(super) struct Store {
     /// As messages call it.
     pub(super) name: Arc<str>,
     pub(super) prefix: Arc<str>,
-    /// The bucket's server, for who only wants to know how far it is; none where there isn't one.
+    /// The bucket's server, for who only wants to know how far it is; none of what is in memory.
     pub(super) server: Option<Arc<Wire>>,
     /// Held by parts that are on their way beside another of their upload.
     pub(super) spare: Arc<Semaphore>,
@@ -185,7 +185,7 @@ impl Store {
     pub(super) async fn delete(&self, object: &Path) -> Result<(), Arc<BucketError>> {
         match self.objects.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
+            Err(error) => Err(unwrapped(Action::Delete, &self.name, &error)),
         }
     }
 }

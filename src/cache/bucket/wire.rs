@@ -27,10 +27,15 @@ use crate::cache::http::{
     ANSWERING, ANSWERING_BRIEFLY, Action, Credentials, HttpError, Movement, head_size, origin, pause, plain,
     read_whole, touch,
 };
+use crate::cache::layout;
 use crate::limit::Tap;
 
 /// What hands out the credentials of a machine in a cloud is so near that it answers within this time, or isn't there.
 const HANDING_OUT: Duration = Duration::from_secs(5);
+
+/// What hands them out from afar is reached over TLS, perhaps by a line that uploads fill: four round trips, and each takes a
+/// second or two then.
+const HANDING_OUT_FROM_AFAR: Duration = Duration::from_secs(30);
 
 /// The region that a bucket is in, by Amazon's servers.
 const REGION: &str = "x-amz-bucket-region";
@@ -101,10 +106,11 @@ impl Wire {
             problem,
         };
         let url = Url::parse(&parts.uri.to_string()).map_err(|error| not_understood(error.to_string()))?;
-        let (action, host) = (self.action(&parts.method, &url), origin(&url));
+        let (action, host) = (action(&self.endpoint, &parts.method, &url), origin(&url));
         let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
         let mut shown = shown(&parts.headers, &url);
-        let client = if action == Action::Credentials && url.scheme() == "http" { &self.near } else { &self.client };
+        let is_near = url.scheme() == "http";
+        let client = if action == Action::Credentials && is_near { &self.near } else { &self.client };
         let movement = Movement::default();
         let has_body = !body.is_end_stream();
         let mut request = reqwest::Request::new(parts.method.clone(), url);
@@ -128,29 +134,13 @@ impl Wire {
             self.judge(Asked { action, method: &parts.method, shown: &shown, most }, response).await
         };
         if action == Action::Credentials {
-            return timeout(HANDING_OUT, answered).await.unwrap_or_else(|_| Err(stalled(HANDING_OUT)));
+            let limit = if is_near { HANDING_OUT } else { HANDING_OUT_FROM_AFAR };
+            return timeout(limit, answered).await.unwrap_or_else(|_| Err(stalled(limit)));
         }
         let limit = if has_body || parts.method == Method::POST { ANSWERING } else { ANSWERING_BRIEFLY };
         tokio::select! {
             answered = answered => answered,
             after = movement.stalled(limit) => Err(stalled(after)),
-        }
-    }
-
-    /// What a request is for.
-    fn action(&self, method: &Method, url: &Url) -> Action {
-        let host = self.endpoint.host_str().unwrap_or_default();
-        // The bucket may stand in front of the host's name.
-        let is_there =
-            |theirs: &str| theirs == host || theirs.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
-        let is_same_port = url.port_or_known_default() == self.endpoint.port_or_known_default();
-        if !is_same_port || !url.host_str().is_some_and(is_there) {
-            return Action::Credentials;
-        }
-        match *method {
-            Method::HEAD => Action::Missing,
-            Method::GET => Action::Configuration,
-            _ => Action::Upload,
         }
     }
 
@@ -199,6 +189,25 @@ impl Wire {
     }
 }
 
+/// What a request to `url` is for, if that is the bucket's server.
+fn action(endpoint: &Url, method: &Method, url: &Url) -> Action {
+    let host = endpoint.host_str().unwrap_or_default();
+    // The bucket may stand in front of the host's name.
+    let is_there = |theirs: &str| theirs == host || theirs.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
+    let is_same_port = url.port_or_known_default() == endpoint.port_or_known_default();
+    if !is_same_port || !url.host_str().is_some_and(is_there) {
+        return Action::Credentials;
+    }
+    match *method {
+        Method::HEAD => Action::Missing,
+        Method::GET if lists(url) => Action::Missing,
+        Method::GET if url.path().ends_with(layout::CACHE_INFO) => Action::Configuration,
+        Method::GET => Action::Fetch,
+        Method::DELETE => Action::Delete,
+        _ => Action::Upload,
+    }
+}
+
 /// What an answer is an answer to.
 struct Asked<'r> {
     action: Action,
@@ -216,7 +225,8 @@ fn are_several(headers: &HeaderMap) -> bool {
 
 /// Whether a request asks for a page of names.
 fn lists(url: &Url) -> bool {
-    url.query_pairs().any(|(name, value)| name == "list-type" || (name == "comp" && value == "list"))
+    url.query_pairs()
+        .any(|(name, value)| name == "list-type" || name == "uploads" || (name == "comp" && value == "list"))
 }
 
 /// What a request shows to the server alone.
@@ -271,6 +281,24 @@ pub(super) fn unescaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::cache::http::{Http, HttpOptions};
+
+    #[test]
+    fn messages_say_what_was_asked_for() {
+        let endpoint = Url::parse("https://s3.example").expect("an address");
+        for (method, url, expected) in [
+            (Method::GET, "https://s3.example/b/nix-cache-info", Action::Configuration),
+            (Method::GET, "https://s3.example/b?list-type=2&prefix=", Action::Missing),
+            (Method::GET, "https://s3.example/b?uploads", Action::Missing),
+            (Method::GET, "https://b.s3.example/nar/a.nar.zst", Action::Fetch),
+            (Method::HEAD, "https://b.s3.example/nar/a.nar.zst", Action::Missing),
+            (Method::DELETE, "https://b.s3.example/nar/a.nar.zst", Action::Delete),
+            (Method::PUT, "https://b.s3.example/nar/a.nar.zst", Action::Upload),
+            (Method::GET, "https://sts.example/", Action::Credentials),
+        ] {
+            let url = Url::parse(url).expect("an address");
+            assert_eq!(action(&endpoint, &method, &url), expected, "{method} {url}");
+        }
+    }
 
     #[test]
     fn what_a_server_repeats_of_what_it_was_shown_is_blackened() {

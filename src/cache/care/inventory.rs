@@ -65,6 +65,13 @@ pub(super) struct Condemned {
     pub(super) since: Seconds,
 }
 
+/// An archive that nobody may show again, and that goes a grace period after it was marked so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Doomed {
+    pub(super) mark: Mark,
+    pub(super) since: Seconds,
+}
+
 /// What lies in a cache. All lists are in order.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
@@ -73,6 +80,7 @@ pub(super) struct Inventory {
     pub(super) listings: Vec<Named>,
     pub(super) archives: Vec<Archive>,
     pub(super) condemned: Vec<Condemned>,
+    pub(super) doomed: Vec<Doomed>,
     /// Bytes of what is none of these.
     pub(super) others: u64,
 }
@@ -87,6 +95,7 @@ impl Inventory {
         inventory.listings.sort_unstable();
         inventory.archives.sort_unstable();
         inventory.condemned.sort_unstable();
+        inventory.doomed.sort_unstable();
         Ok(inventory)
     }
 
@@ -97,6 +106,7 @@ impl Inventory {
             Kind::Narinfo(hash) => self.narinfos.push(named(hash)),
             Kind::Listing(hash) => self.listings.push(named(hash)),
             Kind::Condemned(mark, hash) => self.condemned.push(Condemned { hash, mark, since: modified }),
+            Kind::Doomed(mark) => self.doomed.push(Doomed { mark, since: modified }),
             Kind::Archive { is_one } => {
                 self.archives.push(Archive { mark: Mark::of(name), size, modified, read, is_one })
             }
@@ -146,6 +156,7 @@ pub(super) enum Kind {
     Narinfo(HashPart),
     Listing(HashPart),
     Condemned(Mark, HashPart),
+    Doomed(Mark),
     Archive {
         is_one: bool,
     },
@@ -170,9 +181,13 @@ pub(super) fn kind_of(name: &str) -> Kind {
             }
         }
         Some((layout::PRUNED_DIR, file)) => {
-            let parts = file.strip_suffix(layout::NARINFO).and_then(|file| file.split_once('-'));
-            let both = parts.and_then(|(mark, hash)| Mark::parse(mark).zip(HashPart::parse(hash)));
-            both.map_or(Kind::Other, |(mark, hash)| Kind::Condemned(mark, hash))
+            let parts = file.split_once('-').and_then(|(mark, rest)| Mark::parse(mark).zip(Some(rest)));
+            let Some((mark, rest)) = parts else { return Kind::Other };
+            match rest.strip_suffix(layout::NARINFO).and_then(HashPart::parse) {
+                Some(hash) => Kind::Condemned(mark, hash),
+                None if rest == DOOMED => Kind::Doomed(mark),
+                None => Kind::Other,
+            }
         }
         Some((folder, _)) if LEFT_ALONE.contains(&folder) => Kind::Other,
         Some((folder, _)) => Kind::Archive { is_one: folder == layout::NAR_DIR },
@@ -194,11 +209,24 @@ pub(super) fn condemned_name(mark: Mark, hash: HashPart) -> String {
     format!("{}{hash}{}", condemned_begin(mark), layout::NARINFO)
 }
 
+/// What stands behind the mark of an archive that is doomed.
+const DOOMED: &str = "archive";
+
+/// What says by being there that an archive is doomed, even if no path was pruned that had it.
+pub(super) fn doomed_file(mark: Mark) -> String {
+    format!("{}{DOOMED}", condemned_begin(mark))
+}
+
+/// As [`doomed_file`], for who can ask for a file but not for a list.
+pub(in crate::cache) fn doomed_name(archive: &str) -> String {
+    doomed_file(Mark::of(archive))
+}
+
 fn condemned_begin(mark: Mark) -> String {
     format!("{}/{mark}-", layout::PRUNED_DIR)
 }
 
-/// What the narinfos of pruned paths begin with that had that archive. As long as one is there, nobody may show the archive
+/// What all begins with in `pruned/` that tells of that archive. As long as something is there, nobody may show the archive
 /// again.
 pub(in crate::cache) fn condemned_with(archive: &str) -> String {
     condemned_begin(Mark::of(archive))
@@ -214,7 +242,10 @@ mod tests {
         let hash = HashPart::parse(text).expect("a hash part");
         let mark = Mark::of("nar/a.nar.xz");
         assert_eq!(kind_of(&condemned_name(mark, hash)), Kind::Condemned(mark, hash));
-        assert!(condemned_name(mark, hash).starts_with(&condemned_with("nar/a.nar.xz")));
+        assert_eq!(kind_of(&doomed_name("nar/a.nar.xz")), Kind::Doomed(mark));
+        for name in [condemned_name(mark, hash), doomed_name("nar/a.nar.xz")] {
+            assert!(name.starts_with(&condemned_with("nar/a.nar.xz")), "{name}");
+        }
         for (name, kind) in [
             (format!("{text}.narinfo"), Kind::Narinfo(hash)),
             (format!("{text}.ls"), Kind::Listing(hash)),

@@ -30,8 +30,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub(super) use self::inventory::condemned_with;
 pub use self::inventory::size;
+pub(super) use self::inventory::{condemned_with, doomed_name};
 pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
 pub use self::sign::{Signed, Signing, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, verify};
@@ -70,6 +70,30 @@ pub trait Shelf: Send + Sync {
         content: Vec<u8>,
         condition: Condition<'a>,
     ) -> BoxFuture<'a, Result<bool, CacheError>>;
+
+    /// Moves a small file, whose content was read just before, to another name, where it is as young as one that is put
+    /// there. Returns whether it was moved: it stays where the condition doesn't hold, and, as far as the store lets us see
+    /// that, where another one has taken its place since it was read.
+    fn rename<'a>(
+        &'a self,
+        from: &'a str,
+        text: Text,
+        to: &'a str,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        Box::pin(async move {
+            let is_put = self.put(to, text.content, condition).await?;
+            if is_put {
+                self.remove(from).await?;
+            }
+            Ok(is_put)
+        })
+    }
+
+    /// Makes durable what was renamed and put, where that isn't so at once.
+    fn settle(&self) -> BoxFuture<'_, Result<(), CacheError>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Removes a file; that it isn't there is fine.
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;

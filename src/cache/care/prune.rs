@@ -18,13 +18,21 @@
 //!   that look and being shown is in no list yet: who uploads there himself says what his uploads need, after the last has
 //!   gone ([`Owner::needed`]). What other hosts show later still is put back by the next prune: the archive is there for a
 //!   grace period.
-//! - An uploader shows an archive that is there already under another path's name only if none of its paths is condemned
-//!   (`condemned_with`). So an archive that was condemned a grace period ago is in nobody's hands, unless a narinfo
-//!   names it, which is looked for just before it goes.
+//! - An archive is doomed before the first of its paths is hidden, and so is one that no narinfo names: a file beside the
+//!   hidden narinfos says it, whose name can be told from the archive's (`doomed_name`). An uploader shows an archive that
+//!   is there already under another path's name only if it isn't doomed, and looks for that first, and then for the archive.
+//!   So one that was doomed a grace period ago is in nobody's hands, unless a narinfo names it, which is looked for just
+//!   before it goes.
 //!
 //! Before a narinfo goes it is read once more: one that is not the same as when the plan was made stays, with all that it
-//! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: narinfos are copied to `pruned/`
-//! before they go, and tops go first.
+//! needs. A prune that is cut leaves a sound cache, and the next one goes on with it: no narinfo goes before it is in
+//! `pruned/`, and tops go first. In a directory it is renamed, for which there is room on a full disk too, and where not even an
+//! empty file fits, that dooms its archive; who uploads there through a web server then doesn't learn of it. An object is
+//! copied first.
+//!
+//! Between that read and the removal lie some milliseconds, in which another host may show the path anew by a narinfo of
+//! its own. In a directory that is seen, and the new one stays. Of an object store's it goes unseen, since few of them know
+//! how to delete an object only if it is still the same: then the path is uploaded once more when something needs it.
 //!
 //! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
 
@@ -38,7 +46,7 @@ use std::sync::Arc;
 use self::sweep::Sweep;
 use super::at_once::{REQUESTS, at_once};
 use super::graph::Graph;
-use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, listing_file, narinfo_file};
+use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
 use super::narinfo::needs;
 use super::plan::{Fate, Node, Plan, Terms, plan};
 use super::{Condition, Listed, Seconds, Shelf};
@@ -121,9 +129,9 @@ pub struct Pruned {
     pub put_back: u64,
     /// Bytes that are free now.
     pub freed: u64,
-    /// Bytes of archives that are hidden, and go a grace period later.
+    /// Bytes of archives that no narinfo names any more, and that go a grace period later.
     pub freed_later: u64,
-    /// Archives that no narinfo named.
+    /// Archives that no narinfo named. They were doomed by an earlier prune.
     pub orphans: u64,
     /// Lists of files without a narinfo.
     pub listings: u64,
@@ -164,27 +172,28 @@ pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner
         }
     }
     let mut gone = vec![false; plan.fates.len()];
+    let mut hiding = Ok(());
     if pruning.is_meant {
         if pruned.paths > 0 {
             owner.begins(&format!("hiding {} {}", pruned.paths, if pruned.paths == 1 { "path" } else { "paths" }));
         }
-        let condemned = contents.condemn(shelf, owner, &plan, &mut gone).await;
+        hiding = contents.condemn(shelf, owner, &plan, &mut gone).await.map(|spared| pruned.spared = spared);
         let hidden = contents.inventory.narinfos.iter().zip(&gone).filter(|(_, gone)| **gone);
         pruned.hidden = hidden.map(|(narinfo, _)| narinfo.hash).collect();
         if !pruned.hidden.is_empty() {
             owner.hidden(&pruned.hidden).await;
         }
-        pruned.spared = condemned?;
         pruned.paths -= pruned.spared;
         if owner.is_called_off() {
-            return Ok(pruned);
+            return hiding.map(|()| pruned);
         }
     } else {
         gone = plan.fates.iter().map(|fate| *fate == Fate::Goes).collect();
     }
     owner.begins(if pruning.is_meant { "removing what nothing names" } else { "looking for what nothing names" });
-    Sweep { shelf, pruning, owner, contents: &contents, gone: &gone }.run(&mut pruned).await?;
-    Ok(pruned)
+    // Even if not all could be hidden: on a full disk nothing can, and what is due now makes room.
+    let swept = Sweep { shelf, pruning, owner, contents: &contents, gone: &gone }.run(&mut pruned).await;
+    hiding.and(swept).map(|()| pruned)
 }
 
 /// A cache, and what its narinfos say.
@@ -360,21 +369,29 @@ async fn hide(
     }
     // A narinfo that names no archive is nothing that could be put back.
     if let Some(mark) = mark {
-        shelf.put(&condemned_name(mark, hash), text.content, Condition::Always).await?;
+        match shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await {
+            // A directory without room for an empty file: there the hidden narinfo itself dooms the archive, whose mark begins its
+            // name.
+            Err(error) if error.is_for_want_of_room() => {}
+            put => drop(put?),
+        }
+        if !shelf.rename(&file, text, &condemned_name(mark, hash), Condition::Always).await? {
+            return Ok(false);
+        }
+    } else {
+        shelf.remove(&file).await?;
     }
     if has_listing {
-        shelf.remove(&listing_file(hash)).await?;
+        // A path that is hidden is so without a failure: a list that is left goes by a later prune.
+        let _ = shelf.remove(&listing_file(hash)).await;
     }
-    // At last, so that a path that is hidden is so without a failure.
-    shelf.remove(&file).await?;
     Ok(true)
 }
 
-/// Shows a pruned path again, unless somebody has uploaded it anew. Returns whether it was there to be shown.
+/// Shows a pruned path again, unless somebody has uploaded it anew: then what is kept of it waits for its archive to go.
+/// Returns whether it is shown by this.
 async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
     let condemned = condemned_name(mark, hash);
     let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    shelf.put(&narinfo_file(hash), text.content, Condition::Absent).await?;
-    shelf.remove(&condemned).await?;
-    Ok(true)
+    shelf.rename(&condemned, text, &narinfo_file(hash), Condition::Absent).await
 }

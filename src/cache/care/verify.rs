@@ -8,7 +8,7 @@
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::debug;
@@ -95,9 +95,8 @@ fn made_by(signed: &[String]) -> String {
 }
 
 impl Fault {
-    /// The archive that has to go before the path can be uploaded again.
-    #[must_use]
-    pub fn bad_archive(&self) -> Option<&str> {
+    /// The archive that isn't as the narinfo says. Either may be at fault.
+    fn of_archive(&self) -> Option<&str> {
         match self {
             Self::OtherSize { file, .. } | Self::Damaged { file, .. } => Some(file),
             _ => None,
@@ -162,6 +161,8 @@ pub enum Found {
     At(usize),
     /// A fault.
     Fault(Finding),
+    /// An archive, below `nar/`, that is not as any of the narinfos says that name it: nobody can use it.
+    BadArchive(String),
     /// A reference that isn't in the cache and that an upstream is trusted to deliver; each once.
     OnTrust(OnTrust),
     /// A file that nobody needs.
@@ -185,12 +186,20 @@ pub async fn verify(
     let examiner = Arc::new(Examiner { shelf: Arc::clone(shelf), verifying, inventory, trusted: Mutex::default() });
     let count = examiner.inventory.narinfos.len();
     let (mut named, mut looked_at) = (vec![false; examiner.inventory.archives.len()], 0);
+    // Whether a narinfo is content with each archive, and those with which one isn't.
+    let (mut is_good, mut bad) = (vec![false; examiner.inventory.archives.len()], BTreeMap::new());
     let examine = |place: usize| {
         let examiner = Arc::clone(&examiner);
         async move { examiner.examine(examiner.inventory.narinfos[place].hash).await }
     };
     let tell_all = |Verdict { hash, path, faults, archive, not_unpacked, on_trust }: Verdict| {
-        archive.into_iter().for_each(|place| named[place] = true);
+        if let Some(place) = archive {
+            named[place] = true;
+            match faults.iter().find_map(Fault::of_archive) {
+                Some(file) => drop(bad.insert(place, file.to_owned())),
+                None => is_good[place] = true,
+            }
+        }
         faults.into_iter().for_each(|fault| tell(Found::Fault(Finding { hash, path: path.clone(), fault })));
         not_unpacked.into_iter().for_each(|file| tell(Found::NotUnpacked(file)));
         on_trust.into_iter().for_each(|reference| tell(Found::OnTrust(reference)));
@@ -198,6 +207,11 @@ pub async fn verify(
         tell(Found::At(looked_at));
     };
     at_once(0..count, limit, examine, tell_all).await?;
+    for (place, file) in bad {
+        if !is_good[place] && examiner.inventory.archives[place].is_one {
+            tell(Found::BadArchive(file));
+        }
+    }
     examiner.leftovers(&named, tell).await
 }
 
@@ -269,24 +283,26 @@ impl Examiner {
             Some(place) => Some(self.inventory.archives[place].size),
             None => self.shelf.find(file).await?.map(|entry| entry.size),
         };
-        let Some(found) = size else {
-            // Pruned between the two questions, perhaps.
-            if self.shelf.find(&narinfo_file(verdict.hash)).await?.is_some() {
-                verdict.faults.push(Fault::LacksArchive(file.to_owned()));
-            }
-            return Ok(());
-        };
+        let Some(found) = size else { return self.note_lack(file, verdict).await };
         if let Some(said) = narinfo.file_size.filter(|said| *said != found) {
             verdict.faults.push(Fault::OtherSize { file: file.to_owned(), said, found });
         } else if self.verifying.deep {
             match read_archive(&*self.shelf, file, narinfo).await? {
                 Archive::Good => {}
                 Archive::NotUnpacked => verdict.not_unpacked = Some(file.to_owned()),
-                Archive::Gone => verdict.faults.push(Fault::LacksArchive(file.to_owned())),
+                Archive::Gone => self.note_lack(file, verdict).await?,
                 Archive::Damaged(problem) => {
                     verdict.faults.push(Fault::Damaged { file: file.to_owned(), problem });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Notes that an archive is missing, unless its narinfo is too by now: then both were pruned between two questions.
+    async fn note_lack(&self, file: &str, verdict: &mut Verdict) -> Result<(), CacheError> {
+        if self.shelf.find(&narinfo_file(verdict.hash)).await?.is_some() {
+            verdict.faults.push(Fault::LacksArchive(file.to_owned()));
         }
         Ok(())
     }
@@ -334,7 +350,8 @@ impl Examiner {
     async fn leftovers(&self, named: &[bool], mut tell: impl FnMut(Found) + Send) -> Result<(), CacheError> {
         let Self { shelf, verifying, inventory, .. } = self;
         let age = |modified| verifying.now.saturating_sub(modified);
-        let mut waits: Vec<Mark> = inventory.condemned.iter().map(|condemned| condemned.mark).collect();
+        let condemned = inventory.condemned.iter().map(|condemned| condemned.mark);
+        let mut waits: Vec<Mark> = condemned.chain(inventory.doomed.iter().map(|doomed| doomed.mark)).collect();
         waits.sort_unstable();
         let is_left = |name: &str| match kind_of(name) {
             Kind::Archive { is_one: true } => {

@@ -67,10 +67,45 @@ pub(super) fn environment(options: &CommandOptions) -> Vec<(String, OsString)> {
 /// No secret is shorter, in bytes: to blacken every `1` or `yes` would only make messages unreadable.
 const LEAST_SECRET: usize = 6;
 
-/// A program's words, without the values of the variables that the policy passes on, which may be secrets.
+/// A program's words, without the values of the variables that the policy passes on, which may be secrets, and without what
+/// proxies want to be shown.
 pub(super) fn blackened(options: &CommandOptions, text: &str) -> String {
-    let passed = options.pass_environment.iter().filter_map(|name| std::env::var(name).ok());
-    passed
-        .filter(|value| value.len() >= LEAST_SECRET)
-        .fold(text.to_owned(), |text, value| text.replace(&value, "[secret]"))
+    let value = |name: &str| std::env::var(name).ok();
+    let passed = options.pass_environment.iter().filter_map(|name| value(name));
+    let passed = passed.filter(|value| value.len() >= LEAST_SECRET);
+    let proxies = PASSED.into_iter().filter(|name| name.to_ascii_lowercase().ends_with("_proxy")).filter_map(value);
+    let logins = proxies.filter_map(|proxy| login(&proxy).map(str::to_owned));
+    // With what stands behind it, since a login may be as short as a word.
+    let logins = logins.map(|login| format!("{login}@"));
+    let passwords = logins.clone().filter_map(|login| {
+        let (_, password) = login.strip_suffix('@')?.split_once(':')?;
+        (password.len() >= LEAST_SECRET).then(|| password.to_owned())
+    });
+    let all: Vec<String> = passed.chain(logins).chain(passwords).collect();
+    all.into_iter().fold(text.to_owned(), |text, value| text.replace(&value, "[secret]"))
+}
+
+/// `USER:PASSWORD` in a proxy's address, as it is written there.
+fn login(proxy: &str) -> Option<&str> {
+    let rest = proxy.split_once("://").map_or(proxy, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next()?;
+    authority.rsplit_once('@').map(|(login, _)| login).filter(|login| !login.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_proxy_is_shown_is_known() {
+        for (proxy, expected) in [
+            ("http://me:s3cret@proxy.example:3128/", Some("me:s3cret")),
+            ("me:s3@cret@proxy.example", Some("me:s3@cret")),
+            ("https://token@proxy.example", Some("token")),
+            ("http://proxy.example:3128/a@b", None),
+            ("localhost,.example", None),
+        ] {
+            assert_eq!(login(proxy), expected, "{proxy}");
+        }
+    }
 }

@@ -4,6 +4,9 @@
 //! and theirs is synced; only then are the pushes told. So whatever a power failure leaves, and in whatever order the
 //! file system writes: a narinfo that is there has its archive. It has its references too, since a path comes here only
 //! after their pushes were told.
+//!
+//! A push that was dropped meanwhile, since the policy denies its path by now, is left out of its group as long as its
+//! narinfo isn't there.
 
 use std::fs::File;
 use std::io;
@@ -82,7 +85,7 @@ fn commit(cache_dir: &Path, members: Vec<Ready>) {
     }
     let members = sync_contents(members);
     let mut members = publish(members, |files| files.nar.as_mut(), &cache_dir.join(layout::NAR_DIR));
-    for ready in &mut members {
+    for ready in members.iter_mut().filter(|ready| !ready.done.is_closed()) {
         // Nix does without one, so that one that can't be published is no reason not to publish the path.
         let _ = ready.files.listing.as_mut().map(TempFile::publish);
     }
@@ -96,6 +99,10 @@ fn commit(cache_dir: &Path, members: Vec<Ready>) {
 fn publish(members: Vec<Ready>, file: fn(&mut Files) -> Option<&mut TempFile>, dir: &Path) -> Vec<Ready> {
     let mut published = Vec::with_capacity(members.len());
     for mut ready in members {
+        if ready.done.is_closed() {
+            ready.files.withdraw_archive();
+            continue;
+        }
         match file(&mut ready.files).map_or(Ok(()), TempFile::publish) {
             Ok(()) => published.push(ready),
             Err(error) => {
@@ -123,9 +130,10 @@ fn sync_contents(members: Vec<Ready>) -> Vec<Ready> {
     let sync_slice = |slice: &mut [Option<Ready>]| {
         for member in slice {
             let Some(ready) = member else { continue };
-            let Files { nar, nar_synced, listing, narinfo } = &ready.files;
-            let synced = nar.as_ref().filter(|_| !nar_synced).map_or(Ok(()), TempFile::sync);
-            let synced = synced.and_then(|()| listing.as_ref().map_or(Ok(()), TempFile::sync));
+            let Files { nar, nar_synced, listing, narinfo } = &mut ready.files;
+            let synced = nar.as_ref().filter(|_| !*nar_synced).map_or(Ok(()), TempFile::sync);
+            // As with its being published: Nix does without one.
+            *listing = listing.take().filter(|listing| listing.sync().is_ok());
             if let Err(error) = synced.and_then(|()| narinfo.sync())
                 && let Some(failed) = member.take()
             {
@@ -154,6 +162,40 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    /// An empty archive and its narinfo, and who waits for them to be published.
+    fn ready(dir: &Path) -> (Ready, oneshot::Receiver<Result<(), CacheError>>) {
+        let temp = |name: &str, target: &str| TempFile::create(dir.join(name), dir.join(target)).expect("a file").0;
+        let files = Files {
+            nar: Some(temp("1", "nar/a.nar")),
+            nar_synced: false,
+            listing: Some(temp("3", "a.ls")),
+            narinfo: temp("2", "a.narinfo"),
+        };
+        let (done, published) = oneshot::channel();
+        (Ready { files, done }, published)
+    }
+
+    #[test]
+    fn a_push_that_was_dropped_shows_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nar_dir = dir.path().join(layout::NAR_DIR);
+        fs::create_dir(&nar_dir).expect("a folder");
+        let is_empty = || {
+            let files = fs::read_dir(dir.path()).expect("listed").count();
+            files == 1 && fs::read_dir(&nar_dir).expect("listed").count() == 0
+        };
+        let (member, published) = ready(dir.path());
+        drop(published);
+        commit(dir.path(), vec![member]);
+        assert!(is_empty(), "before its group");
+        let (member, published) = ready(dir.path());
+        let members = publish(vec![member], |files| files.nar.as_mut(), &nar_dir);
+        assert!(nar_dir.join("a.nar").exists());
+        drop(published);
+        drop(publish(members, |files| Some(&mut files.narinfo), dir.path()));
+        assert!(is_empty(), "while its group is synced");
+    }
 
     #[tokio::test]
     async fn what_has_waited_is_young_when_it_is_shown() {

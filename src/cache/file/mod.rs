@@ -50,6 +50,9 @@ pub struct FileOptions {
     pub instance: String,
     /// The same directory, as one whose file system is watched: it takes what that admits.
     pub place: Arc<Place>,
+    /// Bytes that the cache may have at most. Here that only means that no single archive may be larger; who keeps it so is
+    /// another.
+    pub max_size: Option<u64>,
 }
 
 /// A binary cache in a directory.
@@ -119,8 +122,8 @@ impl FileCache {
             }
         };
         let (cache, own) = (Arc::clone(&self), info.clone());
-        let listing = spawn_blocking(move || listing.map(|json| cache.write_listing(&own, &json)).transpose()).await;
-        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })??;
+        let listing = spawn_blocking(move || listing.and_then(|json| cache.write_listing_if_it_can(&own, &json))).await;
+        let listing = listing.map_err(|_| CacheError::LostThread { action: "write a listing" })?;
         go_ahead.await?;
         Arc::clone(&self).copy_log(info).await?;
         self.committer.publish(Files { nar: None, nar_synced: true, listing, narinfo }).await?;
@@ -130,7 +133,7 @@ impl FileCache {
     /// Puts the log of a path's build there, if the cache wants that.
     async fn copy_log(self: Arc<Self>, info: &PathInfo) -> Result<(), CacheError> {
         let Some(derivation) = self.options.binary.logged(info).cloned() else { return Ok(()) };
-        let put = spawn_blocking(move || self.put_log(&derivation)).await;
+        let put = spawn_blocking(move || self.put_log_if_it_can(&derivation)).await;
         put.map_err(|_| CacheError::LostThread { action: "copy a log" })?
     }
 }
@@ -234,6 +237,7 @@ mod tests {
             },
             instance: "0123".to_owned(),
             place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
+            max_size: None,
         }
     }
 
@@ -303,7 +307,7 @@ mod tests {
         let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
         let file = File::create(&path).expect("created");
         let room = options(dir.path()).place.set_aside(4096).expect("room");
-        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: None };
         let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
         while fs::metadata(&path).expect("there").len() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -333,13 +337,30 @@ mod tests {
             json: "{}".to_owned(),
         };
         let refused = cache.put_log(&derivation).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
+        cache.put_log_if_it_can(&derivation).expect_err("critical");
         let refused = cache.put_realisations(vec![file("a")]).expect_err("critical");
-        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short { .. })), "{refused}");
+        assert!(matches!(refused, CacheError::NoRoom(NoRoom::Short(_))), "{refused}");
         assert!(!dir.path().join("log").exists() && !dir.path().join("realisations").exists());
         fs::create_dir(dir.path().join("realisations")).expect("a folder");
         fs::write(dir.path().join("realisations/a"), "").expect("written");
         cache.put_realisations(vec![file("a")]).expect("what is there need not be written");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_can_not_be_written_keeps_no_path_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = options(dir.path());
+        options.binary.log_dir = dir.path().join("logs");
+        let derivation = StorePath::from_base_name("00000000000000000000000000000000-a.drv").expect("a path");
+        fs::create_dir_all(options.binary.log_dir.join("drvs/00")).expect("a folder");
+        fs::write(options.binary.log_dir.join("drvs/00/000000000000000000000000000000-a.drv"), "said")
+            .expect("written");
+        let cache = FileCache::open(options).expect("opened");
+        // As where `log` belongs to another user.
+        fs::write(dir.path().join(layout::LOG_DIR), "").expect("written");
+        cache.put_log(&derivation).expect_err("no folder");
+        cache.put_log_if_it_can(&derivation).expect("the path is shown without it");
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
 use crate::cache::care::{self, Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
-use crate::cache::{BoxFuture, CacheError};
+use crate::cache::{BoxFuture, CacheError, layout};
 use crate::nix::StoreDir;
 
 /// Names the files that are written here; should a crash leave one, it is swept a day later.
@@ -127,12 +127,30 @@ impl Shelf for FileShelf {
         condition: Condition<'a>,
     ) -> BoxFuture<'a, Result<bool, CacheError>> {
         let name = file.to_owned();
-        let expected = match condition {
-            Condition::Always => Expected::Whatever,
-            Condition::Absent => Expected::Nothing,
-            Condition::Unchanged(text) => Expected::This(text.content.clone()),
-        };
+        let expected = Expected::of(condition);
         Box::pin(self.blocking(move |dir| put(dir, &name, &content, &expected)))
+    }
+
+    fn rename<'a>(
+        &'a self,
+        from: &'a str,
+        text: Text,
+        to: &'a str,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        let expected = Expected::of(condition);
+        Box::pin(self.blocking(move |dir| rename(dir, &from, &text.content, &to, &expected)))
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), CacheError>> {
+        Box::pin(self.blocking(|dir| {
+            let pruned = dir.join(layout::PRUNED_DIR);
+            if pruned.exists() {
+                temp::sync_dir(&pruned)?;
+            }
+            temp::sync_dir(dir)
+        }))
     }
 
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
@@ -222,6 +240,54 @@ enum Expected {
     Whatever,
     Nothing,
     This(Vec<u8>),
+}
+
+impl Expected {
+    fn of(condition: Condition<'_>) -> Self {
+        match condition {
+            Condition::Always => Self::Whatever,
+            Condition::Absent => Self::Nothing,
+            Condition::Unchanged(text) => Self::This(text.content.clone()),
+        }
+    }
+}
+
+/// Renames a file, which takes no room, and makes it young. Where the file system or its owner doesn't let us, it is copied.
+fn rename(dir: &Path, from: &str, seen: &[u8], to: &str, expected: &Expected) -> Result<bool, CacheError> {
+    let (source, target) = (dir.join(from), dir.join(to));
+    let folder = target.parent().unwrap_or(dir);
+    fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    let renamed = match expected {
+        Expected::Whatever => fs::rename(&source, &target).is_ok(),
+        // Unlike a rename, this replaces nothing.
+        Expected::Nothing => match fs::hard_link(&source, &target) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked.is_ok(),
+        },
+        Expected::This(_) => false,
+    };
+    if !renamed {
+        let is_put = put(dir, to, seen, expected)?;
+        if is_put {
+            there(fs::remove_file(&source), "remove", &source)?;
+        }
+        return Ok(is_put);
+    }
+    if matches!(expected, Expected::Whatever) && read(&target)?.is_none_or(|text| text.content != seen) {
+        // It goes back, unless yet another one has come.
+        let _ = fs::hard_link(&target, &source);
+        there(fs::remove_file(&target), "remove", &target)?;
+        return Ok(false);
+    }
+    let made_young = File::options().write(true).open(&target).and_then(|file| file.set_modified(SystemTime::now()));
+    if made_young.is_err() {
+        // It is where it belongs even if that fails, and is only kept for less long then.
+        let _ = put(dir, to, seen, &Expected::Whatever);
+    }
+    if matches!(expected, Expected::Nothing) {
+        there(fs::remove_file(&source), "remove", &source)?;
+    }
+    Ok(true)
 }
 
 /// Writes aside and renames, after one more look.

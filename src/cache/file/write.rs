@@ -17,9 +17,10 @@ use crate::cache::binary::RealisationFile;
 use crate::cache::care::condemned_with;
 use crate::cache::pack::{PackError, pack};
 use crate::cache::{CacheError, Listed, NarReader, StoredNar, layout};
-use crate::disk::{NoRoom, SetAside};
+use crate::disk::SetAside;
 use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
+use crate::report::one_line;
 
 /// Bytes after which the system is told to begin to write an archive out: packing and the disk work side by side then.
 const WRITE_OUT: u64 = 4 * 1024 * 1024;
@@ -34,7 +35,7 @@ const SYNC_ALONE: u64 = 2 * 1024 * 1024;
 impl FileCache {
     /// Writes archive and narinfo under temporary names. Blocks.
     pub(super) fn write(&self, info: &PathInfo, nar: NarReader, way_out: WayOut) -> Result<Written, CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
+        let FileOptions { dir, binary, instance, place, .. } = &self.options;
         // It may have waited long for its turn, and others were admitted at the same time.
         let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
@@ -43,7 +44,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: self.options.max_size };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -56,7 +57,7 @@ impl FileCache {
             nar_file.sync()?;
         }
         binary.note_pace(&packed, began.elapsed());
-        let listing = listed.and_then(Listed::take).map(|json| self.write_listing(info, &json)).transpose()?;
+        let listing = listed.and_then(Listed::take).and_then(|json| self.write_listing_if_it_can(info, &json));
         let stored = packed.stored_at(url);
         let narinfo = self.write_narinfo(temp::new_name(instance), info, &stored)?;
         Ok(Written { files: Files { nar: Some(nar_file), nar_synced, listing, narinfo }, stored })
@@ -76,17 +77,40 @@ impl FileCache {
     /// written again. `None` where that isn't there any more, or a prune is about to remove it (`care/prune`). Blocks.
     pub(super) fn write_beside(&self, info: &PathInfo, stored: &StoredNar) -> Result<Option<TempFile>, CacheError> {
         let FileOptions { dir, instance, place, .. } = &self.options;
-        let is_whole = fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
-        if !is_whole || is_condemned(dir, &stored.url) {
+        let is_whole = || fs::metadata(dir.join(&stored.url)).is_ok_and(|archive| archive.len() == stored.file_size);
+        // In this order: an archive goes before what says that it will.
+        if is_condemned(dir, &stored.url) || !is_whole() {
             return Ok(None);
         }
         place.admits(0)?;
         self.write_narinfo(temp::new_copy_name(instance), info, stored).map(Some)
     }
 
+    /// Says that something is missing beside a path. Who reads the cache can do without, so it keeps no path back.
+    fn lacks(&self, what: &str, whose: &StorePath, error: &CacheError) {
+        debug!("{} lacks the {what} of {whose}: {}", self.options.dir.display(), one_line(error));
+    }
+
+    /// As [`FileCache::put_log`]; only that there is no room is a failure, since there is none for a path either.
+    pub(super) fn put_log_if_it_can(&self, derivation: &StorePath) -> Result<(), CacheError> {
+        match self.put_log(derivation) {
+            Err(error) if !matches!(error, CacheError::NoRoom(_)) => {
+                self.lacks("log of the build", derivation, &error);
+                Ok(())
+            }
+            put => put,
+        }
+    }
+
+    /// Writes the list of a path's files under a temporary name, if that can be done. Blocks.
+    pub(super) fn write_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) -> Option<TempFile> {
+        let lacks = |error: &CacheError| self.lacks("list of the files", &info.path, error);
+        self.write_listing(info, json).inspect_err(lacks).ok()
+    }
+
     /// Puts the log of a path's build there, if there is one and the cache lacks it. Blocks.
     pub(super) fn put_log(&self, derivation: &StorePath) -> Result<(), CacheError> {
-        let FileOptions { dir, binary, instance, place } = &self.options;
+        let FileOptions { dir, binary, instance, place, .. } = &self.options;
         let target = dir.join(layout::log_name(derivation));
         if target.exists() {
             return Ok(());
@@ -141,7 +165,7 @@ impl FileCache {
         Ok(())
     }
 
-    pub(super) fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
+    fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
         let dir = &self.options.dir;
         let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
         file.write_all(json).map_err(io_error("write a listing in", dir))?;
@@ -176,11 +200,13 @@ pub(super) struct GrowingFile {
     pub(super) on_its_way: u64,
     pub(super) way_out: WayOut,
     pub(super) room: SetAside,
+    /// Bytes that it may have.
+    pub(super) max_size: Option<u64>,
 }
 
-/// Why a file could not be written: there is no room, by the thresholds or by the system.
+/// Why a file could not be written: there is no room, by the thresholds or by the system, or it is too large.
 fn not_written(source: io::Error, action: &'static str, folder: &Path) -> CacheError {
-    source.downcast::<NoRoom>().map_or_else(io_error(action, folder), CacheError::from)
+    source.downcast::<CacheError>().unwrap_or_else(io_error(action, folder))
 }
 
 /// What the bytes of an archive go through.
@@ -205,12 +231,15 @@ impl Write for GrowingFile {
         if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
             return Err(io::Error::other("its push was dropped"));
         }
+        if let Some(max_size) = self.max_size.filter(|max_size| self.written + bytes.len() as u64 > *max_size) {
+            return Err(io::Error::other(CacheError::LargerThanCache { max_size }));
+        }
         let written = self.file.write(bytes)?;
         self.written += written as u64;
         let grown = self.written - self.on_its_way;
         if grown >= WRITE_OUT {
             self.write_out();
-            self.room.took(grown).map_err(io::Error::other)?;
+            self.room.took(grown).map_err(|error| io::Error::other(CacheError::from(error)))?;
         }
         Ok(written)
     }

@@ -17,6 +17,8 @@ pub enum Action {
     Upstream,
     /// To read what a binary cache says of itself.
     Read,
+    /// To read a file of a binary cache.
+    Fetch,
     /// To learn whether a file of a binary cache is there.
     Look,
     /// To put a file of a binary cache there.
@@ -32,7 +34,7 @@ pub enum Action {
 impl Action {
     /// Whether it is about the files of a binary cache, which any server may have.
     pub(super) fn is_about_files(self) -> bool {
-        matches!(self, Self::Read | Self::Look | Self::Put | Self::Delete | Self::MakeFolder)
+        matches!(self, Self::Read | Self::Fetch | Self::Look | Self::Put | Self::Delete | Self::MakeFolder)
     }
 }
 
@@ -45,6 +47,7 @@ impl fmt::Display for Action {
             Self::Upload => "upload",
             Self::Upstream => "ask what an upstream cache has",
             Self::Read => "read the cache's description",
+            Self::Fetch => "read a file",
             Self::Look => "look for what is there",
             Self::Put => "upload",
             Self::Delete => "delete a file",

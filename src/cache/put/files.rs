@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
@@ -34,9 +34,13 @@ pub(super) struct Files {
 struct Shared {
     /// Whether the server has been found not to know HEAD.
     knows_no_head: AtomicBool,
-    /// Folders that were made, and when.
-    made: Mutex<HashMap<String, Instant>>,
+    /// The folders that were asked for.
+    folders: std::sync::Mutex<HashMap<String, Arc<Folder>>>,
 }
+
+/// When a folder was made, if it was; held while it is being made, so that one does it for all who need it. Who needs another
+/// one isn't held up.
+type Folder = Mutex<Option<Instant>>;
 
 impl Files {
     /// Makes ready to speak, unless the server is this host itself, or has just refused the same credentials.
@@ -84,23 +88,37 @@ impl Files {
         }
     }
 
-    /// Whether a file is there. By its first byte, where the server knows no HEAD.
+    /// Whether a file is there that holds something, as far as the server says that: an empty narinfo is what a program that
+    /// doesn't sync leaves after a power failure.
     pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
-        let there = |answer: Result<Vec<u8>, HttpError>| match answer {
-            Ok(_) => Ok(true),
-            Err(error) if is_absent(&error) => Ok(false),
+        match self.look(file).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) || is_empty(&error) => Ok(false),
             Err(error) => Err(error),
-        };
+        }
+    }
+
+    /// Whether a file is there, empty or not.
+    pub(super) async fn is_there(&self, file: &str) -> Result<bool, HttpError> {
+        match self.look(file).await {
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) if !is_empty(&error) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Asks for a file: by its first byte, where the server knows no HEAD.
+    async fn look(&self, file: &str) -> Result<(), HttpError> {
         if !self.shared.knows_no_head.load(Ordering::Relaxed) {
             match self.http.ask(Action::Look, self.http.client().head(self.url(file))).await {
                 Err(HttpError::Status { status: 405 | 501, .. }) => {
                     self.shared.knows_no_head.store(true, Ordering::Relaxed);
                 }
-                answer => return there(answer),
+                answer => return answer.map(drop),
             }
         }
         let first_byte = self.http.client().get(self.url(file)).header(RANGE, "bytes=0-0");
-        there(self.http.ask(Action::Look, first_byte).await)
+        self.http.ask(Action::Look, first_byte).await.map(drop)
     }
 
     /// Puts a small file, over one that is there.
@@ -145,8 +163,8 @@ impl Files {
     /// Deletes a file; that it isn't there is fine, and so is a server that doesn't know how.
     pub(super) async fn delete(&self, file: &str) -> Result<(), HttpError> {
         match self.http.ask(Action::Delete, self.http.client().delete(self.url(file))).await {
-            Ok(_) | Err(HttpError::Status { status: 400..=499 | 501, .. }) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !needs_no_delete(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -159,12 +177,13 @@ impl Files {
     /// Makes the folder that a file is to lie in, and those above it, unless it was made since that time. Returns whether it
     /// was made. That the server doesn't know how is no error: then somebody else has to.
     pub(super) async fn make_folder(&self, file: &str, since: Instant) -> bool {
-        let mut made = self.shared.made.lock().await;
         let url = self.url(file);
         let path = url.path();
         let folders: Vec<&str> = path.match_indices('/').skip(1).map(|(slash, _)| &path[..=slash]).collect();
         let Some(own) = folders.last() else { return false };
-        if made.get(*own).is_some_and(|when| *when > since) {
+        let folder = self.folder(own);
+        let mut made = folder.lock().await;
+        if made.is_some_and(|when| when > since) {
             return true;
         }
         for folder in &folders {
@@ -174,13 +193,20 @@ impl Files {
             match self.http.ask(Action::MakeFolder, self.http.client().request(method, url)).await {
                 Ok(_) => {
                     info!("made {folder} at {}", origin(&self.root));
-                    made.insert((*folder).to_owned(), Instant::now());
+                    if folder == own {
+                        *made = Some(Instant::now());
+                    }
                 }
                 // Those above are there for the most part.
                 Err(error) => debug!("{}", one_line(&error)),
             }
         }
-        made.get(*own).is_some_and(|when| *when > since)
+        made.is_some_and(|when| when > since)
+    }
+
+    fn folder(&self, path: &str) -> Arc<Folder> {
+        let mut folders = self.shared.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(folders.entry(path.to_owned()).or_default())
     }
 }
 
@@ -199,6 +225,17 @@ fn is_absent(error: &HttpError) -> bool {
     matches!(error, HttpError::Status { status: 404 | 410, .. })
 }
 
+/// Whether an answer to the question for a file's first byte says that it has none.
+fn is_empty(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 416, .. })
+}
+
+/// Whether an answer says that there is nothing to be deleted, or that the server doesn't know how. Who may not delete, or
+/// not now, has to try again.
+fn needs_no_delete(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 404 | 405 | 410 | 501, .. })
+}
+
 /// The folder's address.
 pub(super) fn parse(endpoint: &str) -> Result<Url, HttpError> {
     Url::parse(endpoint).map_err(|_| HttpError::NotUnderstood {
@@ -210,19 +247,33 @@ pub(super) fn parse(endpoint: &str) -> Result<Url, HttpError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
     use crate::cache::http::ServerSays;
 
-    #[test]
-    fn only_what_the_server_says_is_absent_is_missing() {
-        let status = |status| HttpError::Status {
+    fn status(status: u16) -> HttpError {
+        HttpError::Status {
             action: Action::Look,
             host: "https://h".to_owned(),
             status,
             says: ServerSays::default(),
             retry_after: None,
             refused: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_note_stays_until_its_archive_is_gone() {
+        assert!([404, 405, 410, 501].into_iter().all(|code| needs_no_delete(&status(code))));
+        for code in [400, 401, 403, 408, 423, 429, 500, 503] {
+            assert!(!needs_no_delete(&status(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_server_says_is_absent_is_missing() {
         assert!([404, 410].into_iter().all(|code| is_absent(&status(code))));
         // Who isn't let in learns nothing of what is there.
         for code in [400, 401, 403, 405, 407, 429, 500, 502, 503] {
@@ -243,5 +294,43 @@ mod tests {
         ] {
             assert_eq!(files.url(file).as_str(), url);
         }
+    }
+
+    #[tokio::test]
+    async fn who_needs_another_folder_does_not_wait_for_one_that_is_being_made() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}/", server.local_addr().expect("an address"));
+        let options = PutOptions { endpoint, http: Default::default(), allow_self: true };
+        let files = Files::new(&options).await.expect("nothing is sent yet");
+        let (slow, same) = (files.clone(), files.clone());
+        let slow = tokio::spawn(async move { slow.make_folder("nar/a", Instant::now()).await });
+        // Asked, it doesn't answer yet.
+        let (mut asked, _) = server.accept().await.expect("asked");
+        let before = Instant::now();
+        let same = tokio::spawn(async move { same.make_folder("nar/b", before).await });
+        let serving = tokio::spawn(async move {
+            let (mut other, _) = server.accept().await.expect("asked for the other one");
+            let head = answer_201(&mut other).await;
+            (server, head)
+        });
+        assert!(files.make_folder("log/a", Instant::now()).await, "the other one is made meanwhile");
+        let (_server, head) = serving.await.expect("no panic");
+        assert!(head.starts_with("MKCOL /log/ "), "{head}");
+        assert!(!slow.is_finished() && !same.is_finished());
+        answer_201(&mut asked).await;
+        assert!(slow.await.expect("no panic") && same.await.expect("no panic"), "made once for both");
+    }
+
+    /// Reads the head of a request, and says that it was done.
+    async fn answer_201(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        stream
+            .write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+        String::from_utf8_lossy(&head).into_owned()
     }
 }

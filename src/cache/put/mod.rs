@@ -28,6 +28,7 @@ use tracing::{debug, info};
 use self::files::Files;
 pub use self::look::{look, try_out};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
+use super::care::doomed_name;
 use super::http::{Action, Body, HttpError, HttpOptions, Progress};
 use super::pack::{Packed, Packing};
 use super::unfinished::{Notes, Upload};
@@ -66,6 +67,8 @@ pub struct PutCache {
     /// Held by who has a log in memory, one for each lane: backfill may have to wait long until its log is sent.
     log_in_memory: [Mutex<()>; 2],
     notes: Notes,
+    /// Ended when the cache is dropped: the next opening begins it anew.
+    tidying: JoinSet<()>,
     /// Whether the server has been found to want sizes beforehand.
     wants_sizes: AtomicBool,
 }
@@ -86,15 +89,16 @@ impl PutCache {
     /// # Errors
     /// [`CacheError::Http`]; [`CacheError::OwnServer`]; [`CacheError::OtherStore`], [`CacheError::Malformed`].
     pub async fn open(options: PutOptions, binary: BinaryCache, unfinished: PathBuf) -> Result<Self, CacheError> {
-        let cache = Self {
+        let mut cache = Self {
             files: Files::new(&options).await?,
             binary: Arc::new(binary),
             log_in_memory: Default::default(),
             notes: Notes::open(&unfinished)?,
+            tidying: JoinSet::new(),
             wants_sizes: AtomicBool::new(false),
         };
         cache.agree_on_store().await?;
-        tokio::spawn(cache.notes.clone().tidy_up(cache.files.clone()));
+        cache.tidying.spawn(cache.notes.clone().tidy_up(cache.files.clone()));
         Ok(cache)
     }
 
@@ -138,25 +142,24 @@ impl PutCache {
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
         let Push { info, nar, mut arrivals, go_ahead, contents } = push;
         let lane = nar.lane();
-        let known = contents.recall(info.nar_hash).await;
-        if known.is_some() {
-            // The archive is looked for when that is over: it may take hours, in which a cache is pruned.
+        if let Some(known) = contents.recall(info.nar_hash).await {
+            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
+            // seat in a reading that others share.
             arrivals.as_mut().await?;
             arrivals = Box::pin(async { Ok(()) });
-        }
-        if let Some(known) = known
-            && self.files.has(&known.url).await?
-        {
-            let mut read = 0;
-            let listing = match self.binary.layout.write_nar_listing {
-                true => list(nar, &mut read).await?,
-                // Given up: others wait for who has a seat in a reading.
-                false => None,
-            };
-            go_ahead.await?;
-            self.put_beside(&info, lane, listing).await;
-            self.publish(&info, &known).await?;
-            return Ok(Pushed { read, sent: 0, deduplicated: true });
+            // In this order: an archive goes before what says that it will.
+            if self.is_to_stay(&known.url).await && self.files.has(&known.url).await? {
+                let mut read = 0;
+                let listing = match self.binary.layout.write_nar_listing {
+                    true => list(nar, &mut read).await?,
+                    // Given up: others wait for who has a seat in a reading.
+                    false => None,
+                };
+                go_ahead.await?;
+                self.put_beside(&info, lane, listing).await;
+                self.publish(&info, &known).await?;
+                return Ok(Pushed { read, sent: 0, deduplicated: true });
+            }
         }
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
@@ -164,13 +167,19 @@ impl PutCache {
         self.put_beside(&info, lane, listing).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
-            if matches!(error, HttpError::Status { status: 400..=499, .. }) {
+            if is_certain(&error) {
                 self.take_back(nar.url).await;
             }
             return Err(error.into());
         }
         contents.remember(info.nar_hash, &nar).await;
         Ok(Pushed { read: info.nar_size, sent: nar.file_size, deduplicated: false })
+    }
+
+    /// Whether no prune, by whoever has the files, is about to remove an archive (`care/prune`). Where that can't be learnt,
+    /// it is sent again.
+    async fn is_to_stay(&self, archive: &str) -> bool {
+        self.files.is_there(&doomed_name(archive)).await.is_ok_and(|is_doomed| !is_doomed)
     }
 
     /// Sends an archive, and again where the server has shown what it takes for that.
@@ -294,6 +303,12 @@ impl PutCache {
         let narinfo = self.binary.narinfo(info, nar);
         self.files.put(&layout::narinfo_name(&info.path), narinfo, layout::NARINFO_TYPE).await
     }
+}
+
+/// Whether the server certainly didn't take what was put there. What is at work with it still says 408 or 423, as it may to
+/// the second of two where a proxy has sent it twice.
+fn is_certain(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: 400..=407 | 409..=422 | 424..=499, .. })
 }
 
 impl Cache for PutCache {

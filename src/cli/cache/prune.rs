@@ -1,20 +1,25 @@
 //! `storewatch cache prune`
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::care::{Steps, failed, now, shelf};
 use super::{CliError, Global, Setup, print};
-use crate::cache::care::{Choice, Pruned, Pruning, prune, seconds};
+use crate::cache::BoxFuture;
+use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::words::counted;
-use crate::config::parse_duration;
+use crate::config::{CacheConfig, parse_duration};
 use crate::daemon::caches::care;
+use crate::nix::HashPart;
 use crate::policy::{BadSize, ByteSize};
+use crate::queue::QueueError;
 
 /// Remove old paths from a cache, or say what would be removed.
 ///
@@ -87,11 +92,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if args.yes {
         care::can_forget(&setup.state_dir)?;
     }
-    let tell = |step: &str| Steps::new().step(step);
-    let pruned = runtime.block_on(prune(&shelf, &pruning, &tell)).map_err(failed(cache))?;
-    if args.yes {
-        care::forget(&setup.state_dir, cache, &pruned.archives)?;
-    }
+    let host = ThisHost { state_dir: &setup.state_dir, cache, untold: Mutex::default() };
+    let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
+    let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let pruned = pruned.map_err(failed(cache))?;
+    untold.map_or(Ok(()), Err)?;
     let told = Told {
         name: args.name.clone(),
         done: args.yes,
@@ -110,6 +115,37 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     print(args.json, &told, |out| write(out, args, &pruned, told.fits))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever works this host's queue off hears at once of what is gone, whatever comes behind it: a service would show paths
+/// that need it.
+struct ThisHost<'a> {
+    state_dir: &'a Path,
+    cache: &'a CacheConfig,
+    /// Why it could not be told, should that be so.
+    untold: Mutex<Option<QueueError>>,
+}
+
+impl ThisHost<'_> {
+    fn forgets(&self, archives: &[String]) {
+        if let Err(error) = care::forget(self.state_dir, self.cache, archives) {
+            self.untold.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+}
+
+impl Owner for ThisHost<'_> {
+    fn begins(&self, step: &str) {
+        Steps::new().step(step);
+    }
+
+    fn hidden<'a>(&'a self, _paths: &'a [HashPart]) -> BoxFuture<'a, ()> {
+        Box::pin(async { self.forgets(&[]) })
+    }
+
+    fn removes<'a>(&'a self, archives: &'a [String]) -> BoxFuture<'a, ()> {
+        Box::pin(async { self.forgets(archives) })
+    }
 }
 
 fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::Result<()> {
@@ -149,4 +185,49 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::
         writeln!(out, "nothing was removed; --yes does it")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{CommandConfig, HttpConfig, StoreKeyConfig};
+    use crate::nix::NarHash;
+    use crate::policy::CacheName;
+    use crate::queue::{Content, Queue};
+
+    #[tokio::test]
+    async fn this_host_hears_of_what_is_gone_as_it_goes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CacheConfig {
+            name: CacheName::new("team").expect("a legal name"),
+            url: "s3://team".to_owned(),
+            uploads: None,
+            compression: None,
+            max_size: None,
+            signing_key: None,
+            store_keys: StoreKeyConfig::default(),
+            http: HttpConfig::default(),
+            command: CommandConfig::default(),
+            builtin: false,
+        };
+        let mut queue = Queue::open(dir.path()).expect("a queue").queue;
+        let id = queue.cache_id("team", &cache.url).expect("a cache");
+        let hash = NarHash([7; 32]);
+        let content = Content {
+            url: "nar/a".to_owned(),
+            compression: "none".to_owned(),
+            file_hash: NarHash([7; 32]),
+            file_size: 1,
+            nar_size: 1,
+        };
+        queue.note_content(id, &hash, &content, 1).expect("noted");
+        let host = ThisHost { state_dir: dir.path(), cache: &cache, untold: Mutex::default() };
+        let doubts = queue.doubts().expect("asked");
+        host.hidden(&[]).await;
+        assert!(queue.doubts().expect("asked") > doubts, "a service would believe that it is there");
+        assert_eq!(queue.content(id, &hash).expect("asked"), Some(content));
+        host.removes(&["nar/a".to_owned()]).await;
+        assert_eq!(queue.content(id, &hash).expect("asked"), None);
+        assert!(host.untold.into_inner().expect("not poisoned").is_none());
+    }
 }

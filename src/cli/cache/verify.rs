@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use self::repair::{Repair, repair};
+use self::repair::{Broken, Repair, repair};
 use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
@@ -88,7 +88,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if keys.is_empty() {
         eprintln!("its key is not known here, so signatures are not looked at; --trust names one");
     }
-    let (mut steps, mut findings) = (Steps::new(), Vec::new());
+    let (mut steps, mut broken) = (Steps::new(), Broken::default());
     steps.step(&format!("listing {}", shelf.name()));
     let verifying = Verifying {
         store_dir: setup.nix.logical.clone(),
@@ -100,9 +100,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         now: now(),
     };
     let verified = verify(&shelf, verifying, |found| {
+        if let Found::BadArchive(file) = &found {
+            broken.bad_archives.insert(file.clone());
+        }
         examined.take(found, args.json, &mut steps, |finding| {
             if args.repair {
-                findings.push(finding);
+                broken.findings.push(finding);
             }
         });
     });
@@ -111,8 +114,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     if !args.json {
         print(false, &(), |out| examined.write(out))?;
     }
-    if !findings.is_empty() {
-        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, findings, runtime, args.json)?;
+    if !broken.findings.is_empty() {
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args.json)?;
         (examined.repair, code) = (Some(repaired), exit_code);
     }
     if args.json {
@@ -139,6 +142,7 @@ impl Examined {
                 }
                 keep(finding);
             }
+            Found::BadArchive(_) => {}
             Found::OnTrust(OnTrust { path, key }) => {
                 self.on_trust += 1;
                 if json && self.on_trust_paths.len() < LISTED {

@@ -36,11 +36,15 @@ impl Live {
     /// Adds a path, if it is valid.
     pub(super) fn add(&self, database: &Database, path: &StorePath) -> Result<(), LiveError> {
         let Some(id) = database.path_info(path)?.and_then(|info| info.id) else { return Ok(()) };
+        self.add_row(id).map_err(Into::into)
+    }
+
+    fn add_row(&self, id: i64) -> Result<(), QueueError> {
         self.db
             .prepare_cached("INSERT OR IGNORE INTO live (id) VALUES (?1)")
             .and_then(|mut insert| insert.execute([id]))
-            .map_err(sqlite("note a live path"))?;
-        Ok(())
+            .map(drop)
+            .map_err(sqlite("note a live path"))
     }
 
     /// Adds what is referred to, until nothing is missing.
@@ -57,8 +61,8 @@ impl Live {
                 })
                 .map_err(sqlite("take a live path"))?;
             let Some(id) = next else { return Ok(()) };
-            for reference in database.references(id)? {
-                self.add(database, &reference)?;
+            for reference in database.reference_ids(id)? {
+                self.add_row(reference)?;
             }
         }
     }

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
-use super::signals::Signal;
+use super::signals::Signals;
 use super::{DRAIN, ServiceError, Working, caches, open_queue};
 use crate::config::{Config, NixStore};
 use crate::limit::{Lane, Schedule};
-use crate::nix::StorePath;
+use crate::nix::{StorePath, close_replaced};
 use crate::policy::CacheName;
 use crate::queue::{
     Admission, Ended, Left, LockError, Queue, QueueError, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock,
@@ -31,6 +32,9 @@ const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
+
+/// Who has taken the lock has made a queue within so long, on the slowest of disks.
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often progress is summed up.
 const LOOK: Duration = Duration::from_millis(200);
@@ -173,6 +177,13 @@ pub struct Finished {
     pub left: Vec<Left>,
 }
 
+impl Finished {
+    /// One that ended before anything was asked for.
+    fn before_it_began(end: End) -> Self {
+        Self { summary: RunSummary::default(), end, undelivered: Vec::new(), left: Vec::new() }
+    }
+}
+
 /// Runs a backfill to its end, until a signal, or until its time is over.
 ///
 /// # Errors
@@ -183,59 +194,91 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let mut signals =
         super::signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
     let role = ROLES[usize::from(request.by_hand)];
-    let mut site = Site::find(&state_dir, &nix, &config, role).await?;
+    // The disk of the queue may be full for long.
+    let mut site = tokio::select! {
+        biased;
+        site = Site::find(&state_dir, &nix, &config, role) => site?,
+        end = ends_early(&mut signals, deadline) => return Ok(Finished::before_it_began(end)),
+    };
     // Nix may be writing for long. What was named is queued first, however short the time.
     let early = deadline.filter(|_| request.paths.is_empty());
-    let scan = tokio::select! {
+    let queue = site.queue.clone();
+    let beginning = async {
+        let scan = Scan::open(&nix, &request).await?;
+        let (scope, to_row) = (request.scope(), scan.end());
+        let begun = queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
+        Ok::<_, ServiceError>((scan, begun))
+    };
+    let (scan, (run, followed)) = tokio::select! {
         biased;
-        scan = Scan::open(&nix, &request) => scan?,
+        begun = beginning => begun?,
         end = ends_early(&mut signals, early) => {
             site.leave(Duration::ZERO).await?;
-            return Ok(Finished { summary: RunSummary::default(), end, undelivered: Vec::new(), left: Vec::new() });
+            return Ok(Finished::before_it_began(end));
         }
     };
-    let (scope, to_row) = (request.scope(), scan.end());
-    let (run, followed) = site.queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
     let routes = site.routes.clone().narrowed_to(&request.to);
-    let mut scanning = tokio::spawn(admit(scan, site.queue.clone(), routes, run.clone(), request.asked(), site.bell()));
+    let id = run.id;
+    let (scan, run) = match find_place(scan, &site.queue, run).await {
+        Ok(found) => found,
+        Err(error) => return site.fail(error).await,
+    };
+    let to_row = run.to_row;
+    let part =
+        Scanning { queue: site.queue.clone(), nix: nix.clone(), request: request.clone(), routes, bell: site.bell() };
+    let mut scanning = tokio::spawn(part.admit(scan, run));
     let mut scanned = false;
     let mut next_sum = Instant::now();
-    let end = loop {
-        tokio::select! {
-            ended = &mut scanning, if !scanned => {
-                ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
-                scanned = true;
+    let followed_to_end = async {
+        loop {
+            tokio::select! {
+                ended = &mut scanning, if !scanned => {
+                    ended.map_err(|_| ServiceError::Panicked { part: "the scan" })??;
+                    scanned = true;
+                }
+                () = signals.end() => return Ok(End::Interrupted),
+                () = tokio::time::sleep(END_LOOK) => {}
             }
-            signal = signals.recv() => if signal != Some(Signal::Reload) { break End::Interrupted },
-            () = tokio::time::sleep(END_LOOK) => {}
-        }
-        let (id, began) = (run.id, Instant::now());
-        let through = scanned && !site.queue.call(move |queue| queue.run_is_open(id)).await?;
-        // What was named is queued first, however short the time, so that nobody has to ask for it again.
-        let is_over = deadline.is_some_and(|deadline| deadline <= began) && (scanned || request.paths.is_empty());
-        if !through && !is_over && began < next_sum {
-            continue;
-        }
-        let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.left(id)?));
-        let (row, summary, left) = site.queue.call(seen).await?;
-        next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
-        let open = summary.open;
-        let read = site.working.as_ref().map(|(working, _)| working.tally.bytes());
-        tell(Progress::At { row, to_row: run.to_row, summary, left, read });
-        if scanned && open == 0 {
-            break End::Through;
-        }
-        if is_over {
-            break End::TimedOut;
-        }
-        site.shape(&config.schedule).await?;
-        if site.take_over(&state_dir, &nix, &config, role).await? {
-            tell(Progress::TookOver);
+            let began = Instant::now();
+            let through = scanned && !site.queue.call(move |queue| queue.run_is_open(id)).await?;
+            // What was named is queued first, however short the time, so that nobody has to ask for it again.
+            let is_over = deadline.is_some_and(|deadline| deadline <= began) && (scanned || request.paths.is_empty());
+            if !through && !is_over && began < next_sum {
+                continue;
+            }
+            let seen = move |queue: &mut Queue| Ok((queue.run_row(id)?, queue.run_summary(id)?, queue.left(id)?));
+            let (row, summary, left) = site.queue.call(seen).await?;
+            next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
+            let open = summary.open;
+            let read = site.working.as_ref().map(|working| working.tally.bytes());
+            tell(Progress::At { row, to_row, summary, left, read });
+            if scanned && open == 0 {
+                return Ok(End::Through);
+            }
+            if is_over {
+                return Ok(End::TimedOut);
+            }
+            // Nobody else looks at them here.
+            let _ = spawn_blocking(close_replaced).await;
+            let looking_after = async {
+                site.shape(&config.schedule).await?;
+                site.take_over(&state_dir, &nix, &config, role).await
+            };
+            tokio::select! {
+                biased;
+                took_over = looking_after => if took_over? { tell(Progress::TookOver) },
+                // Where the disk is full, who writes into the queue waits for room.
+                end = ends_early(&mut signals, deadline) => return Ok(end),
+            }
         }
     };
+    let ended: Result<End, ServiceError> = followed_to_end.await;
     scanning.abort();
-    let id = run.id;
+    let end = match ended {
+        Ok(end) => end,
+        Err(error) => return site.fail(error).await,
+    };
     let queue = site.queue.clone();
     // Whose time is over waits for nothing more.
     let within = if end == End::TimedOut { Duration::ZERO } else { DRAIN };
@@ -243,37 +286,34 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         tell(Progress::Ending { within });
     }
     site.leave(within).await?;
-    queue
-        .call(move |queue| {
+    let finished = queue
+        .call_once(move |queue| {
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
             let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? };
-            if end == End::Through {
-                queue.finish_run(id, now())?;
-            }
-            // Only now may another take it up.
-            drop(followed);
+            let noted = if end == End::Through { queue.finish_run(id, now()) } else { Ok(()) };
+            // Asked for again, it finds nothing to be done.
+            noted.or_else(|error| if error.is_about_room() { Ok(()) } else { Err(error) })?;
             Ok(finished)
         })
-        .await
-        .map_err(Into::into)
+        .await?;
+    // Only now may another take it up.
+    drop(followed);
+    Ok(finished)
 }
 
 /// Waits until a signal or the time ends it.
-async fn ends_early(signals: &mut mpsc::Receiver<Signal>, deadline: Option<Instant>) -> End {
+async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
     let time_is_over = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(time_is_over);
-    loop {
-        tokio::select! {
-            signal = signals.recv() => if signal != Some(Signal::Reload) { return End::Interrupted },
-            () = &mut time_is_over => return End::TimedOut,
-        }
+    tokio::select! {
+        () = signals.end() => End::Interrupted,
+        () = time_is_over => End::TimedOut,
     }
 }
 
@@ -281,7 +321,8 @@ async fn ends_early(signals: &mut mpsc::Receiver<Signal>, deadline: Option<Insta
 struct Site {
     queue: QueueHandle,
     routes: Routes,
-    working: Option<(Working, StateLock)>,
+    /// With the lock, which is kept until the process ends: threads that were called off may be at work until then.
+    working: Option<Working>,
     beside: Option<String>,
 }
 
@@ -289,14 +330,15 @@ impl Site {
     async fn find(state_dir: &Path, nix: &NixStore, config: &Config, role: &'static str) -> Result<Self, ServiceError> {
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
+                lock.keep_until_exit();
                 let queue = open_queue(state_dir)?;
                 queue.call(Queue::forget_what_was_off).await?;
                 let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
                 let queue = working.queue.clone();
-                Ok(Self { queue, routes, working: Some((working, lock)), beside: None })
+                Ok(Self { queue, routes, working: Some(working), beside: None })
             }
             Err(LockError::Held { holder, .. }) => {
-                let queue = QueueHandle::start(Queue::open_beside(state_dir)?)?;
+                let queue = QueueHandle::start(open_beside(state_dir).await?)?;
                 let own = config.clone();
                 let routes = queue.call(move |queue| caches::routes(queue, &own)).await?;
                 Ok(Self { queue, routes, working: None, beside: Some(holder) })
@@ -307,16 +349,17 @@ impl Site {
 
     /// Puts in force what may be sent, where the queue is worked off here.
     async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
-        let Some((working, _)) = &mut self.working else { return Ok(()) };
+        let Some(working) = &mut self.working else { return Ok(()) };
         working.lookout.look(schedule);
         working.shape(schedule).await
     }
 
     fn bell(&self) -> Option<Arc<Notify>> {
-        self.working.as_ref().map(|(working, _)| working.bell.clone())
+        self.working.as_ref().map(|working| working.bell.clone())
     }
 
-    /// Works the queue off here if the service that did has ended. Says whether that is news.
+    /// Works the queue off here if the service that did has ended. Says whether that is news. Where the state directory went
+    /// away, nothing is: a lock in the folder beneath would be nobody's.
     async fn take_over(
         &mut self,
         state_dir: &Path,
@@ -324,14 +367,18 @@ impl Site {
         config: &Config,
         role: &'static str,
     ) -> Result<bool, ServiceError> {
+        if !self.queue.call(|queue| Ok(queue.is_in_its_place())).await? {
+            return Err(ServiceError::QueueElsewhere { dir: state_dir.to_owned() });
+        }
         if self.working.is_some() {
             return Ok(false);
         }
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
+                lock.keep_until_exit();
                 self.queue.call(Queue::forget_what_was_off).await?;
                 let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
-                self.working = Some((working, lock));
+                self.working = Some(working);
                 Ok(true)
             }
             Err(LockError::Held { .. }) => Ok(false),
@@ -341,45 +388,84 @@ impl Site {
 
     async fn leave(self, within: Duration) -> Result<(), ServiceError> {
         match self.working {
-            Some((working, lock)) => {
-                lock.keep_until_exit();
-                working.drain(within).await
-            }
+            Some(working) => working.drain(within).await,
             None => Ok(()),
+        }
+    }
+
+    /// Leaves for that error: what is under way is finished or given back first.
+    async fn fail<T>(self, error: ServiceError) -> Result<T, ServiceError> {
+        // What becomes of that matters less than why it ends.
+        let _ = self.leave(DRAIN).await;
+        Err(error)
+    }
+}
+
+/// Opens the queue beside whoever holds the lock. It may have begun a moment ago, and be just about to make the queue.
+async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
+    let until = Instant::now() + BEGINS_WITHIN;
+    loop {
+        match Queue::open_beside(state_dir) {
+            Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < until => {
+                tokio::time::sleep(END_LOOK).await;
+            }
+            opened => return opened,
         }
     }
 }
 
-/// Reads, decides and admits, batch by batch.
-async fn admit(
-    mut scan: Scan,
+/// Finds out from where to where a backfill goes in what is there now.
+async fn find_place(scan: Scan, queue: &QueueHandle, run: Run) -> Result<(Scan, Run), ServiceError> {
+    let (scan, row, to_row) = scan.resume(&run).await?;
+    if (row, to_row) != (run.row, run.to_row) {
+        queue.call(move |queue| queue.place_run(run.id, row, to_row)).await?;
+    }
+    Ok((scan, Run { row, to_row, ..run }))
+}
+
+/// What the scan of a backfill needs.
+struct Scanning {
     queue: QueueHandle,
+    nix: NixStore,
+    request: Request,
     routes: Routes,
-    run: Run,
-    asked: Asked,
     bell: Option<Arc<Notify>>,
-) -> Result<(), ServiceError> {
-    let (mut row, to_row) = scan.resume(run.row, run.to_row);
-    loop {
-        let (read, batch) = scan.batch(row, to_row, routes.clone()).await?;
-        scan = read;
-        let Some(batch) = batch else { return Ok(()) };
-        row = batch.reached;
-        queue
-            .call(move |queue| {
-                let admission = Admission {
-                    lane: asked.lane(),
-                    ended: asked.ended(),
-                    needed: asked == Asked::ByHand,
-                    run: Some(run.id),
-                    wanted: &batch.wanted,
-                    now: now(),
-                };
-                queue.advance_run(run.id, batch.reached, &admission, &batch.passed_over)
-            })
-            .await?;
-        if let Some(bell) = &bell {
-            bell.notify_one();
+}
+
+impl Scanning {
+    /// Reads, decides and admits, batch by batch.
+    async fn admit(self, mut scan: Scan, mut run: Run) -> Result<(), ServiceError> {
+        let asked = self.request.asked();
+        loop {
+            let (read, batch) = match scan.batch(run.row, run.to_row, self.routes.clone()).await {
+                Err(ServiceError::Database(error)) if error.is_replaced() => {
+                    scan = Scan::open(&self.nix, &self.request).await?;
+                    (scan, run) = find_place(scan, &self.queue, run).await?;
+                    continue;
+                }
+                read => read?,
+            };
+            scan = read;
+            let Some(batch) = batch else { return Ok(()) };
+            (run.row, run.mark) = (batch.reached, batch.mark.clone());
+            let id = run.id;
+            self.queue
+                .call(move |queue| {
+                    let admission = Admission {
+                        lane: asked.lane(),
+                        ended: asked.ended(),
+                        needed: asked == Asked::ByHand,
+                        run: Some(id),
+                        wanted: &batch.wanted,
+                        now: now(),
+                    };
+                    let reached = (batch.reached, batch.mark.as_ref());
+                    queue.advance_run(id, reached, &admission, &batch.passed_over)
+                })
+                .await?;
+            if let Some(bell) = &self.bell {
+                bell.notify_one();
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Going through what is valid, by the policy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -11,13 +12,18 @@ use super::{Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
 use crate::nix::{
-    BatchLimits, Database, DatabaseError, PathInfo, Patience, StoreDir, StoreFacts, StorePath, store_listing,
+    BatchLimits, Database, DatabaseError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
 };
-use crate::queue::{PassedOver, Routes, Wanted, now};
+use crate::queue::{Mark, PassedOver, Routes, Run, Wanted, now};
 use crate::report::one_line;
 
 /// Rows of a batch: worth its transaction, and soon through.
-const BATCH: BatchLimits = BatchLimits { rows: 2_000, time: Duration::from_millis(50) };
+const BATCH_ROWS: usize = 2_000;
+
+/// A read transaction lasts at most so long, and without a write-ahead log, where it has to fit between two commits of Nix's,
+/// so long: as when the service reads what is new.
+const BATCH_TIME: Duration = Duration::from_millis(50);
+const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
 
 /// What is said while Nix writes its database.
 const WAITS: &str = "the backfill waits";
@@ -36,6 +42,8 @@ pub struct Batch {
     pub passed_over: Vec<(PassedOver, u64)>,
     /// How far the scan is with them.
     pub reached: i64,
+    /// By what the database is recognised that it has come so far in; `None` for names.
+    pub mark: Option<Mark>,
 }
 
 /// What is gone through.
@@ -109,13 +117,34 @@ impl Scan {
         }
     }
 
-    /// From where to where to go, when an earlier one came to `reached` on its way to `end`: rows keep their numbers, names
-    /// don't keep their places.
-    pub(super) fn resume(&self, reached: i64, end: i64) -> (i64, i64) {
-        match &self.source {
-            Source::Rows(_) => (reached, end),
-            Source::Names { .. } => (0, self.end()),
-        }
+    /// From where to where to go with a backfill that has come as far as it says: rows keep their numbers as long as the
+    /// database is the same, names don't keep their places. What was registered since it began is looked at, too.
+    pub(super) async fn resume(self, run: &Run) -> Result<(Self, i64, i64), ServiceError> {
+        let Self { source, store_dir, since, by_hand } = self;
+        let (source, row, to_row) = match source {
+            Source::Rows(rows) => {
+                let mark = run.mark.clone();
+                let look = move |rows: &Rows| match &mark {
+                    Some(mark) => Ok(rows.database.row_mark(mark.row)?),
+                    None => Ok(None),
+                };
+                let (rows, found) = ask(rows, look).await?;
+                let end = rows.end;
+                if is_of_another_database(run, end, found.as_ref()) {
+                    tracing::warn!(
+                        "the Nix database isn't the one any more of which this backfill has looked at a part: it begins anew"
+                    );
+                    (Source::Rows(rows), 0, end)
+                } else {
+                    (Source::Rows(rows), run.row, end.max(run.to_row))
+                }
+            }
+            Source::Names { names, facts } => {
+                let end = i64::try_from(names.len()).unwrap_or(i64::MAX);
+                (Source::Names { names, facts }, 0, end)
+            }
+        };
+        Ok((Self { source, store_dir, since, by_hand }, row, to_row))
     }
 
     /// What comes behind `after`, up to `end`; `None` when there is no more.
@@ -129,35 +158,21 @@ impl Scan {
             return Ok((self, None));
         }
         let Self { source, store_dir, since, by_hand } = self;
-        let decider = || Decider {
-            store_dir: store_dir.clone(),
-            since,
-            by_hand,
-            routes: routes.clone(),
-            batch: Batch::default(),
-            passed_over: BTreeMap::new(),
+        let decider = {
+            let store_dir = store_dir.clone();
+            move || Decider {
+                store_dir: store_dir.clone(),
+                since,
+                by_hand,
+                routes: routes.clone(),
+                batch: Batch::default(),
+                passed_over: BTreeMap::new(),
+            }
         };
         let (source, batch) = match source {
-            Source::Rows(mut rows) => {
-                let mut patience = Patience::of_one(WAITS);
-                loop {
-                    let decider = decider();
-                    let read = spawn_blocking(move || {
-                        let batch = rows.batch(after, end, decider);
-                        (rows, batch)
-                    });
-                    let (back, batch) = read.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
-                    match batch {
-                        Err(ServiceError::Database(error)) if error.is_busy() => {
-                            sleep(patience.pause(&error)).await;
-                            rows = back;
-                        }
-                        batch => {
-                            patience.rewarded();
-                            break (Source::Rows(back), batch?);
-                        }
-                    }
-                }
+            Source::Rows(rows) => {
+                let (rows, batch) = ask(rows, move |rows| rows.batch(after, end, decider())).await?;
+                (Source::Rows(rows), batch)
             }
             Source::Names { names, facts } => {
                 let batch = batch_of_names(&names, &facts, after, decider()).await?;
@@ -170,7 +185,12 @@ impl Scan {
 
 impl Rows {
     fn batch(&self, after: i64, end: i64, mut decider: Decider) -> Result<Batch, ServiceError> {
-        let batch = self.database.batch(after, &BATCH)?;
+        if self.database.replaced() {
+            return Err(DatabaseError::Replaced { path: self.database.path().to_owned() }.into());
+        }
+        let time = if self.database.uses_wal()? { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
+        let batch = self.database.batch(after, &BatchLimits { rows: BATCH_ROWS, time })?;
+        batch.tell_malformed();
         for mut info in batch.paths {
             let id = info.id.unwrap_or_default();
             let live = match &self.live {
@@ -178,11 +198,48 @@ impl Rows {
                 None => true,
             };
             if live && id <= end {
-                decider.decide(&mut info, |info| info.id.map_or(Ok(Vec::new()), |id| self.database.references(id)))?;
+                decider.decide(&mut info, |info| self.database.references_of(info))?;
             }
         }
-        Ok(decider.into_batch(if batch.complete { end } else { batch.reached.min(end) }))
+        let reached = if batch.complete { end } else { batch.reached.min(end) };
+        let last = self.database.last_row_mark(reached)?;
+        let mark = last.map(|(row, mark)| Mark { row, path: mark.path, time: mark.registration_time });
+        Ok(Batch { mark, ..decider.into_batch(reached) })
     }
+}
+
+/// Asks the database on a thread that may wait, again and again while Nix writes. One that was replaced has to be opened
+/// anew, which is the caller's matter.
+async fn ask<T: Send + 'static>(
+    mut rows: Box<Rows>,
+    question: impl Fn(&Rows) -> Result<T, ServiceError> + Send + Sync + 'static,
+) -> Result<(Box<Rows>, T), ServiceError> {
+    let (question, mut patience) = (Arc::new(question), Patience::of_one(WAITS));
+    loop {
+        let question = Arc::clone(&question);
+        let asked = spawn_blocking(move || {
+            let answer = question(&rows);
+            (rows, answer)
+        });
+        let (back, answer) = asked.await.map_err(|_| ServiceError::Panicked { part: "the scan" })?;
+        match answer {
+            Err(ServiceError::Database(error)) if error.is_busy() && !error.is_replaced() => {
+                sleep(patience.pause(&error)).await;
+                rows = back;
+            }
+            answer => {
+                patience.rewarded();
+                return Ok((back, answer?));
+            }
+        }
+    }
+}
+
+/// Whether the rows that a backfill has looked at are another database's than that whose last id is `last_id`, and which has
+/// `found` where the backfill's mark was. What is not there any more says nothing: garbage collection takes rows.
+fn is_of_another_database(run: &Run, last_id: i64, found: Option<&RowMark>) -> bool {
+    let differs = |(mark, found): (&Mark, &RowMark)| (&mark.path, mark.time) != (&found.path, found.registration_time);
+    last_id < run.row || run.mark.as_ref().zip(found).is_some_and(differs)
 }
 
 async fn batch_of_names(
@@ -195,7 +252,7 @@ async fn batch_of_names(
     let to = names.len().min(from + NAMES);
     for name in &names[from..to] {
         if let Some(mut info) = facts.path_info(name).await? {
-            decider.decide(&mut info, |info| Ok(info.references.clone().unwrap_or_default()))?;
+            decider.decide(&mut info, |info| Ok(Some(info.references.clone().unwrap_or_default())))?;
         }
     }
     Ok(decider.into_batch(i64::try_from(to).unwrap_or(i64::MAX)))
@@ -215,7 +272,7 @@ impl Decider {
     fn decide(
         &mut self,
         info: &mut PathInfo,
-        load: impl FnOnce(&PathInfo) -> Result<Vec<StorePath>, DatabaseError>,
+        load: impl FnOnce(&PathInfo) -> Result<Option<Vec<StorePath>>, DatabaseError>,
     ) -> Result<(), DatabaseError> {
         if self.since.is_some_and(|since| info.registration_time < since) {
             return Ok(());

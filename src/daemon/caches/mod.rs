@@ -179,6 +179,7 @@ fn open_file(
             dir,
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
+            max_size: config.max_size,
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };

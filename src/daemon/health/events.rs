@@ -36,14 +36,17 @@ impl Drop for Scratch {
 }
 
 pub(super) async fn examine(state_dir: &Path, db_path: Option<&Path>) -> Vec<Finding> {
-    let mut findings = vec![observe(state_dir).await];
     if let Some(folder) = db_path.and_then(Path::parent) {
         let mut wake = Wake::start(vec![Folder { path: folder.to_owned(), names: Vec::new() }]);
         // A database that isn't there has been found already.
         let unwatched = wake.rearm().into_iter().map(|unwatched| unwatched.why).filter(|why| !why.is_missing());
-        findings.extend(unwatched.map(|why| without_events(&why)));
+        let findings: Vec<_> = unwatched.map(|why| without_events(&why)).collect();
+        // This is the folder that counts: that one arrives from another would be no comfort.
+        if !findings.is_empty() {
+            return findings;
+        }
     }
-    findings
+    vec![observe(state_dir).await]
 }
 
 /// Makes an event, and waits for it.

@@ -14,6 +14,7 @@ mod network;
 mod nix;
 mod policy;
 mod secrets;
+mod sizes;
 mod state;
 mod upstreams;
 
@@ -28,6 +29,8 @@ use crate::report::one_line;
 pub struct Host<'a> {
     /// The state directory.
     pub state_dir: PathBuf,
+    /// The service that works with it, where it is gone.
+    pub without_state: Option<String>,
     /// What it says, or what is wrong with it.
     pub config: &'a Result<Config, ConfigError>,
 }
@@ -73,12 +76,14 @@ pub async fn examine(host: &Host<'_>, step: &dyn Fn(&str)) -> Vec<Finding> {
     }
     step("events of the file system");
     findings.extend(events::examine(&host.state_dir, nix.as_ref().ok().map(NixStore::db_path).as_deref()).await);
-    findings.extend(state::examine(&host.state_dir));
+    findings.extend(state::examine(&host.state_dir, host.without_state.as_deref()));
     match (config, &nix) {
         (Some(config), Ok(nix)) => {
             step("the secrets");
             findings.extend(secrets::examine(config, &host.state_dir, nix).await);
             findings.extend(caches::examine(config, nix, &host.state_dir, step).await);
+            step("the sizes of caches");
+            findings.extend(sizes::examine(config, &host.state_dir, nix).await);
             step("the upstreams");
             findings.extend(upstreams::examine(config).await);
             findings.extend(bandwidth::examine(config).await);

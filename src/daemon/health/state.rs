@@ -15,7 +15,13 @@ const DIRECTORY: &str = "state directory";
 const LOCK: &str = "lock";
 const QUEUE: &str = "queue";
 
-pub(super) fn examine(state_dir: &Path) -> Vec<Finding> {
+pub(super) fn examine(state_dir: &Path, without_state: Option<&str>) -> Vec<Finding> {
+    if let Some(service) = without_state {
+        let found = format!("{} is gone, with which {service} works: it was unmounted or removed", state_dir.display());
+        let cure =
+            "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one";
+        return vec![Finding::trouble(DIRECTORY, found).cured_by(cure)];
+    }
     vec![directory(state_dir), worker(state_dir), queue(state_dir)]
 }
 

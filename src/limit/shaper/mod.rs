@@ -7,8 +7,8 @@
 //!
 //! Whoever sends asks its [`Tap`] before each piece, and waits until every bucket above it has room. Fresh work is served
 //! before backfill, which so takes what the other leaves (and a trickle, so that its connections stay alive); within a lane
-//! pieces are served in turn, so that uploads share evenly and a small one is through after a few pieces, whatever else is
-//! on its way.
+//! pieces are served in turn, one path's one after the other, so that uploads share evenly and a small one is through after a
+//! few pieces, whatever else is on its way.
 //!
 //! No I/O here, and no clock but tokio's, which tests hold: [`state`] decides, with `now` as an argument, and here is waited.
 
@@ -99,7 +99,7 @@ impl Shaper {
     #[must_use]
     pub fn tap(&self, cache: &str, urgency: impl Into<Urgency>, over_line: bool) -> Tap {
         let way = Way { cache: Arc::from(cache), urgency: urgency.into(), over_line };
-        Tap::new(Through { shaper: self.clone(), way })
+        Tap::new(Through { shaper: self.clone(), way, own_turn: Arc::default() })
     }
 
     /// `None` where it may be sent at once.

@@ -11,9 +11,9 @@ use super::Rates;
 use super::bucket::Bucket;
 use crate::limit::{Background, Lane, Rate, Urgency};
 
-/// Backfill that has waited so long gets a piece all the same: a connection on which nothing moves for longer is taken for dead
-/// by some servers.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Backfill that has waited so long gets a piece all the same, which is 1 KiB or more: a connection on which less moves is
+/// ended by some servers. Apache's `RequestReadTimeout` asks for 500 bytes a second.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// One piece of such backfill for so many of what the line carries in that time, however many uploads wait.
 const TRICKLE: u32 = 20;

@@ -3,7 +3,10 @@
 //! A tap belongs to the task that delivers a path, and is asked where bytes leave this process: so whatever a cache sends for
 //! a path, its archive as well as its narinfo, counts, and no cache needs to know of lanes and limits.
 
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use super::state::Way;
 use super::{LARGEST_PIECE, PIECE_TIME, SMALLEST_PIECE, Shaper};
@@ -21,6 +24,9 @@ pub struct Tap(Option<Through>);
 pub(super) struct Through {
     pub(super) shaper: Shaper,
     pub(super) way: Way,
+    /// Held by who waits for a turn: what is sent of one path at the same time, such as two parts of its archive, has one
+    /// place in the line together, and takes no more from its siblings than another path.
+    pub(super) own_turn: Arc<Mutex<()>>,
 }
 
 impl Tap {
@@ -43,32 +49,33 @@ impl Tap {
     /// The same for what others wait for: fresh, whoever asks.
     #[must_use]
     pub fn for_all(&self) -> Self {
-        Self(self.0.clone().map(|Through { shaper, way }| {
+        Self(self.0.clone().map(|Through { shaper, way, .. }| {
             let way = Way { urgency: Lane::Fresh.into(), ..way };
-            Through { shaper, way }
+            Through { shaper, way, own_turn: Arc::default() }
         }))
     }
 
     /// How many bytes to ask for at once, at most.
     #[must_use]
     pub fn piece(&self) -> usize {
-        let slowest = self.0.as_ref().and_then(|Through { shaper, way }| shaper.shared.lock().slowest(way));
+        let slowest = self.0.as_ref().and_then(|Through { shaper, way, .. }| shaper.shared.lock().slowest(way));
         slowest.map_or(usize::MAX, |rate| (rate.within(PIECE_TIME) as usize).clamp(SMALLEST_PIECE, LARGEST_PIECE))
     }
 
     /// Waits until so many bytes may be sent, which then count as sent. May be dropped at any time; then they don't.
     pub async fn take(&self, bytes: usize) {
-        let Some(Through { shaper, way }) = &self.0 else { return };
+        let Some(Through { shaper, way, own_turn }) = &self.0 else { return };
+        let _one_at_a_time = own_turn.lock().await;
         if let Some(turn) = shaper.ask(way, bytes) {
             // The sender lies in the queue until it is used, and the queue lives as long as `self`.
             let _ = turn.await;
         }
     }
 
-    /// As [`Tap::take`], for a thread of the runtime's that may wait, but for no longer than until something else has come
+    /// As [`Tap::take`], for the one thread of the runtime's that writes a path and may wait, but for no longer than until something else has come
     /// true. Returns whether the bytes may be sent.
     pub fn take_blocking(&self, bytes: usize, until: impl Future) -> bool {
-        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way }| shaper.ask(way, bytes)) else {
+        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way, .. }| shaper.ask(way, bytes)) else {
             return true;
         };
         Handle::current().block_on(async {

@@ -152,3 +152,31 @@ async fn a_cache_that_gives_way_has_what_it_is_given_and_says_when_something_flo
     pass(Duration::from_secs(4)).await;
     assert_near(sent.load(Ordering::Relaxed) - before, 4 * MIB, 5, "not in the background any more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_sent_in_several_parts_at_once_has_one_share() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(MIB, 0, &[]));
+    let (one, other) = (shaper.tap("team", Lane::Fresh, true), shaper.tap("team", Lane::Fresh, true));
+    let parts: Vec<_> = (0..3).map(|_| flood(one.clone())).collect();
+    let sibling = flood(other);
+    pass(Duration::from_secs(5)).await;
+    let together: u64 = parts.iter().map(|part| part.load(Ordering::Relaxed)).sum();
+    assert_near(together + sibling.load(Ordering::Relaxed), 5 * MIB, 5, "all of them");
+    assert_near(together, 5 * MIB / 2, 5, "the path in parts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn backfill_that_gives_way_is_never_so_slow_that_servers_end_it() {
+    let shaper = Shaper::default();
+    shaper.set(&rates(128 * KIB, 0, &[]));
+    let fresh = flood(shaper.tap("team", Lane::Fresh, true));
+    let backfill: Vec<_> = (0..4).map(|_| flood(shaper.tap("team", Lane::Backfill, true))).collect();
+    // Apache's default: 500 bytes a second, looked at from 20 s on.
+    pass(Duration::from_secs(20)).await;
+    for own in &backfill {
+        let sent = own.load(Ordering::Relaxed);
+        assert!(sent >= 20 * 500, "{sent} bytes in 20 s");
+    }
+    assert_near(fresh.load(Ordering::Relaxed), 20 * 128 * KIB, 6, "fresh work all the same");
+}

@@ -54,6 +54,13 @@ pub enum DatabaseError {
         /// What was to be done.
         verb: &'static str,
     },
+    /// Another database is being put in its place, file by file, as from a backup. Keeps a mixture of both from being read, and
+    /// Nix from meeting it: try again in some seconds.
+    #[error("files of the Nix database `{path}` are being replaced", path = path.display())]
+    Replaced {
+        /// The database.
+        path: PathBuf,
+    },
     /// A row that was asked for can't be made sense of. Keeps a path from going out with some references left out.
     #[error("Nix database, {row}: {why}")]
     Malformed {
@@ -101,6 +108,7 @@ impl DatabaseError {
                 Some("is Nix installed? NIX_STATE_DIR, NIX_REMOTE or [store] in the policy say where its state is")
             }
             Self::Denied { .. } => Some("this takes the database itself: run it as root, or as a user who may read it"),
+            Self::Replaced { .. } => Some("ask again in some seconds"),
             Self::Busy { .. } => {
                 Some("ask again in a moment; if a Nix was killed meanwhile, the next one puts it right")
             }
@@ -117,7 +125,13 @@ impl DatabaseError {
     /// Whether it is worth trying again soon.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(self, Self::Busy { .. } | Self::Replaced { .. })
+    }
+
+    /// Whether it has to be opened anew, once whoever replaces it is through.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Replaced { .. })
     }
 
     /// Sorts an error of SQLite's by its code and by what this user may do with the files.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::files::Files;
 use super::*;
 use crate::nix::{Derivation, Realisation};
 
@@ -259,7 +260,7 @@ fn another_file_at_the_path_is_noticed() {
     assert!(database.replaced());
     fs::copy(&away, scratch.path()).expect("a copy");
     assert!(database.replaced());
-    assert_ne!(identity_of(&scratch.path()).expect("a file"), database.identity());
+    assert_ne!(Files::at(&scratch.path()).expect("a file").database, database.identity());
     fs::rename(&away, scratch.path()).expect("moved back");
     assert!(!database.replaced());
 }

@@ -47,10 +47,12 @@ fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
         wanted: &[],
         now: 0,
     };
-    let mut unseen = |names: &[u8]| bench.queue.unseen(names.iter().map(|n| path(*n)).collect()).expect("compared");
+    let mut unseen =
+        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
     assert_eq!(unseen(&[1, 2, 3]), [1, 2, 3].map(path));
     bench.queue.admit_seen(&nothing(), &[path(1), path(3)]).expect("noted");
-    let mut unseen = |names: &[u8]| bench.queue.unseen(names.iter().map(|n| path(*n)).collect()).expect("compared");
+    let mut unseen =
+        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
     assert_eq!(unseen(&[1, 2, 3]), [path(2)]);
     assert_eq!(unseen(&[2, 3]), [path(2)]);
     assert_eq!(unseen(&[1, 2, 3]), [path(1), path(2)]);

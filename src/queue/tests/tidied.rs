@@ -92,7 +92,7 @@ fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_
     let wanted = [Wanted { path: path(1), row: None, registered: 0, caches: vec![cache] }];
     let (lane, ended) = (Lane::Backfill, Ended::Stays);
     let admission = Admission { lane, ended, needed: false, run: Some(run.id), wanted: &wanted, now: day(170) };
-    bench.queue.advance_run(run.id, 3, &admission, &[]).expect("it lives since it was asked for again");
+    bench.queue.advance_run(run.id, (3, None), &admission, &[]).expect("it lives since it was asked for again");
     bench.tidy(day(250));
     assert_eq!(bench.queue.run_row(run.id).expect("its scan has got on"), 3);
     bench.clock = day(255);
@@ -102,7 +102,7 @@ fn a_backfill_that_nobody_has_taken_up_again_is_forgotten_and_one_that_lives_is_
     assert_eq!(bench.queue.run_row(run.id).expect("something was done with its job"), 3);
     bench.tidy(day(400));
     assert!(!bench.queue.begin_run(&scope, 9, day(400)).expect("begun").0.resumed);
-    let batch = bench.queue.advance_run(run.id, 4, &admission, &[]);
+    let batch = bench.queue.advance_run(run.id, (4, None), &admission, &[]);
     assert!(batch.is_err(), "it is forgotten, and its scan would begin anew each time");
 }
 

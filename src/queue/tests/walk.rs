@@ -22,7 +22,7 @@ impl Bench {
             wanted: &wanted,
             now: self.clock,
         };
-        self.queue.advance_run(run, 1, &admission, &[]).expect("admitted");
+        self.queue.advance_run(run, (1, None), &admission, &[]).expect("admitted");
         (run, followed)
     }
 

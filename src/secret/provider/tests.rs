@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -51,7 +52,7 @@ impl Host {
             root: false,
             env: Arc::new(move |name| env.get(name).cloned()),
         };
-        Provider(Arc::new(Inner { source, form, place, kept: Mutex::new(None) }))
+        Provider(Arc::new(Inner { source, form, place, kept: Mutex::new(None), reading: Mutex::new(None) }))
     }
 
     /// By the program, since rustix makes none on macOS.
@@ -334,4 +335,44 @@ async fn only_macos_has_a_keychain() {
     let source = Source::Keychain { service: "attic".to_owned(), account: None };
     let error = Host::new().provider(source).get().await.expect_err("no keychain");
     assert!(matches!(error, SecretError::NoKeychain), "{error}");
+}
+
+/// As where it lies on a file system whose server is away.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_not_waited_for_without_end() {
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (held, reads) = (std::sync::Mutex::new(held), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&reads);
+    let env: Env = Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let _ = held.lock().expect("not poisoned").recv();
+        Some("s3cret".into())
+    });
+    let place = Place { real_store: PathBuf::from("/nix/store"), host: None, root: false, env };
+    let source = Source::Env { name: "TOKEN".to_owned() };
+    let provider = Provider(Arc::new(Inner {
+        source,
+        form: Form::OneLine,
+        place,
+        kept: Mutex::default(),
+        reading: Mutex::default(),
+    }));
+    let (began, asks) = (Instant::now(), 3);
+    for ask in 1..=asks {
+        let provider = provider.clone();
+        let asking = tokio::spawn(async move { provider.get_at(began + REREAD * 100 * ask).await });
+        while reads.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(READING * 2).await;
+        let error = asking.await.expect("no panic").expect_err("it hangs");
+        assert!(matches!(error, SecretError::Hangs { .. }), "{error}");
+    }
+    assert_eq!(reads.load(Ordering::SeqCst), 1, "each try has lost one more thread");
+    drop(let_go);
+    let again = provider.get_at(began + REREAD * 100 * (asks + 1)).await;
+    assert_eq!(again.expect("it can be read again").expose(), "s3cret");
 }

@@ -81,6 +81,25 @@ each_site! {
         assert_eq!(site.names().len(), 2 * 10 + 1);
     }
 
+    /// An archive is shown under several names. Where a narinfo is at fault, the others name it still.
+    fn an_archive_that_others_name_stays(site: Site, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&site.policy(&storewatch));
+        let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+        let [sound, faulty] = ["sound", "faulty"].map(build);
+        storewatch.cmd(&["push", &sound]).ok();
+        let archive = site.narinfo(&sound).url;
+        storewatch.cmd(&["push", &faulty]).ok();
+        let own = site.narinfo(&faulty).url;
+        let text = site.text(&narinfo(&faulty)).replace(&own, &archive).replace("FileSize: ", "FileSize: 1");
+        site.set(&narinfo(&faulty), text);
+        let (repaired, code) = json(&storewatch, "verify", &["--repair"]);
+        assert_eq!((code, &repaired["faults_by_kind"]), (Some(0), &value!({ "other_size": 1 })), "{repaired:#}");
+        assert_eq!(repaired["repair"]["uploaded"], 1);
+        assert!(site.names().contains(&archive), "a sound path has lost its archive");
+        assert_sound(&storewatch);
+    }
+
     /// The service has seen a moment ago that the paths are there, and believes that for a while.
     fn a_running_service_repairs(site: Site, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);

@@ -28,8 +28,20 @@ impl Disk {
         Some(Self { mounted: at.to_owned() })
     }
 
+    /// Shows a folder in another place, too, until this is dropped.
+    pub fn bind(folder: &Path, at: &Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        Said::by(Command::new("mount").arg("--bind").arg(folder).arg(at)).ok();
+        Self { mounted: at.to_owned() }
+    }
+
     pub fn remount(&self, mode: &str) {
         Said::by(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(&self.mounted)).ok();
+    }
+
+    /// Gives it more room than it had.
+    pub fn make_larger(&self, bytes: u64) {
+        self.remount(&format!("size={bytes}"));
     }
 
     /// Fills it until so many per cent are free.

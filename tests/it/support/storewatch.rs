@@ -234,6 +234,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it hasn't ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// All that it wrote so far.
     pub fn log(&self) -> String {
         read(&self.log)

@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use crate::cache::care::inventory::{Mark, condemned_name};
-use crate::cache::care::{Choice, Owner, Pruned, Pruning, Shelf, prune};
+use crate::cache::care::inventory::{Mark, condemned_name, condemned_with, doomed_name};
+use crate::cache::care::{
+    Choice, Chunks, Condition, Entry, Listed, Owner, Pruned, Pruning, Shelf, Take, Text, Unfinished, prune,
+};
 use crate::cache::file::FileShelf;
+use crate::cache::layout::PRUNED_DIR;
 use crate::cache::{BoxFuture, CacheError};
 use crate::nix::{HashPart, StoreDir};
 
@@ -83,9 +87,8 @@ fn shown(dir: &Path, count: usize) -> BTreeMap<usize, BTreeSet<usize>> {
     (0..count).filter_map(|place| Some((place, references(place)?))).collect()
 }
 
-/// Lets all go but what is needed, as far as `max_size` wants.
-fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) -> Result<Pruned, CacheError> {
-    let pruning = Pruning {
+fn pruning(needed: Vec<HashPart>, max_size: u64) -> Pruning {
+    Pruning {
         choice: Choice::LongestUnread,
         needed,
         keep: None,
@@ -93,10 +96,74 @@ fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) 
         grace: GRACE,
         now: NOW,
         is_meant: true,
-    };
-    let shelf: Arc<dyn Shelf> = Arc::new(FileShelf::open(dir.to_owned(), &StoreDir::default()).expect("a cache"));
+    }
+}
+
+/// Lets all go but what is needed, as far as `max_size` wants.
+fn pruned(dir: &Path, needed: Vec<HashPart>, max_size: u64, owner: &impl Owner) -> Result<Pruned, CacheError> {
+    let pruning = pruning(needed, max_size);
+    prune_now(Arc::new(shelf(dir)), &pruning, owner)
+}
+
+fn shelf(dir: &Path) -> FileShelf {
+    FileShelf::open(dir.to_owned(), &StoreDir::default()).expect("a cache")
+}
+
+fn prune_now(shelf: Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner) -> Result<Pruned, CacheError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(prune(&shelf, &pruning, owner))
+    runtime.block_on(prune(&shelf, pruning, owner))
+}
+
+/// A directory on a file system that has no room for another file.
+struct Full(FileShelf);
+
+impl Shelf for Full {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.list(what, take)
+    }
+
+    fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
+        self.0.find(file)
+    }
+
+    fn read<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Text>, CacheError>> {
+        self.0.read(file)
+    }
+
+    fn stream<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Chunks>, CacheError>> {
+        self.0.stream(file)
+    }
+
+    fn put<'a>(&'a self, _: &'a str, _: Vec<u8>, _: Condition<'a>) -> BoxFuture<'a, Result<bool, CacheError>> {
+        let source = io::ErrorKind::StorageFull.into();
+        Box::pin(async { Err(CacheError::Io { action: "create a file in", path: "/c".into(), source }) })
+    }
+
+    fn rename<'a>(
+        &'a self,
+        from: &'a str,
+        text: Text,
+        to: &'a str,
+        condition: Condition<'a>,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
+        self.0.rename(from, text, to, condition)
+    }
+
+    fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.remove(file)
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
+        self.0.unfinished()
+    }
+
+    fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
+        self.0.abandon(upload)
+    }
 }
 
 /// What an owner says and has heard.
@@ -137,11 +204,19 @@ fn two_old_paths() -> tempfile::TempDir {
 #[test]
 fn what_is_hidden_is_told_although_the_rest_fails() {
     let (dir, owner) = (two_old_paths(), Heard::default());
+    // Nobody's, and due.
+    let (nobodys, mark) = (dir.path().join("nar/9.nar"), dir.path().join(doomed_name("nar/9.nar")));
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    for file in [&nobodys, &mark] {
+        write(file, b"", NOW - 2 * GRACE, NOW - 2 * GRACE);
+    }
     // Nothing can be put where the second one is to be kept.
     fs::create_dir_all(dir.path().join(condemned_name(Mark::of("nar/1.nar"), hash(1)))).expect("a folder");
     pruned(dir.path(), Vec::new(), 0, &owner).expect_err("half way");
     assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
     assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+    assert!(!nobodys.exists() && !mark.exists(), "it makes room, without which nothing can be hidden");
+    assert!(dir.path().join("nar/0.nar").exists() && dir.path().join("nar/1.nar").exists());
 }
 
 #[test]
@@ -151,6 +226,58 @@ fn what_an_upload_needs_by_the_end_is_put_back() {
     assert_eq!((pruned.hidden, pruned.spared), (vec![hash(0)], 1));
     assert_eq!(*owner.hidden.lock().expect("not poisoned"), [hash(0)]);
     assert_eq!(shown(dir.path(), 2).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+/// A host may remember it, and show it again.
+#[test]
+fn an_archive_that_nothing_names_is_doomed_before_it_goes() {
+    let (dir, owner) = (two_old_paths(), Heard { needs: vec![hash(0)], ..Heard::default() });
+    let (nobodys, mark) = (dir.path().join("nar/9.nar"), dir.path().join(doomed_name("nar/9.nar")));
+    write(&nobodys, b"x", NOW - 2 * GRACE, NOW - 2 * GRACE);
+    let prune = || pruned(dir.path(), Vec::new(), 1_000_000, &owner).expect("pruned");
+    let first = prune();
+    assert_eq!((first.orphans, first.freed_later, nobodys.exists(), mark.exists()), (0, 1, true, true));
+    write(&mark, b"", NOW - GRACE + 1, NOW);
+    assert_eq!((prune().orphans, nobodys.exists(), mark.exists()), (0, true, true), "not before its time");
+    write(&mark, b"", NOW - GRACE, NOW);
+    assert_eq!((prune().orphans, nobodys.exists(), mark.exists()), (1, false, false));
+    // One that is named again isn't doomed any more.
+    let mark = dir.path().join(doomed_name("nar/1.nar"));
+    write(&mark, b"", NOW - GRACE, NOW);
+    prune();
+    assert!(dir.path().join("nar/1.nar").exists() && !mark.exists());
+}
+
+#[test]
+fn what_is_uploaded_anew_leaves_what_was_pruned_its_time() {
+    let dir = two_old_paths();
+    let kept = dir.path().join(condemned_name(Mark::of("nar/2.nar"), hash(1)));
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    write(&kept, b"StorePath: /nix/store/x\nURL: nar/2.nar\nReferences: \n", NOW, NOW);
+    let shelf = FileShelf::open(dir.path().to_owned(), &StoreDir::default()).expect("a cache");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let back = |hash| runtime.block_on(super::put_back(&shelf, hash, Mark::of("nar/2.nar"))).expect("asked");
+    assert!(!back(hash(1)) && kept.exists());
+    fs::remove_file(dir.path().join(format!("{}.narinfo", hash(1)))).expect("removed");
+    assert!(back(hash(1)) && !kept.exists());
+}
+
+#[test]
+fn on_a_full_disk_paths_are_hidden_and_their_archives_doomed_all_the_same() {
+    let dir = two_old_paths();
+    let full = Arc::new(Full(shelf(dir.path())));
+    // As an earlier prune has made it.
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    let gone = prune_now(full, &pruning(Vec::new(), 0), &|_: &str| ()).expect("pruned");
+    assert_eq!(gone.hidden.len(), 2);
+    assert_eq!(shown(dir.path(), 2).len(), 0);
+    for place in 0..2 {
+        let archive = format!("nar/{place}.nar");
+        let begin = condemned_with(&archive);
+        let mut pruned = fs::read_dir(dir.path().join(PRUNED_DIR)).expect("listed").flatten();
+        let dooms = pruned.any(|file| format!("{PRUNED_DIR}/{}", file.file_name().display()).starts_with(&begin));
+        assert!(dooms && dir.path().join(archive).exists(), "nobody may show it again, for a grace period");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The last step of a prune: what nothing names is removed.
 //!
-//! What is named is asked once more just before, since a narinfo may have come meanwhile.
+//! What is named is asked once more just before, since a narinfo may have come meanwhile. And what nothing names goes only
+//! when it was doomed a grace period ago: a host may remember an archive whose path another host has shown by its own, and
+//! show it again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,8 +10,10 @@ use std::sync::Arc;
 use super::{Choice, Contents, Owner, Pruned, Pruning, read_all};
 use crate::cache::CacheError;
 use crate::cache::care::at_once::{REQUESTS, at_once};
-use crate::cache::care::inventory::{Archive, Inventory, Kind, Mark, Named, condemned_name, kind_of, listing_file};
-use crate::cache::care::{Entry, Listed, Seconds, Shelf};
+use crate::cache::care::inventory::{
+    Archive, Inventory, Kind, Mark, Named, condemned_name, doomed_file, kind_of, listing_file,
+};
+use crate::cache::care::{Condition, Entry, Listed, Seconds, Shelf};
 use crate::nix::HashPart;
 
 /// Removes archives that nothing names, and what else is left over.
@@ -31,35 +35,31 @@ impl<O: Owner> Sweep<'_, O> {
         pruned.freed += narinfos.map(|(narinfo, _)| u64::from(narinfo.size) + own(narinfo.hash)).sum::<u64>();
         let named = self.named().await?;
         let is_over = |since: Seconds| pruning.now.saturating_sub(since) >= pruning.grace;
-        // When the last path of each archive was hidden.
-        let mut hidden: HashMap<Mark, Seconds> = HashMap::new();
+        // When the last path of each archive was hidden, or the archive was doomed.
+        let mut doomed_since: HashMap<Mark, Seconds> = HashMap::new();
         let condemned = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.since));
         let just_now = contents.archives.iter().zip(*gone).filter(|(_, gone)| **gone);
         let just_now = just_now.filter_map(|(archive, _)| Some(((*archive)?.0, pruning.now)));
-        for (mark, since) in condemned.chain(just_now) {
-            let last = hidden.entry(mark).or_default();
+        let condemned = condemned.chain(just_now);
+        let had_paths: HashSet<Mark> = condemned.clone().map(|(mark, _)| mark).collect();
+        for (mark, since) in condemned.chain(inventory.doomed.iter().map(|doomed| (doomed.mark, doomed.since))) {
+            let last = doomed_since.entry(mark).or_default();
             *last = since.max(*last);
         }
-        let goes = |archive: &Archive| {
-            let Archive { mark, modified, is_one, .. } = *archive;
-            if named.contains(&mark) {
-                return None;
+        let (mut goes, mut goes_later) = (HashSet::new(), Vec::new());
+        for Archive { mark, modified, is_one, size, .. } in &inventory.archives {
+            let is_old = is_over(*modified);
+            let since = doomed_since.get(mark).copied();
+            if named.contains(mark) || (since.is_none() && !(*is_one && is_old)) {
+                continue;
             }
-            match hidden.get(&mark) {
-                Some(since) => Some(is_over(*since) && is_over(modified)),
-                None => (is_one && is_over(modified)).then_some(true),
-            }
-        };
-        let mut doomed: HashSet<Mark> = HashSet::new();
-        for archive in &inventory.archives {
-            match goes(archive) {
-                Some(true) => {
-                    doomed.insert(archive.mark);
-                    pruned.freed += archive.size;
-                    pruned.orphans += u64::from(!hidden.contains_key(&archive.mark));
-                }
-                Some(false) => pruned.freed_later += archive.size,
-                None => {}
+            if is_old && is_over(since.unwrap_or(pruning.now)) {
+                goes.insert(*mark);
+                pruned.freed += size;
+                pruned.orphans += u64::from(!had_paths.contains(mark));
+            } else {
+                pruned.freed_later += size;
+                goes_later.extend(since.is_none().then_some(*mark));
             }
         }
         let lone = inventory
@@ -83,20 +83,34 @@ impl<O: Owner> Sweep<'_, O> {
         if !pruning.is_meant {
             return Ok(());
         }
-        self.remove_archives(&doomed, pruned).await?;
+        // No archive goes for good before its narinfos.
+        shelf.settle().await?;
+        // What is due first: where there is no room, it makes some.
+        self.remove_archives(&goes, pruned).await?;
         let over = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.hash, condemned.since));
         let just_now = inventory.narinfos.iter().zip(&contents.archives).zip(*gone).filter(|(_, gone)| **gone);
         let just_now = just_now.filter_map(|((narinfo, archive), _)| Some(((*archive)?.0, narinfo.hash, pruning.now)));
-        let over = over.chain(just_now).filter(|(mark, _, since)| {
-            // An archive that is named again, or isn't there, has nothing more to wait for.
-            is_over(*since) && (doomed.contains(mark) || named.contains(mark) || inventory.archive(*mark).is_none())
-        });
+        // An archive that is named again, or isn't there, has nothing more to wait for.
+        let is_settled = |mark, since| {
+            is_over(since) && (goes.contains(&mark) || named.contains(&mark) || inventory.archive(mark).is_none())
+        };
+        let over = over.chain(just_now).filter(|(mark, _, since)| is_settled(*mark, *since));
+        let settled = doomed_since.iter().filter(|(mark, since)| is_settled(**mark, **since));
         let files = over.map(|(mark, hash, _)| condemned_name(mark, hash)).chain(lone.into_iter().map(listing_file));
-        self.remove(files).await?;
+        self.remove(files.chain(settled.map(|(mark, _)| doomed_file(*mark)))).await?;
         for upload in &uploads {
             shelf.abandon(upload).await?;
         }
-        Ok(())
+        self.doom(goes_later).await
+    }
+
+    /// Says that nobody may show these archives any more.
+    async fn doom(&self, archives: Vec<Mark>) -> Result<(), CacheError> {
+        let doom = |mark: Mark| {
+            let shelf = Arc::clone(self.shelf);
+            async move { shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await.map(drop) }
+        };
+        at_once(archives, REQUESTS, doom, |()| {}).await
     }
 
     /// The archives that are named by what is shown at this moment.

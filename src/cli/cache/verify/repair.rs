@@ -1,7 +1,8 @@
 //! Repairing what isn't well: what this host has is uploaded anew.
 //!
 //! A path that the cache shows is not uploaded again. So a bad narinfo is taken away first, and a bad archive with it: no
-//! reader could use either. Whoever works the queue off is told to forget what it has seen in the cache before the paths
+//! reader could use either. An archive with which another narinfo is content stays: other paths may share it, which this
+//! host needn't have, and should no narinfo name it, a prune removes it. Whoever works the queue off is told to forget what it has seen in the cache before the paths
 //! are admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,14 @@ pub(super) struct Repair {
     not_here: Vec<String>,
 }
 
+/// What isn't well with a cache.
+#[derive(Default)]
+pub(super) struct Broken {
+    pub(super) findings: Vec<Finding>,
+    /// What nobody can use.
+    pub(super) bad_archives: BTreeSet<String>,
+}
+
 /// What there is to be done about a path.
 #[derive(Default)]
 struct Cure {
@@ -56,14 +65,14 @@ pub(super) fn repair(
     setup: &Setup,
     cache: &CacheConfig,
     shelf: &Arc<dyn Shelf>,
-    findings: Vec<Finding>,
+    broken: Broken,
     runtime: Runtime,
     json: bool,
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
     care::can_forget(&setup.state_dir)?;
-    let (mut repaired, cures) = (Repair::default(), cures(findings, setup));
+    let (mut repaired, cures) = (Repair::default(), cures(broken, setup));
     let facts = store_facts(&setup.nix);
     let mut here = Vec::new();
     for (path, cure) in cures {
@@ -106,7 +115,7 @@ pub(super) fn repair(
 }
 
 /// What is to be done, path by path; by its hash part where nobody here knows its name.
-fn cures(findings: Vec<Finding>, setup: &Setup) -> BTreeMap<Result<StorePath, HashPart>, Cure> {
+fn cures(Broken { findings, bad_archives }: Broken, setup: &Setup) -> BTreeMap<Result<StorePath, HashPart>, Cure> {
     let mut cures: BTreeMap<Result<StorePath, HashPart>, Cure> = BTreeMap::new();
     let mut nameless = BTreeSet::new();
     for Finding { hash, path, fault } in findings {
@@ -117,7 +126,9 @@ fn cures(findings: Vec<Finding>, setup: &Setup) -> BTreeMap<Result<StorePath, Ha
             (fault, Some(path)) if HashPart::from(&path) == hash => {
                 let cure = cures.entry(Ok(path)).or_default();
                 cure.is_shown_badly = true;
-                cure.bad_archives.extend(fault.bad_archive().map(str::to_owned));
+                if let Fault::OtherSize { file, .. } | Fault::Damaged { file, .. } = fault {
+                    cure.bad_archives.extend(Some(file).filter(|file| bad_archives.contains(file)));
+                }
             }
             // It stands under another's name, or says none.
             _ => drop(nameless.insert(hash)),

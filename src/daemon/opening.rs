@@ -1,0 +1,98 @@
+//! Taking the state directory: its lock, and the queue in it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::signals::Signals;
+use super::{Ended, SERVICE_ROLE, ServiceError};
+use crate::queue::{LockError, PutBack, Queue, QueueError, QueueHandle, StateLock};
+use crate::report::one_line;
+
+/// How often the lock is asked for while another holds it for a while.
+const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is tried again to make the queue where the disk is full.
+const ROOM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Takes the lock and opens the queue. Waits while a backfill holds the lock, and where the disk is full; `None` if a signal
+/// ended the wait.
+pub(super) async fn take(
+    state_dir: &Path,
+    signals: &mut Signals,
+) -> Result<Option<(StateLock, QueueHandle)>, ServiceError> {
+    let (mut lock, mut told) = (None, None);
+    loop {
+        let (why, pause) = match try_to_take(state_dir, &mut lock) {
+            Ok(queue) => return Ok(lock.map(|lock| (lock, queue))),
+            Err(ServiceError::Lock(LockError::Held { holder, dir })) if !holder.starts_with(SERVICE_ROLE) => {
+                (format!("{holder} is working with the state directory {}", dir.display()), LOCK_INTERVAL)
+            }
+            Err(ServiceError::Lock(error)) if error.is_about_room() => {
+                (format!("{}; make room there", one_line(&error)), ROOM_INTERVAL)
+            }
+            Err(ServiceError::Queue(error)) if error.is_about_room() => {
+                (format!("{}; {}", one_line(&error), error.hint().unwrap_or_default()), ROOM_INTERVAL)
+            }
+            Err(error) => return Err(error),
+        };
+        if told.as_ref() != Some(&why) {
+            // Who works with it comes to an end by itself; a full disk is somebody's to clear.
+            if pause == LOCK_INTERVAL {
+                info!("waiting: {why}")
+            } else {
+                warn!("waiting: {why}")
+            }
+            told = Some(why);
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = signals.end() => return Ok(None),
+        }
+    }
+}
+
+/// What was had before need not be had again.
+fn try_to_take(state_dir: &Path, lock: &mut Option<StateLock>) -> Result<QueueHandle, ServiceError> {
+    if lock.is_none() {
+        *lock = Some(StateLock::acquire(state_dir, SERVICE_ROLE)?);
+    }
+    Ok(open_queue(state_dir)?)
+}
+
+/// Puts back a queue that was removed from a state directory which is there, and says so; else that has gone, too.
+pub(super) async fn put_back(lock: &StateLock, queue: &QueueHandle, state_dir: &Path) -> Result<Ended, ServiceError> {
+    if !lock.is_in_its_place(state_dir) {
+        return Ok(Ended::StateAway);
+    }
+    let path = state_dir.join(Queue::FILE_NAME);
+    let became = match queue.call(|queue| queue.put_back()).await? {
+        PutBack::AsItWas => {
+            "was removed while it was open; all of it was still known and is written there again (to begin with an empty \
+             one, end storewatch first)"
+        }
+        PutBack::Anew => {
+            "was removed while it was open and can't be read any more; a new one is filled by reading the whole Nix database"
+        }
+        PutBack::Replaced => {
+            "was replaced while it was open; what is there now counts, and what it lacks is found again"
+        }
+    };
+    error!("the queue {} {became}", path.display());
+    Ok(Ended::QueueAway)
+}
+
+/// Opens the queue and says so if it had to be replaced.
+pub(crate) fn open_queue(state_dir: &Path) -> Result<QueueHandle, QueueError> {
+    let opened = Queue::open(state_dir)?;
+    if let Some(aside) = opened.moved_aside {
+        error!(
+            "the queue was corrupt; it is kept as {}, and a new one is filled by reading the whole Nix database: what the \
+             caches have is not uploaded again, but what was in the store before watching began is now taken up too",
+            aside.display()
+        );
+    }
+    QueueHandle::start(opened.queue)
+}

@@ -1,0 +1,67 @@
+//! What the service has seen, noted for those who look: how large caches are, and what is pinned.
+
+use rusqlite::{OptionalExtension, params};
+use serde::Serialize;
+
+use super::{CacheId, Queue, QueueError, sqlite};
+
+/// Why nothing of backfill's goes to the cache `c` for now, but for pauses, in words; NULL: nothing keeps it.
+pub(super) const BACKFILL_WAITS: &str = "coalesce(
+    (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
+     FROM disks d WHERE d.level <> 'ok' AND d.place IN ('store', 'state directory', 'cache ' || c.name)
+     ORDER BY d.rowid LIMIT 1),
+    CASE WHEN c.too_large THEN 'the cache is larger than its `max_size`, and backfill waits until it fits' END)";
+
+/// What is pinned for queued paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Pinned {
+    /// How many paths.
+    pub paths: u64,
+    /// Bytes of their archives.
+    pub bytes: u64,
+}
+
+impl Queue {
+    /// Notes how many bytes a cache has, and whether that is more than it may have.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_size(&mut self, cache: CacheId, bytes: u64, is_too_large: bool, now: i64) -> Result<(), QueueError> {
+        let noted = self.db.execute(
+            "UPDATE caches SET size = ?2, sized = ?3, too_large = ?4 WHERE id = ?1",
+            params![cache.0, bytes as i64, now, is_too_large],
+        );
+        noted.map(drop).map_err(sqlite("note a cache's size"))
+    }
+
+    /// Notes what is pinned; `None`: it isn't known.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_pinned(&mut self, pinned: Option<Pinned>) -> Result<(), QueueError> {
+        let noted = match pinned {
+            Some(Pinned { paths, bytes }) => self.db.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('pinned', ?1 || ' ' || ?2)",
+                params![paths as i64, bytes as i64],
+            ),
+            None => self.db.execute("DELETE FROM meta WHERE key = 'pinned'", []),
+        };
+        noted.map(drop).map_err(sqlite("note what is pinned"))
+    }
+
+    /// What is pinned, as far as it is known.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn pinned(&self) -> Result<Option<Pinned>, QueueError> {
+        let noted: Option<String> = self
+            .db
+            .query_row("SELECT value FROM meta WHERE key = 'pinned'", [], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("look what is pinned"))?;
+        Ok(noted.and_then(|noted| {
+            let (paths, bytes) = noted.split_once(' ')?;
+            Some(Pinned { paths: paths.parse().ok()?, bytes: bytes.parse().ok()? })
+        }))
+    }
+}
