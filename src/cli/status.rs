@@ -80,11 +80,11 @@ struct CacheStatus {
     why_off: Option<String>,
     /// This host's name, where that makes it the cache's own server.
     off_since_it_is: Option<String>,
-    /// Bytes that it may have at most, where the policy says so.
-    max_size: Option<u64>,
     /// How many are uploaded at once; null for one that the policy doesn't name. Of those that are `uploading` the others are
     /// the next.
     at_once: Option<usize>,
+    /// Bytes that it may have at most, where the policy says so.
+    max_size: Option<u64>,
     /// What is in force for it; null for one that the policy doesn't name.
     bandwidth: Option<CacheShown>,
 }
@@ -178,8 +178,8 @@ impl CacheStatus {
             orphaned,
             why_off: None,
             off_since_it_is: None,
-            max_size: None,
             at_once: None,
+            max_size: None,
             bandwidth: None,
             counts,
         }
@@ -199,8 +199,8 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),
-            max_size: cache.max_size,
             at_once: Some(caches::uploads_at_once(cache, config)),
+            max_size: cache.max_size,
             bandwidth: None,
         });
     }
@@ -256,9 +256,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let at_work = status.working.is_some() || status.working_unknown.is_some();
     let uploading = if at_work { "uploading" } else { "interrupted in mid-upload" };
     for cache in &status.caches {
-        let CacheStatus {
-            counts, substituter, public_key, orphaned, why_off, off_since_it_is, max_size, at_once, ..
-        } = cache;
+        let CacheStatus { counts, substituter, public_key, orphaned, why_off, off_since_it_is, .. } = cache;
+        let CacheStatus { at_once, max_size, .. } = cache;
         writeln!(out, "\n{}  {}", counts.name, counts.url)?;
         if let Some(why) = why_off {
             write!(out, "  {why}")?;
@@ -339,6 +338,12 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     Ok(())
 }
 
+/// How many of those that are taken up are uploaded at once, where that isn't all of them: ` (2 at once)`.
+fn of_these(at_once: Option<usize>, uploading: u64) -> String {
+    let at_once = at_once.filter(|at_once| (*at_once as u64) < uploading);
+    at_once.map_or_else(String::new, |at_once| format!(" ({at_once} at once)"))
+}
+
 /// What is pinned, for people; nothing where nothing is and nothing may be.
 pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Option<String> {
     let what = match pinned {
@@ -350,12 +355,6 @@ pub(super) fn pins_in_words(pinned: Option<Pinned>, budget: Option<u64>) -> Opti
         Some(budget) => Some(format!("{what}, of at most {}", bytes(budget))),
         None => pinned.map(|_| format!("{what}, to be released")),
     }
-}
-
-/// How many of those that are taken up are uploaded at once, where that isn't all of them: ` (2 at once)`.
-fn of_these(at_once: Option<usize>, uploading: u64) -> String {
-    let at_once = at_once.filter(|at_once| (*at_once as u64) < uploading);
-    at_once.map_or_else(String::new, |at_once| format!(" ({at_once} at once)"))
 }
 
 /// A disk that isn't well; of the others there is nothing to say.

@@ -8,7 +8,7 @@ use crate::nix::{HashPart, StorePath};
 
 /// Ends as dropped (`found = 3`) what waits in backfill's lane for a path that was in the cache until now, and that nobody has
 /// named and nothing needs: `Event::Dropped`. `walks` is set for backfills of paths that were named.
-const NOT_BACK: &str = "UPDATE jobs SET state = 2, found = 3, evicted = 1, reason = NULL
+const NOT_BACK: &str = "UPDATE jobs SET state = 2, found = 3, evicted = 1, was_done = 0, reason = NULL
      WHERE path >= ?1 AND path < ?2 AND cache = ?3 AND state = 0 AND lane = 1 AND blockers = 0 AND NOT needed
        AND NOT EXISTS (SELECT 1 FROM waits WHERE for = jobs.id)
        AND NOT EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
