@@ -10,14 +10,14 @@ use tokio::task::spawn_blocking;
 
 use super::backoff::{next_try, retry};
 use super::contents::Remembered;
-use super::flight::{Arrival, Flight, Flights};
+use super::flight::{Flight, Flights};
 use super::presence::{Presence, Unanswered};
 use super::realisations;
+use super::references::{Deliverable, References, find_references};
 use super::roots::{Root, Roots};
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
-use super::upstream::without_answer;
 use crate::cache::{
-    Answers, CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
+    CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
 use crate::limit::{Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
@@ -296,125 +296,6 @@ fn no_longer_wanted(
         let rule = policy.rule_for(info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
         format!("{} by {rule}", decision.verdict(name))
     })
-}
-
-enum References {
-    /// All are in the cache, at an upstream, or under way.
-    Deliverable(Deliverable),
-    /// The job ends here, for now.
-    Settled(Landed),
-}
-
-/// References that nothing stands in the way of.
-#[derive(Default)]
-struct Deliverable {
-    /// To be waited for.
-    under_way: Vec<Arrival>,
-    /// Seen in the cache.
-    there: Vec<StorePath>,
-}
-
-/// Looks where the path and its references are.
-async fn find_references(
-    context: &Context,
-    policy: &Policy,
-    name: &CacheName,
-    presence: &Presence,
-    job: &Job,
-    info: &PathInfo,
-) -> Result<References, Unanswered> {
-    let mut deliverable = Deliverable::default();
-    let mut asked = vec![job.path.clone()];
-    // What is under way is looked for before the cache is asked: what lands in between is seen by one or the other.
-    for reference in info.other_references() {
-        match context.flights.arrival(job.cache, reference) {
-            Some(arrival) => deliverable.under_way.push(arrival),
-            None => asked.push(reference.clone()),
-        }
-    }
-    let missing = presence.missing(&asked).await?;
-    let is_there = !missing.contains(&job.path);
-    if is_there && missing.is_empty() {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
-    }
-    let Answers { there: upstream, unanswered } = context.upstreams.ask(&missing).await;
-    if let Some(outcome) = unanswered.and_then(|unanswered| without_answer(job, &unanswered, now())) {
-        return Ok(References::Settled(Landed { cache: Verdict::ToldElsewhere, ..outcome.into() }));
-    }
-    let keys = presence.cache().upstream_key_names();
-    let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
-    if !is_there && (signed || upstream.contains(&job.path)) {
-        return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
-    }
-    if is_there {
-        // Its closure is broken, perhaps by the cache's garbage collection: what this host may deliver of it goes first.
-        let mut to_come_first = Vec::new();
-        for reference in missing.into_iter().filter(|missing| !upstream.contains(missing)) {
-            if let Whereabouts::Here = find(context, policy, name, keys, &reference).await {
-                to_come_first.push(reference);
-            }
-        }
-        let outcome = match to_come_first.is_empty() {
-            true => Outcome::Delivered(Delivery::AlreadyThere),
-            false => Outcome::WaitsFor(to_come_first),
-        };
-        return Ok(References::Settled(outcome.into()));
-    }
-    deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
-    let mut to_come_first = Vec::new();
-    for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
-        match find(context, policy, name, keys, &reference).await {
-            Whereabouts::Upstream => {}
-            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason }.into())),
-            // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
-            Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned.into())),
-            Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason).into())),
-            Whereabouts::Here => match context.flights.arrival(job.cache, &reference) {
-                Some(arrival) => deliverable.under_way.push(arrival),
-                None => to_come_first.push(reference),
-            },
-        }
-    }
-    if to_come_first.is_empty() {
-        Ok(References::Deliverable(deliverable))
-    } else {
-        Ok(References::Settled(Outcome::WaitsFor(to_come_first).into()))
-    }
-}
-
-/// Where a reference can come from that the cache lacks.
-enum Whereabouts {
-    Upstream,
-    Here,
-    Denied(String),
-    Invalid,
-    Unknown(String),
-}
-
-async fn find(
-    context: &Context,
-    policy: &Policy,
-    name: &CacheName,
-    keys: &[String],
-    reference: &StorePath,
-) -> Whereabouts {
-    let info = match context.facts.path_info(reference).await {
-        Ok(Some(info)) => info,
-        Ok(None) => return Whereabouts::Invalid,
-        Err(error) => return Whereabouts::Unknown(one_line(&error)),
-    };
-    let store_dir = context.facts.store_dir();
-    if policy.delivered_by_upstream(&info, store_dir).is_some() || policy.signed_by_named(&info, store_dir, keys) {
-        return Whereabouts::Upstream;
-    }
-    match policy.decide(&info, store_dir) {
-        Ok(decision) if decision.denies(name) => {
-            let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
-            Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
-        }
-        Ok(_) => Whereabouts::Here,
-        Err(undecided @ NeedsReferences) => Whereabouts::Unknown(format!("{reference}: {undecided}")),
-    }
 }
 
 /// What becomes of the job, if the path was collected since, and perhaps registered anew.

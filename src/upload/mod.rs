@@ -23,6 +23,7 @@ mod note;
 mod pause;
 mod presence;
 mod realisations;
+mod references;
 mod roots;
 mod settle;
 mod target;

@@ -6,8 +6,9 @@
 
 mod live;
 mod scan;
+mod site;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,25 +17,20 @@ use tokio::task::spawn_blocking;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
+use self::site::Site;
 use super::signals::Signals;
-use super::{DRAIN, ServiceError, Working, caches, open_queue};
+use super::{DRAIN, ServiceError};
 use crate::config::{Config, NixStore};
-use crate::limit::{Lane, Schedule};
+use crate::limit::Lane;
 use crate::nix::{StorePath, close_replaced};
 use crate::policy::CacheName;
-use crate::queue::{
-    Admission, Ended, Left, LockError, Queue, QueueError, QueueHandle, Routes, Run, RunScope, RunSummary, StateLock,
-    Undelivered, now,
-};
+use crate::queue::{Admission, Ended, Left, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, Undelivered, now};
 
 /// Who holds the lock as a backfill, and as a push; a service that starts meanwhile waits for it.
 const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
 
 /// How often it is asked whether the backfill is through: its end is noticed so much later, half of that in the middle.
 const END_LOOK: Duration = Duration::from_millis(50);
-
-/// Whoever works the queue off has made it within this time after taking the lock, unless something is wrong.
-const MADE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was named is queued within this time even where less was given, unless a disk is full.
 const QUEUED_WITHIN: Duration = Duration::from_secs(30);
@@ -318,103 +314,6 @@ async fn ends_early(signals: &mut Signals, deadline: Option<Instant>) -> End {
     tokio::select! {
         () = signals.end() => End::Interrupted,
         () = time_is_over => End::TimedOut,
-    }
-}
-
-/// Where the queue is worked off: here, or by a service.
-struct Site {
-    queue: QueueHandle,
-    routes: Routes,
-    /// With the lock, which is kept until the process ends: threads that were called off may be at work until then.
-    working: Option<Working>,
-    beside: Option<String>,
-}
-
-impl Site {
-    async fn find(state_dir: &Path, nix: &NixStore, config: &Config, role: &'static str) -> Result<Self, ServiceError> {
-        match StateLock::acquire(state_dir, role) {
-            Ok(lock) => {
-                lock.keep_until_exit();
-                let queue = open_queue(state_dir)?;
-                queue.call(Queue::forget_what_was_off).await?;
-                let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
-                let queue = working.queue.clone();
-                Ok(Self { queue, routes, working: Some(working), beside: None })
-            }
-            Err(LockError::Held { holder, .. }) => {
-                let queue = QueueHandle::start(open_beside(state_dir).await?)?;
-                let own = config.clone();
-                let routes = queue.call(move |queue| caches::routes(queue, &own)).await?;
-                Ok(Self { queue, routes, working: None, beside: Some(holder) })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Puts in force what may be sent, where the queue is worked off here.
-    async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
-        let Some(working) = &mut self.working else { return Ok(()) };
-        working.lookout.look(schedule);
-        working.shape(schedule).await
-    }
-
-    fn bell(&self) -> Option<Arc<Notify>> {
-        self.working.as_ref().map(|working| working.bell.clone())
-    }
-
-    /// Works the queue off here if the service that did has ended. Says whether that is news. Where the state directory went
-    /// away, nothing is: a lock in the folder beneath would be nobody's.
-    async fn take_over(
-        &mut self,
-        state_dir: &Path,
-        nix: &NixStore,
-        config: &Config,
-        role: &'static str,
-    ) -> Result<bool, ServiceError> {
-        if !self.queue.call(|queue| Ok(queue.is_in_its_place())).await? {
-            return Err(ServiceError::QueueElsewhere { dir: state_dir.to_owned() });
-        }
-        if self.working.is_some() {
-            return Ok(false);
-        }
-        match StateLock::acquire(state_dir, role) {
-            Ok(lock) => {
-                lock.keep_until_exit();
-                self.queue.call(Queue::forget_what_was_off).await?;
-                let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
-                self.working = Some(working);
-                Ok(true)
-            }
-            Err(LockError::Held { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn leave(self, within: Duration) -> Result<(), ServiceError> {
-        match self.working {
-            Some(working) => working.drain(within).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Leaves for that error: what is under way is finished or given back first.
-    async fn fail<T>(self, error: ServiceError) -> Result<T, ServiceError> {
-        // What becomes of that matters less than why it ends.
-        let _ = self.leave(DRAIN).await;
-        Err(error)
-    }
-}
-
-/// Opens the queue beside whoever holds the lock. It may have begun a moment ago, and be just about to make the queue.
-async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
-    let until = Instant::now() + MADE_WITHIN;
-    loop {
-        match Queue::open_beside(state_dir) {
-            Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < until => {
-                tokio::time::sleep(END_LOOK).await;
-            }
-            opened => return opened,
-        }
     }
 }
 

@@ -1,0 +1,118 @@
+//! Where a backfill's queue is worked off: here, or by a service.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::END_LOOK;
+use crate::config::{Config, NixStore};
+use crate::daemon::{DRAIN, ServiceError, Working, caches, open_queue};
+use crate::limit::Schedule;
+use crate::queue::{LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
+
+/// Whoever works the queue off has made it within this time after taking the lock, unless something is wrong.
+const MADE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where the queue is worked off: here, or by a service.
+pub(super) struct Site {
+    pub(super) queue: QueueHandle,
+    pub(super) routes: Routes,
+    /// With the lock, which is kept until the process ends: threads that were called off may be at work until then.
+    pub(super) working: Option<Working>,
+    pub(super) beside: Option<String>,
+}
+
+impl Site {
+    pub(super) async fn find(
+        state_dir: &Path,
+        nix: &NixStore,
+        config: &Config,
+        role: &'static str,
+    ) -> Result<Self, ServiceError> {
+        match StateLock::acquire(state_dir, role) {
+            Ok(lock) => {
+                lock.keep_until_exit();
+                let queue = open_queue(state_dir)?;
+                queue.call(Queue::forget_what_was_off).await?;
+                let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
+                let queue = working.queue.clone();
+                Ok(Self { queue, routes, working: Some(working), beside: None })
+            }
+            Err(LockError::Held { holder, .. }) => {
+                let queue = QueueHandle::start(open_beside(state_dir).await?)?;
+                let own = config.clone();
+                let routes = queue.call(move |queue| caches::routes(queue, &own)).await?;
+                Ok(Self { queue, routes, working: None, beside: Some(holder) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts in force what may be sent, where the queue is worked off here.
+    pub(super) async fn shape(&mut self, schedule: &Schedule) -> Result<(), QueueError> {
+        let Some(working) = &mut self.working else { return Ok(()) };
+        working.lookout.look(schedule);
+        working.shape(schedule).await
+    }
+
+    pub(super) fn bell(&self) -> Option<Arc<Notify>> {
+        self.working.as_ref().map(|working| working.bell.clone())
+    }
+
+    /// Works the queue off here if the service that did has ended. Says whether that is news. Where the state directory went
+    /// away, nothing is: a lock in the folder beneath would be nobody's.
+    pub(super) async fn take_over(
+        &mut self,
+        state_dir: &Path,
+        nix: &NixStore,
+        config: &Config,
+        role: &'static str,
+    ) -> Result<bool, ServiceError> {
+        if !self.queue.call(|queue| Ok(queue.is_in_its_place())).await? {
+            return Err(ServiceError::QueueElsewhere { dir: state_dir.to_owned() });
+        }
+        if self.working.is_some() {
+            return Ok(false);
+        }
+        match StateLock::acquire(state_dir, role) {
+            Ok(lock) => {
+                lock.keep_until_exit();
+                self.queue.call(Queue::forget_what_was_off).await?;
+                let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
+                self.working = Some(working);
+                Ok(true)
+            }
+            Err(LockError::Held { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn leave(self, within: Duration) -> Result<(), ServiceError> {
+        match self.working {
+            Some(working) => working.drain(within).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves for that error: what is under way is finished or given back first.
+    pub(super) async fn fail<T>(self, error: ServiceError) -> Result<T, ServiceError> {
+        // What becomes of that matters less than why it ends.
+        let _ = self.leave(DRAIN).await;
+        Err(error)
+    }
+}
+
+/// Opens the queue beside whoever holds the lock. It may have begun a moment ago, and be just about to make the queue.
+async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
+    let until = Instant::now() + MADE_WITHIN;
+    loop {
+        match Queue::open_beside(state_dir) {
+            Err(QueueError::NoQueue { .. } | QueueError::OlderSchema { .. }) if Instant::now() < until => {
+                tokio::time::sleep(END_LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
+}
