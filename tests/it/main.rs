@@ -28,6 +28,7 @@ mod nar;
 mod packing;
 mod pausing;
 mod pins;
+#[cfg(target_os = "linux")]
 mod priority;
 mod put;
 mod realisations;

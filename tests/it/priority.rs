@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-#[cfg(target_os = "linux")]
 fn at_low_priority_every_thread_is_nicer_and_leaves_a_processor() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
