@@ -1,5 +1,7 @@
 //! What there is in the place of a queue.
 
+use std::path::Path;
+
 use super::*;
 
 #[test]
@@ -29,4 +31,46 @@ fn a_directory_in_its_place_is_neither_taken_nor_moved_away() {
         assert!(error.hint().is_some_and(|hint| hint.contains("move it elsewhere")), "{:?}", error.hint());
     }
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+}
+
+#[test]
+fn a_queue_that_was_moved_aside_just_before_the_process_ended_is_filled_again_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join(Queue::FILE_NAME);
+    let new = dir.path().join("queue.sqlite.new");
+    let begins = |dir: &Path| {
+        let opened = Queue::open(dir).expect("opened");
+        opened.queue.watched_since(&StoreDir::default()).expect("read")
+    };
+    assert_eq!(begins(dir.path()), None, "the very first watches from now on");
+    // Cut off behind the renaming, in the middle of making another.
+    std::fs::rename(&path, dir.path().join("queue.sqlite.corrupt-1")).expect("moved aside");
+    std::fs::write(&new, b"half of one").expect("written");
+    assert_eq!(begins(dir.path()), Some(0));
+    assert!(!new.exists());
+    assert_eq!(begins(dir.path()), Some(0), "and from then on");
+}
+
+#[test]
+fn a_corrupt_queue_is_kept_and_replaced() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1]);
+    let (dir, file) = (bench.dir.path().to_owned(), bench.queue.path().to_owned());
+    drop(bench.queue);
+    for garbage in [b"garbage, and long enough to be read as a header of a database.....".repeat(100), vec![0x53; 7]] {
+        std::fs::write(&file, &garbage).expect("written");
+        let opened = Queue::open(&dir).expect("a new one");
+        let aside = opened.moved_aside.expect("moved aside");
+        assert_eq!(std::fs::read(aside).expect("kept"), garbage);
+        let since = opened.queue.watched_since(&StoreDir::default()).expect("read");
+        assert_eq!(since, Some(0), "everything is read again");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_left_alone() {
+    let bench = Bench::new();
+    bench.queue.db.pragma_update(None, "user_version", 99).expect("set");
+    let error = Queue::open(bench.dir.path()).err().expect("refused");
+    assert!(matches!(error, QueueError::NewerSchema { found: 99, .. }), "{error}");
 }
