@@ -115,6 +115,9 @@ impl JobState {
 pub enum Delivery {
     /// It was uploaded.
     Uploaded {
+        /// `ValidPaths.id` of what was read, where the database was asked: later than that of which the job was made, if the
+        /// path was collected and registered anew meanwhile.
+        row: Option<i64>,
         /// How much that was.
         volume: Volume,
         /// Whether the cache had the same content already, under another name.

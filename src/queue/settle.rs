@@ -98,10 +98,12 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
             move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {
-                Delivery::Uploaded { volume: Volume { read, sent, saved }, .. } => execute(
+                // Who watches may only come to that row now, and has nothing to add.
+                Delivery::Uploaded { row, volume: Volume { read, sent, saved }, .. } => execute(
                     tx,
-                    "UPDATE jobs SET found = 0, uploaded = ?2, read = ?3, saved = ?4 WHERE id = ?1",
-                    params![job.id, *sent as i64, *read as i64, *saved as i64],
+                    "UPDATE jobs SET found = 0, uploaded = ?2, read = ?3, saved = ?4, row = max(row, coalesce(?5, row))
+                     WHERE id = ?1",
+                    params![job.id, *sent as i64, *read as i64, *saved as i64, row],
                 )?,
                 // Perhaps since it was sent before: that stays as it is.
                 Delivery::AlreadyThere => execute(tx, "UPDATE jobs SET found = 1 WHERE id = ?1", [job.id])?,

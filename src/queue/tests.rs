@@ -115,7 +115,7 @@ fn path(n: u8) -> StorePath {
 const UPLOADED: Outcome = uploaded(Volume { read: 20, sent: 7, saved: 13 });
 
 const fn uploaded(volume: Volume) -> Outcome {
-    Outcome::Delivered(Delivery::Uploaded { volume, deduplicated: false })
+    Outcome::Delivered(Delivery::Uploaded { row: None, volume, deduplicated: false })
 }
 
 #[test]

@@ -216,7 +216,7 @@ async fn deliver_alone(
             flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
-            Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }).into()
+            Outcome::Delivered(Delivery::Uploaded { row: info.id, volume, deduplicated }).into()
         }
         Err(error) => judge(&context, job, &info, &error).await,
     }

@@ -69,7 +69,7 @@ pub(super) async fn note_taking(queue: &QueueHandle, id: CacheId, state: &State)
 pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
     let path = &job.path;
     match outcome {
-        Outcome::Delivered(Delivery::Uploaded { volume, deduplicated }) => {
+        Outcome::Delivered(Delivery::Uploaded { volume, deduplicated, .. }) => {
             let Volume { read, sent, .. } = volume;
             let what = if *deduplicated { "uploaded, its content was there already" } else { "uploaded" };
             let saved = format_args!("{}%", volume.saved_percent());

@@ -73,3 +73,16 @@ fn another_way_to_learn_of_paths_makes_none_of_them_new() {
     assert!(!seen(&mut bench, Some(9), 30));
     assert!(seen(&mut bench, Some(11), 30));
 }
+
+#[test]
+fn what_was_registered_anew_before_it_was_read_is_no_news_afterwards() {
+    let read = |row| Outcome::Delivered(Delivery::Uploaded { row, volume: Volume::default(), deduplicated: false });
+    let mut bench = Bench::new();
+    assert!(seen(&mut bench, Some(5), 10));
+    // It was collected and built again while it waited; the watcher comes to that row later.
+    end(&mut bench, 12, read(Some(7)));
+    assert!(!seen(&mut bench, Some(7), 12));
+    assert!(seen(&mut bench, Some(8), 12), "built again after it was read");
+    end(&mut bench, 14, read(None));
+    assert!(!seen(&mut bench, Some(8), 14));
+}
