@@ -40,15 +40,9 @@ const MEMORY: u64 = 128 << 20;
 
 fn main() {
     let Some(nix) = Nix::recent() else { return };
-    // `cargo bench --bench auto -- loopback` does that part only.
     type Part = fn(&Nix);
     let parts: [(&str, Part); 3] = [("line", slow_line), ("limit", limit), ("loopback", loopback)];
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (name, part) in parts {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            part(&nix);
-        }
-    }
+    common::wanted(parts).for_each(|part| part(&nix));
 }
 
 fn slow_line(nix: &Nix) {

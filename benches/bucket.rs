@@ -38,18 +38,12 @@ const THERE_WITHIN: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 128 << 20;
 
 fn main() {
-    // Without arguments all of it, otherwise what is named.
-    let named: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let Some(nix) = Nix::recent() else { return };
-    for name in ["there", "closure", "large"] {
-        if named.is_empty() || named.iter().any(|named| named == name) {
-            let Some(garage) = Garage::start() else { return };
-            match name {
-                "there" => there(&nix, &garage),
-                "closure" => closure(&nix, &garage),
-                _ => large(&nix, &garage),
-            }
-        }
+    type Part = fn(&Nix, &Garage);
+    let parts: [(&str, Part); 3] = [("there", there), ("closure", closure), ("large", large)];
+    for part in common::wanted(parts) {
+        let Some(garage) = Garage::start() else { return };
+        part(&nix, &garage);
     }
 }
 

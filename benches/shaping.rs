@@ -39,16 +39,10 @@ const LOST: Duration = Duration::from_secs(120);
 
 fn main() {
     let Some(nix) = Nix::recent() else { return };
-    // `cargo bench --bench shaping -- background` does that part only.
     type Part = fn(&Nix);
     let parts: [(&str, Part); 4] =
         [("limits", limits), ("cost", cost), ("fresh", fresh_beside_backfill), ("background", background)];
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for (name, part) in parts {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            part(&nix);
-        }
-    }
+    common::wanted(parts).for_each(|part| part(&nix));
 }
 
 /// Limits against what the server received.

@@ -28,6 +28,14 @@ pub fn size(full: usize, small: usize) -> usize {
     if quick() { small } else { full }
 }
 
+/// Which parts of a bench are wanted: those that its arguments name (`cargo bench --bench auto -- loopback`), all where they
+/// name none.
+pub fn wanted<T>(parts: impl IntoIterator<Item = (&'static str, T)>) -> impl Iterator<Item = T> {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = move |part: &str| named.is_empty() || named.iter().any(|named| named == part);
+    parts.into_iter().filter_map(move |(name, part)| is_wanted(name).then_some(part))
+}
+
 /// Says what is measured, on which machine and how busy that is: without it the figures mean little.
 pub fn headline(what: &str) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

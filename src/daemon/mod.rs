@@ -51,13 +51,13 @@ pub const SERVICE_ROLE: &str = "storewatch run";
 /// What is under way when the service is told to end may take so long; then it is handed back.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// The database, the policy file and the queue are looked at this often, should an event have been lost. A look costs
-/// some microseconds; without a database, a question to the file system on a thread that may wait.
+/// The database, the policy file and the queue are looked at this often where there are no events. A look costs some
+/// microseconds; without a database, a question to the file system on a thread that may wait.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where events are listened to, the policy file and the queue are looked at only every so many intervals without one: a
-/// look wakes two threads, and at rest the whole process is to wake no more than once a second.
-const INTERVALS_BESIDE_EVENTS: u32 = 3;
+/// Where events are listened to, they are looked at this often, should one have been lost. A look wakes several threads, the
+/// runtime's timer some times before it is due, and at rest the whole process is to wake no more than once a second.
+const INTERVAL_BESIDE_EVENTS: Duration = Duration::from_secs(15);
 
 /// A queue that is damaged so soon after it was opened is so by something that won't end by itself.
 const CORRUPT_AGAIN: Duration = Duration::from_secs(2);
@@ -219,6 +219,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
         wake: wake_for(events, [nix.db_path()]),
         began,
         interval: INTERVAL,
+        interval_beside_events: INTERVAL_BESIDE_EVENTS,
         bell: Arc::clone(&working.bell),
     });
     let mut watcher = tokio::spawn(watcher.run());
@@ -227,7 +228,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     let policy = settings.file().into_iter().flat_map(|file| file.ancestors().take(2)).map(Path::to_owned);
     let mut wake = wake_for(events, std::iter::once(queue_file).chain(policy));
     // In step with the watcher's, so that one wake-up serves both.
-    let mut timer = interval_at(began, if events { INTERVAL * INTERVALS_BESIDE_EVENTS } else { INTERVAL });
+    let mut timer = interval_at(began, if events { INTERVAL_BESIDE_EVENTS } else { INTERVAL });
     timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut clocks = Clocks::now();
     for warning in &settings.config().warnings {
@@ -248,6 +249,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
         let next_shape = working.next_shape();
         // The queue is written many times a second, which says nothing of what is in force.
         let mut may_be_others = false;
+        let mut is_due = false;
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::Reload => {
@@ -266,11 +268,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
                 working.lookout.look(&settings.config().schedule);
                 // A clock may have been put right by less than what counts as a jump.
                 may_be_others = next_shape.is_some();
-                if let Err(error) = working.queue.call_once(|queue| queue.look_for_damage()).await
-                    && error.is_corruption()
-                {
-                    break Err(error.into());
-                }
+                is_due = true;
             }
             watched = &mut watcher => break match watched {
                 Ok(Ok(())) => Ok(Ended::Told),
@@ -295,7 +293,12 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
             if clocks.have_parted() {
                 working.wake_up(&settings.config().schedule).await?;
             }
-            let look = |queue: &mut Queue| Ok((queue.is_in_its_place(), queue.changed_by_others()?));
+            let look = move |queue: &mut Queue| {
+                if is_due {
+                    queue.look_for_damage()?;
+                }
+                Ok((queue.is_in_its_place(), queue.changed_by_others()?))
+            };
             let (is_in_its_place, has_changed) = working.queue.call(look).await?;
             if has_changed {
                 working.bell.notify_one();

@@ -65,13 +65,17 @@ impl Queue {
         }
     }
 
-    /// Whether its file can be read by who opens it now. Who has it open reads much from memory, and would find out late.
+    /// Opens its file anew and reads in it: who has had it open reads much from memory, and would find out late. Where it can't
+    /// be opened for another reason, that says nothing of it.
     ///
     /// # Errors
-    /// What shows that it is damaged, or [`QueueError::Sqlite`].
+    /// What shows that it is damaged.
     pub fn look_for_damage(&self) -> Result<(), QueueError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let look = |db: Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
-        Connection::open_with_flags(&self.path, flags).and_then(look).map_err(sqlite("look for damage"))
+        match Connection::open_with_flags(&self.path, flags).and_then(look).map_err(sqlite("look for damage")) {
+            Err(error) if error.is_corruption() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn what_a_delivery_has_shown_of_its_cache_is_not_lost_with_its_job() {
-        let uploaded = Outcome::Delivered(Delivery::Uploaded { row: None, volume: Volume::default(), deduplicated: false });
+        let uploaded =
+            Outcome::Delivered(Delivery::Uploaded { row: None, volume: Volume::default(), deduplicated: false });
         let landed = Landed::from(uploaded);
         assert_eq!(landed.shown, Some(Ends::Took));
         let retry = Outcome::Retry { not_before: 0, reason: "Nix can't be asked for its closure".to_owned() };

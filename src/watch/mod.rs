@@ -52,6 +52,8 @@ pub struct Parts {
     pub wake: Wake,
     /// The database is looked at every so long without an event, too, counted from [`Parts::began`].
     pub interval: Duration,
+    /// The same while events are listened to, and a look without one has found nothing that one should have told of.
+    pub interval_beside_events: Duration,
     /// Whose timers count from the same moment wakes up once for all of them.
     pub began: Instant,
     /// Rung when jobs have been admitted.
@@ -90,6 +92,8 @@ pub struct Watcher {
     next_look: Instant,
     /// Whether it has tried to look at least once: then trouble is taken to be passing.
     has_tried: bool,
+    /// Whether it was an event that told of what was found last. On a network share none may come.
+    events_tell: bool,
     /// Since when (seconds since 1970) it waits for a database that wasn't there at the first look, or was being written.
     began_without: Option<i64>,
     /// The last trouble that was told, so that it is told once.
@@ -122,6 +126,7 @@ impl Watcher {
             source: Source::None,
             next_look: Instant::now(),
             has_tried: false,
+            events_tell: true,
             began_without: None,
             told: None,
         }
@@ -162,7 +167,12 @@ impl Watcher {
         }
         let looked = self.look().await;
         let is_first = !std::mem::replace(&mut self.has_tried, true);
-        self.next_look = next_beat(self.parts.began, self.parts.interval, Instant::now());
+        if let Ok(1..) = looked {
+            self.events_tell = event != Event::Due || is_first;
+        }
+        let Parts { wake, interval, interval_beside_events, .. } = &self.parts;
+        let interval = if wake.watches_all() && self.events_tell { *interval_beside_events } else { *interval };
+        self.next_look = next_beat(self.parts.began, interval, Instant::now());
         match looked {
             Ok(found) => {
                 if let Event::Woken(folder) = event {

@@ -164,6 +164,12 @@ impl Wake {
         self.pace.found(folder, paths);
     }
 
+    /// Whether all that was given to [`Wake::start`] is being watched, so that the timer is there for lost events alone.
+    #[must_use]
+    pub fn watches_all(&self) -> bool {
+        !self.silent && self.folders.iter().all(|watched| watched.armed.is_some())
+    }
+
     /// Watches what isn't watched and should be: for the caller's timer. Costs one `stat` a folder where all is well.
     ///
     /// A folder that is watched again counts as changed. What can't be watched is told once, until it works again.
