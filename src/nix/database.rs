@@ -26,6 +26,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tracing::warn;
 
@@ -40,6 +41,8 @@ use super::{PathInfo, StoreDir, StorePath};
 /// The newest `STATE/db/schema` this was written for; Nix 2.0 (2018) to 2.34 have it.
 pub const KNOWN_SCHEMA: u32 = 10;
 
+const REFERENCES: &str = "SELECT path FROM Refs JOIN ValidPaths ON id = reference WHERE referrer = ?1";
+
 /// How long a call waits for a lock. Long enough for one commit of Nix's, short enough that a shutdown isn't held up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -49,6 +52,9 @@ pub struct Database {
     path: PathBuf,
     store_dir: StoreDir,
     columns: Columns,
+    /// Whether Nix writes ahead. That doesn't change while the files are those that were opened, since it comes and goes with
+    /// the log.
+    writes_ahead: bool,
     dot_lock: DotLock,
     patience: Duration,
 }
@@ -108,12 +114,13 @@ impl Database {
     /// # Errors
     /// Every kind of [`DatabaseError`] but `Malformed`.
     pub fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Self, DatabaseError> {
-        let (connection, (columns, dot_lock)) = connections::open(db_path, || connect(db_path))?;
+        let (connection, Found { columns, writes_ahead, dot_lock }) = connections::open(db_path, || connect(db_path))?;
         Ok(Self {
             connection,
             path: db_path.to_owned(),
             store_dir: store_dir.clone(),
             columns,
+            writes_ahead,
             dot_lock,
             patience: BUSY_TIMEOUT,
         })
@@ -264,8 +271,7 @@ impl Database {
     }
 
     fn references_in(&self, c: &Connection, id: i64) -> rusqlite::Result<Result<Vec<StorePath>, String>> {
-        let sql = "SELECT path FROM Refs JOIN ValidPaths ON id = reference WHERE referrer = ?1";
-        let mut statement = c.prepare_cached(sql)?;
+        let mut statement = c.prepare_cached(REFERENCES)?;
         let mut rows = statement.query([id])?;
         let mut references = Vec::new();
         while let Some(row) = rows.next()? {
@@ -291,11 +297,9 @@ impl Database {
 
     /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, what is read while Nix writes has to be read again
     /// (see `torn`): batches of some 10 ms get through between two commits.
-    ///
-    /// # Errors
-    /// `Busy` or `Other`.
-    pub fn uses_wal(&self) -> Result<bool, DatabaseError> {
-        self.ask("read journal mode", wal)
+    #[must_use]
+    pub fn uses_wal(&self) -> bool {
+        self.writes_ahead
     }
 
     /// Runs one call's queries, more than once where that is needed. The statements they prepare are locals of theirs, so
@@ -305,7 +309,10 @@ impl Database {
         verb: &'static str,
         query: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        self.ask(verb, |connection| read(connection, &self.dot_lock, self.patience, query))
+        self.ask(verb, |connection| match self.writes_ahead {
+            true => query(connection),
+            false => self.dot_lock.read(connection, self.patience, query),
+        })
     }
 
     fn ask<T>(
@@ -320,13 +327,22 @@ impl Database {
     }
 }
 
+/// What is found out about a database when it is opened.
+struct Found {
+    columns: Columns,
+    writes_ahead: bool,
+    dot_lock: DotLock,
+}
+
 /// Opens the database for reading, and finds out what it has.
-fn connect(path: &Path) -> Result<(Connection, (Columns, DotLock)), DatabaseError> {
+fn connect(path: &Path) -> Result<(Connection, Found), DatabaseError> {
     let explain = |error| DatabaseError::from_sqlite("open Nix database", path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(explain)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(explain)?;
     connection.execute_batch("PRAGMA query_only = ON").map_err(explain)?;
+    // Otherwise a query is planned anew for each value that is bound to it, which takes longer than most of ours do.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(explain)?;
     let dot_lock = DotLock::of(path);
     let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
     // Nix is making it, where there are no tables yet.
@@ -337,10 +353,11 @@ fn connect(path: &Path) -> Result<(Connection, (Columns, DotLock)), DatabaseErro
     if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
         return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
     }
-    Ok((connection, (columns, dot_lock)))
+    let writes_ahead = read(&connection, &dot_lock, BUSY_TIMEOUT, wal).map_err(explain)?;
+    Ok((connection, Found { columns, writes_ahead, dot_lock }))
 }
 
-/// Runs queries, with the patience that a database without a write-ahead log takes.
+/// Runs queries of which it isn't known yet whether they take the patience that a database without a write-ahead log does.
 fn read<T>(
     connection: &Connection,
     dot_lock: &DotLock,

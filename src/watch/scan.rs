@@ -113,9 +113,7 @@ impl Scan {
         let rests = |seen: &Seen| {
             check(&self.cursor, seen).is_none() && is_current(&self.cursor, seen) && seen.last_id == self.cursor.row
         };
-        self.database.uses_wal().unwrap_or(false)
-            && !self.database.replaced()
-            && self.seen().is_ok_and(|seen| rests(&seen))
+        self.database.uses_wal() && !self.database.replaced() && self.seen().is_ok_and(|seen| rests(&seen))
     }
 
     fn seen(&self) -> Result<Seen, DatabaseError> {
@@ -148,7 +146,7 @@ impl Scan {
             }
             return Ok(Step::Batch(Box::new(Decided::only_to(cursor))));
         }
-        let time = if self.database.uses_wal()? { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
+        let time = if self.database.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
         let batch = self.database.batch(self.cursor.row, &BatchLimits { rows: BATCH_ROWS, time })?;
         batch.tell_malformed();
         // Ids whose rows were collected before they could be read leave nothing to mark.
@@ -226,7 +224,7 @@ struct Opened {
 /// Opens the database and looks at its end. Blocks.
 fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Opened, DatabaseError> {
     let database = Database::open(db_path, store_dir)?;
-    if !database.uses_wal()? {
+    if !database.uses_wal() {
         info!("the Nix database has no write-ahead log; it is read in short batches");
     }
     let last_id = database.last_id()?;

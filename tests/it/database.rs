@@ -36,7 +36,7 @@ each_nix! {
 fn follow(store: &ScratchStore, wal: bool) {
     let store_dir = store_dir(store);
     let database = Database::open(&store.db_path(), &store_dir).unwrap();
-    assert_eq!(database.uses_wal().unwrap(), wal);
+    assert_eq!(database.uses_wal(), wal);
     let (mut seen, mut cursor) = (Vec::new(), 0);
     std::thread::scope(|scope| {
         let builds = scope.spawn(|| (0..3).flat_map(|_| store.build(&expr::many(10)).unwrap()).collect::<Vec<_>>());

@@ -188,7 +188,7 @@ impl Rows {
         if self.database.replaced() {
             return Err(DatabaseError::Replaced { path: self.database.path().to_owned() }.into());
         }
-        let time = if self.database.uses_wal()? { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
+        let time = if self.database.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
         let batch = self.database.batch(after, &BatchLimits { rows: BATCH_ROWS, time })?;
         batch.tell_malformed();
         for mut info in batch.paths {

@@ -13,7 +13,7 @@ const DAEMON: &str = "Nix daemon";
 pub(super) async fn examine(nix: &NixStore) -> Vec<Finding> {
     let (db_path, store_dir) = (nix.db_path(), nix.logical.clone());
     // It may be locked for a while.
-    let read = spawn_blocking(move || Database::open(&db_path, &store_dir)?.uses_wal()).await;
+    let read = spawn_blocking(move || Ok(Database::open(&db_path, &store_dir)?.uses_wal())).await;
     let database = read.unwrap_or_else(|_| Err(DatabaseError::NotFound { path: nix.db_path() }));
     let daemon = Daemon::connect(&nix.socket, &nix.logical).await;
     let about_daemon = of_daemon(nix, &daemon, &database);

@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use tracing::warn;
 
 use super::DatabaseError;
-use super::files::Files;
+use super::files::{self, Files};
 
 /// Files that were replaced are left alone for so long after the last change that was seen, since more may follow: those of a
 /// restored backup come within some milliseconds of each other, or as far apart as the largest takes to copy.
@@ -31,6 +31,8 @@ pub(super) struct Held(Arc<Slot>);
 
 struct Slot {
     path: PathBuf,
+    /// The same without links, as it was when it was opened.
+    real: PathBuf,
     files: Files,
     connection: Mutex<Option<Connection>>,
 }
@@ -70,7 +72,7 @@ impl Slot {
     }
 
     fn is_replaced(&self) -> bool {
-        Files::at(&self.path).map_or(true, |now| now != self.files) || self.lock().is_none()
+        Files::at_resolved(&self.path, &self.real).map_or(true, |now| now != self.files) || self.lock().is_none()
     }
 }
 
@@ -93,8 +95,8 @@ pub(super) fn open<T>(
         }
         let (connection, found) = open()?;
         if Files::at(path)? == before {
-            let slot = Slot { path: path.to_owned(), files: before, connection: Mutex::new(Some(connection)) };
-            let slot = Arc::new(slot);
+            let (path, real, connection) = (path.to_owned(), files::resolved(path), Mutex::new(Some(connection)));
+            let slot = Arc::new(Slot { path, real, files: before, connection });
             all.slots.push(Arc::downgrade(&slot));
             return Ok((Held(slot), found));
         }

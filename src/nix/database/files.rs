@@ -33,6 +33,14 @@ impl Files {
     /// # Errors
     /// [`DatabaseError::NotFound`], [`DatabaseError::Denied`].
     pub(super) fn at(path: &Path) -> Result<Self, DatabaseError> {
+        Self::at_resolved(path, &resolved(path))
+    }
+
+    /// The same, where it is known which file a link at `path` leads to; if it leads to another now, that shows in the first.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NotFound`], [`DatabaseError::Denied`].
+    pub(super) fn at_resolved(path: &Path, real: &Path) -> Result<Self, DatabaseError> {
         let database = match fs::metadata(path) {
             Ok(found) => identity(&found),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -40,15 +48,18 @@ impl Files {
             }
             Err(_) => return Err(DatabaseError::NotFound { path: path.to_owned() }),
         };
-        // They lie beside the file that a link leads to.
-        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let beside = |suffix: &str| {
-            let mut name = real.clone().into_os_string();
+            let mut name = real.as_os_str().to_owned();
             name.push(suffix);
             fs::metadata(PathBuf::from(name)).ok().map(|found| identity(&found))
         };
         Ok(Self { database, log: beside("-wal"), index: beside("-shm") })
     }
+}
+
+/// The file that a link leads to: log and index lie beside that one.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn identity(found: &fs::Metadata) -> Identity {

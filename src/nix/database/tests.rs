@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, StatementStatus, params};
 
 use super::files::Files;
 use super::*;
@@ -226,14 +226,13 @@ fn no_call_holds_up_a_checkpoint() {
     }
     let database = scratch.open();
     let one = store_path(&base(1, "x"));
-    let calls: [(&str, &dyn Fn()); 7] = [
+    let calls: [(&str, &dyn Fn()); 6] = [
         ("batch", &|| drop(database.batch(0, &BatchLimits { rows: 2, ..PLENTY }).expect("a batch"))),
         ("path_info", &|| drop(database.path_info(&one).expect("info"))),
         ("references", &|| drop(database.references(1).expect("references"))),
         ("last_id", &|| assert!(database.last_id().expect("an id") >= 10)),
         ("row_mark", &|| drop(database.row_mark(1).expect("a mark"))),
         ("is_valid", &|| assert!(database.is_valid(&one).expect("an answer"))),
-        ("uses_wal", &|| assert!(database.uses_wal().expect("an answer"))),
     ];
     for (n, (name, call)) in calls.iter().enumerate() {
         call();
@@ -245,9 +244,21 @@ fn no_call_holds_up_a_checkpoint() {
 }
 
 #[test]
+fn a_query_is_planned_once_and_not_for_each_value() {
+    let scratch = Scratch::new();
+    let database = scratch.open();
+    (0..10).for_each(|id| drop(database.references(id).expect("references")));
+    let planned_anew = database.connection.ask(|connection| {
+        let references = connection.prepare_cached(REFERENCES).expect("it has been used");
+        (references.get_status(StatementStatus::Run), references.get_status(StatementStatus::RePrepare))
+    });
+    assert_eq!(planned_anew, Some((10, 0)));
+}
+
+#[test]
 fn the_journal_mode_is_seen() {
-    assert!(Scratch::new().open().uses_wal().expect("a mode"));
-    assert!(!Scratch::without_wal().open().uses_wal().expect("a mode"));
+    assert!(Scratch::new().open().uses_wal());
+    assert!(!Scratch::without_wal().open().uses_wal());
 }
 
 #[test]
