@@ -2,6 +2,9 @@
 //! packed already, with nobody asking anything. Storewatch sends at normal priority there, as they do; its default is low,
 //! which matters on this machine alone, where the server wants the same processors.
 //!
+//! A server is another machine's, as a rule, and small paths keep it busy. So it has a processor of its own there, and
+//! whoever sends another one; where all share all of them is measured beside.
+//!
 //! `ATTICD` names a real server; without one the strict fake stands in, and the figures are about storewatch alone. Every
 //! run has a server of its own, since Attic keeps what is the same in two caches once.
 
@@ -21,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::machine::Machine;
+use common::processors::Processors;
 use common::{Random, Usage, measured, median, mib, millis, row, seconds, size};
 use hyper::Method;
 use rusqlite::{Connection, OpenFlags};
@@ -28,6 +32,7 @@ use storewatch::nix::nar::{NarOptions, encode};
 use storewatch::nix::{Database, StoreDir};
 use support::nix::base_name;
 use support::{AtticServer, Grant, Nix, Running, ScratchStore, Storewatch, Visibility};
+use tokio::runtime::Runtime;
 
 /// Uploads at once, here and there: storewatch's default.
 const AT_ONCE: usize = 4;
@@ -131,7 +136,15 @@ fn many_small(nix: &Nix) {
         fs::create_dir(&source).unwrap();
         machine.copy_some(len, &source, &mut random).unwrap();
     }
-    beside_bare_puts(&store, &format!("{count} small paths"), &add(&store, &sources), size(9, 1));
+    let paths = add(&store, &sources);
+    beside_bare_puts(&store, &format!("{count} small paths"), &paths, size(9, 1), Processors::Apart);
+    beside_bare_puts(
+        &store,
+        &format!("{count} small paths, on its processors"),
+        &paths,
+        size(9, 1),
+        Processors::Shared,
+    );
 }
 
 fn a_large_one(nix: &Nix) {
@@ -140,30 +153,43 @@ fn a_large_one(nix: &Nix) {
     fs::create_dir_all(sources.join("large")).unwrap();
     Machine::look().copy_some(len, &sources.join("large"), &mut Random(11)).unwrap();
     // A real server takes a minute for a GiB.
-    beside_bare_puts(&store, &format!("one of {}", mib(len)), &add(&store, &sources), 1);
+    beside_bare_puts(&store, &format!("one of {}", mib(len)), &add(&store, &sources), 1, Processors::Shared);
 }
 
-fn beside_bare_puts(store: &ScratchStore, what: &str, paths: &[String], rounds: usize) {
+fn beside_bare_puts(store: &ScratchStore, what: &str, paths: &[String], rounds: usize, processors: Processors) {
     let archives = archives(store, paths);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let fresh_server = || {
+        processors.of_servers();
+        let (_, attic) = server();
+        processors.of_clients();
+        attic
+    };
+    // They are kept to the end: what is deleted in between makes the file system slow for whoever comes next.
+    let mut servers = Vec::new();
+    let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (kind, _) = server();
     common::headline(&format!("Attic ({kind}): {what}, {rounds} rounds, medians"));
     for _ in 0..rounds {
-        let (_, attic) = server();
+        let attic = fresh_server();
         let (_, token) = site(store, &attic, "normal");
         bare.push(bare_puts(&attic, &token, &archives));
-        let (_, attic) = server();
+        servers.push(attic);
+        let attic = fresh_server();
         let (storewatch, _) = site(store, &attic, "normal");
         let usage = measured(storewatch.command().env_remove("STOREWATCH_LOG").arg("backfill").args(paths));
         assert!(paths.iter().all(|path| attic.has("team", path)), "backfill left something out");
-        eprintln!("{} ({} of CPU), bare {}", seconds(usage.wall), seconds(usage.cpu), seconds(bare[bare.len() - 1]));
+        servers.push(attic);
         ours.push(usage);
+        // Each pair for itself, since the machine is not the same at all times.
+        ratios.push((bare[bare.len() - 1].as_micros() * 1_000 / usage.wall.as_micros()) as u32);
+        eprintln!("{} ({} of CPU), bare {}", seconds(usage.wall), seconds(usage.cpu), seconds(bare[bare.len() - 1]));
     }
+    Processors::Shared.of_clients();
     let time = median(ours.iter().map(|usage: &Usage| usage.wall).collect());
     let bare = median(bare);
-    let ratio = bare.as_secs_f64() / time.as_secs_f64();
-    let goal = (">= 0.95", ratio >= 0.95);
-    row(what, &seconds(time), &format!("bare PUTs: {}", seconds(bare)), Some(ratio), Some(goal));
+    let ratio = f64::from(median(ratios)) / 1e3;
+    let goal = (processors == Processors::Apart || rounds == 1).then_some((">= 0.95", ratio >= 0.95));
+    row(what, &seconds(time), &format!("bare PUTs: {}", seconds(bare)), Some(ratio), goal);
     let peak = ours.iter().map(|usage| usage.peak).max().unwrap();
     row("  resident at most", &mib(peak), "64 MiB", None, Some(("<= 64 MiB", peak <= 64 << 20)));
 }
@@ -259,8 +285,10 @@ fn bare_puts(attic: &AtticServer, token: &str, archives: &[Archive]) -> Duration
     let queue = Arc::new(Mutex::new(archives.iter().cloned().collect::<VecDeque<_>>()));
     let port = attic.port();
     let client = client();
+    // Its own, since it is where whoever begins it is.
+    let runtime = runtime();
     let began = Instant::now();
-    block_on(async {
+    runtime.block_on(async {
         let mut senders = tokio::task::JoinSet::new();
         for _ in 0..AT_ONCE {
             let (queue, token, client) = (Arc::clone(&queue), token.to_owned(), client.clone());
@@ -324,9 +352,12 @@ impl futures_core::Stream for Chunks {
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
-        std::sync::LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
+    static RUNTIME: std::sync::LazyLock<Runtime> = std::sync::LazyLock::new(runtime);
     RUNTIME.block_on(future)
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
 }
 
 fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {

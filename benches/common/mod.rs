@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each bench takes what it needs")]
 
 pub mod machine;
+pub mod processors;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
