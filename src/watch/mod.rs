@@ -52,7 +52,7 @@ pub struct Parts {
     pub wake: Wake,
     /// The database is looked at every so long without an event, too, counted from [`Parts::began`].
     pub interval: Duration,
-    /// The same while events are listened to, and a look without one has found nothing that one should have told of.
+    /// The same while events are listened to, the last look went well, and what it found was told of by one.
     pub interval_beside_events: Duration,
     /// Whose timers count from the same moment wakes up once for all of them.
     pub began: Instant,
@@ -171,7 +171,8 @@ impl Watcher {
             self.events_tell = event != Event::Due || is_first;
         }
         let Parts { wake, interval, interval_beside_events, .. } = &self.parts;
-        let interval = if wake.watches_all() && self.events_tell { *interval_beside_events } else { *interval };
+        let tells = looked.is_ok() && wake.watches_all() && self.events_tell;
+        let interval = if tells { *interval_beside_events } else { *interval };
         self.next_look = next_beat(self.parts.began, interval, Instant::now());
         match looked {
             Ok(found) => {
