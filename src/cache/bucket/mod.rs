@@ -159,15 +159,16 @@ impl BucketCache {
                 return Ok(Pushed { read, sent: 0, deduplicated: true });
             }
         }
+        let reader = nar.start().await?;
+        let (reader, listed) = self.binary.listed(reader);
+        let slot = reader.slot();
+        // Not before its turn has come: until then others show what the link is like.
         let compression = self.binary.compression();
         let url = self.binary.new_nar_name(&info, compression).map_err(|source| CacheError::Io {
             action: "draw a name for an archive in",
             path: PathBuf::from(&*self.store.name),
             source,
         })?;
-        let reader = nar.start().await?;
-        let (reader, listed) = self.binary.listed(reader);
-        let slot = reader.slot();
         let object = self.store.object(&url);
         let mut upload = self.notes.begin(&self.store, object.to_string()).await?;
         let began = Instant::now();

@@ -5,7 +5,8 @@ use std::sync::Mutex as Lock;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cache::{CallOff, Contents, Hindrance, Layout, NarStream, Pace, Pass, Punctuality};
+use crate::cache::pace::{Effort, Measured};
+use crate::cache::{CallOff, Compression, Contents, Hindrance, Layout, NarStream, Pace, Pass, Punctuality};
 use crate::limit::{Lane, Slots};
 use crate::nix::nar::registered;
 use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
@@ -42,15 +43,19 @@ fn now() -> Coming {
 
 impl Host {
     fn new() -> Self {
+        Self::packing(Compression::default(), Pace::default())
+    }
+
+    fn packing(compression: Compression, pace: Pace) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let (info, _) = registered(&dir.path().join("a"), 100_000);
         let binary = BinaryCache {
             store_dir: StoreDir::default(),
-            layout: Layout { write_build_logs: true, ..Layout::default() },
+            layout: Layout { write_build_logs: true, compression: Some(compression), ..Layout::default() },
             key: SecretKey::generate("host-1").expect("randomness"),
             log_dir: dir.path().join("log"),
             facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
-            pace: Pace::default(),
+            pace,
         };
         let cache = BucketCache {
             store: Store::in_memory(),
@@ -65,7 +70,11 @@ impl Host {
     }
 
     fn nar(&self) -> NarStream {
-        NarStream::new(self.dir.path().join("a"), &self.info, Lane::Fresh, Slots::new(1), CallOff::default())
+        self.nar_in(Slots::new(1))
+    }
+
+    fn nar_in(&self, slots: Slots) -> NarStream {
+        NarStream::new(self.dir.path().join("a"), &self.info, Lane::Fresh, slots, CallOff::default())
     }
 
     /// The same content as another path.
@@ -95,6 +104,28 @@ impl Host {
     async fn narinfo(&self, path: &StorePath) -> Option<String> {
         self.cache.store.text(&self.cache.store.object(&layout::narinfo_name(path))).await.expect("asked")
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_is_packed_as_the_link_is_found_to_be_meanwhile() {
+    let host = Host::packing(Compression::AUTO, Pace::over_a_line());
+    let slots = Slots::new(1);
+    let Ok(turn) = host.nar_in(slots.clone()).start().await else { panic!("the only turn") };
+    let mut push = std::pin::pin!(host.push(host.info.clone(), host.nar_in(slots), now(), now()));
+    tokio::select! {
+        biased;
+        _ = &mut push => panic!("it has no turn"),
+        () = std::future::ready(()) => {}
+    }
+    // Packers are what is waited for.
+    while let Compression::Auto { level } = host.cache.binary.compression() {
+        let (time, effort) = (Duration::from_secs(1), Effort::Level(level));
+        let measured = Measured { effort, nar_size: 20 << 20, busy: time, reading: Duration::ZERO, elapsed: time };
+        host.cache.binary.pace.note(measured);
+    }
+    drop(turn);
+    push.await.expect("taken");
+    assert!(host.archive().as_ref().ends_with(".nar"), "{}", host.archive());
 }
 
 #[tokio::test]

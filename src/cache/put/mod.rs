@@ -213,6 +213,10 @@ impl PutCache {
     }
 
     async fn send_once(&self, info: &PathInfo, nar: NarStream) -> Result<Arrived, CacheError> {
+        let (reader, listed) = self.binary.listed(nar.start().await?);
+        // Held until all of it is sent, and not while references are waited for.
+        let _slot = reader.slot();
+        // Not before its turn has come: until then others show what the link is like.
         let wants_sizes = self.wants_sizes.load(Ordering::Relaxed);
         let compression = if wants_sizes { Compression::None } else { self.binary.compression() };
         let url = self.binary.new_nar_name(info, compression).map_err(|source| CacheError::Io {
@@ -220,9 +224,6 @@ impl PutCache {
             path: self.files.path(),
             source,
         })?;
-        let (reader, listed) = self.binary.listed(nar.start().await?);
-        // Held until all of it is sent, and not while references are waited for.
-        let _slot = reader.slot();
         let upload = self.notes.begin(&self.files, url.clone()).await?;
         // What isn't packed is as long, and hashes to the same, as Nix has registered: the reader sees to that.
         let as_registered = Packed {
