@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
+use crate::support::backend::write_program;
 use crate::support::disk::MIB;
 use crate::support::{Disk, Nix, ScratchStore, Storewatch, expr};
 
@@ -75,6 +76,31 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
     fs::rename(storewatch.state_dir(), &aside).unwrap();
     running.eventually_logs("is gone: it was unmounted or removed");
     running.stop();
+}
+
+#[test]
+fn a_backfill_that_fails_keeps_its_lock_until_what_is_under_way_is_through() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let [begun, go_on, program] = ["begun", "go-on", "program"].map(|name| store.root().join(name));
+    let waits = format!(": > {}; while [ ! -e {} ]; do sleep 0.05; done", begun.display(), go_on.display());
+    write_program(&program, &format!("#!/bin/sh\n{waits}\n"));
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"command://{}\"\n", program.display()));
+    store.build(&expr::many(1)).unwrap();
+    let mut backfill = storewatch.spawn(&["backfill"]);
+    backfill.eventually("an upload", || begun.exists());
+    let aside = storewatch.state_dir().with_extension("aside");
+    fs::rename(storewatch.state_dir(), &aside).unwrap();
+    backfill.eventually_logs("ending: what is under way is finished");
+    let at = |command: &[&str]| storewatch.cmd(&[&["--state-dir", aside.to_str().unwrap()], command].concat()).ok();
+    let at_work = format!("at work: storewatch backfill, process {}", backfill.pid());
+    let status = at(&["status"]);
+    assert!(status.contains(&at_work), "{status}");
+    fs::write(go_on, "").unwrap();
+    backfill.eventually_logs("is not the one any more that this command has begun with");
+    assert_eq!(backfill.wait_exit().code(), Some(1));
+    assert_eq!(at(&["queue", "list", "--json", "--state", "uploading"]).trim(), "[]", "neither done nor handed back");
 }
 
 #[test]

@@ -147,7 +147,7 @@ pub enum Progress {
         /// Bytes read so far by this process, also of what isn't through yet; `None` where another does the work.
         read: Option<u64>,
     },
-    /// A signal ends it: what is under way here is finished, for so long at most.
+    /// A signal ends it, or an error: what is under way here is finished, for so long at most.
     Ending {
         /// For how long.
         within: Duration,
@@ -277,7 +277,12 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     scanning.abort();
     let end = match ended {
         Ok(end) => end,
-        Err(error) => return site.fail(error).await,
+        Err(error) => {
+            if site.working.is_some() {
+                tell(Progress::Ending { within: DRAIN });
+            }
+            return site.fail(error).await;
+        }
     };
     let queue = site.queue.clone();
     // Whose time is over waits for nothing more.

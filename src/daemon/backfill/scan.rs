@@ -351,3 +351,29 @@ fn live_paths(nix: &NixStore, database: &Database) -> Result<Live, ServiceError>
     trouble.map_or(Ok(()), Err).and_then(|()| live.close(database)).map_err(explain)?;
     Ok(live)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::RunId;
+
+    #[test]
+    fn a_database_is_another_by_the_row_where_a_backfill_was() {
+        let mark = || Mark { row: 90, path: "/nix/store/x".to_owned(), time: 5 };
+        let run = |mark| Run { id: RunId(1), row: 100, to_row: 200, mark, resumed: true };
+        let row = |path: &str, registration_time| RowMark { path: path.to_owned(), registration_time };
+        for (mark, last_id, found, is_another) in [
+            (Some(mark()), 100, Some(row("/nix/store/x", 5)), false),
+            (Some(mark()), 99, Some(row("/nix/store/x", 5)), true),
+            (Some(mark()), 300, Some(row("/nix/store/y", 5)), true),
+            (Some(mark()), 300, Some(row("/nix/store/x", 6)), true),
+            // Collected.
+            (Some(mark()), 300, None, false),
+            (None, 300, None, false),
+            (None, 99, None, true),
+        ] {
+            let case = format!("{mark:?}, {last_id}, {found:?}");
+            assert_eq!(is_of_another_database(&run(mark), last_id, found.as_ref()), is_another, "{case}");
+        }
+    }
+}

@@ -121,3 +121,30 @@ async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheUrl;
+    use crate::config::{Defaults, StoreOptions};
+
+    /// Threads that were called off may still write into a cache then.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lock_is_kept_until_the_process_ends_whatever_comes_of_the_work() {
+        for fails in [false, true] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let defaults = Defaults { state_dir: dir.path().to_owned() };
+            let check = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
+            let config = Config::parse("version = 1", "policy.toml", &defaults, &check).expect("a good policy");
+            let nix = NixStore::resolve(&StoreOptions::default(), |_| None).expect("a store");
+            let site = Site::find(dir.path(), &nix, &config, "storewatch backfill").await.expect("nobody works here");
+            assert!(site.working.is_some());
+            match fails {
+                true => drop(site.fail::<()>(ServiceError::Panicked { part: "the scan" }).await.expect_err("failed")),
+                false => drop(site),
+            }
+            let holder = StateLock::holder(dir.path()).expect("looked").unwrap_or_default();
+            assert!(holder.starts_with("storewatch backfill, process "), "{holder:?}");
+        }
+    }
+}
