@@ -1,7 +1,7 @@
 //! A Nix database with rows that make no sense, without any tables, or that is replaced while a command has it open.
 
 use crate::support::nix::base_name;
-use crate::support::{Nix, Running, Said, ScratchStore, Storewatch, each_nix, eventually, expr};
+use crate::support::{Nix, Said, ScratchStore, Storewatch, each_nix, eventually, expr};
 use rusqlite::Connection;
 use std::fs;
 use std::io::Read;
