@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use crate::support::backend::write_program;
 use crate::support::disk::MIB;
@@ -140,6 +141,11 @@ fn a_queue_that_is_damaged_while_it_is_open_is_noticed() {
     });
     let first = store.build(&expr::many(2)).unwrap();
     running.eventually("the paths", || storewatch.cache().has_all(&first));
+    // Whoever still writes would meet it; at rest it has to be looked for.
+    let log = storewatch.state_dir().join("queue.sqlite-wal");
+    let rests =
+        || fs::metadata(&log).unwrap().modified().unwrap().elapsed().is_ok_and(|rest| rest > Duration::from_secs(1));
+    running.eventually("the queue at rest", || storewatch.jobs_left().is_empty() && rests());
     let file = OpenOptions::new().write(true).open(storewatch.state_dir().join("queue.sqlite")).unwrap();
     file.write_all_at(&[b'x'; 60_000], 0).unwrap();
     running.eventually_logs("the queue was damaged while it was open");
