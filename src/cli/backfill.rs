@@ -28,8 +28,8 @@ use crate::queue::{CacheId, PassedOver, Routes, Why};
 /// Where paths are named, all that they need is looked for as well, to the end of their closure. Interrupted, it goes on
 /// where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the
 /// queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for, whatever the reason;
-/// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed or are held back,
-/// 4 that some are left.
+/// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed or are held back, or
+/// that what Nix says of them can't be understood, 4 that some are left.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.
@@ -87,7 +87,8 @@ fn parse_age(text: &str) -> Result<Duration, String> {
 
 /// The valid paths that arguments name.
 pub(super) async fn named_paths(arguments: &[PathBuf], setup: &Setup) -> Result<Vec<StorePath>, CliError> {
-    Ok(valid_paths(arguments, &setup.nix).await?.into_iter().map(|info| info.path).collect())
+    // One that can't be understood is told with all that comes of the others.
+    Ok(valid_paths(arguments, &setup.nix).await?.into_iter().map(|named| named.path).collect())
 }
 
 /// The policy's caches of these names.
@@ -133,6 +134,10 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
             let line = writeln!(out, "{} -> {}", setup.nix.logical.full(&wanted.path), names.join(", "));
             written = std::mem::replace(&mut written, Ok(())).and(line);
         }
+        for what in &batch.unclear {
+            let line = writeln!(out, "not understood: {what}");
+            written = std::mem::replace(&mut written, Ok(())).and(line);
+        }
         count += batch.wanted.len() as u64;
         size += batch.nar_size;
         for (why, paths) in &batch.passed_over {
@@ -146,6 +151,10 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
             Why::Denied => writeln!(out, "would not let out {paths} by {by}"),
             Why::Skipped => writeln!(out, "would skip {paths} by {by}"),
             Why::Off => writeln!(out, "would leave out {paths} for {by}, off on this host"),
+            Why::Unclear if request.paths.is_empty() => {
+                writeln!(out, "would pass over {paths} not understood, named above")
+            }
+            Why::Unclear => writeln!(out, "would pass over {paths} not understood: {by}"),
         })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;

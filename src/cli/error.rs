@@ -66,8 +66,8 @@ pub enum CliError {
     /// An argument is a store path, but Nix doesn't have it.
     #[error("{0} is not valid: Nix has not registered it, or has collected it")]
     NotValid(String),
-    /// Several arguments are wrong, each in its way.
-    #[error("several arguments are wrong")]
+    /// Several things are wrong, each in its way.
+    #[error("several things are wrong")]
     Several(Vec<Self>),
     /// A cache doesn't say what it is.
     #[error("cache {name}")]
@@ -94,6 +94,15 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// All of these together.
+    pub(super) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::Several(errors)),
+        }
+    }
+
     /// Tells the user, and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
@@ -123,12 +132,11 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_)
-            | Self::BadPolicy(_)
-            | Self::NoStorePath(_)
-            | Self::NotValid(_)
-            | Self::Several(_)
-            | Self::Usage(_) => WRONG_INPUT,
+            Self::Config(_) | Self::BadPolicy(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => {
+                WRONG_INPUT
+            }
+            // Where anything is to be changed first, that comes first.
+            Self::Several(errors) => errors.iter().map(Self::exit_code).max().unwrap_or(FAILED),
             _ => FAILED,
         }
     }

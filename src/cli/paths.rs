@@ -5,31 +5,36 @@ use std::path::{Path, PathBuf};
 use super::CliError;
 use crate::config::NixStore;
 use crate::daemon::ServiceError;
-use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath, StorePathError};
+use crate::nix::{FactsError, PathInfo, StoreDir, StoreFacts, StorePath, StorePathError};
 
 /// Asks Nix about this store's paths.
 pub(super) fn store_facts(nix: &NixStore) -> StoreFacts {
     StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone())
 }
 
-/// What Nix knows of the paths that arguments are, lie below of, or lead to.
-pub(super) async fn valid_paths(arguments: &[PathBuf], nix: &NixStore) -> Result<Vec<PathInfo>, CliError> {
+/// A valid path that an argument names.
+pub(super) struct Named {
+    pub(super) path: StorePath,
+    /// What Nix knows of it, or why just that can't be understood: the others' commands go on without it.
+    pub(super) info: Result<PathInfo, FactsError>,
+}
+
+/// The valid paths that arguments are, lie below of, or lead to. All that isn't one is told at once.
+pub(super) async fn valid_paths(arguments: &[PathBuf], nix: &NixStore) -> Result<Vec<Named>, CliError> {
     let facts = store_facts(nix);
-    let (mut infos, mut wrong) = (Vec::with_capacity(arguments.len()), Vec::new());
+    let (mut named, mut wrong) = (Vec::with_capacity(arguments.len()), Vec::new());
     for argument in arguments {
         match store_path(argument, &nix.logical) {
-            Ok(path) => match facts.path_info(&path).await.map_err(ServiceError::from)? {
-                Some(info) => infos.push(info),
-                None => wrong.push(CliError::NotValid(nix.logical.full(&path))),
+            Ok(path) => match facts.path_info(&path).await {
+                Ok(Some(info)) => named.push(Named { path, info: Ok(info) }),
+                Ok(None) => wrong.push(CliError::NotValid(nix.logical.full(&path))),
+                Err(error) if error.is_of_the_path() => named.push(Named { path, info: Err(error) }),
+                Err(error) => return Err(ServiceError::from(error).into()),
             },
             Err(error) => wrong.push(error.into()),
         }
     }
-    match wrong.len() {
-        0 => Ok(infos),
-        1 => Err(wrong.remove(0)),
-        _ => Err(CliError::Several(wrong)),
-    }
+    CliError::all(wrong).map(|()| named)
 }
 
 /// Why an argument is no path of this store.

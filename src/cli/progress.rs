@@ -62,7 +62,11 @@ pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
     let RunSummary { uploaded, already_there, at_upstream, failed, held, passed_over, .. } = &finished.summary;
     // What somebody named and the policy keeps back is no success. That one cache of several is off on this host is meant to
     // be so; where all are, nothing has arrived.
-    let refused = by_hand && passed_over.iter().any(|(PassedOver { why, .. }, _)| *why != Why::Off);
+    let refused = passed_over.iter().any(|(PassedOver { why, .. }, _)| match why {
+        Why::Skipped | Why::Denied => by_hand,
+        Why::Off => false,
+        Why::Unclear => true,
+    });
     let is_off = !passed_over.is_empty() || finished.left.iter().any(|left| left.is_off);
     let all_off = by_hand && is_off && uploaded + already_there + at_upstream == 0;
     match finished.end {
@@ -106,8 +110,8 @@ impl Display {
                     self.is_beside = true;
                 }
             }
-            Progress::TookOver => {
-                self.line("the service has ended; going on in its place");
+            Progress::TookOver { beside } => {
+                self.line(&format!("{beside} has ended; going on in its place"));
                 self.is_beside = false;
             }
             Progress::At { row, to_row, summary, left, read } => self.at(row, to_row, &summary, &left, read),
@@ -262,6 +266,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
             Why::Skipped => line("skipped", format!("{count} by {by}"))?,
             Why::Denied => line("denied", format!("{count} by {by}"))?,
             Why::Off => line("off here", format!("{count} for {by}, off on this host"))?,
+            Why::Unclear => line("not understood", format!("{count}, {by}"))?,
         }
     }
     if summary.gone > 0 {

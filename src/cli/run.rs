@@ -4,11 +4,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
 
 use super::setup::{Setup, runtime_dir};
 use super::{CliError, Global};
 use crate::daemon::{self, Parts};
+use crate::nix::close_replaced;
 
 /// Watch the store and upload what becomes valid, until told to end.
 ///
@@ -24,13 +28,18 @@ pub(super) struct Args {
 /// A thread that hangs in a system call must not keep the process from ending for longer; what it does is done again.
 pub(super) const LAST_THREADS: Duration = Duration::from_secs(5);
 
+/// How often a command looks whether files of the Nix database were replaced that it has open: three questions to the file
+/// system.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
+
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     start_log(LevelFilter::INFO);
     let Setup { state_dir, settings, nix } = Setup::read(global)?;
     let priority = settings.config().limits.priority;
     daemon::set_priority(priority);
     daemon::leave_a_processor(priority);
-    let runtime = runtime()?;
+    // Here the watcher looks whether the Nix database was replaced.
+    let runtime = threads()?;
     let parts = Parts { state_dir, runtime_dir: runtime_dir(global), settings, nix, events: !args.no_events };
     let ended = runtime.block_on(daemon::run(parts));
     runtime.shutdown_timeout(LAST_THREADS);
@@ -38,8 +47,22 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Threads for a command that may ask Nix's database. Files of it that are replaced are let go meanwhile, also while it stands
+/// still, since an archive is read or nobody reads what it prints: otherwise no other command of Nix's would get in.
+pub(super) fn runtime() -> Result<Runtime, CliError> {
+    let runtime = threads()?;
+    runtime.spawn(async {
+        loop {
+            sleep(CLOSE_INTERVAL).await;
+            // It waits for whoever is just asking.
+            let _ = spawn_blocking(close_replaced).await;
+        }
+    });
+    Ok(runtime)
+}
+
 /// Two threads: nothing here computes on them, that is done by threads of its own.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+fn threads() -> Result<Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch as watching;
+use tokio::sync::{Notify, watch as watching};
 use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
@@ -160,20 +160,8 @@ pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
             "the state directory {dir} is gone: it was unmounted or removed; nothing is watched or uploaded until its queue \
              is there again: mount it, or start storewatch anew to begin with an empty one"
         );
-        let back = async {
-            let queue = parts.state_dir.join(Queue::FILE_NAME);
-            let look = || {
-                tokio::task::spawn_blocking({
-                    let queue = queue.clone();
-                    move || queue.exists()
-                })
-            };
-            while !look().await.unwrap_or(false) {
-                tokio::time::sleep(INTERVAL).await;
-            }
-        };
         tokio::select! {
-            () = back => info!("the state directory {dir} is back"),
+            () = opening::back(&parts.state_dir) => info!("the state directory {dir} is back"),
             () = signals.end() => return Ok(()),
         }
     }
@@ -208,7 +196,8 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     });
     let mut pins = tokio::spawn(pins.run());
     let (routes_in_force, routes) = watching::channel(routes);
-    let began = tokio::time::Instant::now();
+    let (began, begun) = (tokio::time::Instant::now(), Arc::new(Notify::new()));
+    let mut has_told = false;
     let watcher = Watcher::new(watch::Parts {
         queue: working.queue.clone(),
         routes,
@@ -221,6 +210,7 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
         interval: INTERVAL,
         interval_beside_events: INTERVAL_BESIDE_EVENTS,
         bell: Arc::clone(&working.bell),
+        begun: Arc::clone(&begun),
     });
     let mut watcher = tokio::spawn(watcher.run());
     let queue_file = state_dir.join(Queue::FILE_NAME);
@@ -233,15 +223,6 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     let mut clocks = Clocks::now();
     for warning in &settings.config().warnings {
         warn!("{warning}");
-    }
-    info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
-    for cache in &settings.config().caches {
-        let Some(substituter) = caches::substituter(&cache.url) else { continue };
-        info!(
-            cache = %cache.name,
-            "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key, an Attic server's once \
-             it has told it"
-        );
     }
     // When the policy file is to be looked at again, since it was just being written.
     let mut look_again = None;
@@ -260,6 +241,11 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
             },
             // One folder or the other: both are looked at, which costs nothing.
             _ = wake.changed() => watch_what_is_there(&mut wake),
+            // Not before: a database that isn't Nix's ends the service.
+            () = begun.notified(), if !has_told => {
+                has_told = true;
+                tell_that_it_has_started(nix, state_dir, settings.config());
+            }
             () = look_at(look_again), if look_again.is_some() => {}
             () = look_at(next_shape), if next_shape.is_some() => may_be_others = true,
             () = working.lookout.changed() => may_be_others = true,
@@ -345,6 +331,19 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
     info!("ending: what is under way is finished or handed back");
     let drained = working.drain(DRAIN).await;
     ended.and_then(|ended| drained.map(|()| ended))
+}
+
+/// Says what is watched, and how the caches are read.
+fn tell_that_it_has_started(nix: &NixStore, state_dir: &Path, config: &Config) {
+    info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
+    for cache in &config.caches {
+        let Some(substituter) = caches::substituter(&cache.url) else { continue };
+        info!(
+            cache = %cache.name,
+            "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key, an Attic server's once \
+             it has told it"
+        );
+    }
 }
 
 /// What it means that the queue can't be used: where its file is gone, or damaged, that is why.

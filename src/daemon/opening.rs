@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{Ended, SERVICE_ROLE, ServiceError};
+use super::{Ended, INTERVAL, SERVICE_ROLE, ServiceError};
 use crate::queue::{LockError, PutBack, Queue, QueueError, QueueHandle, StateLock};
 use crate::report::one_line;
 
@@ -82,6 +83,20 @@ pub(super) async fn put_back(lock: &StateLock, queue: &QueueHandle, state_dir: &
     };
     error!("the queue {} {became}", path.display());
     Ok(Ended::QueueAway)
+}
+
+/// Waits until a state directory that has gone is back, by its queue.
+pub(super) async fn back(state_dir: &Path) {
+    let queue = state_dir.join(Queue::FILE_NAME);
+    let look = || {
+        spawn_blocking({
+            let queue = queue.clone();
+            move || queue.exists()
+        })
+    };
+    while !look().await.unwrap_or(false) {
+        sleep(INTERVAL).await;
+    }
 }
 
 /// Opens the queue and says so if it had to be replaced.

@@ -22,6 +22,7 @@ mod row;
 mod tests;
 mod torn;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ pub struct Batch {
 pub struct MalformedRow {
     /// Its id.
     pub id: i64,
+    /// Whose it is, if that much can be understood.
+    pub path: Option<StorePath>,
     /// What is wrong with it.
     pub why: String,
 }
@@ -99,11 +102,21 @@ pub struct RowMark {
     pub registration_time: i64,
 }
 
+impl fmt::Display for MalformedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, path, why } = self;
+        match path {
+            Some(path) => write!(f, "row {id} of the Nix database, {path}: {why}"),
+            None => write!(f, "row {id} of the Nix database: {why}"),
+        }
+    }
+}
+
 impl Batch {
     /// Says which rows are passed over.
     pub fn tell_malformed(&self) {
-        for MalformedRow { id, why } in &self.malformed {
-            warn!(row = id, "a row of the Nix database can't be understood and is passed over: {why}");
+        for row in &self.malformed {
+            warn!("what can't be understood is passed over: {row}");
         }
     }
 }
@@ -201,7 +214,10 @@ impl Database {
                 let id = row.get(0)?;
                 match row::path_info(row, id, &self.store_dir) {
                     Ok(info) => batch.paths.push(info),
-                    Err(why) => batch.malformed.push(MalformedRow { id, why }),
+                    Err(why) => {
+                        let path = row::store_path(row, 1, &self.store_dir).ok();
+                        batch.malformed.push(MalformedRow { id, path, why });
+                    }
                 }
                 batch.reached = id;
                 read += 1;
@@ -284,6 +300,18 @@ impl Database {
         Ok(Ok(references))
     }
 
+    /// The id of a path, whatever else its row says; `None` if it isn't valid.
+    ///
+    /// # Errors
+    /// `Busy` or `Other`.
+    pub fn id_of(&self, path: &StorePath) -> Result<Option<i64>, DatabaseError> {
+        let full = self.store_dir.full(path);
+        self.reading("ask whether a path is valid", |c| {
+            let mut statement = c.prepare_cached("SELECT id FROM ValidPaths WHERE path = ?1")?;
+            statement.query_row([&full], |row| row.get(0)).optional()
+        })
+    }
+
     /// Whether the path is valid now.
     ///
     /// # Errors
@@ -345,12 +373,13 @@ fn connect(path: &Path) -> Result<(Connection, Found), DatabaseError> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(explain)?;
     let dot_lock = DotLock::of(path);
     let look = |c: &Connection| (!is_empty(c)?).then(|| Columns::look_up(c)).transpose();
-    // Nix is making it, where there are no tables yet.
-    let columns = read(&connection, &dot_lock, BUSY_TIMEOUT, look)
-        .map_err(explain)?
-        .ok_or_else(|| DatabaseError::NotFound { path: path.to_owned() })?
+    let found = read(&connection, &dot_lock, BUSY_TIMEOUT, look).map_err(explain)?;
+    let schema = schema_beside(path);
+    // Nix notes the schema once it has made the tables.
+    let columns = found
+        .ok_or_else(|| DatabaseError::Empty { path: path.to_owned(), was_made: schema.is_some() })?
         .map_err(|why| DatabaseError::NotNix { path: path.to_owned(), why })?;
-    if let Some(found) = schema_beside(path).filter(|found| *found > KNOWN_SCHEMA) {
+    if let Some(found) = schema.filter(|found| *found > KNOWN_SCHEMA) {
         return Err(DatabaseError::NewerSchema { path: path.to_owned(), found, known: KNOWN_SCHEMA });
     }
     let writes_ahead = read(&connection, &dot_lock, BUSY_TIMEOUT, wal).map_err(explain)?;

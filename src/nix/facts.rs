@@ -75,6 +75,18 @@ impl FactsError {
             ),
         }
     }
+
+    /// Whether it is the path's alone that was asked for: what is asked of others may well be answered.
+    #[must_use]
+    pub fn is_of_the_path(&self) -> bool {
+        self.is_malformed() || matches!(self, Self::Daemon(DaemonError::Refused { .. }))
+    }
+
+    /// Whether Nix has an answer that can't be understood, which asking again doesn't change.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        matches!(self, Self::Database(DatabaseError::Malformed { .. }) | Self::Daemon(DaemonError::Malformed { .. }))
+    }
 }
 
 impl StoreFacts {
@@ -190,7 +202,11 @@ impl StoreFacts {
                 let mut spent = 0;
                 let mut judged = Vec::with_capacity(paths.len());
                 for path in &paths {
-                    judged.push(open.is_kept(path, &is_root, &mut spent)?);
+                    judged.push(match open.is_kept(path, &is_root, &mut spent) {
+                        // What can't be understood of what refers to it may be a root.
+                        Err(DatabaseError::Malformed { .. }) => true,
+                        kept => kept?,
+                    });
                     if spent >= queries {
                         break;
                     }

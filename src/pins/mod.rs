@@ -272,7 +272,11 @@ impl Pins {
             let size = match self.sizes.get(&path).copied().filter(|size| !size.is_outdated()) {
                 Some(size) => size,
                 None => {
-                    let info = self.parts.facts.path_info(&path).await?;
+                    let info = match self.parts.facts.path_info(&path).await {
+                        // The others are pinned nevertheless.
+                        Err(error) if error.is_of_the_path() => None,
+                        info => info?,
+                    };
                     Size { bytes: info.map(|info| info.nar_size), asked: Instant::now() }
                 }
             };

@@ -83,6 +83,8 @@ pub enum Why {
     Denied = 1,
     /// All caches that it would go to are off on this host.
     Off = 2,
+    /// What Nix says of it can't be understood.
+    Unclear = 3,
 }
 
 impl Why {
@@ -90,6 +92,7 @@ impl Why {
         match number {
             1 => Self::Denied,
             2 => Self::Off,
+            3 => Self::Unclear,
             _ => Self::Skipped,
         }
     }
@@ -98,7 +101,7 @@ impl Why {
 /// What made a backfill pass a path over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PassedOver {
-    /// By which rule; for [`Why::Off`], for which caches.
+    /// By which rule; for [`Why::Off`], for which caches; for [`Why::Unclear`], what of it, or where that is told.
     pub by: String,
     /// In what way.
     pub why: Why,

@@ -156,6 +156,10 @@ async fn deliver_alone(
     let info = match context.facts.path_info(&job.path).await {
         Ok(Some(info)) => info,
         Ok(None) => return Outcome::Gone.into(),
+        Err(error) if error.is_malformed() => {
+            let cure = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            return Outcome::Failed { reason: format!("{}{cure}", one_line(&error)) }.into();
+        }
         Err(error) => return retry(job, one_line(&error)).into(),
     };
     if let Some(reason) = no_longer_wanted(context.facts.store_dir(), &policy, &name, &info, job.needed) {

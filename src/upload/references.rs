@@ -78,7 +78,7 @@ pub(super) async fn find_references(
     for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
         match find(context, policy, name, keys, &reference).await {
             Whereabouts::Upstream => {}
-            Whereabouts::Denied(reason) => return Ok(References::Settled(Outcome::Held { reason }.into())),
+            Whereabouts::Nowhere(reason) => return Ok(References::Settled(Outcome::Held { reason }.into())),
             // A valid path has no invalid references: it has been collected meanwhile, and the next look will say so.
             Whereabouts::Invalid => return Ok(References::Settled(Outcome::Returned.into())),
             Whereabouts::Unknown(reason) => return Ok(References::Settled(retry(job, reason).into())),
@@ -99,7 +99,8 @@ pub(super) async fn find_references(
 enum Whereabouts {
     Upstream,
     Here,
-    Denied(String),
+    /// The cache must not get it, or nobody can bring it there: why.
+    Nowhere(String),
     Invalid,
     Unknown(String),
 }
@@ -114,6 +115,9 @@ async fn find(
     let info = match context.facts.path_info(reference).await {
         Ok(Some(info)) => info,
         Ok(None) => return Whereabouts::Invalid,
+        Err(error) if error.is_malformed() => {
+            return Whereabouts::Nowhere(format!("needs {reference}: {}", one_line(&error)));
+        }
         Err(error) => return Whereabouts::Unknown(one_line(&error)),
     };
     let store_dir = context.facts.store_dir();
@@ -123,7 +127,7 @@ async fn find(
     match policy.decide(&info, store_dir) {
         Ok(decision) if decision.denies(name) => {
             let rule = policy.rule_for(&info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
-            Whereabouts::Denied(format!("needs {reference}, which is denied by {rule}"))
+            Whereabouts::Nowhere(format!("needs {reference}, which is denied by {rule}"))
         }
         Ok(_) => Whereabouts::Here,
         Err(undecided @ NeedsReferences) => Whereabouts::Unknown(format!("{reference}: {undecided}")),

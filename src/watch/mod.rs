@@ -58,6 +58,8 @@ pub struct Parts {
     pub began: Instant,
     /// Rung when jobs have been admitted.
     pub bell: Arc<Notify>,
+    /// Rung once it is known where new paths are learnt of, or that this is to be waited for.
+    pub begun: Arc<Notify>,
 }
 
 /// Why the watcher can't go on.
@@ -192,11 +194,13 @@ impl Watcher {
                 self.source = Source::None;
                 let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
                 self.tell_once(&format!("{}{hint}", one_line(&error)));
+                self.parts.begun.notify_one();
                 Ok(())
             }
             Err(WatchError::Listing(error)) if !matches!(error, ListingError::Queue(_)) => {
                 self.source = Source::None;
                 self.tell_once(&one_line(&error));
+                self.parts.begun.notify_one();
                 Ok(())
             }
             Err(error @ WatchError::Blind { .. }) if !is_first => {
@@ -211,6 +215,7 @@ impl Watcher {
     async fn look(&mut self) -> Result<usize, WatchError> {
         if let Source::None = self.source {
             self.source = find_source(&self.parts, self.began_without).await?;
+            self.parts.begun.notify_one();
         }
         match std::mem::replace(&mut self.source, Source::None) {
             Source::Database(scan) => {

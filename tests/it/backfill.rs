@@ -153,6 +153,38 @@ each_nix! {
         }
     }
 
+    fn resumed_it_looks_at_what_was_registered_since(nix: Nix) {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let mut paths = store.build(&expr::many(3)).unwrap();
+        is_interrupted_with(&storewatch, 3);
+        paths.extend(store.build(&expr::many(2)).unwrap());
+        let said = storewatch.cmd(&["backfill"]);
+        assert!(said.stderr.contains("going on where the last one stopped"), "{said:?}");
+        assert!(!said.stderr.contains("begins anew"), "{said:?}");
+        assert_eq!(line(&said.ok(), "uploaded"), "5");
+        assert_eq!(storewatch.cache().store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
+    }
+
+    fn resumed_in_another_database_it_begins_anew(nix: Nix) {
+        // Its rows end before where the backfill was, or go on beyond that.
+        for built in [2, 12] {
+            let store = ScratchStore::new(&nix);
+            let storewatch = Storewatch::new(&store);
+            store.build(&expr::many(6)).unwrap();
+            is_interrupted_with(&storewatch, 6);
+            fs::remove_dir_all(store.state_dir()).unwrap();
+            let paths = store.build(&expr::many(built)).unwrap();
+            let said = storewatch.cmd(&["backfill"]);
+            let told = "the Nix database isn't the one any more of which this backfill has looked at a part: it begins anew";
+            assert!(said.stderr.contains(told), "{said:?}");
+            let said = said.ok();
+            assert_eq!((line(&said, "uploaded"), line(&said, "collected")), (&*built.to_string(), "6"), "{said}");
+            assert_eq!(line(&said, "skipped"), built.to_string(), "what was passed over before counts no more: {said}");
+            assert_eq!(storewatch.cache().store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
+        }
+    }
+
     fn by_another_policy_it_starts_anew(nix: Nix) {
         let store = ScratchStore::new(&nix);
         let storewatch = Storewatch::new(&store);
@@ -230,21 +262,26 @@ fn beside_a_service_that_does_the_work() {
 }
 
 #[test]
-fn it_goes_on_when_the_service_ends() {
+fn it_goes_on_when_who_works_the_queue_off_ends() {
     let Some(nix) = Nix::recent() else { return };
-    let store = ScratchStore::new(&nix);
-    let storewatch = Storewatch::new(&store);
-    let paths = store.build(&expr::many(4)).unwrap();
-    storewatch.cache().block();
-    let running = storewatch.start();
-    let mut backfill = storewatch.spawn(&["backfill"]);
-    backfill.eventually("its jobs", || has_pending(&storewatch, 4));
-    running.kill9();
-    backfill.eventually_logs("the service has ended; going on in its place");
-    storewatch.cache().unblock();
-    ends_well(backfill);
-    assert_eq!(storewatch.cache().store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
-    storewatch.cache().assert_sound(&[]);
+    for at_work in ["run", "backfill"] {
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let paths = store.build(&expr::many(4)).unwrap();
+        storewatch.cache().block();
+        let mut first = storewatch.spawn(&[at_work]);
+        let who = format!("storewatch {at_work}, process {}", first.pid());
+        first.eventually("it is at work", || storewatch.cmd(&["status"]).stdout.contains(&format!("at work: {who}")));
+        let mut backfill = storewatch.spawn(&["backfill"]);
+        backfill.eventually_logs(&format!("{who} works the queue off"));
+        backfill.eventually("its jobs", || has_pending(&storewatch, 4));
+        first.kill9();
+        backfill.eventually_logs(&format!("{who} has ended; going on in its place"));
+        storewatch.cache().unblock();
+        ends_well(backfill);
+        assert_eq!(storewatch.cache().store_paths(), paths.into_iter().collect::<BTreeSet<_>>());
+        storewatch.cache().assert_sound(&[]);
+    }
 }
 
 #[test]
@@ -257,6 +294,17 @@ fn an_empty_store_has_nothing_to_fill_with() {
 
 fn has_pending(storewatch: &Storewatch<'_>, count: usize) -> bool {
     storewatch.jobs("pending").len() == count
+}
+
+/// A backfill that has looked at the whole store, and is interrupted before any of its jobs is done.
+#[track_caller]
+fn is_interrupted_with(storewatch: &Storewatch<'_>, jobs: usize) {
+    storewatch.cache().block();
+    let mut backfill = storewatch.spawn(&["backfill"]);
+    backfill.eventually("its jobs", || has_pending(storewatch, jobs));
+    backfill.signal(Signal::INT);
+    assert_eq!(backfill.wait_exit().code(), Some(4));
+    storewatch.cache().unblock();
 }
 
 #[track_caller]

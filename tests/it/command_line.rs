@@ -1,7 +1,7 @@
 //! What people and scripts ask while the service runs and while it doesn't, and what they never get to see.
 
 use crate::support::nix::base_name;
-use crate::support::{Nix, Running, ScratchStore, Storewatch, expr};
+use crate::support::{Nix, Running, Said, ScratchStore, Storewatch, expr};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,9 +11,12 @@ fn usage_names_no_option_that_nobody_has_written() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
     let storewatch = Storewatch::new(&store);
-    storewatch.policy("version = 1\n");
     // Both are set in the environment, and count all the same.
-    assert_eq!(storewatch.status()["policy_file"], storewatch.policy_path().to_str().unwrap());
+    let policy = store.root().join("elsewhere.toml");
+    fs::write(&policy, "version = 1\n").unwrap();
+    let said = Said::by(storewatch.command().args(["status", "--json"]).env("STOREWATCH_CONFIG", &policy)).json();
+    assert_eq!(said["policy_file"], policy.to_str().unwrap());
+    assert_eq!(said["state_dir"], storewatch.state_dir().to_str().unwrap());
     for arguments in [&["push"][..], &["queue", "--help"], &["status", "--help"], &["queue", "list", "--state", "x"]] {
         let said = storewatch.cmd(arguments);
         let text = said.stdout + &said.stderr;

@@ -25,6 +25,7 @@ mod evict;
 mod harness;
 mod layers;
 mod nar;
+mod nix_database;
 mod packing;
 mod pausing;
 mod pins;

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A policy with nginx's folder, and what stands behind it, as the cache `team`, with these further lines.
 fn policy(storewatch: &Storewatch<'_>, port: u16, behind: &str, lines: &str) {
@@ -395,6 +396,15 @@ fn four_large_uploads_take_little_memory() {
         let mut running = storewatch.start();
         (0..4).for_each(|_| drop(store.build(&expr::sized(40_000_000)).unwrap()));
         running.eventually("four that stall", || nginx.arriving() == 4);
+        // As much as it ever reads ahead is read.
+        let (pid, mut last) = (running.pid(), (String::new(), Instant::now()));
+        running.eventually("it reads no more", || {
+            let read = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+            if read.lines().next() != last.0.lines().next() {
+                last = (read, Instant::now());
+            }
+            last.1.elapsed() > Duration::from_secs(1)
+        });
         proxy.pass();
         eventually_done(&mut running, &storewatch, 4);
         let peak = running.peak();

@@ -2,7 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
+use crate::support::backend::write_program;
 use crate::support::disk::MIB;
 use crate::support::{Disk, Nix, ScratchStore, Storewatch, expr};
 
@@ -78,6 +80,31 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
 }
 
 #[test]
+fn a_backfill_that_fails_keeps_its_lock_until_what_is_under_way_is_through() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let [begun, go_on, program] = ["begun", "go-on", "program"].map(|name| store.root().join(name));
+    let waits = format!(": > {}; while [ ! -e {} ]; do sleep 0.05; done", begun.display(), go_on.display());
+    write_program(&program, &format!("#!/bin/sh\n{waits}\n"));
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"command://{}\"\n", program.display()));
+    store.build(&expr::many(1)).unwrap();
+    let mut backfill = storewatch.spawn(&["backfill"]);
+    backfill.eventually("an upload", || begun.exists());
+    let aside = storewatch.state_dir().with_extension("aside");
+    fs::rename(storewatch.state_dir(), &aside).unwrap();
+    backfill.eventually_logs("ending: what is under way is finished");
+    let at = |command: &[&str]| storewatch.cmd(&[&["--state-dir", aside.to_str().unwrap()], command].concat()).ok();
+    let at_work = format!("at work: storewatch backfill, process {}", backfill.pid());
+    let status = at(&["status"]);
+    assert!(status.contains(&at_work), "{status}");
+    fs::write(go_on, "").unwrap();
+    backfill.eventually_logs("is not the one any more that this command has begun with");
+    assert_eq!(backfill.wait_exit().code(), Some(1));
+    assert_eq!(at(&["queue", "list", "--json", "--state", "uploading"]).trim(), "[]", "neither done nor handed back");
+}
+
+#[test]
 fn a_queue_that_is_removed_while_it_is_open_is_put_back() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
@@ -114,6 +141,11 @@ fn a_queue_that_is_damaged_while_it_is_open_is_noticed() {
     });
     let first = store.build(&expr::many(2)).unwrap();
     running.eventually("the paths", || storewatch.cache().has_all(&first));
+    // Whoever still writes would meet it; at rest it has to be looked for.
+    let log = storewatch.state_dir().join("queue.sqlite-wal");
+    let rests =
+        || fs::metadata(&log).unwrap().modified().unwrap().elapsed().is_ok_and(|rest| rest > Duration::from_secs(1));
+    running.eventually("the queue at rest", || storewatch.jobs_left().is_empty() && rests());
     let file = OpenOptions::new().write(true).open(storewatch.state_dir().join("queue.sqlite")).unwrap();
     file.write_all_at(&[b'x'; 60_000], 0).unwrap();
     running.eventually_logs("the queue was damaged while it was open");

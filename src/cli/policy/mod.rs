@@ -9,6 +9,7 @@ mod diff;
 mod edit;
 mod explain;
 mod hold;
+mod newest;
 mod run;
 
 use std::io;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use super::hold::find_holds;
+use super::newest::Newest;
 use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommandError};
-use crate::cli::paths::{store_facts, valid_paths};
+use crate::cli::paths::{Named, store_facts, valid_paths};
 use crate::cli::run::runtime;
 use crate::cli::setup::{self, Setup, check_url};
 use crate::cli::status::{NOT_IN_FORCE, is_in_force};
@@ -16,14 +16,10 @@ use crate::cli::{CliError, Global};
 use crate::config::{Config, Defaults, NixStore, PolicyFile, StoreOptions, Surroundings};
 use crate::daemon::ServiceError;
 use crate::daemon::caches::why_off;
-use crate::nix::{BatchLimits, Database, DatabaseError, PathInfo, StorePath};
+use crate::nix::StorePath;
 use crate::policy::{CacheName, NeedsReferences};
 use crate::queue::{Queue, StateLock};
 use crate::report::one_line;
-
-/// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
-/// without write-ahead log.
-const BATCH: BatchLimits = BatchLimits { rows: 1000, time: Duration::from_millis(10) };
 
 pub(in crate::cli) fn run(global: &Global, args: Args) -> Result<ExitCode, CliError> {
     let mut out = io::stdout().lock();
@@ -45,22 +41,35 @@ fn check(global: &Global, args: CheckArgs, out: &mut dyn Write) -> Result<(), Cl
 fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let setup = Setup::read(global)?;
     let (policy, nix) = (&setup.config().policy, &setup.nix);
-    let asked = runtime()?.block_on(async {
+    let (asked, unclear) = runtime()?.block_on(async {
         let facts = store_facts(nix);
-        let look_up =
-            async |path: &StorePath| facts.path_info(path).await.map_err(ServiceError::from).map_err(CliError::from);
-        let mut asked = Vec::new();
-        for info in valid_paths(&args.paths, nix).await? {
+        let (mut asked, mut unclear) = (Vec::new(), Vec::new());
+        for Named { info, .. } in valid_paths(&args.paths, nix).await? {
+            let info = match info {
+                Ok(info) => info,
+                Err(error) => {
+                    unclear.push(ServiceError::from(error).into());
+                    continue;
+                }
+            };
+            let look_up = async |needed: &StorePath| match facts.path_info(needed).await {
+                Err(error) if error.is_of_the_path() => {
+                    eprintln!("note: {} needs what can't be looked at: {}", info.path, one_line(&error));
+                    Ok(None)
+                }
+                looked_at => looked_at.map_err(ServiceError::from).map_err(CliError::from),
+            };
             let holds = find_holds(policy, &nix.logical, &info, look_up).await?;
             asked.push((info, holds));
         }
-        Ok::<_, CliError>(asked)
+        Ok::<_, CliError>((asked, unclear))
     })?;
     let off = off_here(setup.config(), &setup.state_dir);
     if is_pending(&setup) {
         eprintln!("note: {NOT_IN_FORCE}");
     }
-    Ok(super::explain::explain(policy, &nix.logical, asked, &off, args.json, out)?)
+    super::explain::explain(policy, &nix.logical, asked, &off, args.json, out)?;
+    CliError::all(unclear)
 }
 
 /// Whether a service is at work that doesn't go by the policy file as it is. The rules can be explained without knowing that.
@@ -91,8 +100,10 @@ fn diff(global: &Global, args: DiffArgs, out: &mut dyn Write) -> Result<(), CliE
     let setup = Setup::read(global)?;
     let file = PolicyFile { path: args.file, named: true };
     let other = Config::load(Some(&file), &defaults(global)?, &check_url)?;
-    let database = Database::open(&setup.nix.db_path(), &setup.nix.logical)?;
-    let infos = newest(&database, args.last)?;
+    let Newest { infos, unclear } = Newest::read(&setup.nix, args.last)?;
+    for what in unclear {
+        eprintln!("note: {what}");
+    }
     Ok(super::diff(setup.config(), &other, &setup.nix.logical, infos, args.json, out)?)
 }
 
@@ -127,39 +138,6 @@ fn policy_file(global: &Global) -> Option<PolicyFile> {
 
 fn defaults(global: &Global) -> Result<Defaults, CliError> {
     Ok(Defaults { state_dir: setup::state_dir(global)? })
-}
-
-/// The paths registered last, the newest at the end, with their references.
-fn newest(database: &Database, wanted: usize) -> Result<Vec<PathInfo>, DatabaseError> {
-    let last = database.last_id()?;
-    // Garbage collection leaves gaps between the ids, so the window grows until enough are in it.
-    let mut window = i64::try_from(wanted).unwrap_or(i64::MAX).max(1);
-    let mut infos = loop {
-        let after = last.saturating_sub(window).max(0);
-        let infos = rows_behind(database, after)?;
-        if infos.len() >= wanted || after == 0 {
-            break infos;
-        }
-        window = window.saturating_mul(4);
-    };
-    infos.drain(..infos.len().saturating_sub(wanted));
-    for info in &mut infos {
-        let references = info.id.map(|id| database.references(id)).transpose()?;
-        info.references = Some(references.unwrap_or_default());
-    }
-    Ok(infos)
-}
-
-fn rows_behind(database: &Database, mut after: i64) -> Result<Vec<PathInfo>, DatabaseError> {
-    let mut infos = Vec::new();
-    loop {
-        let batch = database.batch(after, &BATCH)?;
-        infos.extend(batch.paths);
-        after = batch.reached;
-        if batch.complete {
-            return Ok(infos);
-        }
-    }
 }
 
 impl From<NeedsReferences> for CliError {

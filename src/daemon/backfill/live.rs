@@ -35,7 +35,7 @@ impl Live {
 
     /// Adds a path, if it is valid.
     pub(super) fn add(&self, database: &Database, path: &StorePath) -> Result<(), LiveError> {
-        let Some(id) = database.path_info(path)?.and_then(|info| info.id) else { return Ok(()) };
+        let Some(id) = database.id_of(path)? else { return Ok(()) };
         self.add_row(id).map_err(Into::into)
     }
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 
 pub use self::scan::Batch;
 use self::scan::Scan;
@@ -22,7 +21,7 @@ use super::signals::Signals;
 use super::{DRAIN, ServiceError};
 use crate::config::{Config, NixStore};
 use crate::limit::Lane;
-use crate::nix::{StorePath, close_replaced};
+use crate::nix::StorePath;
 use crate::policy::CacheName;
 use crate::queue::{Admission, Ended, Left, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, Undelivered, now};
 
@@ -130,8 +129,11 @@ pub enum Progress {
         /// Who works the queue off, if that isn't this process.
         beside: Option<String>,
     },
-    /// The service that worked the queue off has ended: this process goes on in its place.
-    TookOver,
+    /// Who worked the queue off has ended: this process goes on in its place.
+    TookOver {
+        /// Who that was, as it said itself: `storewatch run, process 4711`.
+        beside: String,
+    },
     /// How far it is.
     At {
         /// The last row looked at.
@@ -145,7 +147,7 @@ pub enum Progress {
         /// Bytes read so far by this process, also of what isn't through yet; `None` where another does the work.
         read: Option<u64>,
     },
-    /// A signal ends it: what is under way here is finished, for so long at most.
+    /// A signal ends it, or an error: what is under way here is finished, for so long at most.
     Ending {
         /// For how long.
         within: Duration,
@@ -259,15 +261,13 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
             if is_over {
                 return Ok(End::TimedOut);
             }
-            // Nobody else looks at them here.
-            let _ = spawn_blocking(close_replaced).await;
             let looking_after = async {
                 site.shape(&config.schedule).await?;
                 site.take_over(&state_dir, &nix, &config, role).await
             };
             tokio::select! {
                 biased;
-                took_over = looking_after => if took_over? { tell(Progress::TookOver) },
+                took_over = looking_after => if let Some(beside) = took_over? { tell(Progress::TookOver { beside }) },
                 // Where the disk is full, who writes into the queue waits for room.
                 end = ends_early(&mut signals, early) => return Ok(end),
             }
@@ -277,7 +277,12 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     scanning.abort();
     let end = match ended {
         Ok(end) => end,
-        Err(error) => return site.fail(error).await,
+        Err(error) => {
+            if site.working.is_some() {
+                tell(Progress::Ending { within: DRAIN });
+            }
+            return site.fail(error).await;
+        }
     };
     let queue = site.queue.clone();
     // Whose time is over waits for nothing more.

@@ -8,13 +8,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::live::{Live, LiveError};
-use super::{Request, ServiceError};
+use super::{Asked, Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
 use crate::nix::{
     BatchLimits, Database, DatabaseError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
 };
-use crate::queue::{Mark, PassedOver, Routes, Run, Wanted, now};
+use crate::queue::{Mark, PassedOver, QueueError, Routes, Run, Wanted, Why, now};
 use crate::report::one_line;
 
 /// Rows of a batch: worth its transaction, and soon through.
@@ -28,6 +28,9 @@ const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
 /// What is said while Nix writes its database.
 const WAITS: &str = "the backfill waits";
 
+/// Why what can't be understood is passed over, where nobody has named it.
+const UNCLEAR: &str = "which `backfill --dry-run` names one by one";
+
 /// Names that are asked for one by one and admitted together.
 const NAMES: usize = 500;
 
@@ -40,6 +43,8 @@ pub struct Batch {
     pub nar_size: u64,
     /// What isn't: how many paths, and why.
     pub passed_over: Vec<(PassedOver, u64)>,
+    /// What can't be understood of what nobody has named, one by one; it is among what is passed over, too.
+    pub unclear: Vec<String>,
     /// How far the scan is with them.
     pub reached: i64,
     /// By what the database is recognised that it has come so far in; `None` for names.
@@ -52,7 +57,7 @@ pub(super) struct Scan {
     store_dir: StoreDir,
     /// Only what was registered since then, seconds since 1970.
     since: Option<i64>,
-    by_hand: bool,
+    asked: Asked,
 }
 
 enum Source {
@@ -106,7 +111,7 @@ impl Scan {
         } else {
             Source::Names { names: request.paths.clone(), facts: facts() }
         };
-        Ok(Self { source, store_dir, since, by_hand: request.by_hand })
+        Ok(Self { source, store_dir, since, asked: request.asked() })
     }
 
     /// How far it goes.
@@ -120,7 +125,7 @@ impl Scan {
     /// From where to where to go with a backfill that has come as far as it says: rows keep their numbers as long as the
     /// database is the same, names don't keep their places. What was registered since it began is looked at, too.
     pub(super) async fn resume(self, run: &Run) -> Result<(Self, i64, i64), ServiceError> {
-        let Self { source, store_dir, since, by_hand } = self;
+        let Self { source, store_dir, since, asked } = self;
         let (source, row, to_row) = match source {
             Source::Rows(rows) => {
                 let mark = run.mark.clone();
@@ -144,7 +149,7 @@ impl Scan {
                 (Source::Names { names, facts }, 0, end)
             }
         };
-        Ok((Self { source, store_dir, since, by_hand }, row, to_row))
+        Ok((Self { source, store_dir, since, asked }, row, to_row))
     }
 
     /// What comes behind `after`, up to `end`; `None` when there is no more.
@@ -157,13 +162,13 @@ impl Scan {
         if after >= end {
             return Ok((self, None));
         }
-        let Self { source, store_dir, since, by_hand } = self;
+        let Self { source, store_dir, since, asked } = self;
         let decider = {
             let store_dir = store_dir.clone();
             move || Decider {
                 store_dir: store_dir.clone(),
                 since,
-                by_hand,
+                asked,
                 routes: routes.clone(),
                 batch: Batch::default(),
                 passed_over: BTreeMap::new(),
@@ -179,7 +184,7 @@ impl Scan {
                 (Source::Names { names, facts }, batch)
             }
         };
-        Ok((Self { source, store_dir, since, by_hand }, Some(batch)))
+        Ok((Self { source, store_dir, since, asked }, Some(batch)))
     }
 }
 
@@ -191,13 +196,15 @@ impl Rows {
         let time = if self.database.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
         let batch = self.database.batch(after, &BatchLimits { rows: BATCH_ROWS, time })?;
         batch.tell_malformed();
+        let is_asked_for =
+            |id: i64| Ok::<_, QueueError>(id <= end && self.live.as_ref().map_or(Ok(true), |live| live.contains(id))?);
+        for row in &batch.malformed {
+            if is_asked_for(row.id)? {
+                decider.pass_over_unclear(row.to_string());
+            }
+        }
         for mut info in batch.paths {
-            let id = info.id.unwrap_or_default();
-            let live = match &self.live {
-                Some(live) => live.contains(id)?,
-                None => true,
-            };
-            if live && id <= end {
+            if is_asked_for(info.id.unwrap_or_default())? {
                 decider.decide(&mut info, |info| self.database.references_of(info))?;
             }
         }
@@ -251,8 +258,16 @@ async fn batch_of_names(
     let from = usize::try_from(after).unwrap_or(usize::MAX).min(names.len());
     let to = names.len().min(from + NAMES);
     for name in &names[from..to] {
-        if let Some(mut info) = facts.path_info(name).await? {
-            decider.decide(&mut info, |info| Ok(Some(info.references.clone().unwrap_or_default())))?;
+        match facts.path_info(name).await {
+            Ok(Some(mut info)) => {
+                decider.decide(&mut info, |info| Ok(Some(info.references.clone().unwrap_or_default())))?;
+            }
+            Ok(None) => {}
+            Err(error) if error.is_of_the_path() => {
+                tracing::warn!(path = %name, "it is passed over: {}", one_line(&error));
+                decider.pass_over_unclear(one_line(&error));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(decider.into_batch(i64::try_from(to).unwrap_or(i64::MAX)))
@@ -262,7 +277,7 @@ async fn batch_of_names(
 struct Decider {
     store_dir: StoreDir,
     since: Option<i64>,
-    by_hand: bool,
+    asked: Asked,
     routes: Routes,
     batch: Batch,
     passed_over: BTreeMap<PassedOver, u64>,
@@ -278,15 +293,13 @@ impl Decider {
             return Ok(());
         }
         let decision = self.routes.policy.decide_loading(info, &self.store_dir, load)?;
-        let wanted = if self.by_hand {
-            self.routes.wanted_by_hand(info, &decision)
-        } else {
-            self.routes.wanted(info, &decision)
-        };
+        let by_hand = self.asked == Asked::ByHand;
+        let wanted =
+            if by_hand { self.routes.wanted_by_hand(info, &decision) } else { self.routes.wanted(info, &decision) };
         match wanted {
             Some(wanted) => {
                 // Who has named it is told of every cache that doesn't get it.
-                if let Some(off) = self.routes.off_beside(&decision).filter(|_| self.by_hand) {
+                if let Some(off) = self.routes.off_beside(&decision).filter(|_| by_hand) {
                     *self.passed_over.entry(off).or_default() += 1;
                 }
                 self.batch.nar_size += info.nar_size;
@@ -298,6 +311,18 @@ impl Decider {
             }
         }
         Ok(())
+    }
+
+    /// Passes over what isn't known well enough to be decided. What was named is summed up with the reason; of the others there
+    /// may be any number, so these are only counted.
+    fn pass_over_unclear(&mut self, what: String) {
+        let by = if self.asked == Asked::WithAll {
+            self.batch.unclear.push(what);
+            UNCLEAR.to_owned()
+        } else {
+            what
+        };
+        *self.passed_over.entry(PassedOver { by, why: Why::Unclear }).or_default() += 1;
     }
 
     fn into_batch(self, reached: i64) -> Batch {
@@ -325,4 +350,30 @@ fn live_paths(nix: &NixStore, database: &Database) -> Result<Live, ServiceError>
     listed.map_err(|source| ServiceError::System { action: "list the garbage collection roots", source })?;
     trouble.map_or(Ok(()), Err).and_then(|()| live.close(database)).map_err(explain)?;
     Ok(live)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::RunId;
+
+    #[test]
+    fn a_database_is_another_by_the_row_where_a_backfill_was() {
+        let mark = || Mark { row: 90, path: "/nix/store/x".to_owned(), time: 5 };
+        let run = |mark| Run { id: RunId(1), row: 100, to_row: 200, mark, resumed: true };
+        let row = |path: &str, registration_time| RowMark { path: path.to_owned(), registration_time };
+        for (mark, last_id, found, is_another) in [
+            (Some(mark()), 100, Some(row("/nix/store/x", 5)), false),
+            (Some(mark()), 99, Some(row("/nix/store/x", 5)), true),
+            (Some(mark()), 300, Some(row("/nix/store/y", 5)), true),
+            (Some(mark()), 300, Some(row("/nix/store/x", 6)), true),
+            // Collected.
+            (Some(mark()), 300, None, false),
+            (None, 300, None, false),
+            (None, 99, None, true),
+        ] {
+            let case = format!("{mark:?}, {last_id}, {found:?}");
+            assert_eq!(is_of_another_database(&run(mark), last_id, found.as_ref()), is_another, "{case}");
+        }
+    }
 }

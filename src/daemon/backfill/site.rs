@@ -21,6 +21,7 @@ pub(super) struct Site {
     pub(super) routes: Routes,
     /// With the lock, which is kept until the process ends: threads that were called off may be at work until then.
     pub(super) working: Option<Working>,
+    /// Who works it off, if that isn't this process.
     pub(super) beside: Option<String>,
 }
 
@@ -61,20 +62,20 @@ impl Site {
         self.working.as_ref().map(|working| working.bell.clone())
     }
 
-    /// Works the queue off here if the service that did has ended. Says whether that is news. Where the state directory went
-    /// away, nothing is: a lock in the folder beneath would be nobody's.
+    /// Works the queue off here if whoever did has ended, a service or another backfill. Says who that was, if that is news.
+    /// Where the state directory went away, nothing is: a lock in the folder beneath would be nobody's.
     pub(super) async fn take_over(
         &mut self,
         state_dir: &Path,
         nix: &NixStore,
         config: &Config,
         role: &'static str,
-    ) -> Result<bool, ServiceError> {
+    ) -> Result<Option<String>, ServiceError> {
         if !self.queue.call(|queue| Ok(queue.is_in_its_place())).await? {
             return Err(ServiceError::QueueElsewhere { dir: state_dir.to_owned() });
         }
         if self.working.is_some() {
-            return Ok(false);
+            return Ok(None);
         }
         match StateLock::acquire(state_dir, role) {
             Ok(lock) => {
@@ -82,9 +83,13 @@ impl Site {
                 self.queue.call(Queue::forget_what_was_off).await?;
                 let (working, _) = Working::start(self.queue.clone(), state_dir, nix, config).await?;
                 self.working = Some(working);
-                Ok(true)
+                Ok(self.beside.take())
             }
-            Err(LockError::Held { .. }) => Ok(false),
+            // It may be another by now.
+            Err(LockError::Held { holder, .. }) => {
+                self.beside = Some(holder);
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -113,6 +118,33 @@ async fn open_beside(state_dir: &Path) -> Result<Queue, QueueError> {
                 tokio::time::sleep(END_LOOK).await;
             }
             opened => return opened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheUrl;
+    use crate::config::{Defaults, StoreOptions};
+
+    /// Threads that were called off may still write into a cache then.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lock_is_kept_until_the_process_ends_whatever_comes_of_the_work() {
+        for fails in [false, true] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let defaults = Defaults { state_dir: dir.path().to_owned() };
+            let check = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
+            let config = Config::parse("version = 1", "policy.toml", &defaults, &check).expect("a good policy");
+            let nix = NixStore::resolve(&StoreOptions::default(), |_| None).expect("a store");
+            let site = Site::find(dir.path(), &nix, &config, "storewatch backfill").await.expect("nobody works here");
+            assert!(site.working.is_some());
+            match fails {
+                true => drop(site.fail::<()>(ServiceError::Panicked { part: "the scan" }).await.expect_err("failed")),
+                false => drop(site),
+            }
+            let holder = StateLock::holder(dir.path()).expect("looked").unwrap_or_default();
+            assert!(holder.starts_with("storewatch backfill, process "), "{holder:?}");
         }
     }
 }

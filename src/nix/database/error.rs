@@ -15,6 +15,23 @@ pub enum DatabaseError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The file is there, and has no tables. Keeps whoever reads it from looking for a file that isn't missing, and a database
+    /// that was lost from looking like one that is about to be made.
+    #[error(
+        "the Nix database `{path}` is empty: {}",
+        if *was_made {
+            "Nix had made it, as the file `schema` beside it says, so it was truncated"
+        } else {
+            "Nix has not made its tables yet, or it was truncated"
+        },
+        path = path.display()
+    )]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// Whether Nix has noted beside it that it had made it.
+        was_made: bool,
+    },
     /// This user may not read it. Keeps the watcher from waiting for what never comes: it asks the Nix daemon instead.
     #[error("no permission to {access} of the Nix database `{path}`", path = path.display())]
     Denied {
@@ -107,6 +124,14 @@ impl DatabaseError {
             Self::NotFound { .. } => {
                 Some("is Nix installed? NIX_STATE_DIR, NIX_REMOTE or [store] in the policy say where its state is")
             }
+            Self::Empty { was_made: false, .. } => Some(
+                "Nix makes them with its next command, such as `nix-store --init`; if there were paths here before, put the \
+                 database back from a backup",
+            ),
+            Self::Empty { was_made: true, .. } => {
+                Some("put it back from a backup of Nix's state, and until then let nothing be built or collected")
+            }
+            Self::Malformed { .. } => Some("Nix would not have written that: put the database right from a backup"),
             Self::Denied { .. } => Some("this takes the database itself: run it as root, or as a user who may read it"),
             Self::NotNix { .. } => Some(
                 "put it right from a backup, or say where Nix's state is: NIX_STATE_DIR, NIX_REMOTE or [store] in the policy",

@@ -166,13 +166,13 @@ fn malformed_rows_are_passed_over() {
         .expect("a row");
     let batch = scratch.open().batch(0, &PLENTY).expect("a batch");
     assert_eq!(batch.paths.len(), 1);
-    let why: Vec<_> = batch.malformed.iter().map(|row| (row.id, row.why.as_str())).collect();
+    let told: Vec<_> = batch.malformed.iter().map(ToString::to_string).collect();
     assert_eq!(
-        why,
+        told,
         [
-            (2, "path: `/elsewhere/x` is not directly in the store `/nix/store`"),
-            (3, "hash: `md5:abc` is no SHA-256"),
-            (4, "path: Blob, not text"),
+            "row 2 of the Nix database: path: `/elsewhere/x` is not directly in the store `/nix/store`",
+            &format!("row 3 of the Nix database, {}: hash: `md5:abc` is no SHA-256", base(3, "x")),
+            "row 4 of the Nix database: path: Blob, not text",
         ]
     );
     assert_eq!((batch.reached, batch.complete), (4, true));
@@ -285,7 +285,9 @@ fn what_is_no_nix_database_is_refused() {
     fs::write(dir.path().join("text"), "x".repeat(4096)).expect("a file");
     assert!(matches!(open("text"), DatabaseError::NotNix { .. }));
     fs::write(dir.path().join("empty"), "").expect("a file");
-    assert!(matches!(open("empty"), DatabaseError::NotFound { .. }), "Nix is making it");
+    assert!(matches!(open("empty"), DatabaseError::Empty { was_made: false, .. }), "Nix is making it");
+    fs::write(dir.path().join("schema"), "10").expect("a file");
+    assert!(matches!(open("empty"), DatabaseError::Empty { was_made: true, .. }), "Nix had made it");
     fs::create_dir(dir.path().join("folder")).expect("a folder");
     assert!(matches!(open("folder"), DatabaseError::Other { .. }));
 

@@ -25,6 +25,7 @@ use crate::daemon::ServiceError;
 use crate::daemon::backfill::Request;
 use crate::daemon::caches::care;
 use crate::nix::{HashPart, StorePath};
+use crate::report::one_line;
 
 /// What to do about what isn't here.
 const ELSEWHERE: &str = "this host doesn't have it: repair it from a host that does, or build it again and push it; \
@@ -37,7 +38,7 @@ pub(super) struct Repair {
     uploaded: u64,
     /// Paths that were there already by then.
     already_there: u64,
-    /// Paths that could not be uploaded: failed, held back or denied.
+    /// Paths that could not be uploaded: failed, held back, denied, or not understood.
     undelivered: Vec<String>,
     /// What this host can't repair.
     not_here: Vec<String>,
@@ -77,7 +78,14 @@ pub(super) fn repair(
     let mut here = Vec::new();
     for (path, cure) in cures {
         let known = match &path {
-            Ok(path) => runtime.block_on(facts.path_info(path)).map_err(ServiceError::from)?,
+            Ok(path) => match runtime.block_on(facts.path_info(path)) {
+                // Its narinfo stays as it is: nothing could come in its place.
+                Err(error) if error.is_of_the_path() => {
+                    repaired.undelivered.push(format!("{path}: {}", one_line(&error)));
+                    continue;
+                }
+                known => known.map_err(ServiceError::from)?,
+            },
             Err(_) => None,
         };
         match (path, known) {
@@ -94,6 +102,9 @@ pub(super) fn repair(
         for path in &repaired.not_here {
             println!("{path}: {ELSEWHERE}");
         }
+        for path in &repaired.undelivered {
+            println!("{path}");
+        }
     }
     if paths.is_empty() {
         return Ok((repaired, ExitCode::FAILURE));
@@ -106,9 +117,10 @@ pub(super) fn repair(
     }
     repaired.uploaded = finished.summary.uploaded;
     repaired.already_there = finished.summary.already_there;
-    repaired.undelivered = finished.undelivered.iter().map(|job| format!("{}: {}", job.path, job.reason)).collect();
+    let all_known = repaired.undelivered.is_empty();
+    repaired.undelivered.extend(finished.undelivered.iter().map(|job| format!("{}: {}", job.path, job.reason)));
     let code = match exit_code(&finished, true) {
-        0 if !repaired.not_here.is_empty() => ExitCode::FAILURE,
+        0 if !repaired.not_here.is_empty() || !all_known => ExitCode::FAILURE,
         code => ExitCode::from(code),
     };
     Ok((repaired, code))
