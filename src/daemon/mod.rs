@@ -22,6 +22,7 @@ mod settings;
 pub mod signals;
 mod working;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::clocks::Clocks;
-pub(crate) use self::opening::open_queue;
+use self::opening::{Missing, open_queue};
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::{Settings, fingerprint};
@@ -142,10 +143,12 @@ enum Ended {
 /// [`ServiceError`].
 pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
-    let mut at_work = None;
+    let (mut at_work, mut missing) = (None, Missing::IsMade);
     loop {
         let began = std::time::Instant::now();
-        match serve(&mut parts, &mut signals, &mut at_work).await {
+        let served = serve(&mut parts, missing, &mut signals, &mut at_work).await;
+        missing = Missing::IsAway;
+        match served {
             Ok(Ended::Told) => return Ok(()),
             Ok(Ended::StateAway) => {}
             // What opens it now moves it aside.
@@ -180,20 +183,35 @@ pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
 }
 
 /// Serves until a signal ends it or the state directory has gone.
-async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<AtWork>) -> Result<Ended, ServiceError> {
+async fn serve(
+    parts: &mut Parts,
+    missing: Missing,
+    signals: &mut Signals,
+    at_work: &mut Option<AtWork>,
+) -> Result<Ended, ServiceError> {
     let Parts { state_dir, runtime_dir, settings, nix, events } = parts;
     let (state_dir, events) = (state_dir.as_path(), *events);
-    let Some((lock, queue)) = opening::take(state_dir, signals).await? else { return Ok(Ended::Told) };
+    let (lock, queue) = match opening::take(state_dir, missing, signals).await? {
+        ControlFlow::Continue(taken) => taken,
+        ControlFlow::Break(ended) => return Ok(ended),
+    };
     if let (Some(dir), None) = (&runtime_dir, &at_work) {
         let said = AtWork::say(dir, state_dir, SERVICE_ROLE);
         // Then who looks at a state directory that is gone can't know that it is somebody's.
         *at_work = said.inspect_err(|error| debug!("say in {} that this is at work: {error}", dir.display())).ok();
     }
-    let (mut working, routes) = tokio::select! {
-        started = Working::start(queue, state_dir, nix, settings.config()) => started?,
+    let starting = async {
+        note_policy(&queue, settings).await?;
+        Working::start(queue, state_dir, nix, settings.config()).await
+    };
+    let started = tokio::select! {
+        started = starting => started,
         () = signals.end() => return Ok(Ended::Told),
     };
-    note_policy(&working.queue, settings).await?;
+    let (mut working, routes) = match started {
+        Ok(started) => started,
+        Err(error) => return unless_away(state_dir, &lock, error.into()),
+    };
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.to_owned(),

@@ -96,8 +96,14 @@ impl Working {
             evictions,
             surroundings,
         };
-        let routes = working.serve(config).await?;
-        Ok((working, routes))
+        match working.serve(config).await {
+            Ok(routes) => Ok((working, routes)),
+            Err(error) => {
+                // Whoever goes on after that has another.
+                working.uploader.abort();
+                Err(error)
+            }
+        }
     }
 
     /// Works by this configuration from now on.
