@@ -49,6 +49,11 @@ fn a_queue_that_was_moved_aside_just_before_the_process_ended_is_filled_again_to
     std::fs::write(&new, b"half of one").expect("written");
     assert_eq!(begins(dir.path()), Some(0));
     assert!(!new.exists());
+    assert_eq!(
+        std::fs::read_dir(dir.path()).expect("listed").count(),
+        2,
+        "it says no longer that it is to be replaced"
+    );
     assert_eq!(begins(dir.path()), Some(0), "and from then on");
     std::fs::remove_file(&path).expect("removed");
     assert_eq!(begins(dir.path()), None, "who removes it means to begin anew, whatever lies beside it");
