@@ -244,8 +244,7 @@ impl Upkeep {
             choice: Choice::LongestUnread,
             needed,
             keep: None,
-            // Some more than need be, or each upload would drop something.
-            max_size: Some(cache.max_size - cache.max_size / 10),
+            max_size: Some(care::after_a_prune(cache.max_size)),
             grace: seconds(GRACE),
             now: seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             is_meant: true,
