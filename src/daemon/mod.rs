@@ -14,6 +14,7 @@ pub mod caches;
 mod clocks;
 pub mod conditions;
 mod disk;
+mod error;
 mod evict;
 pub mod health;
 mod opening;
@@ -32,6 +33,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::clocks::Clocks;
+pub use self::error::ServiceError;
 use self::opening::{Missing, open_queue};
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
@@ -39,9 +41,9 @@ pub use self::settings::{Settings, fingerprint};
 use self::signals::{Signal, Signals};
 pub(crate) use self::working::Working;
 use crate::config::{Config, NixStore};
-use crate::nix::{FactsError, StoreFacts};
+use crate::nix::StoreFacts;
 use crate::pins::{self, Pins};
-use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
+use crate::queue::{AtWork, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::watch::wake::{Folder, Wake};
 use crate::watch::{self, WatchError, Watcher};
@@ -75,50 +77,6 @@ pub struct Parts {
     pub nix: NixStore,
     /// Whether file system events are listened to; without them the timer finds everything.
     pub events: bool,
-}
-
-/// Why the service ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Another works here already.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The queue can't be used.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// Nothing can be learnt of the store.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// The Nix database can't be read.
-    #[error(transparent)]
-    Database(#[from] crate::nix::DatabaseError),
-    /// Nix gives no answer about a path.
-    #[error(transparent)]
-    Facts(#[from] FactsError),
-    /// The queue that is worked with isn't the one that others find.
-    #[error(
-        "the queue in {} is not the one any more that this command has begun with: the folder was unmounted, moved or replaced; \
-         run it again when the folder is back, and it goes on from there",
-        dir.display()
-    )]
-    QueueElsewhere {
-        /// The state directory.
-        dir: PathBuf,
-    },
-    /// A part ended by a panic.
-    #[error("{part} ended by a defect of storewatch")]
-    Panicked {
-        /// Which.
-        part: &'static str,
-    },
-    /// The system said no.
-    #[error("{action}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
 }
 
 /// How a service came to its end without an error.
@@ -321,15 +279,16 @@ async fn serve(
             let reloaded = settings.reload();
             look_again = match reloaded {
                 Reload::Later(left) => Some(tokio::time::Instant::now() + left),
-                Reload::InForce | Reload::Nothing => None,
+                Reload::InForce | Reload::Again | Reload::Nothing => None,
             };
-            if reloaded == Reload::InForce {
+            if let Reload::InForce | Reload::Again = reloaded {
                 let routes = working.serve(settings.config()).await?;
                 pins_in_force.send_replace(pinning(settings.config(), &routes));
                 routes_in_force.send_replace(routes);
                 note_policy(&working.queue, settings).await?;
                 if let Some(file) = settings.file() {
-                    info!(file = %file.display(), "the policy has changed and is in force");
+                    let changed = if reloaded == Reload::Again { "is as it was" } else { "has changed" };
+                    info!(file = %file.display(), "the policy {changed} and is in force");
                 }
             } else if may_be_others || has_changed {
                 working.shape(&settings.config().schedule).await?;
