@@ -33,6 +33,10 @@ pub struct AtWork {
 }
 
 impl AtWork {
+    /// What a person may do where a service's state directory is gone.
+    pub const CURE: &str =
+        "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one";
+
     /// Says that a service works with this state directory. `role` is what others will read: `storewatch run`.
     ///
     /// # Errors
