@@ -117,7 +117,11 @@ impl Working {
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
         let bounded = evict::bounded(&config.caches, &routes);
+        let unbounded = evict::no_longer_bounded(&self.bounded.borrow(), &bounded);
         self.bounded.send_if_modified(|before| std::mem::replace(before, bounded.clone()) != bounded);
+        if !unbounded.is_empty() {
+            self.queue.call(move |queue| queue.forget_too_large(&unbounded)).await?;
+        }
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }
