@@ -122,10 +122,13 @@ pub enum CacheError {
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// It would drop everything else and be dropped itself.
-    #[error("its archive, packed, is larger than the cache may be by its `max_size`, {}", ByteSize(*max_size))]
+    #[error(
+        "its archive, packed, is larger than {}, and would be dropped as soon as the cache had more than its `max_size`",
+        ByteSize(*largest)
+    )]
     LargerThanCache {
-        /// Bytes that the cache may have.
-        max_size: u64,
+        /// Bytes that an archive may have, packed.
+        largest: u64,
     },
     /// There is nothing to be cared for.
     #[error("there is no binary cache in {cache}: nothing was uploaded yet, or the `url` is another's")]

@@ -55,8 +55,10 @@ struct Upstream {
 
 /// That an upstream can't be asked.
 struct Trouble {
-    /// When it was asked last.
+    /// When it was found out last.
     asked: Instant,
+    /// When the question was begun by which it was.
+    begun: Instant,
     /// How often in a row it was asked in vain; questions that were under way together count as one.
     in_vain: u32,
     why: String,
@@ -270,39 +272,41 @@ impl Upstream {
         if let Some(unanswered) = self.away() {
             return Err(unanswered);
         }
+        let begun = Instant::now();
         match http.ask(Action::Upstream, http.client().get(url)).await {
             // A server may answer anything to any question, and then has nothing.
             Ok(answer) => {
-                self.answered();
+                self.answered(begun);
                 Ok(layout::is_narinfo_of(&String::from_utf8_lossy(&answer), path))
             }
             // Object stores that don't list say 403 for what isn't there.
             Err(HttpError::Status { status: 403 | 404 | 410, .. }) => {
-                self.answered();
+                self.answered(begun);
                 Ok(false)
             }
-            Err(error) => Err(self.asked_in_vain(error)),
+            Err(error) => Err(self.asked_in_vain(error, begun)),
         }
     }
 
     /// Why it isn't to be asked now, if so.
     fn away(&self) -> Option<Unanswered> {
         let away = self.lock();
-        let Trouble { asked, in_vain, why } = away.as_ref()?;
+        let Trouble { asked, in_vain, why, begun: _ } = away.as_ref()?;
         let again = AWAY.checked_sub(asked.elapsed()).filter(|again| !again.is_zero())?;
         let away = Away { in_vain: *in_vain, was_asked: false, again };
         Some(Unanswered { away: Some(away), ..CacheError::from(HttpError::Away { why: why.clone() }).into() })
     }
 
-    /// It can be asked, which is news if it could not before. An answer to what was asked before it went away is none.
-    fn answered(&self) {
-        if self.lock().take_if(|away| away.asked.elapsed() >= AWAY).is_some() {
+    /// It can be asked, which is news if it could not before: something is wrong with one path, not with all. An answer to a
+    /// question that was begun before the one asked in vain says nothing: it may have gone away since.
+    fn answered(&self, begun: Instant) {
+        if self.lock().take_if(|away| away.begun < begun).is_some() {
             info!("the upstream cache {} can be asked again", self.url);
         }
     }
 
     /// It can't be asked.
-    fn asked_in_vain(&self, error: HttpError) -> Unanswered {
+    fn asked_in_vain(&self, error: HttpError, begun: Instant) -> Unanswered {
         let mut away = self.lock();
         let (why, now) = (one_line(&error), Instant::now());
         if away.as_ref().is_none_or(|away| away.why != why) {
@@ -314,7 +318,8 @@ impl Upstream {
             Some(away) if away.asked.elapsed() < AWAY => away.in_vain,
             Some(away) => away.in_vain.saturating_add(1),
         };
-        *away = Some(Trouble { asked: now, in_vain, why });
+        let begun = away.as_ref().map_or(begun, |away| away.begun.max(begun));
+        *away = Some(Trouble { asked: now, begun, in_vain, why });
         let away = Away { in_vain, was_asked: true, again: AWAY };
         Unanswered { away: Some(away), ..CacheError::from(error).into() }
     }
@@ -325,69 +330,4 @@ impl Upstream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn upstream() -> Upstream {
-        Upstream { url: Url::parse("https://cache.example.com/").expect("a URL"), away: Mutex::default() }
-    }
-
-    fn hung() -> HttpError {
-        HttpError::Stalled { action: Action::Upstream, host: "cache.example.com".to_owned(), after: AWAY }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_upstream_is_back_when_it_answers_what_was_asked_after_it_went_away() {
-        let upstream = upstream();
-        upstream.asked_in_vain(hung());
-        upstream.answered();
-        assert!(upstream.away().is_some(), "that was asked before");
-        tokio::time::advance(AWAY).await;
-        upstream.answered();
-        assert!(upstream.lock().is_none(), "so that it is told again when it goes away again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_question_in_vain_is_one_however_many_ask_meanwhile() {
-        let upstream = upstream();
-        for in_vain in 1..=3 {
-            assert!(upstream.away().is_none(), "it may be asked again");
-            for _ in 0..20 {
-                let unanswered = upstream.asked_in_vain(hung());
-                assert_eq!(unanswered.away, Some(Away { in_vain, was_asked: true, again: AWAY }));
-            }
-            tokio::time::advance(AWAY / 3).await;
-            let told = upstream.away().expect("it is left alone");
-            assert_eq!(told.away, Some(Away { in_vain, was_asked: false, again: AWAY - AWAY / 3 }));
-            tokio::time::advance(AWAY).await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_was_asked_in_vain_less_often_is_waited_for() {
-        let (gone, new) = (upstream(), upstream());
-        gone.asked_in_vain(hung());
-        tokio::time::advance(AWAY).await;
-        let (often, once) = (gone.asked_in_vain(hung()), new.asked_in_vain(hung()));
-        let waited_for = likelier_to_return(Some(often), once);
-        assert_eq!(waited_for.away.expect("it is away").in_vain, 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_an_upstream_fails_is_counted_for_each_path() {
-        let (Upstreams(shared), upstream) = (Upstreams::none(), upstream());
-        let path =
-            |name| StorePath::from_base_name(&format!("0123456789abcdfghijklmnpqrsvwxyz-{name}")).expect("a path");
-        let (failing, other) = (path("failing"), path("other"));
-        let counted = |path| shared.counted(path, upstream.asked_in_vain(hung()));
-        assert_eq!([counted(&failing).of_path, counted(&failing).of_path], [1, 2]);
-        let known = shared.counted(&other, upstream.away().expect("it is left alone"));
-        assert_eq!((known.of_path, known.away.map(|away| away.was_asked)), (0, Some(false)), "that is no question");
-        let waited_for = likelier_to_return(Some(counted(&failing)), known);
-        assert_eq!(waited_for.of_path, 0, "who may yet be answered");
-        // Nothing is in the way any more.
-        let http = Http::new(&HttpOptions::default()).await.expect("a client");
-        assert!(!shared.ask(&http, &failing).await.expect("answered"));
-        assert_eq!(counted(&failing).of_path, 1, "in a row");
-    }
-}
+mod tests;

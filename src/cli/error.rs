@@ -8,7 +8,7 @@ use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
 use crate::nix::DatabaseError;
-use crate::queue::{LockError, QueueError};
+use crate::queue::{AtWork, LockError, QueueError};
 use crate::report::one_line;
 use crate::watch::WatchError;
 
@@ -146,9 +146,7 @@ impl CliError {
             Self::Config(error) | Self::BadPolicy(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Cache { source, .. } => source.hint(),
-            Self::StateAway { .. } => Some(
-                "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one",
-            ),
+            Self::StateAway { .. } => Some(AtWork::CURE),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => error.hint(),
             Self::Lock(error) | Self::Service(ServiceError::Lock(error)) => lock_hint(error),

@@ -10,7 +10,7 @@ use super::setup::{View, check_state_is_there, client_state_dir};
 use super::words::{again_at, counted};
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
-use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, now};
+use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, StateLock, now};
 
 /// Look at the queue, try jobs again, or drop them; also while the service runs.
 #[derive(clap::Args, Debug)]
@@ -69,7 +69,7 @@ impl Which {
         // `/nix/store/…-hello/` means `…-hello`.
         let path = self.path.as_deref().map(|path| path.trim_end_matches('/'));
         let path = path.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned());
-        JobFilter { state: self.state, cache: self.cache(), path, run: None, limit }
+        JobFilter { state: self.state, cache: self.cache(), path, limit }
     }
 
     /// A cache's name, or its URL as the queue has it.
@@ -116,6 +116,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 jobs.retain(|job| job.state != JobState::Done.name());
             }
             jobs.truncate(limit.unwrap_or(usize::MAX));
+            if let Ok(None) = StateLock::holder(&state_dir) {
+                jobs.iter_mut().for_each(forget_what_was_seen);
+            }
             if *json {
                 serde_json::to_writer_pretty(&mut out, &jobs).map_err(io::Error::from).and_then(|()| writeln!(out))
             } else if jobs.is_empty() {
@@ -161,6 +164,12 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
     jobs.iter().map(|job| job.id).collect()
 }
 
+/// Nobody is at work: how far an upload was, and how room was, is said by who has ended, and may be otherwise by now.
+fn forget_what_was_seen(job: &mut JobView) {
+    job.step = None;
+    job.backfill_waits = None;
+}
+
 /// One job a line. Why a cache takes nothing, or is paused, is said once for all of its jobs, and so is a reason that many
 /// have.
 fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) -> bool) -> io::Result<()> {
@@ -173,6 +182,9 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
         if !in_use(job) {
             // A cache that the policy has under that name now is another.
             write!(out, "  for {}, which the policy no longer names", job.url)?;
+        }
+        if let Some(step) = job.step {
+            write!(out, "  {step}")?;
         }
         if job.waits_for > 0 {
             write!(out, "  waits for {}", counted(job.waits_for.into(), "reference"))?;
@@ -220,6 +232,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
+    use crate::queue::Step;
     use crate::times;
 
     fn job(due: i64, id: i64, state: JobState, reason: Option<&str>) -> JobView {
@@ -229,6 +242,7 @@ mod tests {
             cache: "team".to_owned(),
             url: "file:///team".to_owned(),
             state: state.name(),
+            step: None,
             attempts: 1,
             not_before: due,
             waits_for: 0,
@@ -256,7 +270,11 @@ mod tests {
             JobView { waits_for: 1, not_before: 0, ..job(6, JobState::Pending, None) },
             JobView { paused: Some("by hand".to_owned()), not_before: 0, ..job(7, JobState::Pending, None) },
             JobView { backfill_waits: Some("it is full".to_owned()), not_before: 0, ..job(8, JobState::Pending, None) },
+            JobView { step: Some(Step::Waits.name()), ..job(9, JobState::Uploading, None) },
         ];
+        let mut gone = [&jobs[7], &jobs[8]].map(JobView::clone);
+        gone.iter_mut().for_each(forget_what_was_seen);
+        assert!(gone.iter().all(|job| (job.step, &job.backfill_waits) == (None, &None)), "nobody is at work");
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
         let time = times::shown(Timestamp::from_millisecond(due).expect("a time"), &TimeZone::system());
@@ -270,6 +288,7 @@ mod tests {
              pending   team         path-6  for file:///team, which the policy no longer names  waits for 1 reference\n\
              pending   team         path-7  paused\n\
              pending   team         path-8  backfill waits\n\
+             uploading team         path-9  waits for its turn\n\
              team takes nothing for now, again at TIME (in 10 s): away\n\
              team: it is full\n\
              team is paused by hand\n"

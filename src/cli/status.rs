@@ -13,7 +13,7 @@ use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::disk::{Level, Room};
-use crate::queue::{CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume};
+use crate::queue::{AtWork, CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -224,8 +224,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if status.state_dir_is_gone {
         writeln!(
             out,
-            "         is gone: it was unmounted or removed, and the service waits until it is back: mount it; or stop the \
-             service, and start it anew to begin with an empty one"
+            "         is gone: it was unmounted or removed, and the service waits until it is back: {}",
+            AtWork::CURE
         )?;
     }
     let bad = match status.policy_problems.len() as u64 {

@@ -75,6 +75,12 @@ pub(super) fn bounded(caches: &[CacheConfig], routes: &Routes) -> Vec<Bounded> {
     caches.iter().filter_map(bounded).collect()
 }
 
+/// The caches of which nobody says any more that they are too large: of those that were bounded `before`, the ones that aren't
+/// `now`, or otherwise.
+pub(super) fn no_longer_bounded(before: &[Bounded], now: &[Bounded]) -> Vec<CacheId> {
+    before.iter().filter(|cache| !now.contains(cache)).map(|cache| cache.id).collect()
+}
+
 /// Keeps caches within their sizes, each on its own, until nobody is left who could say which; one whose terms are the same
 /// as before is kept on. Ends early only by a defect.
 pub(super) async fn keep_all(mut caches: watch::Receiver<Vec<Bounded>>, surroundings: Surroundings) {
@@ -244,8 +250,7 @@ impl Upkeep {
             choice: Choice::LongestUnread,
             needed,
             keep: None,
-            // Some more than need be, or each upload would drop something.
-            max_size: Some(cache.max_size - cache.max_size / 10),
+            max_size: Some(care::after_a_prune(cache.max_size)),
             grace: seconds(GRACE),
             now: seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             is_meant: true,
@@ -326,6 +331,16 @@ mod tests {
 
     fn bounded(dir: &Path, max_size: u64) -> Bounded {
         Bounded { id: CacheId(1), name: CacheName::new("team").expect("a name"), dir: dir.to_owned(), max_size }
+    }
+
+    #[test]
+    fn of_a_cache_with_other_terms_it_is_no_longer_said_that_it_is_too_large() {
+        let (one, another) = (bounded(Path::new("/a"), 10), bounded(Path::new("/a"), 20));
+        let one = std::slice::from_ref(&one);
+        assert_eq!(no_longer_bounded(one, one), []);
+        assert_eq!(no_longer_bounded(one, &[another]), [CacheId(1)]);
+        assert_eq!(no_longer_bounded(one, &[]), [CacheId(1)]);
+        assert_eq!(no_longer_bounded(&[], one), []);
     }
 
     async fn settle() {

@@ -14,6 +14,7 @@ pub mod caches;
 mod clocks;
 pub mod conditions;
 mod disk;
+mod error;
 mod evict;
 pub mod health;
 mod opening;
@@ -22,6 +23,7 @@ mod settings;
 pub mod signals;
 mod working;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,16 +33,17 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use self::clocks::Clocks;
-pub(crate) use self::opening::open_queue;
+pub use self::error::ServiceError;
+use self::opening::{Missing, open_queue};
 pub use self::priority::{leave_a_processor, set_priority};
 use self::settings::Reload;
 pub use self::settings::{Settings, fingerprint};
 use self::signals::{Signal, Signals};
 pub(crate) use self::working::Working;
 use crate::config::{Config, NixStore};
-use crate::nix::{FactsError, StoreFacts};
+use crate::nix::StoreFacts;
 use crate::pins::{self, Pins};
-use crate::queue::{AtWork, LockError, Queue, QueueError, QueueHandle, Routes, StateLock};
+use crate::queue::{AtWork, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
 use crate::watch::wake::{Folder, Wake};
 use crate::watch::{self, WatchError, Watcher};
@@ -76,50 +79,6 @@ pub struct Parts {
     pub events: bool,
 }
 
-/// Why the service ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Another works here already.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The queue can't be used.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// Nothing can be learnt of the store.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// The Nix database can't be read.
-    #[error(transparent)]
-    Database(#[from] crate::nix::DatabaseError),
-    /// Nix gives no answer about a path.
-    #[error(transparent)]
-    Facts(#[from] FactsError),
-    /// The queue that is worked with isn't the one that others find.
-    #[error(
-        "the queue in {} is not the one any more that this command has begun with: the folder was unmounted, moved or replaced; \
-         run it again when the folder is back, and it goes on from there",
-        dir.display()
-    )]
-    QueueElsewhere {
-        /// The state directory.
-        dir: PathBuf,
-    },
-    /// A part ended by a panic.
-    #[error("{part} ended by a defect of storewatch")]
-    Panicked {
-        /// Which.
-        part: &'static str,
-    },
-    /// The system said no.
-    #[error("{action}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
 /// How a service came to its end without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -142,10 +101,12 @@ enum Ended {
 /// [`ServiceError`].
 pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
     let mut signals = signals::listen().map_err(|source| ServiceError::System { action: "handle signals", source })?;
-    let mut at_work = None;
+    let (mut at_work, mut missing) = (None, Missing::IsMade);
     loop {
         let began = std::time::Instant::now();
-        match serve(&mut parts, &mut signals, &mut at_work).await {
+        let served = serve(&mut parts, missing, &mut signals, &mut at_work).await;
+        missing = Missing::IsAway;
+        match served {
             Ok(Ended::Told) => return Ok(()),
             Ok(Ended::StateAway) => {}
             // What opens it now moves it aside.
@@ -168,20 +129,35 @@ pub async fn run(mut parts: Parts) -> Result<(), ServiceError> {
 }
 
 /// Serves until a signal ends it or the state directory has gone.
-async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<AtWork>) -> Result<Ended, ServiceError> {
+async fn serve(
+    parts: &mut Parts,
+    missing: Missing,
+    signals: &mut Signals,
+    at_work: &mut Option<AtWork>,
+) -> Result<Ended, ServiceError> {
     let Parts { state_dir, runtime_dir, settings, nix, events } = parts;
     let (state_dir, events) = (state_dir.as_path(), *events);
-    let Some((lock, queue)) = opening::take(state_dir, signals).await? else { return Ok(Ended::Told) };
+    let (lock, queue) = match opening::take(state_dir, missing, signals).await? {
+        ControlFlow::Continue(taken) => taken,
+        ControlFlow::Break(ended) => return Ok(ended),
+    };
     if let (Some(dir), None) = (&runtime_dir, &at_work) {
         let said = AtWork::say(dir, state_dir, SERVICE_ROLE);
         // Then who looks at a state directory that is gone can't know that it is somebody's.
         *at_work = said.inspect_err(|error| debug!("say in {} that this is at work: {error}", dir.display())).ok();
     }
-    let (mut working, routes) = tokio::select! {
-        started = Working::start(queue, state_dir, nix, settings.config()) => started?,
+    let starting = async {
+        note_policy(&queue, settings).await?;
+        Working::start(queue, state_dir, nix, settings.config()).await
+    };
+    let started = tokio::select! {
+        started = starting => started,
         () = signals.end() => return Ok(Ended::Told),
     };
-    note_policy(&working.queue, settings).await?;
+    let (mut working, routes) = match started {
+        Ok(started) => started,
+        Err(error) => return unless_away(state_dir, &lock, error.into()),
+    };
     let (pins_in_force, pins) = watching::channel(pinning(settings.config(), &routes));
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.to_owned(),
@@ -292,15 +268,16 @@ async fn serve(parts: &mut Parts, signals: &mut Signals, at_work: &mut Option<At
             let reloaded = settings.reload();
             look_again = match reloaded {
                 Reload::Later(left) => Some(tokio::time::Instant::now() + left),
-                Reload::InForce | Reload::Nothing => None,
+                Reload::InForce | Reload::Again | Reload::Nothing => None,
             };
-            if reloaded == Reload::InForce {
+            if let Reload::InForce | Reload::Again = reloaded {
                 let routes = working.serve(settings.config()).await?;
                 pins_in_force.send_replace(pinning(settings.config(), &routes));
                 routes_in_force.send_replace(routes);
                 note_policy(&working.queue, settings).await?;
                 if let Some(file) = settings.file() {
-                    info!(file = %file.display(), "the policy has changed and is in force");
+                    let changed = if reloaded == Reload::Again { "is as it was" } else { "has changed" };
+                    info!(file = %file.display(), "the policy {changed} and is in force");
                 }
             } else if may_be_others || has_changed {
                 working.shape(&settings.config().schedule).await?;

@@ -1,5 +1,6 @@
 //! Taking the state directory: its lock, and the queue in it.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::signals::Signals;
 use super::{Ended, INTERVAL, SERVICE_ROLE, ServiceError};
-use crate::queue::{LockError, PutBack, Queue, QueueError, QueueHandle, StateLock};
+use crate::queue::{LockError, Opened, PutBack, Queue, QueueError, QueueHandle, StateLock};
 use crate::report::one_line;
 
 /// How often the lock is asked for while another holds it for a while.
@@ -18,16 +19,40 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is tried again to make the queue where the disk is full.
 const ROOM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Takes the lock and opens the queue. Waits while a backfill holds the lock, and where the disk is full; `None` if a signal
-/// ended the wait.
+/// What of a state directory is made that isn't there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// All of it: it is served for the first time.
+    IsMade,
+    /// Nothing: it was there, so that it is away, and what would be made would lie in the folder that it was mounted on.
+    IsAway,
+}
+
+/// Takes the lock and opens the queue. Waits while a backfill holds the lock, and where the disk is full; breaks with how that
+/// ended where a signal ended the wait, or where the state directory is away.
+///
+/// # Errors
+/// [`ServiceError::Lock`], [`ServiceError::Queue`].
 pub(super) async fn take(
     state_dir: &Path,
+    missing: Missing,
     signals: &mut Signals,
-) -> Result<Option<(StateLock, QueueHandle)>, ServiceError> {
+) -> Result<ControlFlow<Ended, (StateLock, QueueHandle)>, ServiceError> {
     let (mut lock, mut told) = (None, None);
     loop {
-        let (why, pause) = match try_to_take(state_dir, &mut lock) {
-            Ok(queue) => return Ok(lock.map(|lock| (lock, queue))),
+        let (dir, had) = (state_dir.to_owned(), lock.take());
+        // To read a large queue may take seconds, in which a signal is to be heard. What comes of it then goes with the process.
+        let trying = spawn_blocking(move || try_to_take(&dir, missing, had));
+        let (held, tried) = tokio::select! {
+            tried = trying => tried.map_err(|_| ServiceError::Panicked { part: "what opens the queue" })?,
+            () = signals.end() => return Ok(ControlFlow::Break(Ended::Told)),
+        };
+        lock = held;
+        let (why, pause) = match tried {
+            Ok(queue) => {
+                let Some(lock) = lock else { return Err(QueueError::Closed.into()) };
+                return Ok(ControlFlow::Continue((lock, queue)));
+            }
             Err(ServiceError::Lock(LockError::Held { holder, dir })) if !holder.starts_with(SERVICE_ROLE) => {
                 (format!("{holder} is working with the state directory {}", dir.display()), LOCK_INTERVAL)
             }
@@ -36,6 +61,9 @@ pub(super) async fn take(
             }
             Err(ServiceError::Queue(error)) if error.is_about_room() => {
                 (format!("{}; {}", one_line(&error), error.hint().unwrap_or_default()), ROOM_INTERVAL)
+            }
+            Err(_) if missing == Missing::IsAway && !state_dir.join(Queue::FILE_NAME).exists() => {
+                return Ok(ControlFlow::Break(Ended::StateAway));
             }
             Err(error) => return Err(error),
         };
@@ -50,17 +78,30 @@ pub(super) async fn take(
         }
         tokio::select! {
             () = sleep(pause) => {}
-            () = signals.end() => return Ok(None),
+            () = signals.end() => return Ok(ControlFlow::Break(Ended::Told)),
         }
     }
 }
 
-/// What was had before need not be had again.
-fn try_to_take(state_dir: &Path, lock: &mut Option<StateLock>) -> Result<QueueHandle, ServiceError> {
-    if lock.is_none() {
-        *lock = Some(StateLock::acquire(state_dir, SERVICE_ROLE)?);
-    }
-    Ok(open_queue(state_dir)?)
+/// What was had before need not be had again: returns what there is of the lock in any case. Blocks.
+fn try_to_take(
+    state_dir: &Path,
+    missing: Missing,
+    had: Option<StateLock>,
+) -> (Option<StateLock>, Result<QueueHandle, ServiceError>) {
+    let acquire = match missing {
+        Missing::IsMade => StateLock::acquire,
+        Missing::IsAway => StateLock::acquire_again,
+    };
+    let lock = match had.map_or_else(|| acquire(state_dir, SERVICE_ROLE), Ok) {
+        Ok(lock) => lock,
+        Err(error) => return (None, Err(error.into())),
+    };
+    let opened = match missing {
+        Missing::IsMade => Queue::open(state_dir),
+        Missing::IsAway => Queue::open_again(state_dir),
+    };
+    (Some(lock), opened.and_then(started).map_err(ServiceError::from))
 }
 
 /// Puts back a queue that was removed from a state directory which is there, and says so; else that has gone, too.
@@ -100,8 +141,14 @@ pub(super) async fn back(state_dir: &Path) {
 }
 
 /// Opens the queue and says so if it had to be replaced.
-pub(crate) fn open_queue(state_dir: &Path) -> Result<QueueHandle, QueueError> {
-    let opened = Queue::open(state_dir)?;
+pub(crate) async fn open_queue(state_dir: &Path) -> Result<QueueHandle, ServiceError> {
+    let dir = state_dir.to_owned();
+    let opening = spawn_blocking(move || Queue::open(&dir).and_then(started)).await;
+    Ok(opening.map_err(|_| ServiceError::Panicked { part: "what opens the queue" })??)
+}
+
+/// Gives an opened queue its thread, and says so if it had to be replaced.
+fn started(opened: Opened) -> Result<QueueHandle, QueueError> {
     if let Some(aside) = opened.moved_aside {
         error!(
             "the queue was corrupt; it is kept as {}, and a new one is filled by reading the whole Nix database: what the \

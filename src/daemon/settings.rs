@@ -18,6 +18,8 @@ pub struct Settings {
     /// What was read last, good or bad, so that a bad edit is told once.
     bytes: Option<Vec<u8>>,
     config: Config,
+    /// What the file said from which that was made.
+    in_force: Option<Vec<u8>>,
     load: Load,
     /// Somebody says that the file is as it should be.
     told: bool,
@@ -32,6 +34,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub enum Reload {
     /// Another configuration is to be put in force.
     InForce,
+    /// The same as before is to be put in force once more, since somebody says so: what it names may be another.
+    Again,
     /// It is the same, or can't be used, which has been told.
     Nothing,
     /// It was written just now: to be looked at again after so long.
@@ -46,7 +50,7 @@ impl Settings {
     pub fn read(file: Option<PathBuf>, load: Load) -> Result<Self, ConfigError> {
         let content = file.as_ref().map_or_else(|| Err(ErrorKind::NotFound.into()), |file| read_file(file));
         let bytes = content.as_ref().ok().cloned();
-        Ok(Self { config: load(content)?, file, bytes, load, told: false })
+        Ok(Self { config: load(content)?, file, in_force: bytes.clone(), bytes, load, told: false })
     }
 
     /// The configuration in force.
@@ -97,7 +101,12 @@ impl Settings {
             return Reload::Later(left);
         }
         self.bytes = Some(bytes.clone());
-        match (self.load)(Ok(bytes)) {
+        let is_as_before = self.in_force.as_ref() == Some(&bytes);
+        if is_as_before && !told {
+            info!("the policy file is as it was, and nothing changes");
+            return Reload::Nothing;
+        }
+        match (self.load)(Ok(bytes.clone())) {
             Ok(config) => {
                 for warning in &config.warnings {
                     warn!("{warning}");
@@ -109,7 +118,8 @@ impl Settings {
                     warn!("limits.priority has changed; that takes effect at the next start");
                 }
                 self.config = config;
-                Reload::InForce
+                self.in_force = Some(bytes);
+                if is_as_before { Reload::Again } else { Reload::InForce }
             }
             Err(problems) => {
                 error!("the policy file has problems, the old one stays in force:\n{problems}");
@@ -166,6 +176,15 @@ mod tests {
         settings.forget();
         assert_eq!(settings.reload(), Reload::InForce);
         assert_eq!(settings.reload(), Reload::Nothing);
+        settings.forget();
+        assert_eq!(settings.reload(), Reload::Again, "nothing has changed");
+        // As some editors do: it is gone for a moment.
+        std::fs::rename(&path, dir.path().join("aside")).expect("gone");
+        assert_eq!(settings.reload(), Reload::Nothing);
+        std::fs::rename(dir.path().join("aside"), &path).expect("back");
+        let written = std::fs::File::options().write(true).open(&path).expect("opened");
+        written.set_modified(SystemTime::now() - SETTLED).expect("a time");
+        assert_eq!(settings.reload(), Reload::Nothing, "it is as it was");
         assert_eq!(settings.config().caches[0].name.as_str(), "local");
         // And means what is there at that time.
         std::fs::remove_file(&path).expect("removed");

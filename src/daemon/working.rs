@@ -96,8 +96,14 @@ impl Working {
             evictions,
             surroundings,
         };
-        let routes = working.serve(config).await?;
-        Ok((working, routes))
+        match working.serve(config).await {
+            Ok(routes) => Ok((working, routes)),
+            Err(error) => {
+                // Whoever goes on after that has another.
+                working.uploader.abort();
+                Err(error)
+            }
+        }
     }
 
     /// Works by this configuration from now on.
@@ -111,7 +117,11 @@ impl Working {
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
         let bounded = evict::bounded(&config.caches, &routes);
+        let unbounded = evict::no_longer_bounded(&self.bounded.borrow(), &bounded);
         self.bounded.send_if_modified(|before| std::mem::replace(before, bounded.clone()) != bounded);
+        if !unbounded.is_empty() {
+            self.queue.call(move |queue| queue.forget_too_large(&unbounded)).await?;
+        }
         self.tell(Command::Serve(orders)).await;
         Ok(routes)
     }

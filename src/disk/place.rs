@@ -233,9 +233,15 @@ impl Place {
     /// # Errors
     /// [`NoRoom`].
     pub fn admits(&self, bytes: u64) -> Result<(), NoRoom> {
+        self.admits_beside(0, bytes)
+    }
+
+    /// Whether so many bytes more may be written there beside those that others have been promised. Where these alone would
+    /// leave too little, it isn't for the size of what comes last.
+    fn admits_beside(&self, promised: u64, bytes: u64) -> Result<(), NoRoom> {
         let Sight { room, level: now, .. } = self.look_unless_it_hangs()?;
-        let Some(shortage) = self.shortage(room.with(bytes), now) else { return Ok(()) };
-        let is_for_all = self.shortage(room, now).is_some();
+        let Some(shortage) = self.shortage(room.with(promised.saturating_add(bytes)), now) else { return Ok(()) };
+        let is_for_all = self.shortage(room.with(promised), now).is_some();
         Err(if is_for_all { NoRoom::Short(shortage) } else { NoRoom::TooLarge(shortage) })
     }
 
@@ -280,7 +286,7 @@ impl Place {
         // Noted before what is free is looked at: who looks at the same time counts on no less than this.
         let all = self.ledger.add(device, bytes);
         let aside = SetAside::new(Arc::clone(self), device, bytes);
-        self.admits(all)?;
+        self.admits_beside(all.saturating_sub(bytes), bytes)?;
         Ok(aside)
     }
 
@@ -355,6 +361,8 @@ mod tests {
         let refused = place.admits(all).expect_err("too large");
         assert!(matches!(refused, NoRoom::TooLarge(_)), "less than that goes on: {refused}");
         assert!(refused.to_string().ends_with("takes nothing where that is critical; smaller ones go on"), "{refused}");
+        let promised = all;
+        assert!(matches!(place.admits_beside(promised, 1), Err(NoRoom::Short(_))), "a byte is not what is too large");
         place.set_terms(terms(100));
         assert!(matches!(place.admits(0), Err(NoRoom::Short(_))), "nothing goes on");
     }

@@ -176,10 +176,11 @@ impl StoreFacts {
                     sleep(patience.pause(&error)).await;
                     database = back;
                 }
-                answer => {
+                Ok(answer) => {
                     patience.rewarded();
-                    return Ok(answer);
+                    return Ok(Ok(answer));
                 }
+                Err(error) => return Ok(Err(error)),
             }
         }
     }

@@ -1,7 +1,5 @@
 //! Taking paths in: jobs and cursor in one transaction.
 
-use std::collections::HashSet;
-
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::links::forget_waits;
@@ -195,37 +193,31 @@ impl Queue {
         Ok(opened)
     }
 
-    /// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten. Where
-    /// there are none, nothing is written, nor is anybody kept from writing meanwhile.
+    /// Some names that have been seen, in their order, behind the name `after`: at most so many.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
-    pub fn unseen(&mut self, listed: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
-        let mut unseen: HashSet<&str> = listed.iter().map(StorePath::base_name).collect();
-        let gone = self.seen_but_for(&mut unseen).map_err(sqlite("compare names"))?;
-        if !gone.is_empty() {
-            let tx = self.begin().map_err(sqlite("begin to forget names"))?;
-            for name in &gone {
-                execute(&tx, "DELETE FROM seen WHERE name = ?1", [name])?;
-            }
-            tx.commit().map_err(sqlite("forget names that have gone"))?;
-        }
-        let unseen: Vec<StorePath> = listed.iter().filter(|path| unseen.contains(path.base_name())).cloned().collect();
-        Ok(unseen)
+    pub fn seen_behind(&self, after: &str, limit: usize) -> Result<Vec<String>, QueueError> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT name FROM seen WHERE name > ?1 ORDER BY name LIMIT ?2")
+            .map_err(sqlite("list what has been seen"))?;
+        statement
+            .query_map(params![after, limit as i64], |row| row.get(0))
+            .and_then(Iterator::collect)
+            .map_err(sqlite("list what has been seen"))
     }
 
-    /// Takes what has been seen out of `names`, and returns what has been seen and isn't among them.
-    fn seen_but_for(&self, names: &mut HashSet<&str>) -> rusqlite::Result<Vec<String>> {
-        let mut statement = self.db.prepare_cached("SELECT name FROM seen")?;
-        let mut rows = statement.query([])?;
-        let mut gone = Vec::new();
-        while let Some(row) = rows.next()? {
-            let name = row.get_ref(0)?.as_str()?;
-            if !names.remove(name) {
-                gone.push(name.to_owned());
-            }
+    /// Forgets that these names have been seen: they are no longer in the store directory.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn forget_seen(&mut self, names: &[String]) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to forget names"))?;
+        for name in names {
+            execute(&tx, "DELETE FROM seen WHERE name = ?1", [name])?;
         }
-        Ok(gone)
+        tx.commit().map_err(sqlite("forget names that have gone"))
     }
 }
 

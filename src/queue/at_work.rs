@@ -3,9 +3,8 @@
 //! A file for each state directory, locked as long as the service lives. Without it, who looks at a state directory that was
 //! unmounted would see an empty folder, and take what is said there for good.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::StateLock;
-use super::lock::read_holder;
+use super::lock::{read_holder, say_in};
 use crate::nix::nix32;
 
 /// Below the runtime directory.
@@ -34,6 +33,10 @@ pub struct AtWork {
 }
 
 impl AtWork {
+    /// What a person may do where a service's state directory is gone.
+    pub const CURE: &str =
+        "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one";
+
     /// Says that a service works with this state directory. `role` is what others will read: `storewatch run`.
     ///
     /// # Errors
@@ -43,12 +46,10 @@ impl AtWork {
         DirBuilder::new().recursive(true).mode(0o755).create(runtime_dir.join(SERVICES))?;
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path);
         let mut file = options?;
-        file.try_lock().map_err(|error| match error {
+        say_in(&mut file, role).map_err(|error| match error {
             TryLockError::Error(error) => error,
             TryLockError::WouldBlock => io::ErrorKind::ResourceBusy.into(),
         })?;
-        file.set_len(0)?;
-        write!(file, "{role}, process {}", std::process::id())?;
         Ok(Self { _file: file })
     }
 
@@ -74,7 +75,7 @@ impl AtWork {
 }
 
 fn file_for(runtime_dir: &Path, state_dir: &Path) -> PathBuf {
-    runtime_dir.join(SERVICES).join(name_of(&without_links(state_dir)))
+    runtime_dir.join(SERVICES).join(name_of(&without_links(state_dir, LINKS)))
 }
 
 /// The name that stands for a state directory where several are told apart by one; its path must have no links in it.
@@ -85,21 +86,27 @@ pub fn name_of(state_dir: &Path) -> String {
     digits
 }
 
-/// The path without links, as far as it is there.
-fn without_links(path: &Path) -> PathBuf {
-    let there = path.ancestors().find_map(|there| Some((there, fs::canonicalize(there).ok()?)));
-    there.map_or_else(
-        || path.to_owned(),
-        |(there, real)| {
-            let rest = path.strip_prefix(there).unwrap_or(Path::new(OsStr::new("")));
-            // With nothing to add, `join` would add a slash.
-            if rest.as_os_str().is_empty() { real } else { real.join(rest) }
-        },
-    )
+/// So many links that lead nowhere are followed: more than one that leads in a circle is worth.
+const LINKS: u32 = 40;
+
+/// The path without links, where it isn't there, too: a link may lead to what was unmounted.
+fn without_links(path: &Path, links: u32) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(path) {
+        return real;
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    let folder = without_links(folder, links);
+    let found = folder.join(name);
+    match fs::read_link(&found) {
+        Ok(to) if links > 0 => without_links(&folder.join(to), links - 1),
+        _ => found,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -119,5 +126,22 @@ mod tests {
         assert_eq!(AtWork::without_its_state(&runtime, &dir.path().join("other")), None);
         drop((at_work, lock));
         assert_eq!(AtWork::without_its_state(&runtime, &state), None, "it has ended");
+    }
+
+    #[test]
+    fn a_service_is_known_by_a_link_to_what_is_gone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (runtime, state) = (dir.path().join("run"), dir.path().join("mnt/disk/state"));
+        fs::create_dir_all(&state).expect("made");
+        fs::create_dir(dir.path().join("lib")).expect("made");
+        let link = dir.path().join("lib/storewatch");
+        symlink("../mnt/disk/state", &link).expect("linked");
+        let _at_work = AtWork::say(&runtime, &link, "storewatch run").expect("said");
+        fs::remove_dir_all(dir.path().join("mnt/disk")).expect("removed");
+        assert!(AtWork::without_its_state(&runtime, &link).is_some(), "by the link");
+        assert!(AtWork::without_its_state(&runtime, &state).is_some(), "by its own name");
+        let circle = dir.path().join("circle");
+        symlink("circle", &circle).expect("linked");
+        assert_eq!(AtWork::without_its_state(&runtime, &circle), None, "it leads nowhere");
     }
 }

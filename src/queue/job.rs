@@ -177,6 +177,35 @@ pub struct Job {
     pub walk: bool,
     /// Whether a garbage collection would take it, as far as that was looked at.
     pub collectable: bool,
+    /// Why it was held until it was released by itself, or why it is tried again.
+    pub reason: Option<String>,
+}
+
+/// How far an upload that is under way has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It waits until its cache has a place for it: only so many are read and sent at once.
+    Waits = 1,
+    /// It waits for a reference that is under way to its cache, too.
+    WaitsForReference = 2,
+    /// It is being read, packed and sent.
+    Sent = 3,
+}
+
+impl Step {
+    /// The step's name, as `queue list` shows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waits => "waits for its turn",
+            Self::WaitsForReference => "waits for a reference under way",
+            Self::Sent => "being sent",
+        }
+    }
+
+    pub(super) fn from_number(number: i64) -> Option<Self> {
+        [Self::Waits, Self::WaitsForReference, Self::Sent].into_iter().find(|step| *step as i64 == number)
+    }
 }
 
 #[cfg(test)]

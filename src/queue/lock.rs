@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{RunId, is_full};
+use super::{Queue, RunId, is_full};
 
 /// Held for as long as it lives; the system gives it back when the process ends, however it ends.
 pub struct StateLock {
@@ -51,39 +51,39 @@ const TRY_INTERVAL: Duration = Duration::from_millis(25);
 impl StateLock {
     const FILE_NAME: &str = "lock";
 
-    /// Takes the lock or says who has it. `role` is what others will read: `storewatch run`.
+    /// Takes the lock or says who has it; makes what is missing. `role` is what others will read: `storewatch run`. May block
+    /// for some 100 ms.
     ///
     /// # Errors
     /// [`LockError::Held`], [`LockError::Io`].
     pub fn acquire(state_dir: &Path, role: &str) -> Result<Self, LockError> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+        made.map_err(|source| LockError::Io { dir: state_dir.to_owned(), source })?;
+        Self::lock(state_dir, role, OpenOptions::new().create(true).mode(0o600))
+    }
+
+    /// As [`StateLock::acquire`], of a state directory that was there before: in a folder without a queue nothing is made, since
+    /// it may be what the state directory was mounted on.
+    ///
+    /// # Errors
+    /// As for [`StateLock::acquire`].
+    pub fn acquire_again(state_dir: &Path, role: &str) -> Result<Self, LockError> {
+        let has_queue = state_dir.join(Queue::FILE_NAME).exists();
+        Self::lock(state_dir, role, OpenOptions::new().create(has_queue).mode(0o600))
+    }
+
+    fn lock(state_dir: &Path, role: &str, how: &OpenOptions) -> Result<Self, LockError> {
         let io = |source| LockError::Io { dir: state_dir.to_owned(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(io)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(state_dir.join(Self::FILE_NAME))
-            .map_err(io)?;
-        let mut tries = 0;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                // Who only looks whether it is held holds it for a moment; who works with it is not waited for.
-                Err(TryLockError::WouldBlock) if tries < TRIES && is_only_looked_at(&file).map_err(io)? => {
-                    tries += 1;
-                    std::thread::sleep(TRY_INTERVAL);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Held { dir: state_dir.to_owned(), holder: read_holder(&mut file) });
-                }
-                Err(TryLockError::Error(source)) => return Err(io(source)),
+        let mut options = how.clone();
+        let file = options.read(true).write(true).truncate(false).open(state_dir.join(Self::FILE_NAME));
+        let mut file = file.map_err(io)?;
+        match say_in(&mut file, role) {
+            Ok(()) => Ok(Self { file }),
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Held { dir: state_dir.to_owned(), holder: read_holder(&mut file) })
             }
+            Err(TryLockError::Error(source)) => Err(io(source)),
         }
-        file.set_len(0).map_err(io)?;
-        write!(file, "{role}, process {}", std::process::id()).map_err(io)?;
-        Ok(Self { file })
     }
 
     /// Gives the lock back only when the process ends: threads that were called off may still be at work until then.
@@ -115,6 +115,25 @@ impl StateLock {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// Locks a file and writes down who has done so: `ROLE, process 4711`. Who only looks whether it is locked has it for a moment,
+/// and is waited for.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`] where another has it.
+pub(super) fn say_in(file: &mut File, role: &str) -> Result<(), TryLockError> {
+    let mut tries = 0;
+    while let Err(error) = file.try_lock() {
+        let may_be_a_look = matches!(error, TryLockError::WouldBlock) && tries < TRIES;
+        if !may_be_a_look || !is_only_looked_at(file).map_err(TryLockError::Error)? {
+            return Err(error);
+        }
+        tries += 1;
+        std::thread::sleep(TRY_INTERVAL);
+    }
+    let said = file.set_len(0).and_then(|()| write!(file, "{role}, process {}", std::process::id()));
+    said.map_err(TryLockError::Error)
 }
 
 /// Whether those who hold the lock share it with us.
@@ -179,5 +198,15 @@ mod tests {
         assert!(is_only_looked_at(&file()).expect("looked"));
         looking.unlock().expect("let go");
         StateLock::acquire(dir.path(), "storewatch push").expect("nobody has kept it");
+    }
+
+    #[test]
+    fn in_a_folder_that_a_state_directory_was_mounted_on_no_lock_is_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let again = || StateLock::acquire_again(dir.path(), "storewatch run");
+        assert!(matches!(again(), Err(LockError::Io { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
+        std::fs::write(dir.path().join(Queue::FILE_NAME), "").expect("written");
+        again().expect("the queue is there, whatever became of the lock");
     }
 }

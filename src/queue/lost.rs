@@ -61,7 +61,10 @@ impl Queue {
         match copied {
             Some(Ok(_)) => Self::put_in_place(&new, &self.path).map(|()| PutBack::AsItWas),
             Some(Err(error)) if !error.is_corruption() => Err(error),
-            _ => Self::make(&self.path, true).map(|_| PutBack::Anew),
+            _ => {
+                Self::mark_as_replaced(&self.path)?;
+                Self::make(&self.path, true).map(|_| PutBack::Anew)
+            }
         }
     }
 

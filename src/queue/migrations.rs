@@ -231,4 +231,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE runs ADD COLUMN mark_path TEXT;
     ALTER TABLE runs ADD COLUMN mark_time INTEGER;
 ",
+    "
+    -- Of what is being uploaded: how far it has come, as Step; NULL: that isn't known yet.
+    ALTER TABLE jobs ADD COLUMN step INTEGER;
+",
 ];

@@ -40,6 +40,7 @@ mod schema;
 mod seen;
 mod settle;
 mod shared;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -60,14 +61,15 @@ pub use by_hand::Paused;
 pub use contents::Content;
 pub use disks::DiskView;
 pub use handle::QueueHandle;
-pub use job::{CacheId, Delivery, Event, Job, JobState, Volume};
+pub use job::{CacheId, Delivery, Event, Job, JobState, Step, Volume};
 pub use lock::{Followed, LockError, StateLock};
 pub use lost::PutBack;
 pub use route::Routes;
-pub use run::{Left, PassedOver, Run, RunId, RunScope, RunSummary, Undelivered, Why};
+pub use run::{PassedOver, Run, RunId, RunScope, Why};
 pub use schema::Opened;
 pub use seen::Pinned;
 pub use settle::Outcome;
+pub use sums::{Left, RunSummary, Undelivered};
 pub use tidy::Tidying;
 pub use view::{CacheCounts, JobFilter, JobView, Standing};
 

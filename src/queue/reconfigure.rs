@@ -31,11 +31,8 @@ impl Queue {
         if known.as_deref() == Some(fingerprint) {
             return Ok(0);
         }
-        tx.execute(
-            "UPDATE caches SET fingerprint = ?2, size = NULL, sized = NULL, too_large = 0 WHERE id = ?1",
-            (cache.0, fingerprint),
-        )
-        .map_err(sqlite("note a cache's fingerprint"))?;
+        tx.execute("UPDATE caches SET fingerprint = ?2 WHERE id = ?1", (cache.0, fingerprint))
+            .map_err(sqlite("note a cache's fingerprint"))?;
         let failed = match known {
             Some(_) => ids(&tx, FAILED, [cache.0])?,
             None => Vec::new(),

@@ -1,12 +1,23 @@
 //! Backfills: what was asked for, how far its scan is, and what came of it.
 
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::admit::write_jobs;
-use super::seen::BACKFILL_WAITS;
 use super::work::execute;
-use super::{Admission, Followed, Mark, Queue, QueueError, Volume, sqlite};
+use super::{Admission, Followed, Mark, Queue, QueueError, sqlite};
+
+/// The highest number of a backfill that any job remembers; in the words of the index `jobs_of_run`.
+pub(super) const NEWEST_RUN: &str = "SELECT max(run) FROM jobs WHERE run IS NOT NULL";
+
+/// Whether anything of a backfill is to be done.
+pub(super) const IS_OPEN: &str = "
+    SELECT 1 FROM jobs INDEXED BY jobs_open_of_run
+    WHERE state IN (0, 1) AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)
+    UNION ALL
+    SELECT 1 FROM shared s JOIN jobs j ON j.id = s.job
+    WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)
+      AND j.cache NOT IN (SELECT id FROM caches WHERE off = 1)";
 
 /// Number of a backfill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,34 +56,6 @@ pub struct Run {
     pub resumed: bool,
 }
 
-/// A job of a backfill that has failed or is held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undelivered {
-    /// Base name of its path.
-    pub path: String,
-    /// Name of its cache.
-    pub cache: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// What of a backfill is still to be done for one cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// Name of the cache.
-    pub cache: String,
-    /// How many paths.
-    pub paths: u64,
-    /// Why the cache takes nothing at all for now.
-    pub takes_nothing: Option<String>,
-    /// Whether that is so since this host is the cache's own server: then these paths are not waited for.
-    pub is_off: bool,
-    /// Why the cache is paused, for these paths at least.
-    pub paused: Option<String>,
-    /// Why the path that was tried most often could not be uploaded yet.
-    pub last_failure: Option<String>,
-}
-
 /// Why a path is passed over. The numbers stand in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -88,7 +71,7 @@ pub enum Why {
 }
 
 impl Why {
-    fn from_number(number: i64) -> Self {
+    pub(super) fn from_number(number: i64) -> Self {
         match number {
             1 => Self::Denied,
             2 => Self::Off,
@@ -107,31 +90,6 @@ pub struct PassedOver {
     pub why: Why,
 }
 
-/// What has come of a backfill so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunSummary {
-    /// Uploaded.
-    pub uploaded: u64,
-    /// How much that was.
-    pub volume: Volume,
-    /// The cache had them already.
-    pub already_there: u64,
-    /// An upstream has them.
-    pub at_upstream: u64,
-    /// Not uploaded on their own account, by which rule.
-    pub passed_over: Vec<(PassedOver, u64)>,
-    /// Failed for good.
-    pub failed: u64,
-    /// Held, since a reference can't be delivered.
-    pub held: u64,
-    /// Garbage-collected meanwhile.
-    pub gone: u64,
-    /// Dropped from their cache before it was their turn, since it may have no more than a size.
-    pub dropped: u64,
-    /// Not done yet, at caches that aren't off.
-    pub open: u64,
-}
-
 impl Queue {
     /// Begins a backfill, or takes up an unfinished one of the same scope that nobody is at just now; where another process is,
     /// each has one of its own. It is this process's as long as it keeps what is returned beside it.
@@ -142,8 +100,7 @@ impl Queue {
         let text = serde_json::to_string(scope).unwrap_or_default();
         let dir = self.path.with_file_name("");
         let follow = |id| Followed::claim(&dir, id).map_err(|source| QueueError::StateDir { dir: dir.clone(), source });
-        let tx =
-            self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite("begin a backfill"))?;
+        let tx = self.begin().map_err(sqlite("begin a backfill"))?;
         let mut begun = None;
         for id in unfinished(&tx, &text)? {
             if let Some(followed) = follow(id)? {
@@ -168,10 +125,12 @@ impl Queue {
             None => {
                 // Jobs remember the numbers of backfills that are forgotten: none is given twice.
                 let id = tx.query_row(
-                    "INSERT INTO runs (id, scope, started, row, to_row, walks)
-                     VALUES (1 + max(coalesce((SELECT max(id) FROM runs), 0), coalesce((SELECT max(run) FROM jobs), 0)),
-                             ?1, ?2, 0, ?3, ?4)
-                     RETURNING id",
+                    &format!(
+                        "INSERT INTO runs (id, scope, started, row, to_row, walks)
+                         VALUES (1 + max(coalesce((SELECT max(id) FROM runs), 0), coalesce(({NEWEST_RUN}), 0)),
+                                 ?1, ?2, 0, ?3, ?4)
+                         RETURNING id",
+                    ),
                     params![text, now, to_row, !scope.paths.is_empty()],
                     |row| row.get(0).map(RunId),
                 );
@@ -243,7 +202,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn finish_run(&mut self, run: RunId, now: i64) -> Result<(), QueueError> {
-        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite("end a backfill"))?;
+        let tx = self.begin().map_err(sqlite("end a backfill"))?;
         execute(&tx, "UPDATE runs SET finished = ?2 WHERE id = ?1", params![run.0, now])?;
         execute(&tx, "DELETE FROM shared WHERE run = ?1", [run.0])?;
         tx.commit().map_err(sqlite("end a backfill"))?;
@@ -268,125 +227,9 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn run_is_open(&self, run: RunId) -> Result<bool, QueueError> {
         self.db
-            .prepare_cached(
-                "SELECT 1 FROM jobs INDEXED BY jobs_open_of_run
-                 WHERE state IN (0, 1) AND run = ?1 AND cache NOT IN (SELECT id FROM caches WHERE off = 1)
-                 UNION ALL
-                 SELECT 1 FROM shared s JOIN jobs j ON j.id = s.job
-                 WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)
-                   AND j.cache NOT IN (SELECT id FROM caches WHERE off = 1)",
-            )
+            .prepare_cached(IS_OPEN)
             .and_then(|mut statement| statement.exists([run.0]))
             .map_err(sqlite("look whether a backfill is through"))
-    }
-
-    /// What of a backfill is still to be done, cache by cache, and what it waits for.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn left(&self, run: RunId) -> Result<Vec<Left>, QueueError> {
-        let mut statement = self
-            .db
-            // Beside `max` the other columns are of the row that has it.
-            .prepare_cached(&format!(
-                "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
-                        j.reason, c.off, max(j.attempts),
-                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
-                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open_of_run
-                       WHERE state IN (0, 1) AND run = ?1
-                       UNION ALL
-                       SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
-                       WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
-                 JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
-            ))
-            .map_err(sqlite("list what is left of a backfill"))?;
-        statement
-            .query_map([run.0], |row| {
-                Ok(Left {
-                    cache: row.get(0)?,
-                    paths: row.get::<_, i64>(1)? as u64,
-                    takes_nothing: row.get(2)?,
-                    last_failure: row.get(3)?,
-                    is_off: row.get(4)?,
-                    paused: row.get(6)?,
-                })
-            })
-            .and_then(Iterator::collect)
-            .map_err(sqlite("list what is left of a backfill"))
-    }
-
-    /// The jobs of a backfill that have failed or are held.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn undelivered(&self, run: RunId) -> Result<Vec<Undelivered>, QueueError> {
-        let mut statement = self
-            .db
-            .prepare(
-                "SELECT j.path, c.name, coalesce(j.reason, '') FROM asked_for j JOIN caches c ON c.id = j.cache
-                 WHERE j.run = ?1 AND j.state IN (3, 4) ORDER BY j.state DESC, j.id",
-            )
-            .map_err(sqlite("list what was not delivered"))?;
-        statement
-            .query_map([run.0], |row| Ok(Undelivered { path: row.get(0)?, cache: row.get(1)?, reason: row.get(2)? }))
-            .and_then(Iterator::collect)
-            .map_err(sqlite("list what was not delivered"))
-    }
-
-    /// What has come of a backfill so far.
-    ///
-    /// # Errors
-    /// [`QueueError::Sqlite`].
-    pub fn run_summary(&self, run: RunId) -> Result<RunSummary, QueueError> {
-        let mut summary = self
-            .db
-            .prepare_cached(
-                "SELECT coalesce(sum(state = 2 AND NOT found), 0),
-                        coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
-                        coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0),
-                        coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
-                        coalesce(sum(state = 2 AND found = 2), 0),
-                        coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(state = 2 AND found = 3), 0)
-                 FROM asked_for WHERE run = ?1",
-            )
-            .and_then(|mut statement| {
-                statement.query_row([run.0], |row| {
-                    Ok(RunSummary {
-                        uploaded: row.get::<_, i64>(0)? as u64,
-                        volume: Volume {
-                            read: row.get::<_, i64>(8)? as u64,
-                            sent: row.get::<_, i64>(1)? as u64,
-                            saved: row.get::<_, i64>(9)? as u64,
-                        },
-                        already_there: row.get::<_, i64>(2)? as u64,
-                        failed: row.get::<_, i64>(3)? as u64,
-                        held: row.get::<_, i64>(4)? as u64,
-                        gone: row.get::<_, i64>(5)? as u64,
-                        open: row.get::<_, i64>(6)? as u64,
-                        at_upstream: row.get::<_, i64>(7)? as u64,
-                        dropped: row.get::<_, i64>(10)? as u64,
-                        passed_over: Vec::new(),
-                    })
-                })
-            })
-            .map_err(sqlite("sum a backfill up"))?;
-        let mut statement = self
-            .db
-            .prepare_cached(
-                "SELECT rule, denied, count FROM run_skips WHERE run = ?1 ORDER BY denied, count DESC, rule",
-            )
-            .map_err(sqlite("sum skipped paths up"))?;
-        summary.passed_over = statement
-            .query_map([run.0], |row| {
-                Ok((PassedOver { by: row.get(0)?, why: Why::from_number(row.get(1)?) }, row.get::<_, i64>(2)? as u64))
-            })
-            .and_then(Iterator::collect)
-            .map_err(sqlite("sum skipped paths up"))?;
-        Ok(summary)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Opening the database: its tables, their versions, and what becomes of one that can't be read.
 
 use std::cmp::Ordering;
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -36,31 +35,49 @@ impl Queue {
     /// Opens the queue of a state directory to work it off; makes what is missing.
     ///
     /// A database that SQLite finds corrupt is moved aside, and its place taken by an empty one that a scan will fill.
-    /// Call it only under the [`StateLock`](super::StateLock).
+    /// Blocks for as long as it takes to read all of it. Call it only under the [`StateLock`](super::StateLock).
     ///
     /// # Errors
     /// [`QueueError::StateDir`], [`QueueError::NewerSchema`], [`QueueError::Sqlite`].
     pub fn open(state_dir: &Path) -> Result<Opened, QueueError> {
         create_state_dir(state_dir)?;
-        let path = state_dir.join(Self::FILE_NAME);
-        if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
-            return Err(QueueError::NoFile { path });
+        match Self::open_again(state_dir) {
+            Err(QueueError::NoQueue { .. }) => {
+                let path = state_dir.join(Self::FILE_NAME);
+                // The process may have ended when it had moved one aside, and before there was another.
+                let replaces = replacement_mark(&path).exists();
+                Self::make(&path, replaces).map(|queue| Opened { queue, moved_aside: None })
+            }
+            opened => opened,
         }
+    }
+
+    /// As [`Queue::open`], of a state directory that had a queue before: where there is none, it isn't made.
+    ///
+    /// # Errors
+    /// [`QueueError::NoQueue`]; otherwise as for [`Queue::open`].
+    pub fn open_again(state_dir: &Path) -> Result<Opened, QueueError> {
+        let path = existing(state_dir)?;
         let at = |source| QueueError::StateDir { dir: state_dir.to_owned(), source };
-        if !path.exists() {
-            // One that was moved aside just before the process ended has left nothing else behind.
-            let replaces = has_been_moved_aside(state_dir).map_err(at)?;
-            return Self::make(&path, replaces).map(|queue| Opened { queue, moved_aside: None });
-        }
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {
-            Ok(queue) => Ok(Opened { queue, moved_aside: None }),
+            Ok(queue) => {
+                remove_if_there(&replacement_mark(&path)).map_err(at)?;
+                Ok(Opened { queue, moved_aside: None })
+            }
             Err(error) if error.is_corruption() => {
+                Self::mark_as_replaced(&path)?;
                 let aside = move_aside(&path).map_err(at)?;
                 Ok(Opened { queue: Self::make(&path, true)?, moved_aside: Some(aside) })
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Notes that the queue which is made next replaces another, should this process end before it is there.
+    pub(super) fn mark_as_replaced(path: &Path) -> Result<(), QueueError> {
+        let marked = File::create(replacement_mark(path)).and_then(|_| sync_folder_of(path));
+        marked.map_err(about_dir_of(path))
     }
 
     /// Makes a new database, which is whole and durable before it bears its name. One that replaces another says that
@@ -79,6 +96,7 @@ impl Queue {
         }
         queue.db.close().map_err(|(_, error)| sqlite("close what is new")(error))?;
         Self::put_in_place(&new, path)?;
+        remove_if_there(&replacement_mark(path)).map_err(about_dir_of(path))?;
         Self::connect(path)
     }
 
@@ -100,7 +118,7 @@ impl Queue {
         }
         File::open(new).and_then(|file| file.sync_all()).map_err(&at)?;
         fs::rename(new, path).map_err(&at)?;
-        File::open(path.parent().unwrap_or(path)).and_then(|dir| dir.sync_all()).map_err(&at)
+        sync_folder_of(path).map_err(&at)
     }
 
     /// Opens the queue beside the process that works it off, or after it: to admit, or to change something by hand.
@@ -191,6 +209,10 @@ fn about_dir_of(path: &Path) -> impl Fn(io::Error) -> QueueError {
     move |source| QueueError::StateDir { dir: dir.clone(), source }
 }
 
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(path)).and_then(|dir| dir.sync_all())
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -266,14 +288,11 @@ fn corrupt(verdict: &str) -> QueueError {
     sqlite("check its integrity")(rusqlite::Error::SqliteFailure(corrupt, Some(verdict.to_owned())))
 }
 
-/// What the names of databases that were moved aside begin with, behind that of the database.
-const ASIDE: &str = ".corrupt-";
-
 /// Renames the database and what belongs to it to `queue.sqlite.corrupt-SECONDS…`.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let aside = (0..)
-        .map(|n| named(path, &format!("{ASIDE}{}", seconds + n)))
+        .map(|n| named(path, &format!(".corrupt-{}", seconds + n)))
         .find(|candidate| !candidate.exists())
         .unwrap_or_else(|| named(path, ".corrupt"));
     match fs::rename(named(path, "-wal"), named(&aside, "-wal")) {
@@ -286,14 +305,10 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Whether a queue of this state directory was ever moved aside, and is still there.
-fn has_been_moved_aside(state_dir: &Path) -> io::Result<bool> {
-    let is_aside = |name: &OsStr| {
-        let rest = name.to_str().and_then(|name| name.strip_prefix(Queue::FILE_NAME));
-        rest.is_some_and(|rest| rest.starts_with(ASIDE))
-    };
-    let mut entries = fs::read_dir(state_dir)?;
-    entries.try_fold(false, |found, entry| Ok(found || is_aside(&entry?.file_name())))
+/// There from before a queue is moved aside until another is in its place. One that is removed by hand leaves none: who does
+/// that means to begin anew.
+fn replacement_mark(path: &Path) -> PathBuf {
+    named(path, ".replaced")
 }
 
 /// The name with something behind it.

@@ -34,6 +34,19 @@ impl Queue {
         noted.map(drop).map_err(sqlite("note a cache's size"))
     }
 
+    /// Forgets of these caches that they have more than they may: they may have something else now, or whatever they like.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn forget_too_large(&mut self, caches: &[CacheId]) -> Result<(), QueueError> {
+        for cache in caches {
+            self.db
+                .execute("UPDATE caches SET too_large = 0 WHERE id = ?1 AND too_large", [cache.0])
+                .map_err(sqlite("forget that a cache is too large"))?;
+        }
+        Ok(())
+    }
+
     /// Notes what is pinned; `None`: it isn't known.
     ///
     /// # Errors

@@ -79,7 +79,9 @@ pub(super) fn serve_who_walks_not(tx: &Transaction<'_>, job: i64) -> Result<(), 
 pub(super) fn follow(tx: &Transaction<'_>, dependent: i64, job: i64) -> Result<(), QueueError> {
     execute(
         tx,
-        "INSERT OR IGNORE INTO shared (run, job) SELECT run, ?2 FROM shared WHERE job = ?1 AND state IS NULL",
+        "INSERT OR IGNORE INTO shared (run, job)
+         SELECT run, ?2 FROM shared WHERE job = ?1 AND state IS NULL
+         UNION SELECT run, ?2 FROM jobs WHERE id = ?1 AND run IN (SELECT id FROM runs WHERE finished IS NULL)",
         params![dependent, job],
     )?;
     is_its_own(tx, job)

@@ -9,6 +9,7 @@ mod opened;
 mod outage;
 mod paused;
 mod reconfigured;
+mod references;
 mod registered;
 mod seen;
 mod tidied;
@@ -131,6 +132,12 @@ fn what_is_asked_after_each_upload_looks_only_at_what_it_returns() {
          WHERE state = 0 AND blockers = 0 AND not_before > 0 AND not_before > 5",
     );
     assert!(next_due.contains("jobs_delayed (not_before>?)"), "{next_due}");
+    // What a backfill that waits looks at again and again.
+    let open = plan(&run::IS_OPEN.replace("?1", "1"));
+    assert!(open.contains("jobs USING INDEX jobs_open_of_run (run=?)"), "{open}");
+    assert!(open.contains("s USING PRIMARY KEY (run=?)"), "{open}");
+    let newest = plan(run::NEWEST_RUN);
+    assert!(newest.contains("jobs_of_run"), "{newest}");
     // What is done is most of what there is.
     for sql in [work::RECOVER, work::HURRY, work::HELD] {
         let plan = plan(sql);
@@ -276,67 +283,6 @@ fn a_retry_waits_for_its_time_but_not_for_a_clock_that_stood_wrong() {
 }
 
 #[test]
-fn a_failed_reference_holds_all_that_needs_it_until_it_is_mended() {
-    let mut bench = Bench::new();
-    bench.fresh(&[3, 2]);
-    let (third, second) = (bench.claim_one(3), bench.claim_one(2));
-    bench.settle(third, Outcome::WaitsFor(vec![path(2)]));
-    bench.settle(second, Outcome::WaitsFor(vec![path(1)]));
-    bench.check();
-    let first = bench.claim(10);
-    assert_eq!(first.len(), 1, "only the reference can be claimed");
-    assert!(first[0].needed);
-    bench.settle(first[0].clone(), Outcome::Failed { reason: "altered".to_owned() });
-    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("failed"), Some("held"), Some("held")]);
-    bench.check();
-    let failed = bench.id(1);
-    assert_eq!(bench.queue.retry(&[failed], bench.clock).expect("retried"), 1);
-    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("pending"); 3]);
-    for n in [1, 2, 3] {
-        let job = bench.claim_one(n);
-        bench.settle(job, UPLOADED);
-        bench.check();
-    }
-    assert_eq!([1, 2, 3].map(|n| bench.state(n)), [Some("done"); 3]);
-}
-
-#[test]
-fn a_reference_that_the_policy_keeps_back_holds_what_needs_it() {
-    let mut bench = Bench::new();
-    bench.fresh(&[2]);
-    let job = bench.claim_one(2);
-    bench.settle(job, Outcome::WaitsFor(vec![path(1)]));
-    let reference = bench.claim_one(1);
-    bench.settle(reference, Outcome::Withdrawn { reason: "deny by rule 1".to_owned() });
-    bench.check();
-    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
-    bench.clock += 1_000;
-    let now = bench.clock;
-    assert_eq!(bench.queue.release_held(now).expect("released"), 1);
-    let changed =
-        bench.queue.db.query_row("SELECT max(changed) FROM jobs WHERE state = 0", [], |row| row.get::<_, i64>(0));
-    assert_eq!(changed.expect("read"), now);
-    bench.claim_one(2);
-}
-
-#[test]
-fn what_is_needed_by_now_is_not_withdrawn_for_what_was_said_of_it_alone() {
-    let mut bench = Bench::new();
-    bench.fresh(&[1, 2]);
-    let (reference, referrer) = (bench.claim_one(1), bench.claim_one(2));
-    bench.settle(referrer, Outcome::WaitsFor(vec![path(1)]));
-    let skipped = || Outcome::Withdrawn { reason: "skip by rule 1".to_owned() };
-    bench.settle(reference, skipped());
-    assert_eq!((bench.state(1), bench.state(2)), (Some("pending"), Some("pending")));
-    let reference = bench.claim_one(1);
-    assert!(reference.needed);
-    // What is denied is so whoever needs it.
-    bench.settle(reference, skipped());
-    assert_eq!((bench.state(1), bench.state(2)), (None, Some("held")));
-    bench.check();
-}
-
-#[test]
 fn a_number_is_never_given_twice() {
     let mut bench = Bench::new();
     bench.fresh(&[1]);
@@ -347,19 +293,6 @@ fn a_number_is_never_given_twice() {
     assert_ne!(dropped.id, other.id);
     bench.settle(dropped, UPLOADED);
     assert_eq!(bench.state(2), Some("uploading"), "another path's upload says nothing of this one");
-}
-
-#[test]
-fn what_a_fresh_path_needs_moves_up_with_it() {
-    let mut bench = Bench::new();
-    bench.admit(Lane::Backfill, Ended::StartsAnew, &[1, 2, 3]);
-    let second = bench.claim_one(2);
-    bench.settle(second, Outcome::WaitsFor(vec![path(3)]));
-    bench.fresh(&[4]);
-    let fourth = bench.claim_one(4);
-    bench.settle(fourth, Outcome::WaitsFor(vec![path(2)]));
-    let order: Vec<_> = bench.claim(10).into_iter().map(|job| job.path).collect();
-    assert_eq!(order, [path(3), path(1)]);
 }
 
 #[test]

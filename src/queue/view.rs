@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::seen::BACKFILL_WAITS;
 use super::work::path_column;
-use super::{CacheId, JobState, Queue, QueueError, RunId, Volume, sqlite};
+use super::{CacheId, JobState, Queue, QueueError, Step, Volume, sqlite};
 
 /// How many jobs of a cache are in which state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -131,8 +131,6 @@ pub struct JobFilter {
     pub cache: Option<String>,
     /// Whose base name contains this.
     pub path: Option<String>,
-    /// Of this backfill.
-    pub run: Option<RunId>,
     /// At most so many.
     pub limit: Option<usize>,
 }
@@ -150,6 +148,8 @@ pub struct JobView {
     pub url: String,
     /// Its state's name.
     pub state: &'static str,
+    /// Of what is being uploaded, the name of the [`Step`]; none within the first seconds, and where nobody is at work.
+    pub step: Option<&'static str>,
     /// How often it has failed so far.
     pub attempts: u32,
     /// Not tried again before (ms since 1970); 0 for at once.
@@ -271,6 +271,15 @@ impl Queue {
         Ok(())
     }
 
+    /// Forgets which caches are being asked: whoever is to be is asked anew, or isn't asked any more.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn forget_asked(&mut self) -> Result<(), QueueError> {
+        let forgotten = self.db.execute("UPDATE caches SET asked_since = NULL WHERE asked_since IS NOT NULL", []);
+        forgotten.map(drop).map_err(sqlite("forget which caches are asked"))
+    }
+
     /// Jobs, the newest change first.
     ///
     /// # Errors
@@ -283,25 +292,27 @@ impl Queue {
                         CASE WHEN j.state = 0 THEN c.waiting_why END,
                         CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END) END,
                         c.url, CASE WHEN j.state = 0 THEN c.waiting_until END,
-                        CASE WHEN j.state = 0 AND j.lane = 1 THEN {BACKFILL_WAITS} END
+                        CASE WHEN j.state = 0 AND j.lane = 1 THEN {BACKFILL_WAITS} END,
+                        CASE WHEN j.state = 1 THEN j.step END
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
-                   AND (?3 IS NULL OR instr(j.path, ?3) > 0) AND (?4 IS NULL OR j.run = ?4)
-                 ORDER BY j.changed DESC, j.id DESC LIMIT ?5",
+                   AND (?3 IS NULL OR instr(j.path, ?3) > 0)
+                 ORDER BY j.changed DESC, j.id DESC LIMIT ?4",
             ))
             .map_err(sqlite("list jobs"))?;
         let state = filter.state.map(|state| state as i64);
-        let run = filter.run.map(|run| run.0);
         let limit = filter.limit.map_or(-1, |limit| limit as i64);
         statement
-            .query_map(params![state, filter.cache, filter.path, run, limit], |row| {
+            .query_map(params![state, filter.cache, filter.path, limit], |row| {
                 let path = path_column(row, 1)?;
                 let state = JobState::from_number(row.get(3)?);
+                let step = row.get::<_, Option<i64>>(14)?.and_then(Step::from_number);
                 Ok(JobView {
                     id: row.get(0)?,
                     path: path.base_name().to_owned(),
                     cache: row.get(2)?,
                     state: state.map_or("unknown", JobState::name),
+                    step: step.map(Step::name),
                     attempts: row.get(4)?,
                     not_before: row.get(5)?,
                     waits_for: row.get(6)?,

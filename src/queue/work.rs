@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::links::{forget_waits, release_dependents, unblock};
-use super::{CacheId, Event, Job, JobState, Queue, QueueError, sqlite};
+use super::{CacheId, Event, Job, JobState, Queue, QueueError, Step, sqlite};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 
@@ -93,12 +93,12 @@ impl Queue {
     /// Claims the jobs that a query selects by their ids; `?2` is the time.
     fn claim_by(&mut self, selected: &str, params: impl rusqlite::Params) -> Result<Vec<Job>, QueueError> {
         let claim = format!(
-            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0 WHERE id IN ({selected})
+            "UPDATE jobs SET state = 1, changed = ?2, outdated = 0, step = NULL WHERE id IN ({selected})
              RETURNING id, path, cache, lane, attempts, doubts, needed,
                        EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
                                  AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
                                                                    WHERE s.job = jobs.id AND s.state IS NULL))),
-                       collectable"
+                       collectable, reason"
         );
         let mut statement = self.db.prepare_cached(&claim).map_err(sqlite("claim jobs"))?;
         let mut jobs = statement
@@ -107,6 +107,18 @@ impl Queue {
             .map_err(sqlite("claim jobs"))?;
         jobs.sort_by_key(|job| job.id);
         Ok(jobs)
+    }
+
+    /// Notes how far uploads have come that are under way, by the numbers of their jobs.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`]; then nothing has changed.
+    pub fn note_steps(&mut self, steps: &[(i64, Step)]) -> Result<(), QueueError> {
+        let tx = self.begin().map_err(sqlite("begin to note how far uploads are"))?;
+        for (job, step) in steps {
+            execute(&tx, "UPDATE jobs SET step = ?2 WHERE id = ?1 AND state = 1", params![job, *step as i64])?;
+        }
+        tx.commit().map_err(sqlite("note how far uploads are"))
     }
 
     /// The earliest time (ms since 1970) at which a job that only waits for its time may be claimed.
@@ -143,7 +155,8 @@ impl Queue {
         Ok(begun.map_err(sqlite("begin waiting jobs anew"))? as u64)
     }
 
-    /// Gives everything that is held another chance, since what held it may have changed.
+    /// Gives everything that is held another chance, since what held it may have changed. Why it was held is kept, so that
+    /// nobody is told of it again who knows it.
     ///
     /// # Errors
     /// [`QueueError::Sqlite`].
@@ -152,7 +165,8 @@ impl Queue {
         let held = ids(&tx, HELD, [])?;
         for id in &held {
             forget_waits(&tx, *id)?;
-            change(&tx, *id, JobState::Held, Event::Released, None, now)?;
+            let why = reason_of(&tx, *id)?;
+            change(&tx, *id, JobState::Held, Event::Released, why.as_deref(), now)?;
         }
         tx.commit().map_err(sqlite("commit a release"))?;
         Ok(held.len() as u64)
@@ -260,6 +274,12 @@ pub(super) fn delete(tx: &Transaction<'_>, id: i64) -> Result<u64, QueueError> {
     Ok(deleted as u64)
 }
 
+fn reason_of(tx: &Transaction<'_>, id: i64) -> Result<Option<String>, QueueError> {
+    tx.prepare_cached("SELECT reason FROM jobs WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+        .map_err(sqlite("look why a job is held"))
+}
+
 pub(super) fn state_of(tx: &Transaction<'_>, id: i64) -> Result<Option<JobState>, QueueError> {
     tx.prepare_cached("SELECT state FROM jobs WHERE id = ?1")
         .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
@@ -294,6 +314,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         needed: row.get(6)?,
         walk: row.get(7)?,
         collectable: row.get(8)?,
+        reason: row.get(9)?,
     })
 }
 

@@ -7,6 +7,7 @@ use super::deliver::{Place, deliver};
 use super::note::note_taking;
 use super::pause::UnderWay;
 use super::presence::Presence;
+use super::step::Progress;
 use super::target::State;
 use super::{UNDER_WAY, Uploader};
 use crate::cache::{CallOff, Gate, Pass, Punctuality, Seat};
@@ -79,9 +80,10 @@ impl Uploader {
         let seats = seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
             let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
-            let (context, call_off) = (self.context.clone(), CallOff::default());
-            let (under_way, given_back) = UnderWay::begin(job.clone(), name.clone(), call_off.clone());
-            let place = Place { slots, gate, seat, over_line, call_off };
+            let (context, call_off, progress) = (self.context.clone(), CallOff::default(), Progress::default());
+            let (under_way, given_back) =
+                UnderWay::begin(job.clone(), name.clone(), call_off.clone(), progress.clone());
+            let place = Place { slots, gate, seat, over_line, call_off, progress };
             let task = self.tasks.spawn(async move {
                 tokio::select! {
                     landed = deliver(context, name, presence, &job, place, &flight) => landed,

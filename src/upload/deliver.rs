@@ -15,6 +15,7 @@ use super::presence::{Presence, Unanswered};
 use super::realisations;
 use super::references::{Deliverable, References, find_references};
 use super::roots::{Root, Roots};
+use super::step::Progress;
 use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{
     CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
@@ -111,6 +112,8 @@ pub(super) struct Place {
     pub(super) over_line: bool,
     /// Calls it off, and no other.
     pub(super) call_off: CallOff,
+    /// Is told how far it is.
+    pub(super) progress: Progress,
 }
 
 /// Puts one path into one cache, if the policy still wants that and the cache lacks it. Where somebody has asked for its
@@ -125,23 +128,17 @@ pub(super) async fn deliver(
     place: Place,
     flight: &Flight,
 ) -> Landed {
-    let facts = context.facts.clone();
     let tap = context.shaper.tap(name.as_str(), flight.urgency().clone(), place.over_line);
     let landed = tap.scope(deliver_alone(context, name, presence, job, place, flight)).await;
     if let Outcome::Delivered(_) = landed.outcome {
         flight.land();
     }
-    // What an upstream has is the upstream's to keep whole.
-    let is_there = matches!(landed.outcome, Outcome::Delivered(Delivery::Uploaded { .. } | Delivery::AlreadyThere));
-    if !is_there || !job.walk {
-        return landed;
-    }
-    match facts.path_info(&job.path).await {
-        Ok(Some(info)) => Landed { walk: info.other_references().cloned().collect(), ..landed },
-        Ok(None) => landed,
-        // The path is there, and is found there when the rest of its closure is asked for.
-        Err(error) => Landed { outcome: retry(job, one_line(&error)), ..landed },
-    }
+    landed
+}
+
+/// What is to be looked for behind a path that is there. What an upstream has is the upstream's to keep whole.
+fn behind(job: &Job, info: &PathInfo) -> Vec<StorePath> {
+    if job.walk { info.other_references().cloned().collect() } else { Vec::new() }
 }
 
 async fn deliver_alone(
@@ -172,7 +169,7 @@ async fn deliver_alone(
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
             flight.land();
             realisations::add(&cache, &name, &info).await;
-            return landed;
+            return Landed { walk: behind(job, &info), ..landed };
         }
         Ok(References::Settled(landed)) => return landed,
         Err(Unanswered::Refused(error)) => return judge(&context, job, &info, &error).await,
@@ -184,7 +181,7 @@ async fn deliver_alone(
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, call_off } = place;
+    let Place { slots, gate, seat, over_line: _, call_off, progress } = place;
     let urgency = flight.urgency().clone();
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
@@ -196,13 +193,15 @@ async fn deliver_alone(
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
-        .only_after(Box::pin(root(context.clone(), info.clone(), rooted.clone())));
+        .only_after(Box::pin(root(context.clone(), info.clone(), rooted.clone(), progress.clone())));
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let Deliverable { under_way, there } = references;
     let arrivals = Box::pin(async move {
+        progress.wait_for_references(!under_way.is_empty());
         for arrival in under_way {
             arrival.wait().await?;
         }
+        progress.wait_for_references(false);
         Ok(())
     });
     let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
@@ -220,7 +219,8 @@ async fn deliver_alone(
             flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);
-            Outcome::Delivered(Delivery::Uploaded { row: info.id, volume, deduplicated }).into()
+            let uploaded = Outcome::Delivered(Delivery::Uploaded { row: info.id, volume, deduplicated });
+            Landed { walk: behind(job, &info), ..uploaded.into() }
         }
         Err(error) => judge(&context, job, &info, &error).await,
     }
@@ -229,9 +229,10 @@ async fn deliver_alone(
 /// The root that a path has, to be held until its delivery ends.
 type Rooted = Arc<Mutex<Option<Root>>>;
 
-/// Roots a path that is about to be read: what only waits is not kept from the garbage collector. It may have been collected
-/// before, and then isn't read; without a root nothing is said of it either way.
-async fn root(context: Context, info: PathInfo, rooted: Rooted) -> Result<(), NarFailure> {
+/// Roots a path that is about to be read, since its turn has come: what only waits is not kept from the garbage collector. It
+/// may have been collected before, and then isn't read; without a root nothing is said of it either way.
+async fn root(context: Context, info: PathInfo, rooted: Rooted, progress: Progress) -> Result<(), NarFailure> {
+    progress.begin();
     let Some(root) = context.roots.hold(&info.path).await else { return Ok(()) };
     *rooted.lock().unwrap_or_else(PoisonError::into_inner) = Some(root);
     match gone_since(&context, &info).await {

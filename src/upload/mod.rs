@@ -25,7 +25,9 @@ mod presence;
 mod realisations;
 mod references;
 mod roots;
+mod serving;
 mod settle;
+mod step;
 mod target;
 mod tidy;
 mod upstream;
@@ -38,24 +40,24 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::debug;
 
 use self::collectable::Collectable;
 use self::deliver::{Context, Landed};
 use self::flight::Flights;
-use self::note::{note_taking, note_waiting};
 pub use self::pause::Pauses;
 use self::pause::UnderWay;
 use self::roots::Roots;
+pub use self::serving::{Opening, Orders};
+use self::target::State;
 pub use self::target::{Forgive, Open, Target};
-use self::target::{State, Waits};
 use self::tidy::tidy;
-use crate::cache::{Cache, CacheError, Tally, Upstreams};
+use crate::cache::{Tally, Upstreams};
 use crate::disk::Levels;
 use crate::limit::Shaper;
 use crate::nix::StoreFacts;
 use crate::policy::Policy;
-use crate::queue::{CacheId, QueueError, QueueHandle, Standing, now};
+use crate::queue::{CacheId, QueueError, QueueHandle, now};
 
 /// Jobs of one cache that may be under way: enough for a group commit to pay, few enough to be given back quickly.
 const UNDER_WAY: usize = 256;
@@ -115,16 +117,6 @@ pub enum Command {
     Drain(Duration),
 }
 
-/// What to work by.
-pub struct Orders {
-    /// The policy.
-    pub policy: Arc<Policy>,
-    /// The caches that it names.
-    pub targets: Vec<Target>,
-    /// Caches of others, which deliver what they have.
-    pub upstreams: Upstreams,
-}
-
 /// Claims jobs and sees them through.
 pub struct Uploader {
     queue: QueueHandle,
@@ -154,18 +146,15 @@ pub struct Uploader {
     landed: Vec<TaskEnd>,
     settle_at: Option<Instant>,
     next_due: Option<i64>,
+    /// When there was a reason to look at the queue last.
+    looked: Instant,
+    /// When it is noted again how far those are that are under way.
+    next_steps: Instant,
     next_release: Instant,
     next_tidying: Instant,
     drain_until: Option<Instant>,
     /// Whether what was under way at the end of a drain has been told to end.
     was_called_off: bool,
-}
-
-/// An attempt to open a cache, and what came of it.
-pub struct Opening {
-    cache: CacheId,
-    attempt: u64,
-    result: Result<Arc<dyn Cache>, CacheError>,
 }
 
 /// How the task of a delivery ended.
@@ -179,6 +168,8 @@ pub enum Event {
     Opened(Opening),
     /// Some deliveries have come to an end.
     Landed(Vec<TaskEnd>),
+    /// How far the others are is to be noted.
+    Moved,
     /// It was told something.
     Told(Command),
     /// The time to finish what is under way is over.
@@ -229,6 +220,8 @@ impl Uploader {
             landed: Vec::new(),
             settle_at: None,
             next_due: None,
+            looked: Instant::now(),
+            next_steps: Instant::now(),
             next_release: Instant::now() + HELD_FOR,
             next_tidying: Instant::now() + TIDY_EVERY,
             drain_until: None,
@@ -285,6 +278,8 @@ impl Uploader {
                 }
                 () = self.bell.notified(), if self.drain_until.is_none() => return Event::Look,
                 () = sleep_until(settle), if self.settle_at.is_some() => {}
+                // Not at rest, when nothing is under way.
+                () = sleep_until(self.next_steps), if !self.tasks.is_empty() => return Event::Moved,
                 () = sleep_until(wake) => {
                     return if self.drain_until.is_some() { Event::DrainOver } else { Event::Look };
                 }
@@ -297,6 +292,12 @@ impl Uploader {
     /// # Errors
     /// [`QueueError`].
     pub async fn apply(&mut self, event: Event) -> Result<(), QueueError> {
+        if let Event::Moved = event {
+            // There is nothing more to be claimed for that.
+            self.note_steps().await;
+            return Ok(());
+        }
+        self.looked = Instant::now();
         match event {
             Event::Look => self.look_after_the_queue().await?,
             Event::Opened(opening) => self.take_opened(opening).await?,
@@ -320,7 +321,7 @@ impl Uploader {
                 self.claimed.values().for_each(UnderWay::call_off);
                 self.drain_until = Some(Instant::now() + Duration::from_secs(1));
             }
-            Event::Drained => {}
+            Event::Moved | Event::Drained => {}
         }
         if self.drain_until.is_none() { self.claim().await } else { Ok(()) }
     }
@@ -349,80 +350,9 @@ impl Uploader {
         let at = now();
         let due = self.next_due.map(|due| Duration::from_millis(u64::try_from(due - at).unwrap_or(0)));
         let (now, retry) = (Instant::now(), self.caches.values().filter_map(State::retry_at).min());
-        let look = now + due.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        let again = self.looked + LOOK_AGAIN;
+        let look = due.map_or(again, |due| again.min(now + due));
         // One that can't be tried at this moment, though its time has come, is no reason to look without a pause.
         retry.map_or(look, |retry| retry.max(now + LOOK_IN_VAIN).min(look))
-    }
-
-    async fn serve(&mut self, orders: Orders) -> Result<(), QueueError> {
-        let Orders { policy, targets, upstreams } = orders;
-        self.context.upstreams = upstreams;
-        let mut before = std::mem::take(&mut self.caches);
-        for target in targets {
-            let (id, known) = (target.id, before.remove(&target.id));
-            // Only now that what is claimed goes by the new configuration, with another key perhaps.
-            let fingerprint = target.fingerprint.clone();
-            let again = self.queue.call(move |queue| queue.serve_cache(id, &fingerprint, now())).await?;
-            if again > 0 {
-                info!(cache = %target.name, jobs = again, "its configuration has changed: what had failed is tried again");
-            }
-            if known.is_none() {
-                // What an earlier process noted may be mended; if not, it is noted again.
-                self.queue.call(move |queue| queue.note_cache(id, Standing::Takes, now())).await?;
-            }
-            self.caches.insert(id, State::serve(target, known));
-        }
-        // A cache may have been gone from the policy for a while and be back, with jobs still under way.
-        for UnderWay { job, .. } in self.claimed.values() {
-            if let Some(state) = self.caches.get_mut(&job.cache) {
-                state.under_way += 1;
-            }
-        }
-        self.note_pauses().await?;
-        self.policy.send_replace(Some(policy));
-        // A rule that held something back may be another now, or was changed while nobody watched.
-        self.queue.call(|queue| queue.release_held(now())).await?;
-        Ok(())
-    }
-
-    /// Begins to open every cache that is to be tried and isn't open.
-    async fn open_caches(&mut self) -> Result<(), QueueError> {
-        let mut asked = Vec::new();
-        for (id, state) in &mut self.caches {
-            if state.room(UNDER_WAY) == 0 {
-                continue;
-            }
-            self.attempts += 1;
-            let (cache, attempt) = (*id, self.attempts);
-            if let Some(open) = state.begin_to_open(attempt) {
-                // On a task of its own, so that a panic in there is an error like any other.
-                let opened = tokio::spawn(async move { open().await });
-                self.openings.spawn(async move {
-                    let result = opened.await.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }));
-                    Opening { cache, attempt, result }
-                });
-                asked.push(cache);
-            }
-        }
-        // One that is dead may leave us without an answer for long: whoever looks meanwhile is to know.
-        if asked.is_empty() {
-            return Ok(());
-        }
-        self.queue.call(move |queue| queue.note_asked(&asked, Some(now()))).await
-    }
-
-    async fn take_opened(&mut self, opening: Opening) -> Result<(), QueueError> {
-        let Opening { cache, attempt, result } = opening;
-        self.queue.call(move |queue| queue.note_asked(&[cache], None)).await?;
-        let Some(state) = self.caches.get_mut(&cache).filter(|state| state.awaits(attempt)) else { return Ok(()) };
-        match result {
-            Ok(opened) => {
-                if state.opened(opened, &self.queue, &self.context.shaper) {
-                    note_taking(&self.queue, cache, state).await?;
-                }
-                Ok(())
-            }
-            Err(error) => note_waiting(&self.queue, cache, state, &Waits::unopened(&error)).await,
-        }
     }
 }

@@ -83,6 +83,8 @@ pub(super) fn tell(job: &Job, outcome: &Outcome, cache: &str) {
             warn!(%path, cache, attempt = job.attempts + 1, "will try again{again}: {reason}");
         }
         Outcome::Postponed { reason, .. } => debug!(%path, cache, "will be tried again: {reason}"),
+        // It was looked at again by itself, as after each start: whoever reads the log knows.
+        Outcome::Held { reason } if job.reason.as_ref() == Some(reason) => debug!(%path, cache, "still held: {reason}"),
         Outcome::Held { reason } => warn!(%path, cache, "held: {reason}"),
         Outcome::Failed { reason } => warn!(%path, cache, "failed: {reason}"),
         Outcome::Gone => info!(%path, cache, "garbage-collected before it was uploaded"),

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Uploader;
 use super::deliver::Landed;
+use super::step::{NOTED_EVERY, Progress};
 use crate::cache::CallOff;
 use crate::limit::Lane;
 use crate::policy::CacheName;
-use crate::queue::{Job, Outcome, Paused, QueueError};
+use crate::queue::{Job, Outcome, Paused, QueueError, Step};
 
 /// What is called off ends at its next chunk. One that waits for its turn to send, or for a server, is dropped after so long.
 const GRACE: Duration = Duration::from_secs(1);
@@ -26,16 +27,33 @@ pub(super) struct UnderWay {
     pub(super) name: CacheName,
     call_off: CallOff,
     give_back: Option<oneshot::Sender<()>>,
+    progress: Progress,
+    /// What is noted of that, and when it was begun.
+    noted: Option<Step>,
+    begun: Instant,
 }
 
 /// Comes true a while after a job was to be given back.
 pub(super) struct GivenBack(oneshot::Receiver<()>);
 
 impl UnderWay {
-    /// A job that is being begun, with what it is called off by.
-    pub(super) fn begin(job: Job, name: CacheName, call_off: CallOff) -> (Self, GivenBack) {
+    /// A job that is being begun, with what it is called off by and what says how far it is.
+    pub(super) fn begin(job: Job, name: CacheName, call_off: CallOff, progress: Progress) -> (Self, GivenBack) {
         let (give_back, told) = oneshot::channel();
-        (Self { job, name, call_off, give_back: Some(give_back) }, GivenBack(told))
+        let (give_back, begun) = (Some(give_back), Instant::now());
+        (Self { job, name, call_off, give_back, progress, noted: None, begun }, GivenBack(told))
+    }
+
+    /// How far it is, where that isn't noted, by its job's number; what was just begun may soon be through.
+    pub(super) fn new_step(&mut self) -> Option<(i64, Step)> {
+        let step = self.progress.step();
+        let is_news = self.begun.elapsed() >= NOTED_EVERY && self.noted.replace(step) != Some(step);
+        is_news.then_some((self.job.id, step))
+    }
+
+    /// What was to be noted of that isn't.
+    pub(super) fn forget_noted(&mut self) {
+        self.noted = None;
     }
 
     /// Calls it off.

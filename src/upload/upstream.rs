@@ -53,6 +53,7 @@ mod tests {
             needed: false,
             walk: false,
             collectable: false,
+            reason: None,
         }
     }
 

@@ -14,12 +14,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::WATCHING_FROM_NOW_ON;
 use crate::limit::Lane;
 use crate::nix::{Daemon, DaemonError, StoreDir, StorePath, store_listing};
 use crate::queue::{Admission, Ended, QueueError, QueueHandle, Routes, now};
 
 /// Paths that are asked for and admitted together.
 const BATCH: usize = 500;
+
+/// Names that are compared at once with those seen before: the queue is kept from others for some 1 ms by that.
+const PORTION: usize = 2_000;
 
 /// What changes in a directory within this time after its time of change was read may leave that as it was: file systems
 /// count in ticks, some in whole seconds.
@@ -79,17 +83,19 @@ impl Listing {
     ) -> Result<Self, ListingError> {
         let daemon = Daemon::connect(&socket, &store_dir).await?;
         let dir = store_dir.clone();
-        let since = queue
+        let (since, is_first) = queue
             .call(move |queue| {
                 if let Some(since) = queue.watched_since(&dir)? {
-                    return Ok(since);
+                    return Ok((since, false));
                 }
-                info!("watching from now on; `storewatch backfill` takes what is there already");
                 let since = now() / 1000;
                 queue.begin_watching(&dir, since)?;
-                Ok(since)
+                Ok((since, true))
             })
             .await?;
+        if is_first {
+            info!("{WATCHING_FROM_NOW_ON}");
+        }
         Ok(Self { real_store, socket, store_dir, daemon, since, listed: None })
     }
 
@@ -108,7 +114,7 @@ impl Listing {
         let listed = listed.unwrap_or_else(|panic| Err(panic.into())).map_err(explain)?;
         let pending_before = before.map(|listed| listed.pending).unwrap_or_default();
         let (at, changed, asked) = match listed {
-            Some((changed, names)) => (now, changed, queue.call(move |queue| queue.unseen(&names)).await?),
+            Some((changed, names)) => (now, changed, unseen(queue, names).await?),
             None => (known_at.unwrap_or(now), known, pending_before.clone()),
         };
         let told: HashSet<StorePath> = pending_before.into_iter().collect();
@@ -168,6 +174,25 @@ impl Listing {
     }
 }
 
+/// Of the names in the store directory, those not seen before; names seen that are no longer there are forgotten. In portions,
+/// so that nobody who claims or settles waits behind all of them.
+async fn unseen(queue: &QueueHandle, listed: Vec<StorePath>) -> Result<Vec<StorePath>, QueueError> {
+    let mut unseen: HashSet<&str> = listed.iter().map(StorePath::base_name).collect();
+    let (mut gone, mut after) = (Vec::new(), String::new());
+    loop {
+        let seen = queue.call(move |queue| queue.seen_behind(&after, PORTION)).await?;
+        let Some(last) = seen.last().cloned() else { break };
+        gone.extend(seen.into_iter().filter(|name| !unseen.remove(name.as_str())));
+        after = last;
+    }
+    for names in gone.chunks(PORTION) {
+        let names = names.to_vec();
+        queue.call(move |queue| queue.forget_seen(&names)).await?;
+    }
+    let is_unseen = |path: &StorePath| unseen.contains(path.base_name());
+    Ok(listed.iter().filter(|path| is_unseen(path)).cloned().collect())
+}
+
 /// The names in the store directory, and when it had changed last, unless that is what is `known`. The time is `None` where
 /// the directory may change again without another time. Blocks.
 fn list_if_changed(
@@ -199,6 +224,23 @@ fn admission(wanted: &[crate::queue::Wanted]) -> Admission<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Queue;
+
+    #[tokio::test]
+    async fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let queue = QueueHandle::start(Queue::open(dir.path()).expect("opened").queue).expect("a thread");
+        // More than one portion.
+        let path = |n: usize| StorePath::from_base_name(&format!("{n:0>32}-p")).expect("a legal name");
+        let all = || (0..PORTION + 9).map(path);
+        assert_eq!(unseen(&queue, all().collect()).await.expect("compared").len(), PORTION + 9);
+        let most: Vec<_> = all().skip(1).collect();
+        queue.call(move |queue| queue.admit_seen(&admission(&[]), &most)).await.expect("noted");
+        assert_eq!(unseen(&queue, all().collect()).await.expect("compared"), [path(0)]);
+        let without_the_last = all().take(PORTION + 8).collect();
+        assert_eq!(unseen(&queue, without_the_last).await.expect("compared"), [path(0)]);
+        assert_eq!(unseen(&queue, all().collect()).await.expect("compared"), [path(0), path(PORTION + 8)]);
+    }
 
     #[test]
     fn a_directory_is_listed_again_until_its_time_of_change_can_be_relied_on() {

@@ -34,6 +34,9 @@ use crate::nix::{DatabaseError, StoreDir};
 use crate::queue::{QueueError, QueueHandle, Routes};
 use crate::report::one_line;
 
+/// What is said where watching begins with a store in which there is something.
+const WATCHING_FROM_NOW_ON: &str = "watching from now on; `storewatch backfill` takes what is there already";
+
 /// What the watcher is made of.
 pub struct Parts {
     /// The queue.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info};
 
-use super::WatchError;
 use super::cursor::{Seen, check, is_current};
+use super::{WATCHING_FROM_NOW_ON, WatchError};
 use crate::limit::Lane;
 use crate::nix::{BatchLimits, Database, DatabaseError, Identity, StoreDir};
 use crate::queue::{Admission, Cursor, Ended, Mark, QueueHandle, Routes, Wanted, now};
@@ -80,29 +80,31 @@ impl Scan {
             opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
         let Identity { dev, ino } = database.identity();
         let dir = store_dir.clone();
-        let (cursor, since) = queue
+        let (cursor, since, is_first) = queue
             .call(move |queue| {
                 let since = queue.watched_since(&dir)?;
                 if let (Some(cursor), Some(since)) = (queue.cursor(&dir)?, since) {
-                    return Ok((cursor, since));
+                    return Ok((cursor, since, false));
                 }
                 let file = (dev, ino);
                 let since = since.or(began_without);
                 let cursor = match since {
                     // Watched before, but not by this database.
                     Some(_) => Cursor { row: 0, mark: None, file, rescan_to: last_id },
-                    None => {
-                        info!("watching from now on; `storewatch backfill` takes what is there already");
-                        Cursor { row: last_id, mark: mark.clone(), file, rescan_to: 0 }
-                    }
+                    None => Cursor { row: last_id, mark: mark.clone(), file, rescan_to: 0 },
                 };
+                let is_first = since.is_none();
                 let since = since.unwrap_or_else(|| now() / 1000);
                 // In this order: cut off in between, the next start reads from the beginning what was registered since.
                 queue.begin_watching(&dir, since)?;
                 queue.admit(&nothing(), Some((&dir, &cursor)))?;
-                Ok((cursor, since))
+                Ok((cursor, since, is_first))
             })
             .await?;
+        // Where the disk is full, the above is done again and again.
+        if is_first {
+            info!("{WATCHING_FROM_NOW_ON}");
+        }
         debug!(row = cursor.row, last_id, "the Nix database is open");
         Ok(Self { db_path, store_dir, database, cursor, since })
     }

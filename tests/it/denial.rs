@@ -54,6 +54,12 @@ each_nix! {
         let mut running = storewatch.start();
         let chain = store.query_closure(&store.build(&expr::chain(3)).unwrap()[0]);
         running.eventually("the referrer held", || storewatch.jobs("held").len() == 1);
+        assert_eq!(running.log().matches(" WARN held: ").count(), 1);
+        running.stop();
+        // Nothing new is told of it as long as it is so.
+        let mut running = storewatch.start();
+        running.eventually_logs("still held: ");
+        assert!(!running.log().contains(" WARN held: "));
         running.stop();
         storewatch.policy("version = 1\n");
         let mut running = storewatch.start();

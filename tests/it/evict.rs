@@ -85,7 +85,9 @@ fn a_path_that_is_larger_than_the_cache_may_be_fails_and_says_what_to_do() {
     running.eventually("the end of the large one", || storewatch.jobs("failed").len() == 1);
     let reason = storewatch.jobs("failed")[0]["reason"].as_str().unwrap().to_owned();
     assert!(
-        reason.contains("larger than the cache may be by its `max_size`, 976.6 KiB; let `max_size` be more"),
+        reason.contains(
+            "is larger than 878.9 KiB, and would be dropped as soon as the cache had more than its `max_size`; let"
+        ),
         "{reason}"
     );
     assert_eq!((cache.archives().len(), cache.largest_temporary_file()), (1, 0));

@@ -133,6 +133,7 @@ fn what_is_under_way_is_given_back_and_not_counted_as_a_try() {
         programs_begun(&folder).len() == 1 && storewatch.jobs("uploading").len() == 1
     });
     let pid = fs::read_to_string(&programs_begun(&folder)[0]).unwrap();
+    running.eventually("that it is sent", || storewatch.jobs("uploading")[0]["step"] == "being sent");
     storewatch.cmd(&["pause"]).ok();
     running.eventually("the job's return", || storewatch.jobs("pending").len() == 1);
     assert_eq!(storewatch.jobs("pending")[0]["attempts"], 0);
@@ -141,6 +142,33 @@ fn what_is_under_way_is_given_back_and_not_counted_as_a_try() {
     assert_eq!(programs_begun(&folder).len(), 1, "it isn't begun again");
     storewatch.cmd(&["resume"]).ok();
     running.eventually("another try", || programs_begun(&folder).len() == 2);
+}
+
+#[test]
+fn what_is_under_way_is_told_from_what_waits_for_its_turn() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let folder = store.root().join("program");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("endless");
+    write_program(&program, ENDLESS);
+    storewatch.policy(&format!(
+        "version = 1\n[limits]\nuploads = 1\n[caches.team]\nurl = \"command://{}\"\nargs = [\"{}\"]\n",
+        program.display(),
+        folder.display()
+    ));
+    let mut running = storewatch.start();
+    store.build(&expr::many(6)).unwrap();
+    let told = |step: &str| storewatch.jobs("uploading").iter().filter(|job| job["step"] == step).count();
+    // Small ones needn't stand behind what takes long: two more than are told are begun.
+    running
+        .eventually("all of them", || told("being sent") >= 1 && told("being sent") + told("waits for its turn") == 6);
+    assert!(told("waits for its turn") >= 3);
+    let text = storewatch.cmd(&["queue", "list"]).ok();
+    assert!(text.matches("  waits for its turn\n").count() >= 3, "{text}");
+    running.kill9();
+    assert_eq!(told("being sent"), 0, "nobody is at work");
 }
 
 #[test]

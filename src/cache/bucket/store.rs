@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 use super::error::{BucketError, unwrapped};
 use super::uploads::Uploads;
 use super::wire::Wire;
-use crate::cache::CacheError;
 use crate::cache::http::Action;
 use crate::cache::unfinished::Place;
+use crate::cache::{CacheError, layout};
 
 /// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
 pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
@@ -67,14 +67,15 @@ impl Store {
 
     /// The text of an object, if it is there.
     pub(super) async fn text(&self, object: &Path) -> Result<Option<String>, Arc<BucketError>> {
-        let failed = |error| unwrapped(Action::Configuration, &self.name, &error);
+        let action = action_of(object);
+        let failed = |error| unwrapped(action, &self.name, &error);
         let Some(found) = self.get(object).await? else { return Ok(None) };
         let (mut chunks, mut text) = (found.into_stream(), Vec::new());
         while let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await {
             text.extend_from_slice(&chunk.map_err(failed)?);
             if text.len() > LONGEST_TEXT {
                 let problem = format!("{object} is longer than {} KiB: that is something else", LONGEST_TEXT >> 10);
-                let (action, bucket) = (Action::Configuration, self.name.to_string());
+                let bucket = self.name.to_string();
                 return Err(Arc::new(BucketError::NotUnderstood { action, bucket, problem }));
             }
         }
@@ -86,7 +87,7 @@ impl Store {
         match self.objects.get(object).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(unwrapped(Action::Configuration, &self.name, &error)),
+            Err(error) => Err(unwrapped(action_of(object), &self.name, &error)),
         }
     }
 
@@ -207,6 +208,11 @@ impl Place for Store {
 /// What a store is told that an object holds, as Nix tells it.
 pub(super) fn content_type(kind: &'static str) -> Attributes {
     Attributes::from_iter([(Attribute::ContentType, kind)])
+}
+
+/// What an object is read for, as messages say it.
+fn action_of(object: &Path) -> Action {
+    if object.filename() == Some(layout::CACHE_INFO) { Action::Configuration } else { Action::Fetch }
 }
 
 #[cfg(test)]

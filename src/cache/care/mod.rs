@@ -46,6 +46,13 @@ pub fn seconds(duration: Duration) -> Seconds {
     Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
 }
 
+/// To how many bytes a cache that has more than `max_size` is pruned: some more goes than need be, or each upload would drop
+/// something.
+#[must_use]
+pub fn after_a_prune(max_size: u64) -> u64 {
+    max_size - max_size / 10
+}
+
 /// Where the files of a binary cache lie. Names are relative to the cache.
 pub trait Shelf: Send + Sync {
     /// The cache, as messages call it.

@@ -1,6 +1,9 @@
 //! What of the service's environment a program gets.
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
+
+use percent_encoding::percent_decode_str;
 
 use super::{CommandOptions, Gives};
 
@@ -75,14 +78,26 @@ pub(super) fn blackened(options: &CommandOptions, text: &str) -> String {
     let passed = passed.filter(|value| value.len() >= LEAST_SECRET);
     let proxies = PASSED.into_iter().filter(|name| name.to_ascii_lowercase().ends_with("_proxy")).filter_map(value);
     let logins = proxies.filter_map(|proxy| login(&proxy).map(str::to_owned));
-    // With what stands behind it, since a login may be as short as a word.
-    let logins = logins.map(|login| format!("{login}@"));
-    let passwords = logins.clone().filter_map(|login| {
-        let (_, password) = login.strip_suffix('@')?.split_once(':')?;
-        (password.len() >= LEAST_SECRET).then(|| password.to_owned())
-    });
-    let all: Vec<String> = passed.chain(logins).chain(passwords).collect();
-    all.into_iter().fold(text.to_owned(), |text, value| text.replace(&value, "[secret]"))
+    blacken(text, passed.chain(logins.flat_map(|login| shown_to_a_proxy(&login))).collect())
+}
+
+/// The text without these secrets. The longest first: one may begin like another, whose end would stay.
+fn blacken(text: &str, mut secrets: Vec<String>) -> String {
+    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(&secret, "[secret]"))
+}
+
+/// What a login must not be seen as: whole with what stands behind it, however short; its password, or itself where it is but
+/// one word, unless that is short; and each of them decoded, as programs say it.
+fn shown_to_a_proxy(login: &str) -> Vec<String> {
+    let decoded = percent_decode_str(login).decode_utf8_lossy().into_owned();
+    let mut shown = Vec::new();
+    for login in [login, decoded.as_str()] {
+        let (_, secret) = login.split_once(':').unwrap_or(("", login));
+        shown.push(format!("{login}@"));
+        shown.extend((secret.len() >= LEAST_SECRET).then(|| secret.to_owned()));
+    }
+    shown
 }
 
 /// `USER:PASSWORD` in a proxy's address, as it is written there.
@@ -95,6 +110,21 @@ fn login(proxy: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_proxy_is_shown_is_not_said_in_any_form() {
+        let said = |login: &str, text: &str| blacken(text, shown_to_a_proxy(login));
+        for text in
+            ["407 for me:p%40ssword@proxy", "407 for p@ssword", "407 for p%40ssword", "407 for me:p@ssword@proxy"]
+        {
+            let told = said("me:p%40ssword", text);
+            assert!(!told.contains("ssword"), "{text}: {told}");
+        }
+        assert_eq!(said("token-of-mine", "the proxy refuses token-of-mine"), "the proxy refuses [secret]");
+        assert_eq!(said("me", "me too, at me@proxy"), "me too, at [secret]proxy");
+        let secrets = ["hunter".to_owned(), "hunter-and-more".to_owned()];
+        assert_eq!(blacken("hunter-and-more", secrets.into()), "[secret]");
+    }
 
     #[test]
     fn what_a_proxy_is_shown_is_known() {

@@ -36,9 +36,12 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Takes back an archive that no narinfo names.
-    fn withdraw_archive(&mut self) {
+    /// Takes back what no narinfo stands for: an archive that none names, and a list of the files of a path that isn't shown.
+    fn withdraw(&mut self) {
         self.nar.iter_mut().for_each(TempFile::withdraw);
+        if !self.narinfo.is_there() {
+            self.listing.iter_mut().for_each(TempFile::withdraw);
+        }
     }
 }
 
@@ -84,15 +87,19 @@ fn commit(cache_dir: &Path, members: Vec<Ready>) {
         narinfo.make_young();
     }
     let members = sync_contents(members);
-    let mut members = publish(members, |files| files.nar.as_mut(), &cache_dir.join(layout::NAR_DIR));
-    for ready in members.iter_mut().filter(|ready| !ready.done.is_closed()) {
-        // Nix does without one, so that one that can't be published is no reason not to publish the path.
-        let _ = ready.files.listing.as_mut().map(TempFile::publish);
-    }
-    for ready in publish(members, |files| Some(&mut files.narinfo), cache_dir) {
+    let members = publish(members, |files| files.nar.as_mut(), &cache_dir.join(layout::NAR_DIR));
+    for ready in publish(publish_lists(members), |files| Some(&mut files.narinfo), cache_dir) {
         // Nobody waiting any more is fine.
         let _ = ready.done.send(Ok(()));
     }
+}
+
+/// Renames the lists of files. Nix does without one, so that one that can't be published is no reason not to publish the path.
+fn publish_lists(mut members: Vec<Ready>) -> Vec<Ready> {
+    for ready in members.iter_mut().filter(|ready| !ready.done.is_closed()) {
+        let _ = ready.files.listing.as_mut().map(TempFile::publish);
+    }
+    members
 }
 
 /// Renames one file of each member that has it into a directory and syncs that. One that can't be renamed fails alone.
@@ -100,13 +107,13 @@ fn publish(members: Vec<Ready>, file: fn(&mut Files) -> Option<&mut TempFile>, d
     let mut published = Vec::with_capacity(members.len());
     for mut ready in members {
         if ready.done.is_closed() {
-            ready.files.withdraw_archive();
+            ready.files.withdraw();
             continue;
         }
         match file(&mut ready.files).map_or(Ok(()), TempFile::publish) {
             Ok(()) => published.push(ready),
             Err(error) => {
-                ready.files.withdraw_archive();
+                ready.files.withdraw();
                 let _ = ready.done.send(Err(error));
             }
         }
@@ -114,7 +121,7 @@ fn publish(members: Vec<Ready>, file: fn(&mut Files) -> Option<&mut TempFile>, d
     let Err(source) = File::open(dir).and_then(|dir| dir.sync_all()) else { return published };
     for mut ready in published {
         if !ready.files.narinfo.is_published() {
-            ready.files.withdraw_archive();
+            ready.files.withdraw();
         }
         // An error can't be copied, but every push has to hear of it.
         let source = io::Error::new(source.kind(), source.to_string());
@@ -190,11 +197,18 @@ mod tests {
         commit(dir.path(), vec![member]);
         assert!(is_empty(), "before its group");
         let (member, published) = ready(dir.path());
-        let members = publish(vec![member], |files| files.nar.as_mut(), &nar_dir);
-        assert!(nar_dir.join("a.nar").exists());
+        let members = publish_lists(publish(vec![member], |files| files.nar.as_mut(), &nar_dir));
+        assert!(nar_dir.join("a.nar").exists() && dir.path().join("a.ls").exists());
         drop(published);
         drop(publish(members, |files| Some(&mut files.narinfo), dir.path()));
         assert!(is_empty(), "while its group is synced");
+        // One that is shown already keeps its list.
+        fs::write(dir.path().join("a.narinfo"), "").expect("written");
+        let (member, published) = ready(dir.path());
+        let members = publish_lists(publish(vec![member], |files| files.nar.as_mut(), &nar_dir));
+        drop(published);
+        drop(publish(members, |files| Some(&mut files.narinfo), dir.path()));
+        assert!(dir.path().join("a.ls").exists() && !nar_dir.join("a.nar").exists());
     }
 
     #[tokio::test]

@@ -324,3 +324,21 @@ fn put(dir: &Path, name: &str, content: &[u8], expected: &Expected) -> Result<bo
     temp.publish()?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_narinfo_since_it_was_read_goes_back_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("a.narinfo"), "another host's").expect("written");
+        let renamed = rename(dir.path(), "a.narinfo", b"what was read", "pruned/a", &Expected::Whatever);
+        assert!(!renamed.expect("tried"));
+        assert_eq!(fs::read(dir.path().join("a.narinfo")).expect("there"), b"another host's");
+        assert!(!dir.path().join("pruned/a").exists());
+        let renamed = rename(dir.path(), "a.narinfo", b"another host's", "pruned/a", &Expected::Whatever);
+        assert!(renamed.expect("renamed") && dir.path().join("pruned/a").exists());
+        assert!(!dir.path().join("a.narinfo").exists());
+    }
+}

@@ -78,6 +78,11 @@ impl TempFile {
         self.published
     }
 
+    /// Whether there is a file of its final name, be it this one or an earlier one.
+    pub(super) fn is_there(&self) -> bool {
+        self.target.exists()
+    }
+
     /// Takes it back, should it have been published: nothing names it.
     pub(super) fn withdraw(&mut self) {
         if self.published {

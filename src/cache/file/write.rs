@@ -44,7 +44,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = self.temp_file(dir.join(&url))?;
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, max_size: self.options.max_size };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest: self.options.largest };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -216,7 +216,7 @@ pub(super) struct GrowingFile {
     pub(super) way_out: WayOut,
     pub(super) room: SetAside,
     /// Bytes that it may have.
-    pub(super) max_size: Option<u64>,
+    pub(super) largest: Option<u64>,
 }
 
 /// Why a file could not be written: there is no room, by the thresholds or by the system, or it is too large.
@@ -246,8 +246,8 @@ impl Write for GrowingFile {
         if !is_wanted || !tap.take_blocking(bytes.len(), dropped) {
             return Err(io::Error::other("its push was dropped"));
         }
-        if let Some(max_size) = self.max_size.filter(|max_size| self.written + bytes.len() as u64 > *max_size) {
-            return Err(io::Error::other(CacheError::LargerThanCache { max_size }));
+        if let Some(largest) = self.largest.filter(|largest| self.written + bytes.len() as u64 > *largest) {
+            return Err(io::Error::other(CacheError::LargerThanCache { largest }));
         }
         let written = self.file.write(bytes)?;
         self.written += written as u64;

@@ -83,10 +83,11 @@ impl Scan {
             let opened = spawn_blocking(move || Self::open_once(&nix, &request)).await;
             match opened.map_err(|_| ServiceError::Panicked { part: "the scan" })? {
                 Err(ServiceError::Database(error)) if error.is_busy() => sleep(patience.pause(&error)).await,
-                opened => {
+                Ok(scan) => {
                     patience.rewarded();
-                    return opened;
+                    return Ok(scan);
                 }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -234,10 +235,11 @@ async fn ask<T: Send + 'static>(
                 sleep(patience.pause(&error)).await;
                 rows = back;
             }
-            answer => {
+            Ok(answer) => {
                 patience.rewarded();
-                return Ok((back, answer?));
+                return Ok((back, answer));
             }
+            Err(error) => return Err(error),
         }
     }
 }

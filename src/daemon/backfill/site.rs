@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
 use super::END_LOOK;
 use crate::config::{Config, NixStore};
@@ -32,10 +33,12 @@ impl Site {
         config: &Config,
         role: &'static str,
     ) -> Result<Self, ServiceError> {
-        match StateLock::acquire(state_dir, role) {
+        let dir = state_dir.to_owned();
+        let acquired = spawn_blocking(move || StateLock::acquire(&dir, role)).await;
+        match acquired.map_err(|_| ServiceError::Panicked { part: "what takes the lock" })? {
             Ok(lock) => {
                 lock.keep_until_exit();
-                let queue = open_queue(state_dir)?;
+                let queue = open_queue(state_dir).await?;
                 queue.call(Queue::forget_what_was_off).await?;
                 let (working, routes) = Working::start(queue, state_dir, nix, config).await?;
                 let queue = working.queue.clone();
@@ -77,7 +80,9 @@ impl Site {
         if self.working.is_some() {
             return Ok(None);
         }
-        match StateLock::acquire(state_dir, role) {
+        let dir = state_dir.to_owned();
+        let acquired = spawn_blocking(move || StateLock::acquire_again(&dir, role)).await;
+        match acquired.map_err(|_| ServiceError::Panicked { part: "what takes the lock" })? {
             Ok(lock) => {
                 lock.keep_until_exit();
                 self.queue.call(Queue::forget_what_was_off).await?;

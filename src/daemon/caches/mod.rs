@@ -19,6 +19,7 @@ pub use self::look::{Unanswered, describe, summary, try_all};
 pub use self::standing::{lacks_secret, off_by_name, own_server, tell_what_is_off, why_off};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};
+use crate::cache::care::after_a_prune;
 use crate::cache::command::{CommandCache, CommandOptions};
 use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions, Proof};
@@ -133,12 +134,10 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> (Open, Forg
         }
         Ok(CacheUrl::Bucket { bucket, layout }) => {
             let options = store_options(config, &surroundings.nix, bucket);
-            let forgive = of_http(&options.http);
             let (config, surroundings) = (config.clone(), surroundings.clone());
-            (
-                Arc::new(move || open_bucket(options.clone(), layout.clone(), config.clone(), surroundings.clone())),
-                forgive,
-            )
+            let open = move || open_bucket(options.clone(), layout.clone(), config.clone(), surroundings.clone());
+            // Nothing of what it refuses is kept: it is asked each time.
+            (Arc::new(open), nothing_kept)
         }
         Ok(CacheUrl::Http { endpoint, layout }) => {
             let options = put_options(config, &surroundings.nix, endpoint);
@@ -179,7 +178,7 @@ fn open_file(
             dir,
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
-            max_size: config.max_size,
+            largest: config.max_size.map(after_a_prune),
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };

@@ -8,7 +8,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 
 use super::Finding;
 use crate::disk::nearest;
-use crate::queue::{Queue, QueueError, StateLock};
+use crate::queue::{AtWork, Queue, QueueError, StateLock};
 use crate::report::one_line;
 
 const DIRECTORY: &str = "state directory";
@@ -18,9 +18,7 @@ const QUEUE: &str = "queue";
 pub(super) fn examine(state_dir: &Path, without_state: Option<&str>) -> Vec<Finding> {
     if let Some(service) = without_state {
         let found = format!("{} is gone, with which {service} works: it was unmounted or removed", state_dir.display());
-        let cure =
-            "mount it, and the service goes on; or stop the service, and start it anew to begin with an empty one";
-        return vec![Finding::trouble(DIRECTORY, found).cured_by(cure)];
+        return vec![Finding::trouble(DIRECTORY, found).cured_by(AtWork::CURE)];
     }
     vec![directory(state_dir), worker(state_dir), queue(state_dir)]
 }

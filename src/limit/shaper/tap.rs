@@ -75,9 +75,10 @@ impl Tap {
     /// As [`Tap::take`], for the one thread of the runtime's that writes a path and may wait, but for no longer than until
     /// something else has come true. Returns whether the bytes may be sent.
     pub fn take_blocking(&self, bytes: usize, until: impl Future) -> bool {
-        let Some(turn) = self.0.as_ref().and_then(|Through { shaper, way, .. }| shaper.ask(way, bytes)) else {
-            return true;
-        };
+        let Some(Through { shaper, way, own_turn }) = &self.0 else { return true };
+        let one_at_a_time = own_turn.try_lock();
+        debug_assert!(one_at_a_time.is_ok(), "a second one is at it, whose turn would count as this one's");
+        let Some(turn) = shaper.ask(way, bytes) else { return true };
         Handle::current().block_on(async {
             tokio::select! {
                 _ = until => false,

@@ -44,11 +44,34 @@ fn a_queue_that_was_moved_aside_just_before_the_process_ended_is_filled_again_to
     };
     assert_eq!(begins(dir.path()), None, "the very first watches from now on");
     // Cut off behind the renaming, in the middle of making another.
+    Queue::mark_as_replaced(&path).expect("marked");
     std::fs::rename(&path, dir.path().join("queue.sqlite.corrupt-1")).expect("moved aside");
     std::fs::write(&new, b"half of one").expect("written");
     assert_eq!(begins(dir.path()), Some(0));
     assert!(!new.exists());
+    assert_eq!(
+        std::fs::read_dir(dir.path()).expect("listed").count(),
+        2,
+        "it says no longer that it is to be replaced"
+    );
     assert_eq!(begins(dir.path()), Some(0), "and from then on");
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(begins(dir.path()), None, "who removes it means to begin anew, whatever lies beside it");
+    // Cut off when there was another already.
+    Queue::mark_as_replaced(&path).expect("marked");
+    begins(dir.path());
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(begins(dir.path()), None, "it was in its place, and removed by hand");
+}
+
+#[test]
+fn a_queue_that_was_there_before_is_not_made_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let again = || Queue::open_again(dir.path());
+    assert!(matches!(again().err(), Some(QueueError::NoQueue { .. })));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "what it was mounted on stays empty");
+    drop(Queue::open(dir.path()).expect("made"));
+    again().expect("it is there");
 }
 
 #[test]

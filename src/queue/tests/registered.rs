@@ -37,9 +37,9 @@ fn what_the_daemon_says_was_registered_anew_is_offered_anew() {
 }
 
 #[test]
-fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
+fn names_that_were_seen_come_in_portions_until_they_are_forgotten() {
     let mut bench = Bench::new();
-    let nothing = || Admission {
+    let nothing = Admission {
         lane: Lane::Fresh,
         ended: Ended::StartsAnewIfRegisteredAnew,
         needed: false,
@@ -47,15 +47,14 @@ fn names_are_unseen_until_they_are_taken_up_and_again_once_they_had_gone() {
         wanted: &[],
         now: 0,
     };
-    let mut unseen =
-        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
-    assert_eq!(unseen(&[1, 2, 3]), [1, 2, 3].map(path));
-    bench.queue.admit_seen(&nothing(), &[path(1), path(3)]).expect("noted");
-    let mut unseen =
-        |names: &[u8]| bench.queue.unseen(&names.iter().map(|n| path(*n)).collect::<Vec<_>>()).expect("compared");
-    assert_eq!(unseen(&[1, 2, 3]), [path(2)]);
-    assert_eq!(unseen(&[2, 3]), [path(2)]);
-    assert_eq!(unseen(&[1, 2, 3]), [path(1), path(2)]);
+    bench.queue.admit_seen(&nothing, &[3, 1, 2].map(path)).expect("noted");
+    let name = |n| path(n).base_name().to_owned();
+    let behind = |bench: &Bench, after: &str| bench.queue.seen_behind(after, 2).expect("listed");
+    assert_eq!(behind(&bench, ""), [name(1), name(2)]);
+    assert_eq!(behind(&bench, &name(2)), [name(3)]);
+    assert!(behind(&bench, &name(3)).is_empty());
+    bench.queue.forget_seen(&[name(2)]).expect("forgotten");
+    assert_eq!(behind(&bench, ""), [name(1), name(3)]);
 }
 
 #[test]

@@ -49,3 +49,48 @@ fn what_is_pinned_is_noted_until_it_is_not_known() {
     bench.queue.note_pinned(None).expect("noted");
     assert_eq!(bench.queue.pinned().expect("read"), None);
 }
+
+#[test]
+fn a_cache_stays_too_large_for_those_who_look_until_that_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.queue.serve_cache(bench.cache, "one", 1).expect("served");
+    bench.queue.note_size(bench.cache, 70, true, 7).expect("noted");
+    bench.admit(Lane::Backfill, Ended::Stays, &[1]);
+    let counts = |bench: &Bench| bench.queue.counts().expect("counted").remove(0);
+    bench.queue.serve_cache(bench.cache, "two", 8).expect("served");
+    let seen = counts(&bench);
+    assert_eq!((seen.size, seen.backfill_waits.is_some()), (Some(70), true), "a header says nothing of its size");
+    bench.queue.forget_too_large(&[bench.cache]).expect("forgotten");
+    let seen = counts(&bench);
+    assert_eq!((seen.size, seen.backfill_waits), (Some(70), None));
+}
+
+#[test]
+fn how_far_an_upload_is_is_known_while_it_is_under_way() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    let step = |bench: &Bench, n: u8| {
+        let filter = JobFilter { path: Some(path(n).base_name().to_owned()), ..JobFilter::default() };
+        bench.queue.jobs(&filter).expect("listed")[0].step
+    };
+    let jobs = bench.claim(2);
+    assert_eq!(step(&bench, 1), None);
+    bench.queue.note_steps(&[(jobs[0].id, Step::Sent), (jobs[1].id, Step::Waits)]).expect("noted");
+    assert_eq!([1, 2].map(|n| step(&bench, n)), [Some("being sent"), Some("waits for its turn")]);
+    for job in jobs {
+        bench.settle(job, Outcome::Returned);
+    }
+    assert_eq!([1, 2].map(|n| step(&bench, n)), [None; 2]);
+    bench.claim(2);
+    assert_eq!([1, 2].map(|n| step(&bench, n)), [None; 2], "it begins anew");
+}
+
+#[test]
+fn which_caches_are_asked_is_forgotten_at_once() {
+    let mut bench = Bench::new();
+    bench.queue.note_asked(&[bench.cache], Some(5)).expect("noted");
+    let asked = |bench: &Bench| bench.queue.counts().expect("counted")[0].asked_since;
+    assert_eq!(asked(&bench), Some(5));
+    bench.queue.forget_asked().expect("forgotten");
+    assert_eq!(asked(&bench), None);
+}

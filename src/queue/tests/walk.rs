@@ -153,6 +153,21 @@ fn two_that_walk_one_closure_at_the_same_time_each_tell_all_of_it() {
 }
 
 #[test]
+fn what_a_path_waits_for_is_asked_for_by_those_who_asked_for_the_path_whoever_did_last() {
+    let mut bench = Bench::new();
+    let of_both = bench.run_for(&[1]);
+    let of_the_reference = bench.run_for(&[2]);
+    let job = bench.claim_one(1);
+    bench.settle(job, Outcome::WaitsFor(vec![path(2)]));
+    let open = |bench: &Bench, run| bench.queue.run_summary(run).expect("summed up").open;
+    assert_eq!((open(&bench, of_both), open(&bench, of_the_reference)), (2, 1));
+    let job = bench.claim_one(2);
+    bench.settle(job, UPLOADED);
+    let uploaded = |run| bench.queue.run_summary(run).expect("summed up").uploaded;
+    assert_eq!((uploaded(of_both), uploaded(of_the_reference)), (1, 1));
+}
+
+#[test]
 fn a_backfill_is_taken_up_only_where_nobody_is_at_it() {
     let mut bench = Bench::new();
     let scope = RunScope { paths: Vec::new(), since: None, roots: false, to: Vec::new(), by_hand: false, policy: None };

@@ -267,6 +267,13 @@ fn while_a_server_leaves_us_without_an_answer_that_is_what_is_said() {
             said.contains("  asked since 2") && said.contains("whether it takes anything, without an answer yet")
         });
     }
+    // What is asked no more isn't said to be asked: the policy in force is another, and it is paused.
+    team.storewatch.cmd(&["pause"]).ok();
+    running.eventually_logs("bandwidth of the line: paused by hand");
+    let policy = fs::read_to_string(team.storewatch.policy_path()).unwrap();
+    team.storewatch.policy(&format!("{policy}\n# edited\n"));
+    running.eventually("no question", || team.storewatch.cache_status("team")["asked_since"].is_null());
+    team.storewatch.cmd(&["resume"]).ok();
     // As soon as it says no, that is what is said.
     drop(mute);
     running.kill9();
