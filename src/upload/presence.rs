@@ -4,8 +4,9 @@
 //! out alone; what is asked meanwhile goes out together as the next one. So a single path waits for nothing, and a
 //! thousand make a handful of requests.
 //!
-//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too.
-//! That it is missing is never believed twice: it may be there by now.
+//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too; and for
+//! some seconds only where somebody has asked for it by a command, since they may know that it has gone, or where something
+//! that refers to it is about to be shown. That it is missing is never believed twice: it may be there by now.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 
@@ -26,6 +27,10 @@ const BATCH: usize = 4_000;
 
 /// Paths that are remembered at most, some 100 bytes each.
 const REMEMBERED: usize = 20_000;
+
+/// What was seen there so long ago counts as there now: many refer to the same paths, and each of these is asked for once in
+/// that time.
+const AS_GOOD_AS_NOW: Duration = Duration::from_secs(5);
 
 /// Who has an archive to lose asks again after such pauses. Together they are shorter than what a server lets a connection be
 /// still for: some caches are asked in the middle of a request.
@@ -90,9 +95,18 @@ impl Presence {
 
     /// Which of these paths the cache lacks, in the order given.
     pub(super) async fn missing(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        self.missing_for(paths, self.cache.answers_hold()).await
+    }
+
+    /// The same by what the cache says now, as good as.
+    pub(super) async fn missing_now(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        self.missing_for(paths, self.cache.answers_hold().min(AS_GOOD_AS_NOW)).await
+    }
+
+    /// The same, where what was seen there counts for so long.
+    async fn missing_for(&self, paths: &[StorePath], fresh: Duration) -> Result<Vec<StorePath>, Unanswered> {
         let (paths, answered, ask) = {
             let mut state = self.lock();
-            let fresh = self.cache.answers_hold();
             let believed = |path: &StorePath| state.seen.get(path).is_some_and(|seen| seen.elapsed() < fresh);
             let paths: Vec<_> = paths.iter().filter(|path| !believed(path)).cloned().collect();
             if paths.is_empty() {
@@ -119,16 +133,16 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
-    /// As [`Presence::missing`], for who has sent an archive already, which would be sent again: where another was told why there
+    /// As [`Presence::missing_now`], for who has sent an archive already, which would be sent again: where another was told why there
     /// is no answer, asks again for a while.
     pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
         for pause in PATIENCE {
-            match self.missing(paths).await {
+            match self.missing_now(paths).await {
                 Err(Unanswered::WithOthers) => sleep(pause).await,
                 answered => return answered,
             }
         }
-        self.missing(paths).await
+        self.missing_now(paths).await
     }
 
     /// Asks until nobody waits.
@@ -158,6 +172,9 @@ impl Presence {
                     {
                         let mut state = self.lock();
                         state.make_room();
+                        for path in missing.iter() {
+                            state.seen.remove(path);
+                        }
                         if state.forgotten == forgotten {
                             let there = all.into_iter().filter(|path| !missing.contains(path));
                             state.seen.extend(there.map(|path| (path, now)));
@@ -294,12 +311,17 @@ mod tests {
         presence.saw(&path("lacking"));
         assert_eq!(presence.missing(&asked).await.ok(), Some(vec![]), "it has just arrived");
         assert_eq!(asked_so_far(), [2, 1]);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(presence.missing_now(&asked).await.ok(), Some(vec![path("lacking")]), "somebody asks for it");
+        assert_eq!(presence.missing_now(&asked[..1]).await.ok(), Some(vec![]), "as others have just now");
+        assert_eq!(asked_so_far(), [2, 1, 2]);
+        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]), "it isn't believed any more");
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
-        assert_eq!(asked_so_far(), [2, 1, 2], "a cache collects garbage, too");
+        assert_eq!(asked_so_far(), [2, 1, 2, 1, 2], "a cache collects garbage, too");
         presence.forget();
         assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
-        assert_eq!(asked_so_far(), [2, 1, 2, 2], "something was removed");
+        assert_eq!(asked_so_far(), [2, 1, 2, 1, 2, 2], "something was removed");
     }
 
     #[tokio::test]

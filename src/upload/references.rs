@@ -6,6 +6,7 @@ use super::flight::Arrival;
 use super::presence::{Presence, Unanswered};
 use super::upstream::without_answer;
 use crate::cache::Answers;
+use crate::limit::Lane;
 use crate::nix::{PathInfo, StorePath};
 use crate::policy::{CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, now};
@@ -45,7 +46,10 @@ pub(super) async fn find_references(
             None => asked.push(reference.clone()),
         }
     }
-    let missing = presence.missing(&asked).await?;
+    let missing = match job.walk || job.lane == Lane::Backfill {
+        true => presence.missing_now(&asked).await?,
+        false => presence.missing(&asked).await?,
+    };
     let is_there = !missing.contains(&job.path);
     if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
