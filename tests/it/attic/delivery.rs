@@ -40,6 +40,26 @@ each_attic! {
         }
     }
 
+    fn what_the_server_has_lost_goes_there_again_for_who_asks(attic: AtticServer) {
+        let Some(nix) = Nix::recent() else { return };
+        let store = ScratchStore::new(&nix);
+        attic.create("team", Visibility::Public, &store);
+        let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
+        let mut running = team.storewatch.start();
+        let top = store.build(&expr::chain(3)).unwrap().remove(0);
+        let closure = store.query_closure(&top);
+        team.eventually_delivers(&mut running, &attic, &closure);
+        let bottom = closure.iter().find(|path| store.query_closure(path).len() == 1).unwrap();
+        attic.lose("team", bottom);
+        // Seen there just now, it may be believed for some seconds.
+        running.eventually("what is behind it", || {
+            assert_eq!(team.storewatch.cmd(&["push", &top]).code, Some(0));
+            attic.has("team", bottom)
+        });
+        attic.assert_sound("team", &closure);
+        running.stop();
+    }
+
     fn many_references_and_many_paths(attic: AtticServer) {
         let Some(nix) = Nix::recent() else { return };
         let store = ScratchStore::new(&nix);

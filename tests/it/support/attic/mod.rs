@@ -216,6 +216,16 @@ impl AtticServer {
         paths.iter().all(|path| self.has(cache, path))
     }
 
+    /// Takes a path away, as the server's own collection of garbage does.
+    pub fn lose(&self, cache: &str, path: &str) {
+        let hash = &base_name(path)[..32];
+        match &self.server {
+            Server::Fake(fake) => drop(fake.state().caches.get_mut(cache).unwrap().objects.remove(hash)),
+            Server::Real(real) => real.lose(hash),
+        }
+        assert!(!self.has(cache, path));
+    }
+
     /// Panics where one of these paths isn't there, or one of its references isn't.
     #[track_caller]
     pub fn assert_sound(&self, cache: &str, paths: &[String]) {

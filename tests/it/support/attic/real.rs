@@ -66,6 +66,12 @@ impl Real {
         Said::by(&mut command).ok().trim().to_owned()
     }
 
+    /// Forgets a path, in all caches.
+    pub fn lose(&self, hash: &str) {
+        let database = rusqlite::Connection::open(self.folder.path().join("server.db")).unwrap();
+        assert_eq!(database.execute("DELETE FROM object WHERE store_path_hash = ?1", [hash]).unwrap(), 1);
+    }
+
     /// Ends it as a power loss does.
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
