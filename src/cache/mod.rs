@@ -56,6 +56,11 @@ pub trait Cache: Send + Sync {
     /// Which of these paths the cache lacks, in the order given.
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>>;
 
+    /// The same by what is there now, and not by what has been seen of it before.
+    fn missing_now<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        self.missing(paths)
+    }
+
     /// Whether [`Cache::missing`] tells what the cache has. Where it doesn't, and so says that everything is missing, what
     /// it was given counts as there.
     fn knows_what_it_has(&self) -> bool {

@@ -62,7 +62,7 @@ pub(super) async fn take(
             Err(ServiceError::Queue(error)) if error.is_about_room() => {
                 (format!("{}; {}", one_line(&error), error.hint().unwrap_or_default()), ROOM_INTERVAL)
             }
-            Err(_) if missing == Missing::IsAway && !state_dir.join(Queue::FILE_NAME).exists() => {
+            Err(_) if missing == Missing::IsAway && !Queue::is_at(state_dir) => {
                 return Ok(ControlFlow::Break(Ended::StateAway));
             }
             Err(error) => return Err(error),
@@ -128,12 +128,9 @@ pub(super) async fn put_back(lock: &StateLock, queue: &QueueHandle, state_dir: &
 
 /// Waits until a state directory that has gone is back, by its queue.
 pub(super) async fn back(state_dir: &Path) {
-    let queue = state_dir.join(Queue::FILE_NAME);
     let look = || {
-        spawn_blocking({
-            let queue = queue.clone();
-            move || queue.exists()
-        })
+        let dir = state_dir.to_owned();
+        spawn_blocking(move || Queue::is_at(&dir))
     };
     while !look().await.unwrap_or(false) {
         sleep(INTERVAL).await;

@@ -65,10 +65,10 @@ impl Settings {
         self.file.as_deref()
     }
 
-    /// A hash of the policy file as it was read last, 64 hexadecimal digits; `None` where there is none.
+    /// A hash of the policy file that is in force, 64 hexadecimal digits; `None` where the built-in policy is.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
-        Some(fingerprint(self.bytes.as_ref()?))
+        Some(fingerprint(self.in_force.as_ref()?))
     }
 
     /// Lets the next [`Settings::reload`] read the file, changed or not, just written or not, and say what came of it.
@@ -179,12 +179,15 @@ mod tests {
         settings.forget();
         assert_eq!(settings.reload(), Reload::Again, "nothing has changed");
         // As some editors do: it is gone for a moment.
+        let in_force = settings.fingerprint();
         std::fs::rename(&path, dir.path().join("aside")).expect("gone");
         assert_eq!(settings.reload(), Reload::Nothing);
+        assert!(in_force.is_some() && settings.fingerprint() == in_force, "what is in force was in it");
         std::fs::rename(dir.path().join("aside"), &path).expect("back");
         let written = std::fs::File::options().write(true).open(&path).expect("opened");
         written.set_modified(SystemTime::now() - SETTLED).expect("a time");
         assert_eq!(settings.reload(), Reload::Nothing, "it is as it was");
+        assert_eq!(settings.fingerprint(), in_force);
         assert_eq!(settings.config().caches[0].name.as_str(), "local");
         // And means what is there at that time.
         std::fs::remove_file(&path).expect("removed");

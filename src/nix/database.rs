@@ -89,6 +89,8 @@ pub struct MalformedRow {
     pub id: i64,
     /// Whose it is, if that much can be understood.
     pub path: Option<StorePath>,
+    /// When it says that it was registered (seconds since 1970), if it says so.
+    pub registration_time: Option<i64>,
     /// What is wrong with it.
     pub why: String,
 }
@@ -104,7 +106,7 @@ pub struct RowMark {
 
 impl fmt::Display for MalformedRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, path, why } = self;
+        let Self { id, path, why, .. } = self;
         match path {
             Some(path) => write!(f, "row {id} of the Nix database, {path}: {why}"),
             None => write!(f, "row {id} of the Nix database: {why}"),
@@ -216,7 +218,8 @@ impl Database {
                     Ok(info) => batch.paths.push(info),
                     Err(why) => {
                         let path = row::store_path(row, 1, &self.store_dir).ok();
-                        batch.malformed.push(MalformedRow { id, path, why });
+                        let registration_time = row.get(3).ok();
+                        batch.malformed.push(MalformedRow { id, path, registration_time, why });
                     }
                 }
                 batch.reached = id;

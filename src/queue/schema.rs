@@ -43,13 +43,18 @@ impl Queue {
         create_state_dir(state_dir)?;
         match Self::open_again(state_dir) {
             Err(QueueError::NoQueue { .. }) => {
-                let path = state_dir.join(Self::FILE_NAME);
-                // The process may have ended when it had moved one aside, and before there was another.
-                let replaces = replacement_mark(&path).exists();
-                Self::make(&path, replaces).map(|queue| Opened { queue, moved_aside: None })
+                let queue = Self::make(&state_dir.join(Self::FILE_NAME), false)?;
+                Ok(Opened { queue, moved_aside: None })
             }
             opened => opened,
         }
+    }
+
+    /// Whether a state directory has a queue, or had one that is to be replaced.
+    #[must_use]
+    pub fn is_at(state_dir: &Path) -> bool {
+        let path = state_dir.join(Self::FILE_NAME);
+        path.exists() || replacement_mark(&path).exists()
     }
 
     /// As [`Queue::open`], of a state directory that had a queue before: where there is none, it isn't made.
@@ -57,7 +62,14 @@ impl Queue {
     /// # Errors
     /// [`QueueError::NoQueue`]; otherwise as for [`Queue::open`].
     pub fn open_again(state_dir: &Path) -> Result<Opened, QueueError> {
-        let path = existing(state_dir)?;
+        let path = match existing(state_dir) {
+            // One was moved aside, and there was no room for another yet, or the process ended before.
+            Err(QueueError::NoQueue { .. }) if Self::is_at(state_dir) => {
+                let queue = Self::make(&state_dir.join(Self::FILE_NAME), true)?;
+                return Ok(Opened { queue, moved_aside: None });
+            }
+            path => path?,
+        };
         let at = |source| QueueError::StateDir { dir: state_dir.to_owned(), source };
         let opened = if is_cut_to_nothing(&path) { Err(corrupt("it is empty")) } else { Self::connect(&path) };
         match opened.and_then(|queue| queue.check_integrity().map(|()| queue)) {

@@ -154,7 +154,7 @@ async fn deliver_alone(
         Ok(Some(info)) => info,
         Ok(None) => return Outcome::Gone.into(),
         Err(error) if error.is_malformed() => {
-            let cure = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            let cure = error.hint().map_or_else(String::new, |hint| format!("; {hint}, then `storewatch queue retry`"));
             return Outcome::Failed { reason: format!("{}{cure}", one_line(&error)) }.into();
         }
         Err(error) => return retry(job, one_line(&error)).into(),

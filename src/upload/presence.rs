@@ -5,7 +5,7 @@
 //! thousand make a handful of requests.
 //!
 //! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too; and for
-//! some seconds only where somebody has asked for it by a command, since they may know that it has gone, or where something
+//! some seconds only where somebody has named it, or what refers to it, since they may know that it has gone, or where something
 //! that refers to it is about to be shown. That it is missing is never believed twice: it may be there by now.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
@@ -56,7 +56,17 @@ struct State {
 
 struct Question {
     paths: Vec<StorePath>,
+    by: By,
     answer: oneshot::Sender<Result<Arc<HashSet<StorePath>>, Unanswered>>,
+}
+
+/// What a cache may go by in its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// What it has seen of itself for as long as that holds, such as a listing.
+    WhatWasSeen,
+    /// What is there now.
+    WhatIsThere,
 }
 
 /// Why there is no answer.
@@ -95,16 +105,16 @@ impl Presence {
 
     /// Which of these paths the cache lacks, in the order given.
     pub(super) async fn missing(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
-        self.missing_for(paths, self.cache.answers_hold()).await
+        self.missing_for(paths, self.cache.answers_hold(), By::WhatWasSeen).await
     }
 
-    /// The same by what the cache says now, as good as.
+    /// The same by what is there now, or was a moment ago.
     pub(super) async fn missing_now(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
-        self.missing_for(paths, self.cache.answers_hold().min(AS_GOOD_AS_NOW)).await
+        self.missing_for(paths, self.cache.answers_hold().min(AS_GOOD_AS_NOW), By::WhatIsThere).await
     }
 
     /// The same, where what was seen there counts for so long.
-    async fn missing_for(&self, paths: &[StorePath], fresh: Duration) -> Result<Vec<StorePath>, Unanswered> {
+    async fn missing_for(&self, paths: &[StorePath], fresh: Duration, by: By) -> Result<Vec<StorePath>, Unanswered> {
         let (paths, answered, ask) = {
             let mut state = self.lock();
             let believed = |path: &StorePath| state.seen.get(path).is_some_and(|seen| seen.elapsed() < fresh);
@@ -113,7 +123,7 @@ impl Presence {
                 return Ok(paths);
             }
             let (answer, answered) = oneshot::channel();
-            state.waiting.push(Question { paths: paths.clone(), answer });
+            state.waiting.push(Question { paths: paths.clone(), by, answer });
             (paths, answered, !std::mem::replace(&mut state.asking, true))
         };
         if ask {
@@ -133,16 +143,17 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
-    /// As [`Presence::missing_now`], for who has sent an archive already, which would be sent again: where another was told why there
-    /// is no answer, asks again for a while.
+    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago; where another was told why
+    /// there is no answer, asks again for a while.
     pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        let fresh = self.cache.answers_hold().min(AS_GOOD_AS_NOW);
         for pause in PATIENCE {
-            match self.missing_now(paths).await {
+            match self.missing_for(paths, fresh, By::WhatWasSeen).await {
                 Err(Unanswered::WithOthers) => sleep(pause).await,
                 answered => return answered,
             }
         }
-        self.missing_now(paths).await
+        self.missing_for(paths, fresh, By::WhatWasSeen).await
     }
 
     /// Asks until nobody waits.
@@ -150,10 +161,10 @@ impl Presence {
         loop {
             let (mut questions, forgotten) = {
                 let mut state = self.lock();
-                let mut asked = 0;
+                let (mut asked, by) = (0, state.waiting.first().map(|first| first.by));
                 let mut fits = |question: &Question| {
                     asked += question.paths.len();
-                    asked <= BATCH
+                    asked <= BATCH && Some(question.by) == by
                 };
                 let take = state.waiting.iter().take_while(|question| fits(question)).count().max(1);
                 let take = take.min(state.waiting.len());
@@ -165,7 +176,8 @@ impl Presence {
             };
             let all: HashSet<&StorePath> = questions.iter().flat_map(|question| &question.paths).collect();
             let all: Vec<StorePath> = all.into_iter().cloned().collect();
-            match self.ask(&all).await {
+            let by = questions.first().map_or(By::WhatWasSeen, |first| first.by);
+            match self.ask(&all, by).await {
                 Ok(missing) => {
                     let missing: Arc<HashSet<_>> = Arc::new(missing.into_iter().collect());
                     let now = Instant::now();
@@ -197,8 +209,11 @@ impl Presence {
         }
     }
 
-    async fn ask(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, CacheError> {
-        let mut missing = self.cache.missing(paths).await?;
+    async fn ask(&self, paths: &[StorePath], by: By) -> Result<Vec<StorePath>, CacheError> {
+        let mut missing = match by {
+            By::WhatWasSeen => self.cache.missing(paths).await?,
+            By::WhatIsThere => self.cache.missing_now(paths).await?,
+        };
         if let Some(memory) = &self.memory {
             let given = memory.given(&missing).await;
             missing.retain(|path| !given.contains(path));

@@ -6,7 +6,6 @@ use super::flight::Arrival;
 use super::presence::{Presence, Unanswered};
 use super::upstream::without_answer;
 use crate::cache::Answers;
-use crate::limit::Lane;
 use crate::nix::{PathInfo, StorePath};
 use crate::policy::{CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, now};
@@ -46,7 +45,7 @@ pub(super) async fn find_references(
             None => asked.push(reference.clone()),
         }
     }
-    let missing = match job.walk || job.lane == Lane::Backfill {
+    let missing = match job.walk {
         true => presence.missing_now(&asked).await?,
         false => presence.missing(&asked).await?,
     };

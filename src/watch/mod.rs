@@ -172,10 +172,10 @@ impl Watcher {
         }
         let looked = self.look().await;
         let is_first = !std::mem::replace(&mut self.has_tried, true);
-        if let Ok(1..) = looked {
-            self.events_tell = event != Event::Due || is_first;
-        }
         let Parts { wake, interval, interval_beside_events, .. } = &self.parts;
+        if let Ok(found) = looked {
+            self.events_tell = events_tell(self.events_tell, event, is_first, found);
+        }
         let tells = looked.is_ok() && wake.watches_all() && self.events_tell;
         let interval = if tells { *interval_beside_events } else { *interval };
         self.next_look = next_beat(self.parts.began, interval, Instant::now());
@@ -310,6 +310,16 @@ async fn find_source(parts: &Parts, began_without: Option<i64>) -> Result<Source
     }
 }
 
+/// Whether events tell of what is new, as far as a look shows that found so many paths: at the first one there was nobody yet
+/// to be told.
+fn events_tell(so_far: bool, event: Event, is_first: bool, found: usize) -> bool {
+    match (event, found) {
+        (_, 0) => so_far,
+        (Event::Due, _) => is_first,
+        _ => true,
+    }
+}
+
 /// The first moment after `now` that is a whole number of intervals after `began`.
 fn next_beat(began: Instant, interval: Duration, now: Instant) -> Instant {
     let since = now.saturating_duration_since(began);
@@ -320,4 +330,26 @@ fn next_beat(began: Instant, interval: Duration, now: Instant) -> Instant {
 /// Whether waiting won't help, if it was so from the start. Later it may be a database that is being replaced.
 fn is_final(error: &DatabaseError) -> bool {
     matches!(error, DatabaseError::NotNix { .. } | DatabaseError::NewerSchema { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_timer_found_shows_that_events_do_not_tell() {
+        let woken = Event::Woken(0);
+        for (so_far, event, is_first, found, then) in [
+            (true, woken, false, 3, true),
+            (true, Event::Due, false, 0, true),
+            (true, Event::Due, false, 1, false),
+            // Nobody told of what was there before anybody listened.
+            (true, Event::Due, true, 1, true),
+            (false, woken, false, 0, false),
+            (false, Event::Due, false, 0, false),
+            (false, woken, false, 1, true),
+        ] {
+            assert_eq!(events_tell(so_far, event, is_first, found), then, "{so_far} {event:?} {is_first} {found}");
+        }
+    }
 }

@@ -72,3 +72,32 @@ fn where_listing_is_forbidden_each_path_is_asked_for() {
     assert_eq!(asked[&Op::List], 1, "{asked:?}");
     assert!(asked[&Op::Head] >= THERE as u64, "{asked:?}");
 }
+
+#[test]
+fn what_has_gone_since_it_was_listed_goes_there_again_for_who_names_what_needs_it() {
+    let Some(nix) = Nix::recent() else { return };
+    let fake = FakeS3::start();
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let top = store.build(&expr::chain(3)).unwrap().remove(0);
+    for name in store.register_bare(THERE) {
+        fake.state().objects.insert(format!("{}.narinfo", &name[..32]), "there".into());
+    }
+    storewatch.cmd(&["backfill"]).ok();
+    // Now all of it is in the listing that the service makes.
+    let mut running = storewatch.start();
+    fake.state().asked.clear();
+    storewatch.cmd(&["backfill"]).ok();
+    assert!(fake.state().asked[&Op::List] > 0);
+    let closure = store.query_closure(&top);
+    let bottom = closure.iter().find(|path| store.query_closure(path).len() == 1).unwrap();
+    let narinfo = format!("{}.narinfo", &base_name(bottom)[..32]);
+    fake.state().delete(&narinfo);
+    // Seen there just now, it may be believed for some seconds.
+    running.eventually("what is behind it", || {
+        assert_eq!(storewatch.cmd(&["push", &top]).code, Some(0));
+        fake.state().objects.contains_key(&narinfo)
+    });
+    running.stop();
+}

@@ -28,7 +28,7 @@ use super::{BoxFuture, Cache, CacheError, CacheInfo, Push, Pushed};
 use crate::nix::{PathInfo, PublicKey, StoreDir, StorePath, system_of};
 
 /// So long it is believed that a path is there. Attic collects garbage by the day, and spares what is fresh.
-const ANSWERS_HOLD: Duration = Duration::from_secs(60);
+const ANSWERS_HOLD: Duration = Duration::from_secs(5);
 
 /// Paths that one request asks for: Attic looks each up by a variable of one SQL statement.
 const ASKED_AT_ONCE: usize = 5_000;

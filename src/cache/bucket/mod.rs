@@ -283,30 +283,39 @@ impl BucketCache {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
         self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await
     }
+
+    /// Which of these paths the bucket lacks. Asks for all but those that are known to be there, by their places.
+    async fn missing_but_for(&self, paths: &[StorePath], mut there: Vec<bool>) -> Result<Vec<StorePath>, CacheError> {
+        let unknown: Vec<usize> = (0..paths.len()).filter(|place| !there[*place]).collect();
+        let (mut asking, mut unknown) = (JoinSet::new(), unknown.into_iter());
+        loop {
+            while asking.len() < ASKED_AT_ONCE
+                && let Some(place) = unknown.next()
+            {
+                let store = self.store.clone();
+                let object = store.object(&layout::narinfo_name(&paths[place]));
+                asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&object).await) }));
+            }
+            match asking.join_next().await {
+                Some(Ok((place, has))) => there[place] = has?,
+                Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
+                None => break,
+            }
+        }
+        Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+    }
 }
 
 impl Cache for BucketCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
         Box::pin(async move {
-            let mut there = self.listing.known(&self.store, paths).await;
-            let unknown: Vec<usize> = (0..paths.len()).filter(|place| !there[*place]).collect();
-            let (mut asking, mut unknown) = (JoinSet::new(), unknown.into_iter());
-            loop {
-                while asking.len() < ASKED_AT_ONCE
-                    && let Some(place) = unknown.next()
-                {
-                    let store = self.store.clone();
-                    let object = store.object(&layout::narinfo_name(&paths[place]));
-                    asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&object).await) }));
-                }
-                match asking.join_next().await {
-                    Some(Ok((place, has))) => there[place] = has?,
-                    Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
-                    None => break,
-                }
-            }
-            Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+            let known = self.listing.known(&self.store, paths).await;
+            self.missing_but_for(paths, known).await
         })
+    }
+
+    fn missing_now<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
+        Box::pin(self.missing_but_for(paths, vec![false; paths.len()]))
     }
 
     fn answers_hold(&self) -> Duration {

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::ffi::OsString;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::percent_decode_str;
 
 use super::{CommandOptions, Gives};
@@ -88,10 +90,11 @@ fn blacken(text: &str, mut secrets: Vec<String>) -> String {
 }
 
 /// What a login must not be seen as: whole with what stands behind it, however short; its password, or itself where it is but
-/// one word, unless that is short; and each of them decoded, as programs say it.
+/// one word, unless that is short; each of them decoded, as programs say it, and in Base64.
 fn shown_to_a_proxy(login: &str) -> Vec<String> {
     let decoded = percent_decode_str(login).decode_utf8_lossy().into_owned();
-    let mut shown = Vec::new();
+    // As it stands in the header that the proxy gets.
+    let mut shown = vec![BASE64.encode(&decoded)];
     for login in [login, decoded.as_str()] {
         let (_, secret) = login.split_once(':').unwrap_or(("", login));
         shown.push(format!("{login}@"));
@@ -120,6 +123,8 @@ mod tests {
             let told = said("me:p%40ssword", text);
             assert!(!told.contains("ssword"), "{text}: {told}");
         }
+        let header = "Proxy-Authorization: Basic bWU6cEBzc3dvcmQ=";
+        assert_eq!(said("me:p%40ssword", header), "Proxy-Authorization: Basic [secret]");
         assert_eq!(said("token-of-mine", "the proxy refuses token-of-mine"), "the proxy refuses [secret]");
         assert_eq!(said("me", "me too, at me@proxy"), "me too, at [secret]proxy");
         let secrets = ["hunter".to_owned(), "hunter-and-more".to_owned()];

@@ -200,7 +200,7 @@ impl Rows {
         let is_asked_for =
             |id: i64| Ok::<_, QueueError>(id <= end && self.live.as_ref().map_or(Ok(true), |live| live.contains(id))?);
         for row in &batch.malformed {
-            if is_asked_for(row.id)? {
+            if is_asked_for(row.id)? && row.registration_time.is_none_or(|time| decider.is_late_enough(time)) {
                 decider.pass_over_unclear(row.to_string());
             }
         }
@@ -286,12 +286,17 @@ struct Decider {
 }
 
 impl Decider {
+    /// Whether what was registered then (seconds since 1970) is asked for.
+    fn is_late_enough(&self, registered: i64) -> bool {
+        self.since.is_none_or(|since| registered >= since)
+    }
+
     fn decide(
         &mut self,
         info: &mut PathInfo,
         load: impl FnOnce(&PathInfo) -> Result<Option<Vec<StorePath>>, DatabaseError>,
     ) -> Result<(), DatabaseError> {
-        if self.since.is_some_and(|since| info.registration_time < since) {
+        if !self.is_late_enough(info.registration_time) {
             return Ok(());
         }
         let decision = self.routes.policy.decide_loading(info, &self.store_dir, load)?;

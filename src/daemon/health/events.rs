@@ -72,8 +72,10 @@ async fn observe(state_dir: &Path) -> Finding {
             Finding::ok(ABOUT, format!("one arrived {took:.1} ms after a file was written"))
         }
         Err(_) => {
-            let found =
-                format!("none has arrived within {} s; storewatch looks every five seconds", PATIENCE.as_secs());
+            let found = format!(
+                "none has arrived within {} s; storewatch looks every five to fifteen seconds",
+                PATIENCE.as_secs()
+            );
             Finding::warning(ABOUT, found)
                 .cured_by("a network share or FUSE sends none; keep the store on a local disk")
         }

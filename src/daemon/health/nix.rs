@@ -34,7 +34,7 @@ fn of_database(nix: &NixStore, database: &Result<bool, DatabaseError>, daemon_an
         ),
         Err(error) if error.is_denied() && daemon_answers => Finding::warning(
             DATABASE,
-            format!("{}; the Nix daemon is asked instead, every five seconds", one_line(error)),
+            format!("{}; the Nix daemon is asked instead, every five to fifteen seconds", one_line(error)),
         )
         .cured_by("let the service run as root where seconds matter; `backfill --roots` needs it, too"),
         Err(error) if error.is_denied() => Finding::trouble(DATABASE, one_line(error))

@@ -72,6 +72,13 @@ fn a_queue_that_was_there_before_is_not_made_anew() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "what it was mounted on stays empty");
     drop(Queue::open(dir.path()).expect("made"));
     again().expect("it is there");
+    // Moved aside, and then there was no room for another: the folder is the right one all the same.
+    let path = dir.path().join(Queue::FILE_NAME);
+    Queue::mark_as_replaced(&path).expect("marked");
+    std::fs::remove_file(&path).expect("moved aside");
+    assert!(Queue::is_at(dir.path()));
+    let begins = again().expect("made").queue.watched_since(&StoreDir::default()).expect("read");
+    assert_eq!(begins, Some(0), "everything is to be read again");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::support::{
 };
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 each_attic! {
     fn a_build_is_read_back_into_an_empty_store(attic: AtticServer) {
@@ -51,11 +52,13 @@ each_attic! {
         team.eventually_delivers(&mut running, &attic, &closure);
         let bottom = closure.iter().find(|path| store.query_closure(path).len() == 1).unwrap();
         attic.lose("team", bottom);
+        let lost = Instant::now();
         // Seen there just now, it may be believed for some seconds.
         running.eventually("what is behind it", || {
             assert_eq!(team.storewatch.cmd(&["push", &top]).code, Some(0));
             attic.has("team", bottom)
         });
+        assert!(lost.elapsed() < Duration::from_secs(30), "it was believed for as long as it was remembered");
         attic.assert_sound("team", &closure);
         running.stop();
     }

@@ -284,7 +284,7 @@ fn who_may_not_read_the_database_is_told_what_that_means() {
     alone.assert("state directory", "ok", "can be written");
     let daemon = store.daemon();
     let beside = as_nobody();
-    beside.assert("Nix database", "warning", "the Nix daemon is asked instead, every five seconds");
+    beside.assert("Nix database", "warning", "the Nix daemon is asked instead, every five to fifteen seconds");
     beside.assert("Nix daemon", "ok", "with protocol 1.");
     drop(daemon);
     let lock = storewatch.state_dir().join("lock");
