@@ -94,10 +94,10 @@ impl Queue {
         if let Some(id) = found {
             return Ok(CacheId(id));
         }
-        self.db
-            .query_row("INSERT INTO caches (name, url) VALUES (?1, ?2) RETURNING id", [name, url], |row| row.get(0))
-            .map(CacheId)
-            .map_err(sqlite("note a cache"))
+        // Another process may have noted it just now.
+        let note = "INSERT INTO caches (name, url) VALUES (?1, ?2)
+                    ON CONFLICT (name, url) DO UPDATE SET name = excluded.name RETURNING id";
+        self.db.query_row(note, [name, url], |row| row.get(0)).map(CacheId).map_err(sqlite("note a cache"))
     }
 
     /// How far this store's database has been taken up; `None` before the first time.
