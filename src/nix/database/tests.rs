@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::{Connection, StatementStatus, params};
+use rusqlite::{Connection, OpenFlags, StatementStatus, params};
 
 use super::files::Files;
 use super::*;

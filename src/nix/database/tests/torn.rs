@@ -92,7 +92,7 @@ fn without_a_log_a_commit_is_waited_for_when_it_is_opened_too() {
     scratch.nix.execute_batch("pragma cache_size = 1; begin; delete from ValidPaths where id > 50").expect("spilled");
     let path = scratch.path();
     let error = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .and_then(|database| is_empty(&database))
+        .and_then(|database| open::is_empty(&database))
         .expect_err("in mid-commit");
     assert!(error::is_to_be_rolled_back(&error), "{error:?}");
     let opened = std::thread::spawn(move || Database::open(&path, &StoreDir::default()).map(|open| open.last_id()));
