@@ -195,6 +195,16 @@ fn nothing_is_written_where_a_disk_was_pulled_out() {
     let unseen = || of(&storewatch, "cache pulled")["unseen"].as_str().is_some_and(|why| why.contains("unmounted"));
     running.eventually("that in the status", unseen);
     running.eventually_logs("WARN the disk of cache pulled can't be seen: ");
+    let away = format!("the file system at {} is gone: it was unmounted", pulled.dir().display());
+    for look in [&["cache", "ping", "pulled"][..], &["cache", "verify", "pulled"], &["cache", "info", "pulled"]] {
+        let said = storewatch.cmd(look);
+        assert_ne!(said.code, Some(0), "{look:?}: {said:?}");
+        assert!([&said.stdout, &said.stderr].iter().any(|text| text.contains(&away)), "{look:?}: {said:?}");
+    }
+    let findings = storewatch.cmd(&["doctor"]).stdout;
+    assert!(findings.contains(&format!("trouble  cache pulled: {}: {away}", pulled.url())), "{findings}");
+    let disks = findings.lines().find(|line| line.contains("disk of ")).unwrap();
+    assert!(disks.contains("cache roomy") && !disks.contains("cache pulled"), "{findings}");
     assert_eq!(std::fs::read_dir(pulled.dir()).unwrap().count(), 0, "nothing is written beneath");
     assert_eq!(running.log().matches("can't be seen").count(), 1);
     // Another one is as good.
