@@ -145,6 +145,34 @@ fn what_is_under_way_is_given_back_and_not_counted_as_a_try() {
 }
 
 #[test]
+fn a_service_that_is_ending_is_paused_like_any_other() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let folder = store.root().join("program");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("endless");
+    write_program(&program, ENDLESS);
+    storewatch.policy(&format!(
+        "version = 1\n[caches.team]\nurl = \"command://{}\"\nargs = [\"{}\"]\n",
+        program.display(),
+        folder.display()
+    ));
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    running.eventually("an upload under way", || {
+        programs_begun(&folder).len() == 1 && storewatch.jobs("uploading").len() == 1
+    });
+    running.terminate();
+    running.eventually_logs("ending: what is under way is finished or handed back");
+    storewatch.cmd(&["pause"]).ok();
+    // Not only once it has ended: it is told so while it works on.
+    running.eventually_logs("bandwidth of the line: paused by hand");
+    assert!(running.wait_exit().success());
+    assert_eq!(storewatch.jobs("pending")[0]["attempts"], 0);
+}
+
+#[test]
 fn what_is_under_way_is_told_from_what_waits_for_its_turn() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);
