@@ -28,11 +28,17 @@ fn a_cache_takes_no_backfill_when_it_is_low_and_nothing_when_it_is_critical() {
     // Beside the service, whose time it is not worth.
     let said = storewatch.cmd(&["backfill", "--timeout", "1s"]);
     assert!(said.stdout.contains("3 for small"), "{said:?}");
-    assert!(said.stdout.contains("the disk of cache small is low, and backfill waits for room"), "{said:?}");
-    let why = "the disk of cache small is low, and backfill waits for room";
+    assert!(
+        said.stdout.contains("small, which takes no backfill for now: the disk of cache small is low\n"),
+        "{said:?}"
+    );
+    let why = "the disk of cache small is low\n";
     assert!(storewatch.cmd(&["status"]).ok().contains(&format!("backfill waits: {why}")));
     let listed = storewatch.cmd(&["queue", "list", "--cache", "small"]).ok();
-    assert!(listed.contains("  backfill waits\n") && listed.contains(&format!("small: {why}")), "{listed}");
+    assert!(
+        listed.contains("  backfill waits\n") && listed.contains(&format!("small takes no backfill for now: {why}")),
+        "{listed}"
+    );
     running.eventually("backfill elsewhere", || roomy.has_all(&old));
     for _ in 0..2 {
         // What is fresh goes on, and each time backfill could have been claimed as well.

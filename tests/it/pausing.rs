@@ -55,10 +55,16 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
         let said = storewatch.cmd(&[&["resume"], whose].concat()).ok();
         assert!(said.contains(but_line) && !said.contains("nothing was paused"), "{said}");
     }
+    // Of two pauses the one that ends last is shown, wherever the other stands.
+    storewatch.cmd(&["pause", "--cache", "team", "--for", "1h"]).ok();
+    assert_eq!(paused(&storewatch, "team").as_deref(), Some(told));
     storewatch.cmd(&["resume"]).ok();
     running.eventually("its paths", || team.has(&first) && team.has(&second));
     assert_eq!(paused(&storewatch, "team"), None);
     running.stop();
+    // With nothing to take back, nothing counts from then on.
+    let said = storewatch.cmd(&["resume"]).ok();
+    assert!(said.contains("nothing was paused by hand") && !said.contains("nobody works the queue off"), "{said}");
 }
 
 #[test]
