@@ -62,6 +62,9 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
     running.eventually("its paths", || team.has(&first) && team.has(&second));
     assert_eq!(paused(&storewatch, "team"), None);
     running.stop();
+    // Of several paths the jobs of any are meant, each once.
+    let all = storewatch.cmd(&["queue", "drop", &first, &second, &first]).ok();
+    assert_eq!(all, "4 jobs dropped\n");
     // With nothing to take back, nothing counts from then on.
     let said = storewatch.cmd(&["resume"]).ok();
     assert!(said.contains("nothing was paused by hand") && !said.contains("nobody works the queue off"), "{said}");
