@@ -121,6 +121,12 @@ pub enum CacheError {
     /// A cache in a directory leaves its file system room to breathe, and isn't made on another one in its place.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// Its file system is out of sight, as whoever works the queue off says: what is in its place isn't the cache.
+    #[error("{why}")]
+    OutOfSight {
+        /// What was said.
+        why: String,
+    },
     /// It would drop everything else and be dropped itself.
     #[error(
         "its archive, packed, is larger than {}, and would be dropped as soon as the cache had more than its `max_size`",
@@ -251,6 +257,10 @@ impl CacheError {
             Self::NoRoom(NoRoom::Unseen(Unseen::Unmounted { .. })) => {
                 Some("mount it; should the cache be meant to lie on what is there now, start storewatch anew")
             }
+            Self::OutOfSight { .. } => Some(
+                "mount it, or bring back the server that it is on; should the cache be meant to lie on what is there now, \
+                 start storewatch anew",
+            ),
             Self::OtherStore { .. } => Some("name a cache that is for this host's store"),
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
@@ -314,6 +324,7 @@ impl CacheError {
             | Self::Malformed { .. }
             | Self::NotOurs { .. }
             | Self::NoCacheThere { .. }
+            | Self::OutOfSight { .. }
             | Self::Url(_)
             | Self::Key { .. } => Class::CacheWaits,
         }

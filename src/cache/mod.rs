@@ -86,6 +86,12 @@ pub trait Cache: Send + Sync {
         None
     }
 
+    /// Notes that a path that is there was asked for by its name: where the cache drops what is longest unused, it isn't among
+    /// that now. Whether it is there still.
+    fn note_use<'a>(&'a self, _path: &'a StorePath) -> BoxFuture<'a, bool> {
+        Box::pin(async { true })
+    }
+
     /// Puts what Nix has noted of the derivations of a path beside the path, which is there already, as far as the cache
     /// has room for that and lacks it.
     fn add_realisations(self: Arc<Self>, _info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {

@@ -29,10 +29,16 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// A trial of which nothing came but this.
+    #[must_use]
+    pub fn failed(error: CacheError) -> Self {
+        Self { troubles: vec![error], ..Self::default() }
+    }
+
     /// A trial that came to no end, by a defect.
     #[must_use]
     pub fn lost() -> Self {
-        Self { troubles: vec![CacheError::LostThread { action: "try the cache out" }], ..Self::default() }
+        Self::failed(CacheError::LostThread { action: "try the cache out" })
     }
 
     /// Greets the server, and notes how quickly it answers and what time it has.

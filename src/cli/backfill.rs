@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only paths registered within so long: 90m, 12h, 7d, 4w.
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    #[arg(long, value_name = "AGE", value_parser = parse_age, allow_hyphen_values = true)]
     since: Option<Duration>,
     /// Only paths that garbage collection would keep: what profiles and other roots lead to, and what that needs.
     #[arg(long, conflicts_with = "paths")]
@@ -49,7 +49,7 @@ pub(super) struct Args {
     dry_run: bool,
     /// End after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with the
     /// reason.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "dry_run")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, conflicts_with = "dry_run")]
     timeout: Option<Duration>,
 }
 

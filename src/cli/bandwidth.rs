@@ -138,6 +138,10 @@ pub(super) fn view(global: &Global) -> Result<(View, Option<Queue>), CliError> {
 /// What is in force, as `--json` prints it.
 #[derive(Serialize)]
 pub(super) struct Shown {
+    /// Who works the queue off, if anybody does.
+    working: Option<String>,
+    /// Why this user can't know who does.
+    working_unknown: Option<String>,
     line: RulingShown,
     backfill: RulingShown,
     caches: BTreeMap<String, CacheShown>,
@@ -167,10 +171,16 @@ pub(super) struct CacheShown {
 }
 
 impl Shown {
-    pub(super) fn of(now: &Now) -> Self {
+    pub(super) fn of(now: &Now, state_dir: &Path) -> Self {
         let in_force = &now.in_force;
         let cache = |name: &String| CacheShown::of(now, name).map(|shown| (name.clone(), shown));
+        let (working, working_unknown) = match StateLock::holder(state_dir) {
+            Ok(working) => (working, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         Self {
+            working,
+            working_unknown,
             line: RulingShown::of(&in_force.line),
             backfill: RulingShown::of(&in_force.backfill),
             caches: in_force.caches.keys().filter_map(cache).collect(),
@@ -238,7 +248,9 @@ pub(super) fn write_all(out: &mut impl Write, Now { in_force, zone }: &Now) -> i
     writeln!(out, "backfill: {}", in_words(&in_force.backfill, zone))?;
     for (name, (ruling, _)) in &in_force.caches {
         writeln!(out, "{name}: {}", in_words(ruling, zone))?;
-        if let Some(why) = paused_in_words(in_force, name, zone).all.filter(|_| !ruling.is_pause()) {
+        // Its own is said already.
+        let by_all = matches!(in_force.paused(name), Some((Whose::Line, _)));
+        if let Some(why) = paused_in_words(in_force, name, zone).all.filter(|_| by_all) {
             writeln!(out, "  paused {why}")?;
         }
     }
@@ -246,17 +258,27 @@ pub(super) fn write_all(out: &mut impl Write, Now { in_force, zone }: &Now) -> i
 }
 
 /// Says so where nothing was taken back that was in force.
-pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<(), CliError> {
+pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<News, CliError> {
     let now = Timestamp::now();
-    if taken_back.iter().any(|said| said.is_in_force(now)) { Ok(()) } else { print(line) }
+    if taken_back.iter().any(|said| said.is_in_force(now)) {
+        return Ok(News::Something);
+    }
+    print(line).map(|()| News::Nothing)
+}
+
+/// Whether something is in force now that wasn't before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Something,
+    Nothing,
 }
 
 pub(super) fn print(line: &str) -> Result<(), CliError> {
     writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
 }
 
-/// Says what is in force after something was said by hand.
-pub(super) fn tell(View { state_dir, config, .. }: &View, queue: &Queue) -> Result<(), CliError> {
+/// Says what is in force after something was said by hand, and for whom that counts.
+pub(super) fn tell(View { state_dir, config, .. }: &View, queue: &Queue, news: News) -> Result<(), CliError> {
     let now = config.as_ref().ok().map(|config| look(config, state_dir, Some(queue))).transpose()?;
     let mut out = io::stdout().lock();
     let told = match &now {
@@ -267,9 +289,11 @@ pub(super) fn tell(View { state_dir, config, .. }: &View, queue: &Queue) -> Resu
         ),
     };
     let told = told.and_then(|()| match StateLock::holder(state_dir) {
-        Ok(None) => writeln!(out, "nobody works the queue off now; it counts as soon as `storewatch run` does"),
+        Ok(None) if news == News::Something => {
+            writeln!(out, "nobody works the queue off now; it counts as soon as `storewatch run` does")
+        }
         // Who can't know who does says nothing of it.
-        Ok(Some(_)) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(()),
     });
     told.map_err(|source| CliError::System { action: "print what is in force", source })
 }

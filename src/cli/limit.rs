@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::bandwidth::{
-    Shown, WhoseArgs, look, open_to_say, parse_for, print, tell, tell_if_none, until, view, write_all,
+    News, Shown, WhoseArgs, look, open_to_say, parse_for, print, tell, tell_if_none, until, view, write_all,
 };
 use super::setup::View;
 use super::{CliError, Global};
@@ -27,12 +27,12 @@ pub(super) struct Args {
     #[command(flatten)]
     whose: WhoseArgs,
     /// For so long: 30m, 2h, 1d. Without it, until something else is said.
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, requires = "bandwidth")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, allow_hyphen_values = true, requires = "bandwidth")]
     duration: Option<Duration>,
     /// Take back the limits that were set by hand, all of them or the one that is named: the policy decides again.
     #[arg(long, conflicts_with_all = ["bandwidth", "duration"])]
     clear: bool,
-    /// Print JSON.
+    /// Print JSON, with times in milliseconds since 1970.
     #[arg(long, conflicts_with_all = ["bandwidth", "clear", "cache", "backfill"])]
     json: bool,
 }
@@ -71,7 +71,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 && !matches!(whose, Whose::Cache(_))
                 && view.config.as_ref().is_ok_and(|config| !config.caches.iter().any(takes_of_the_line));
             queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
-            tell(&view, &queue)?;
+            tell(&view, &queue, News::Something)?;
             if is_idle {
                 print(NOTHING_OVER_LINE)?;
             }
@@ -80,8 +80,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             let view = View::find(global)?;
             let mut queue = open_to_say(&view, &args.whose)?;
             let taken_back = queue.take_back_by_hand(whose.as_ref(), false)?;
-            tell_if_none(&taken_back, "no limit was set by hand")?;
-            tell(&view, &queue)?;
+            let news = tell_if_none(&taken_back, "no limit was set by hand")?;
+            tell(&view, &queue, news)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -127,7 +127,7 @@ fn show(global: &Global, json: bool) -> Result<(), CliError> {
     let in_force = look(&config.map_err(CliError::BadPolicy)?, &state_dir, queue.as_ref())?;
     let mut out = io::stdout().lock();
     let written = if json {
-        serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force))
+        serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force, &state_dir))
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out))
     } else {

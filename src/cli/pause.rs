@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::bandwidth::{WhoseArgs, open_to_say, parse_for, print, tell, tell_if_none, until};
+use super::bandwidth::{News, WhoseArgs, open_to_say, parse_for, print, tell, tell_if_none, until};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::limit::{Bandwidth, ByHand, Whose};
@@ -20,7 +20,7 @@ pub(super) struct PauseArgs {
     #[command(flatten)]
     whose: WhoseArgs,
     /// For so long: 30m, 2h, 1d. Without it, until `storewatch resume`.
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_for, allow_hyphen_values = true)]
     duration: Option<Duration>,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn pause(global: &Global, args: &PauseArgs) -> Result<ExitCode, CliEr
         since: now(),
         until: until(args.duration),
     })?;
-    tell(&view, &queue)?;
+    tell(&view, &queue, News::Something)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,12 +52,14 @@ pub(super) fn resume(global: &Global, args: &ResumeArgs) -> Result<ExitCode, Cli
     let whose = args.whose.named();
     let taken_back = queue.take_back_by_hand(whose.as_ref(), true)?;
     let line_is_paused = whose.is_some() && queue.by_hand()?.iter().any(pauses_line);
-    match (whose, line_is_paused) {
-        (Some(Whose::Cache(name)), true) => print(&format!("`{name}` itself is not paused by hand, {BUT_LINE}"))?,
-        (_, true) => print(&format!("backfill itself is not paused by hand, {BUT_LINE}"))?,
+    let news = match (whose, line_is_paused) {
+        (Some(Whose::Cache(name)), true) => {
+            print(&format!("`{name}` itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?
+        }
+        (_, true) => print(&format!("backfill itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?,
         (_, false) => tell_if_none(&taken_back, "nothing was paused by hand")?,
-    }
-    tell(&view, &queue)?;
+    };
+    tell(&view, &queue, news)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -81,6 +81,8 @@ pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
 struct Display {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
+    /// What that said: the same isn't said again.
+    last_text: String,
     /// Which caches take nothing, and why, as it was told last.
     waiting: BTreeMap<String, Waits>,
     /// How it can be ended is told once, unless it will end by itself.
@@ -96,7 +98,14 @@ impl Display {
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style);
         }
-        Self { bar, last_line: None, waiting: BTreeMap::new(), is_end_known: ends_by_itself, is_beside: false }
+        Self {
+            bar,
+            last_line: None,
+            last_text: String::new(),
+            waiting: BTreeMap::new(),
+            is_end_known: ends_by_itself,
+            is_beside: false,
+        }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -140,7 +149,11 @@ impl Display {
                 let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
                 // The first look only starts the clock: a short backfill needs no lines.
                 if due && self.last_line.replace(Instant::now()).is_some() {
-                    eprintln!("{ended} of {}: {message}", ended + open);
+                    let text = format!("{ended} of {}: {message}", ended + open);
+                    if text != self.last_text {
+                        eprintln!("{text}");
+                        self.last_text = text;
+                    }
                 }
             }
         }
@@ -190,6 +203,8 @@ fn in_one_line(summary: &RunSummary, read: Option<u64>) -> String {
 enum Waits {
     /// It takes nothing for now.
     TakesNothing(String),
+    /// It takes no backfill for now.
+    NoBackfill(String),
     /// It is paused, which is meant to be so.
     Paused(String),
 }
@@ -198,6 +213,7 @@ impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TakesNothing(why) => write!(f, "takes nothing for now: {why}"),
+            Self::NoBackfill(why) => write!(f, "takes no backfill for now: {why}"),
             Self::Paused(why) => write!(f, "is paused {why}"),
         }
     }
@@ -221,7 +237,8 @@ impl Left {
     /// Why its paths wait. A pause comes first: as long as it lasts, nobody finds out whether the cache takes anything.
     fn waits(&self) -> Option<Waits> {
         let paused = self.paused.clone().map(Waits::Paused);
-        paused.or_else(|| self.takes_nothing.clone().map(Waits::TakesNothing))
+        let nothing = || self.takes_nothing.clone().map(Waits::TakesNothing);
+        paused.or_else(nothing).or_else(|| self.backfill_waits.clone().map(Waits::NoBackfill))
     }
 }
 
@@ -301,6 +318,7 @@ mod tests {
             cache: cache.to_owned(),
             paths: 2,
             takes_nothing: text(takes_nothing),
+            backfill_waits: None,
             is_off: false,
             paused: None,
             last_failure: text(last_failure),
@@ -337,6 +355,8 @@ mod tests {
         assert_eq!(told(&[away], std::slice::from_ref(&paused)), ["team is paused by hand"]);
         assert_eq!(told(std::slice::from_ref(&paused), &[]), ["team takes paths again, or has all of them"]);
         assert_eq!(waits_for(&paused).as_deref(), Some("team, which is paused by hand"));
+        let low = Left { backfill_waits: Some("its disk is low".to_owned()), ..left("team", None, None) };
+        assert_eq!(waits_for(&low).as_deref(), Some("team, which takes no backfill for now: its disk is low"));
     }
 
     #[test]

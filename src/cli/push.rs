@@ -30,7 +30,7 @@ pub(super) struct Args {
     to: Vec<String>,
     /// End after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with the
     /// reason.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     timeout: Option<Duration>,
 }
 

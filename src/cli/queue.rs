@@ -1,6 +1,6 @@
 //! `storewatch queue`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -50,8 +50,9 @@ enum Command {
 /// Which jobs.
 #[derive(clap::Args, Debug)]
 struct Which {
-    /// Jobs whose path contains this, or is this.
-    path: Option<String>,
+    /// Jobs whose path contains this, or is this; of several, those of any.
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
     /// Only jobs for this cache. Caches that had the same name under other URLs count too; a URL names one of them.
     #[arg(long, value_name = "NAME|URL")]
     cache: Option<String>,
@@ -65,11 +66,21 @@ fn parse_state(text: &str) -> Result<JobState, String> {
 }
 
 impl Which {
-    fn filter(&self, limit: Option<usize>) -> JobFilter {
-        // `/nix/store/…-hello/` means `…-hello`.
-        let path = self.path.as_deref().map(|path| path.trim_end_matches('/'));
-        let path = path.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned());
-        JobFilter { state: self.state, cache: self.cache(), path, limit }
+    /// These jobs, the latest change first; where there are several paths, those of the first come first.
+    fn jobs(&self, queue: &Queue) -> Result<Vec<JobView>, QueueError> {
+        let filter = |path| JobFilter { state: self.state, cache: self.cache(), path, limit: None };
+        if self.paths.is_empty() {
+            return queue.jobs(&filter(None));
+        }
+        let (mut jobs, mut seen) = (Vec::new(), BTreeSet::new());
+        for path in &self.paths {
+            // `/nix/store/…-hello/` means `…-hello`.
+            let path = path.trim_end_matches('/');
+            let name = path.rsplit('/').next().unwrap_or(path).to_owned();
+            let of_path = queue.jobs(&filter(Some(name)))?;
+            jobs.extend(of_path.into_iter().filter(|job| seen.insert(job.id)));
+        }
+        Ok(jobs)
     }
 
     /// A cache's name, or its URL as the queue has it.
@@ -80,7 +91,7 @@ impl Which {
 
     /// Refuses a path that is empty, by which all would be meant, and the name of a cache that the queue doesn't know.
     fn check(&self, queue: &Queue) -> Result<(), CliError> {
-        if self.path.as_deref().is_some_and(|path| path.trim_end_matches('/').is_empty()) {
+        if self.paths.iter().any(|path| path.trim_end_matches('/').is_empty()) {
             return Err(CliError::Usage("the path is empty; leave it out where all jobs are meant".to_owned()));
         }
         let Some(name) = self.cache() else { return Ok(()) };
@@ -95,7 +106,7 @@ impl Which {
     }
 
     fn is_everything(&self) -> bool {
-        self.path.is_none() && self.cache.is_none() && self.state.is_none()
+        self.paths.is_empty() && self.cache.is_none() && self.state.is_none()
     }
 }
 
@@ -111,7 +122,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let mut out = io::stdout().lock();
     let written = match &args.command {
         Command::List { which, json, limit } => {
-            let mut jobs = queue.jobs(&JobFilter { limit: None, ..which.filter(None) })?;
+            let mut jobs = which.jobs(&queue)?;
             if which.state.is_none() {
                 jobs.retain(|job| job.state != JobState::Done.name());
             }
@@ -136,7 +147,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             }
         }
         Command::Retry { which } => {
-            let jobs = ids(&queue.jobs(&which.filter(None))?);
+            let jobs = ids(&which.jobs(&queue)?);
             let retried = in_portions(&jobs, |some| queue.retry(some, now()))?;
             let are = if retried == 1 { "is" } else { "are" };
             writeln!(out, "{} {are} tried again", counted(retried, "job"))
@@ -146,7 +157,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 let message = "say which jobs: a path, --cache, --state, or --all";
                 return Err(CliError::Usage(message.to_owned()));
             }
-            let jobs = ids(&queue.jobs(&which.filter(None))?);
+            let jobs = ids(&which.jobs(&queue)?);
             let dropped = in_portions(&jobs, |some| queue.drop_jobs(some, now()))?;
             writeln!(out, "{} dropped", counted(dropped, "job"))
         }
@@ -218,7 +229,7 @@ fn write_jobs(out: &mut impl Write, jobs: &[JobView], in_use: impl Fn(&JobView) 
         writeln!(out, "{cache} takes nothing for now{again}: {why}")?;
     }
     for ((cache, _), why) in backfill {
-        writeln!(out, "{cache}: {}", why.as_deref().unwrap_or_default())?;
+        writeln!(out, "{cache} takes no backfill for now: {}", why.as_deref().unwrap_or_default())?;
     }
     for ((cache, _), why) in paused {
         writeln!(out, "{cache} is paused {}", why.as_deref().unwrap_or_default())?;
@@ -290,7 +301,7 @@ mod tests {
              pending   team         path-8  backfill waits\n\
              uploading team         path-9  waits for its turn\n\
              team takes nothing for now, again at TIME (in 10 s): away\n\
-             team: it is full\n\
+             team takes no backfill for now: it is full\n\
              team is paused by hand\n"
         );
     }

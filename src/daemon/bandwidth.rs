@@ -14,14 +14,32 @@ use crate::times::{shown, zone_name};
 use crate::upload::{Command, Pauses};
 
 /// What is said where nobody knows what the clock on the wall shows.
-pub(super) const UNKNOWN_ZONE: &str =
+const UNKNOWN_ZONE: &str =
     "not known, so windows go by UTC: neither TZ nor /etc/localtime says one, or there are no time zones in the system";
+
+/// What is said where nobody knows what the clock on the wall shows, and what a person may do; by the variable TZ, which wins
+/// over all else.
+pub(super) fn unknown_zone(tz: Option<&str>) -> (String, &'static str) {
+    match tz.filter(|tz| !tz.is_empty()) {
+        Some(tz) => (
+            format!("not known, so windows go by UTC: `{tz}`, which TZ says, is no time zone of this system"),
+            "set TZ to a zone such as Europe/Berlin where the service gets it from, or leave it out",
+        ),
+        None => (UNKNOWN_ZONE.to_owned(), "set it, for example with `timedatectl set-timezone`"),
+    }
+}
+
+/// What the variable TZ says in this process.
+pub(super) fn tz() -> Option<String> {
+    std::env::var_os("TZ").map(|tz| tz.to_string_lossy().into_owned())
+}
 
 impl Working {
     /// Says so if windows can't go by this host's clock.
     pub(super) fn tell_of_zone(schedule: &Schedule) {
         if schedule.has_windows() && TimeZone::system().is_unknown() {
-            warn!("time zone: {UNKNOWN_ZONE}");
+            let (what, cure) = unknown_zone(tz().as_deref());
+            warn!("time zone: {what}; {cure}");
         }
     }
 

@@ -300,13 +300,13 @@ async fn serve(
     let ended = ended.or_else(|error| unless_away(state_dir, &lock, error));
     if let Ok(Ended::StateAway | Ended::QueueAway | Ended::QueueCorrupt) = ended {
         // Before the next one may begin. What it says of the queue concerns one that nobody sees.
-        let _ = working.drain(Duration::ZERO).await;
+        let _ = working.drain(Duration::ZERO, None).await;
         drop(lock);
         return ended;
     }
     lock.keep_until_exit();
     info!("ending: what is under way is finished or handed back");
-    let drained = working.drain(DRAIN).await;
+    let drained = working.drain(DRAIN, Some(&settings.config().schedule)).await;
     ended.and_then(|ended| drained.map(|()| ended))
 }
 

@@ -22,6 +22,9 @@ use crate::upload::{self, Command, Uploader};
 /// Beyond what it is given, so long is waited for uploads to notice that they are called off.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is looked what may be sent while what is under way is finished.
+const SHAPED_EVERY: Duration = Duration::from_millis(500);
+
 /// The uploader at work, with what it takes to tell it something.
 pub(crate) struct Working {
     pub(crate) queue: QueueHandle,
@@ -140,14 +143,23 @@ impl Working {
         let _ = self.commands.send(command).await;
     }
 
-    /// Hands back what is not through within this time, and ends the uploader.
-    pub(crate) async fn drain(self, within: Duration) -> Result<(), ServiceError> {
-        let Self { queue, commands, uploader, .. } = self;
-        let given_up = uploader.abort_handle();
+    /// Hands back what is not through within this time, and ends the uploader. What may be sent is still looked at by this
+    /// schedule, if there is one: who says `pause` means what is under way, too.
+    pub(crate) async fn drain(mut self, within: Duration, schedule: Option<&Schedule>) -> Result<(), ServiceError> {
+        let (queue, given_up) = (self.queue.clone(), self.uploader.abort_handle());
         let drained = async move {
             // An uploader that has ended is noticed at once.
-            let _ = commands.send(Command::Drain(within)).await;
-            uploader.await
+            self.tell(Command::Drain(within)).await;
+            loop {
+                if let Some(schedule) = schedule {
+                    // Where the queue gives no answer, what was in force stays so.
+                    let _ = tokio::time::timeout(SHAPED_EVERY, self.shape(schedule)).await;
+                }
+                tokio::select! {
+                    ended = &mut self.uploader => return ended,
+                    () = tokio::time::sleep(SHAPED_EVERY) => {}
+                }
+            }
         };
         match tokio::time::timeout(within + PATIENCE, drained).await {
             Ok(Ok(ended)) => Ok(ended?),

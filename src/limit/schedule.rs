@@ -323,12 +323,16 @@ impl InForce {
         Rates { line, backfill, caches: caches.collect(), background: background.collect() }
     }
 
-    /// By what nothing goes to a cache for now, if it is so, and whether that is said of the cache itself or of all.
+    /// By what nothing goes to a cache for now, if it is so, and whether that is said of the cache itself or of all. Of both it
+    /// is what ends last.
     #[must_use]
     pub fn paused(&self, cache: &str) -> Option<(Whose, &Ruling)> {
         let own = self.caches.get(cache).map(|(own, _)| own).filter(|own| own.is_pause());
         let own = own.map(|own| (Whose::Cache(cache.to_owned()), own));
-        own.or_else(|| Some((Whose::Line, self.above(&self.line, cache)?)))
+        let of_all = self.above(&self.line, cache).map(|line| (Whose::Line, line));
+        let ends = |paused: &(Whose, &Ruling)| paused.1.until.unwrap_or(Timestamp::MAX);
+        // The cache's own, where both end at the same time.
+        of_all.into_iter().chain(own).max_by_key(ends)
     }
 
     /// By what no backfill goes to a cache for now, if it is so.

@@ -7,10 +7,10 @@ use super::{CacheId, Queue, QueueError, sqlite};
 
 /// Why nothing of backfill's goes to the cache `c` for now, but for pauses, in words; NULL: nothing keeps it.
 pub(super) const BACKFILL_WAITS: &str = "coalesce(
-    (SELECT 'the disk of ' || d.place || ' is ' || d.level || ', and backfill waits for room'
+    (SELECT 'the disk of ' || d.place || ' is ' || d.level
      FROM disks d WHERE d.level <> 'ok' AND d.place IN ('store', 'state directory', 'cache ' || c.name)
      ORDER BY d.rowid LIMIT 1),
-    CASE WHEN c.too_large THEN 'the cache is larger than its `max_size`, and backfill waits until it fits' END)";
+    CASE WHEN c.too_large THEN 'the cache is larger than its `max_size`' END)";
 
 /// What is pinned for queued paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

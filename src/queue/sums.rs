@@ -23,6 +23,8 @@ pub struct Left {
     pub paths: u64,
     /// Why the cache takes nothing at all for now.
     pub takes_nothing: Option<String>,
+    /// Why it takes no backfill for now.
+    pub backfill_waits: Option<String>,
     /// Whether that is so since this host is the cache's own server: then these paths are not waited for.
     pub is_off: bool,
     /// Why the cache is paused, for these paths at least.
@@ -67,7 +69,7 @@ impl Queue {
             // Beside `max` the other columns are of the row that has it.
             .prepare_cached(&format!(
                 "SELECT c.name, count(*),
-                        coalesce(c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END),
+                        c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END,
                         j.reason, c.off, max(j.attempts),
                         coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
                  FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open_of_run
@@ -84,9 +86,10 @@ impl Queue {
                     cache: row.get(0)?,
                     paths: row.get::<_, i64>(1)? as u64,
                     takes_nothing: row.get(2)?,
-                    last_failure: row.get(3)?,
-                    is_off: row.get(4)?,
-                    paused: row.get(6)?,
+                    backfill_waits: row.get(3)?,
+                    last_failure: row.get(4)?,
+                    is_off: row.get(5)?,
+                    paused: row.get(7)?,
                 })
             })
             .and_then(Iterator::collect)

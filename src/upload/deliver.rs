@@ -167,6 +167,10 @@ async fn deliver_alone(
         Ok(References::Deliverable(references)) => references,
         // Perhaps an earlier try came no further, or what Nix has noted is new.
         Ok(References::Settled(landed)) if landed.outcome == Outcome::Delivered(Delivery::AlreadyThere) => {
+            // It may just have been dropped: then it is claimed again, and is missing.
+            if job.walk && !cache.note_use(&job.path).await {
+                return Outcome::Returned.into();
+            }
             flight.land();
             realisations::add(&cache, &name, &info).await;
             return Landed { walk: behind(job, &info), ..landed };

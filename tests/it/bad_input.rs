@@ -38,6 +38,25 @@ fn all_that_is_wrong_with_a_policy_is_said_at_once() {
 }
 
 #[test]
+fn less_than_nothing_is_refused_for_what_it_is() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    for command in [
+        &["limit", "none", "--for", "-1h"][..],
+        &["pause", "--for", "-1h"],
+        &["push", "--timeout", "-1h"],
+        &["backfill", "--since", "-1h"],
+        &["cache", "prune", "local", "--keep", "-1h"],
+        &["cache", "prune", "local", "--max-size", "-5GB"],
+    ] {
+        let said = storewatch.cmd(command);
+        assert_eq!(said.code, Some(2), "{command:?}: {said:?}");
+        assert!(!said.stderr.contains("unexpected argument") && said.stderr.contains("`-"), "{command:?}: {said:?}");
+    }
+}
+
+#[test]
 fn a_bad_policy_is_refused_as_a_whole_and_the_old_one_stays() {
     let Some(nix) = Nix::recent() else { return };
     let store = ScratchStore::new(&nix);

@@ -28,11 +28,17 @@ fn a_cache_takes_no_backfill_when_it_is_low_and_nothing_when_it_is_critical() {
     // Beside the service, whose time it is not worth.
     let said = storewatch.cmd(&["backfill", "--timeout", "1s"]);
     assert!(said.stdout.contains("3 for small"), "{said:?}");
-    assert!(said.stdout.contains("the disk of cache small is low, and backfill waits for room"), "{said:?}");
-    let why = "the disk of cache small is low, and backfill waits for room";
+    assert!(
+        said.stdout.contains("small, which takes no backfill for now: the disk of cache small is low\n"),
+        "{said:?}"
+    );
+    let why = "the disk of cache small is low\n";
     assert!(storewatch.cmd(&["status"]).ok().contains(&format!("backfill waits: {why}")));
     let listed = storewatch.cmd(&["queue", "list", "--cache", "small"]).ok();
-    assert!(listed.contains("  backfill waits\n") && listed.contains(&format!("small: {why}")), "{listed}");
+    assert!(
+        listed.contains("  backfill waits\n") && listed.contains(&format!("small takes no backfill for now: {why}")),
+        "{listed}"
+    );
     running.eventually("backfill elsewhere", || roomy.has_all(&old));
     for _ in 0..2 {
         // What is fresh goes on, and each time backfill could have been claimed as well.
@@ -195,6 +201,16 @@ fn nothing_is_written_where_a_disk_was_pulled_out() {
     let unseen = || of(&storewatch, "cache pulled")["unseen"].as_str().is_some_and(|why| why.contains("unmounted"));
     running.eventually("that in the status", unseen);
     running.eventually_logs("WARN the disk of cache pulled can't be seen: ");
+    let away = format!("the file system at {} is gone: it was unmounted", pulled.dir().display());
+    for look in [&["cache", "ping", "pulled"][..], &["cache", "verify", "pulled"], &["cache", "info", "pulled"]] {
+        let said = storewatch.cmd(look);
+        assert_ne!(said.code, Some(0), "{look:?}: {said:?}");
+        assert!([&said.stdout, &said.stderr].iter().any(|text| text.contains(&away)), "{look:?}: {said:?}");
+    }
+    let findings = storewatch.cmd(&["doctor"]).stdout;
+    assert!(findings.contains(&format!("trouble  cache pulled: {}: {away}", pulled.url())), "{findings}");
+    let disks = findings.lines().find(|line| line.contains("disk of ")).unwrap();
+    assert!(disks.contains("cache roomy") && !disks.contains("cache pulled"), "{findings}");
     assert_eq!(std::fs::read_dir(pulled.dir()).unwrap().count(), 0, "nothing is written beneath");
     assert_eq!(running.log().matches("can't be seen").count(), 1);
     // Another one is as good.

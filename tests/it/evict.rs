@@ -129,6 +129,29 @@ fn a_path_is_not_shown_when_a_reference_was_dropped_meanwhile() {
     store.read_back(&cache.url(), &storewatch.public_key("team"), &[path]).unwrap();
 }
 
+#[test]
+fn what_a_push_found_there_counts_as_used() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let cache = storewatch.cache_at("team");
+    let policy = |most| {
+        storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{}\"\nmax_size = \"{most}\"\n", cache.url()))
+    };
+    policy("10 MB");
+    let [oldest, old, new] = [(); 3].map(|()| store.build(&expr::sized(300_000)).unwrap().remove(0));
+    storewatch.cmd(&["push", &oldest, &old, &new]).ok();
+    for (path, days) in [(&oldest, 9), (&old, 8), (&new, 7)] {
+        age(&cache, path, days);
+    }
+    let said = storewatch.cmd(&["push", &oldest]);
+    assert!(said.stdout.contains("already there") || said.stderr.contains("already there"), "{said:?}");
+    policy("800 kB");
+    let mut running = storewatch.start();
+    running.eventually_logs("what was longest unread was dropped");
+    assert_eq!([&oldest, &old, &new].map(|path| cache.has(path)), [true, false, true]);
+    running.stop();
+}
+
 fn scratch() -> Option<ScratchStore> {
     Nix::recent().map(|nix| ScratchStore::new(&nix))
 }

@@ -55,10 +55,19 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
         let said = storewatch.cmd(&[&["resume"], whose].concat()).ok();
         assert!(said.contains(but_line) && !said.contains("nothing was paused"), "{said}");
     }
+    // Of two pauses the one that ends last is shown, wherever the other stands.
+    storewatch.cmd(&["pause", "--cache", "team", "--for", "1h"]).ok();
+    assert_eq!(paused(&storewatch, "team").as_deref(), Some(told));
     storewatch.cmd(&["resume"]).ok();
     running.eventually("its paths", || team.has(&first) && team.has(&second));
     assert_eq!(paused(&storewatch, "team"), None);
     running.stop();
+    // Of several paths the jobs of any are meant, each once.
+    let all = storewatch.cmd(&["queue", "drop", &first, &second, &first]).ok();
+    assert_eq!(all, "4 jobs dropped\n");
+    // With nothing to take back, nothing counts from then on.
+    let said = storewatch.cmd(&["resume"]).ok();
+    assert!(said.contains("nothing was paused by hand") && !said.contains("nobody works the queue off"), "{said}");
 }
 
 #[test]
@@ -142,6 +151,34 @@ fn what_is_under_way_is_given_back_and_not_counted_as_a_try() {
     assert_eq!(programs_begun(&folder).len(), 1, "it isn't begun again");
     storewatch.cmd(&["resume"]).ok();
     running.eventually("another try", || programs_begun(&folder).len() == 2);
+}
+
+#[test]
+fn a_service_that_is_ending_is_paused_like_any_other() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let folder = store.root().join("program");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("endless");
+    write_program(&program, ENDLESS);
+    storewatch.policy(&format!(
+        "version = 1\n[caches.team]\nurl = \"command://{}\"\nargs = [\"{}\"]\n",
+        program.display(),
+        folder.display()
+    ));
+    let mut running = storewatch.start();
+    store.build(&expr::many(1)).unwrap();
+    running.eventually("an upload under way", || {
+        programs_begun(&folder).len() == 1 && storewatch.jobs("uploading").len() == 1
+    });
+    running.terminate();
+    running.eventually_logs("ending: what is under way is finished or handed back");
+    storewatch.cmd(&["pause"]).ok();
+    // Not only once it has ended: it is told so while it works on.
+    running.eventually_logs("bandwidth of the line: paused by hand");
+    assert!(running.wait_exit().success());
+    assert_eq!(storewatch.jobs("pending")[0]["attempts"], 0);
 }
 
 #[test]

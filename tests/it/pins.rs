@@ -83,9 +83,11 @@ each_nix! {
         store.gc();
         assert!(paths.iter().all(|path| store.valid(path)));
         assert_eq!(pinned(&storewatch).len(), 2);
+        assert_eq!(storewatch.status()["pinned"]["paths"], 2);
 
         assert_eq!(storewatch.cmd(&["unpin", "--all"]).ok(), "2 pins released\n");
         assert!(pinned(&storewatch).is_empty());
+        assert_eq!(storewatch.status()["pinned"]["paths"], 0);
         store.gc();
         assert!(!paths.iter().any(|path| store.valid(path)));
         assert_eq!(storewatch.cmd(&["unpin", "--all"]).ok(), "0 pins released\n");

@@ -163,6 +163,20 @@ impl Cache for FileCache {
         )
     }
 
+    /// Its narinfo becomes young, as that of an upload is: who drops paths looks at that once more before each, and puts back
+    /// what an upload needs that is under way still.
+    fn note_use<'a>(&'a self, path: &'a StorePath) -> BoxFuture<'a, bool> {
+        if self.options.largest.is_none() {
+            return Box::pin(async { true });
+        }
+        let narinfo = self.options.dir.join(layout::narinfo_name(path));
+        Box::pin(async move {
+            let made_young = spawn_blocking(move || temp::make_young(&narinfo)).await;
+            // Where another's file can't be made young, it is there all the same.
+            !matches!(made_young, Ok(Err(error)) if error.kind() == ErrorKind::NotFound)
+        })
+    }
+
     fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
         Box::pin(async move {
             let files = self.options.binary.realisations(&info).await?;

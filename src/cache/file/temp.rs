@@ -42,6 +42,12 @@ pub(super) fn is_left_over(name: &str, instance: &str) -> bool {
     rest.is_some_and(|rest| !run::is_own(rest))
 }
 
+/// Makes a file as young as if it were written and read just now.
+pub(super) fn make_young(file: &Path) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Ok(utimensat(CWD, file, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty())?)
+}
+
 /// A file under a temporary name; removed when dropped, unless it has been published.
 pub(super) struct TempFile {
     path: PathBuf,
@@ -63,9 +69,8 @@ impl TempFile {
     /// Makes it as young as what is written just now: it may have waited for long, and its age is to be that of its being
     /// shown. Who removes what is old and named by nothing must not take it for that.
     pub(super) fn make_young(&self) {
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         // Where it fails, so does what follows, and says why.
-        let _ = utimensat(CWD, &self.path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
+        let _ = make_young(&self.path);
     }
 
     /// Makes its content durable.

@@ -27,6 +27,24 @@ fn options(dir: &Path) -> FileOptions {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_counts_as_used_where_that_decides_what_is_dropped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = StorePath::from_base_name("00000000000000000000000000000000-a").expect("a path");
+    let narinfo = dir.path().join(layout::narinfo_name(&path));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::write(&narinfo, "any")
+        .and_then(|()| File::options().write(true).open(&narinfo)?.set_modified(long_ago))
+        .expect("old");
+    let is_old = || fs::metadata(&narinfo).and_then(|narinfo| narinfo.modified()).expect("there") == long_ago;
+    let unbounded = FileCache::open(options(dir.path())).expect("opened");
+    assert!(unbounded.note_use(&path).await && is_old(), "its age is that of its upload");
+    let bounded = FileCache::open(FileOptions { largest: Some(9), ..options(dir.path()) }).expect("opened");
+    assert!(bounded.note_use(&path).await && !is_old());
+    fs::remove_file(&narinfo).expect("removed");
+    assert!(!bounded.note_use(&path).await, "it was dropped meanwhile");
+}
+
+#[tokio::test]
 async fn opened_anew_it_leaves_running_uploads_alone_and_sweeps_what_a_crash_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let first = FileCache::open(options(dir.path())).expect("opened");

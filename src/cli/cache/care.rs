@@ -20,6 +20,9 @@ pub(super) const LISTED: usize = 1_000;
 
 /// Opens the files of a cache.
 pub(super) async fn shelf(cache: &CacheConfig, setup: &Setup) -> Result<Arc<dyn Shelf>, CliError> {
+    if let Some(error) = caches::out_of_sight(cache, &setup.state_dir) {
+        return Err(failed(cache)(error));
+    }
     care::shelf(cache, &setup.nix).await.map_err(failed(cache))
 }
 

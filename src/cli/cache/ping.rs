@@ -67,7 +67,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let runtime = runtime()?;
     let names: Vec<&str> = asked.iter().map(|cache| cache.name.as_str()).collect();
     let left = Unanswered::new(&names);
-    let trying = caches::try_all(&asked, &setup.nix, &setup.config.disk, |place| left.answered(place));
+    let answered = |place| left.answered(place);
+    let trying = caches::try_all(&asked, &setup.state_dir, &setup.nix, &setup.config.disk, answered);
     let mut trials = runtime.block_on(telling(|| left.in_words(), trying)).into_iter();
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();

@@ -33,14 +33,14 @@ pub(super) struct Args {
     #[arg(value_name = "CACHE")]
     name: String,
     /// Keep what was uploaded within so long, and all that it needs: 12h, 90d, 26w.
-    #[arg(long, value_name = "AGE", value_parser = parse_duration, required_unless_present = "max_size")]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration, allow_hyphen_values = true, required_unless_present = "max_size")]
     keep: Option<Duration>,
     /// Then remove the oldest paths that nothing needs until the whole cache has no more than this: 500GiB, 2TB.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_hyphen_values = true)]
     max_size: Option<ByteSize>,
     /// Remove nothing younger than this, and no archive earlier than this after its path. Longer than any upload takes;
     /// 0s only where nobody uploads meanwhile.
-    #[arg(long, value_name = "AGE", value_parser = parse_duration, default_value = "1d")]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration, allow_hyphen_values = true, default_value = "1d")]
     grace: Duration,
     /// Remove it. Otherwise it is only said what would be.
     #[arg(long)]

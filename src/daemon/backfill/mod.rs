@@ -215,7 +215,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         biased;
         begun = beginning => begun?,
         end = ends_early(&mut signals, early) => {
-            site.leave(Duration::ZERO).await?;
+            site.leave(Duration::ZERO, None).await?;
             return Ok(Finished::before_it_began(end));
         }
     };
@@ -290,7 +290,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     if end == End::Interrupted && site.working.is_some() {
         tell(Progress::Ending { within });
     }
-    site.leave(within).await?;
+    site.leave(within, Some(&config.schedule)).await?;
     let finished = queue
         .call_once(move |queue| {
             let summary = queue.run_summary(id)?;

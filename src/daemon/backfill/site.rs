@@ -99,9 +99,10 @@ impl Site {
         }
     }
 
-    pub(super) async fn leave(self, within: Duration) -> Result<(), ServiceError> {
+    /// Leaves when what is under way is finished, or given back after that time; by this schedule, if there is one.
+    pub(super) async fn leave(self, within: Duration, schedule: Option<&Schedule>) -> Result<(), ServiceError> {
         match self.working {
-            Some(working) => working.drain(within).await,
+            Some(working) => working.drain(within, schedule).await,
             None => Ok(()),
         }
     }
@@ -109,7 +110,7 @@ impl Site {
     /// Leaves for that error: what is under way is finished or given back first.
     pub(super) async fn fail<T>(self, error: ServiceError) -> Result<T, ServiceError> {
         // What becomes of that matters less than why it ends.
-        let _ = self.leave(DRAIN).await;
+        let _ = self.leave(DRAIN, None).await;
         Err(error)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use super::{attic_options, command_options, place, public_key, put_options, store_options};
+use super::{attic_options, command_options, out_of_sight, place, public_key, put_options, store_options};
 use crate::cache::attic::{self, AtticCache};
 use crate::cache::{CacheError, CacheInfo, CacheUrl, Trial, bucket, command, file, put};
 use crate::config::{CacheConfig, NixStore};
@@ -38,6 +38,9 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
         CacheUrl::File { dir, .. } => {
             let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
             let look = move || {
+                if let Some(error) = out_of_sight(&config, &state_dir) {
+                    return Err(error);
+                }
                 let key = public_key(&config, &state_dir, &nix);
                 Ok(CacheInfo { public_key: key.map(|key| key.to_string()), ..file::look(&dir)? })
             };
@@ -62,7 +65,7 @@ async fn with_key(
 const PROGRAM: &str = "a program takes its paths; where it puts them, it alone knows";
 
 /// Finds out whether a cache can be reached and takes what is uploaded.
-async fn try_out(config: &CacheConfig, nix: &NixStore, disk: &Thresholds) -> Trial {
+async fn try_out(config: &CacheConfig, state_dir: &Path, nix: &NixStore, disk: &Thresholds) -> Trial {
     let tried = match CacheUrl::parse(&config.url) {
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             Ok(attic::try_out(attic_options(config, nix, endpoint, cache)).await)
@@ -77,25 +80,31 @@ async fn try_out(config: &CacheConfig, nix: &NixStore, disk: &Thresholds) -> Tri
         Ok(CacheUrl::File { dir, .. }) => {
             let (store_dir, terms) = (nix.logical.clone(), place(config, disk).map(|(.., terms)| terms));
             let place = Places::default().of_cache(config.name.as_str(), &dir, terms.unwrap_or_default());
-            in_time(move || file::try_out(&place, &store_dir)).await
+            let (config, state_dir) = (config.clone(), state_dir.to_owned());
+            in_time(move || match out_of_sight(&config, &state_dir) {
+                Some(error) => Trial::failed(error),
+                None => file::try_out(&place, &store_dir),
+            })
+            .await
         }
         Err(error) => Err(error.into()),
     };
-    tried.unwrap_or_else(|error| Trial { troubles: vec![error], ..Trial::default() })
+    tried.unwrap_or_else(Trial::failed)
 }
 
 /// Tries several caches out at the same time; what came of it in their order. `answered` is told the place of each that is
 /// through.
 pub async fn try_all(
     caches: &[&CacheConfig],
+    state_dir: &Path,
     nix: &NixStore,
     disk: &Thresholds,
     answered: impl Fn(usize),
 ) -> Vec<Trial> {
     let mut trying = JoinSet::new();
     for (place, cache) in caches.iter().enumerate() {
-        let (cache, nix, disk) = ((*cache).clone(), nix.clone(), *disk);
-        trying.spawn(async move { (place, try_out(&cache, &nix, &disk).await) });
+        let (cache, state_dir, nix, disk) = ((*cache).clone(), state_dir.to_owned(), nix.clone(), *disk);
+        trying.spawn(async move { (place, try_out(&cache, &state_dir, &nix, &disk).await) });
     }
     let mut trials: Vec<Trial> = caches.iter().map(|_| Trial::lost()).collect();
     while let Some(tried) = trying.join_next().await {

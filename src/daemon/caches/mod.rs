@@ -3,6 +3,7 @@
 pub mod care;
 mod keys;
 mod look;
+mod sight;
 mod standing;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(super) use self::keys::own_key_file;
 pub use self::keys::public_key;
 use self::keys::{public_key_file, signing_key, write_public};
 pub use self::look::{Unanswered, describe, summary, try_all};
+pub use self::sight::out_of_sight;
 pub use self::standing::{lacks_secret, off_by_name, own_server, tell_what_is_off, why_off};
 use crate::cache::attic::{AtticCache, AtticOptions};
 use crate::cache::bucket::{BucketCache, StoreKeys, StoreOptions};

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 
 use super::Finding;
 use crate::config::Config;
-use crate::daemon::bandwidth::UNKNOWN_ZONE;
+use crate::daemon::bandwidth::{tz, unknown_zone};
 use crate::daemon::conditions;
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
@@ -20,7 +20,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
 fn of_zone(zone: &TimeZone) -> Finding {
     match zone.iana_name() {
         _ if zone.is_unknown() => {
-            Finding::warning("time zone", UNKNOWN_ZONE).cured_by("set it, for example with `timedatectl set-timezone`")
+            let (what, cure) = unknown_zone(tz().as_deref());
+            Finding::warning("time zone", what).cured_by(cure)
         }
         Some(name) => Finding::ok("time zone", name),
         None => Finding::ok("time zone", "the one of /etc/localtime"),
@@ -47,6 +48,8 @@ mod tests {
         let untold = told(Err("no answer".to_owned()));
         assert_eq!((untold.grade, untold.found.as_str()), (Grade::Warning, "no answer; it counts as not on battery"));
         assert_eq!(of_zone(&TimeZone::unknown()).grade, Grade::Warning);
+        assert!(unknown_zone(Some("Europe/Berlinn")).0.contains("`Europe/Berlinn`, which TZ says, is no time zone"));
+        assert_eq!([None, Some("")].map(unknown_zone).map(|(_, cure)| cure.contains("timedatectl")), [true, true]);
         assert_eq!(of_zone(&TimeZone::UTC).grade, Grade::Ok);
     }
 }

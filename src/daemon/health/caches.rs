@@ -39,7 +39,7 @@ pub(super) async fn examine(config: &Config, nix: &NixStore, state_dir: &Path, s
         step(&left.in_words());
     };
     let lacking = lacking_credentials(state_dir, config);
-    let trials = try_all(&on, nix, &config.disk, answered).await;
+    let trials = try_all(&on, state_dir, nix, &config.disk, answered).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial, lacking.get(cache.name.as_str()).copied()));
     }

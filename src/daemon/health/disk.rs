@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Grade};
 use crate::config::{Config, NixStore};
+use crate::daemon::caches::out_of_sight;
 use crate::daemon::disk;
 use crate::disk::{Level, Place, Room, Sight, Terms, Unseen, What};
 use crate::report::one_line;
@@ -30,7 +31,15 @@ struct System {
 pub(super) async fn examine(config: Option<&Config>, state_dir: &Path, nix: Option<&NixStore>) -> Vec<Finding> {
     let thresholds = config.map(|config| config.disk).unwrap_or_default();
     // Without a good policy it isn't known which caches there are.
-    of_places(disk::places(config, &thresholds, state_dir, nix)).await
+    let places = disk::places(config, &thresholds, state_dir, nix);
+    // Told where the caches are examined. What is in its place is none of the cache's.
+    let caches = config.map(|config| &*config.caches).unwrap_or_default();
+    let out_of_sight: Vec<What> = caches
+        .iter()
+        .filter(|cache| out_of_sight(cache, state_dir).is_some())
+        .map(|cache| What::Cache(cache.name.to_string()))
+        .collect();
+    of_places(places.into_iter().filter(|(what, ..)| !out_of_sight.contains(what)).collect()).await
 }
 
 async fn of_places(places: Vec<(What, PathBuf, Terms)>) -> Vec<Finding> {

@@ -43,6 +43,7 @@ fn what_is_left_says_what_it_waits_for() {
         cache: "team".to_owned(),
         paths: 2,
         takes_nothing: None,
+        backfill_waits: None,
         is_off: false,
         paused: None,
         last_failure: None,

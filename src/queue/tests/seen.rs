@@ -25,10 +25,10 @@ fn a_backfill_says_that_its_cache_is_too_large_and_what_was_done_counts_as_done_
     let seen = counts(&bench);
     assert_eq!((seen.done, seen.again, seen.pending), (1, 1, 1), "{seen:?}");
     assert_eq!((seen.size, seen.sized), (Some(70), Some(7)));
-    let why = "the cache is larger than its `max_size`, and backfill waits until it fits";
+    let why = "the cache is larger than its `max_size`";
     assert_eq!(seen.backfill_waits.as_deref(), Some(why));
     let left = bench.queue.left(run).expect("listed").remove(0);
-    assert_eq!((left.paths, left.takes_nothing.as_deref()), (2, Some(why)));
+    assert_eq!((left.paths, left.backfill_waits.as_deref()), (2, Some(why)));
     let jobs = bench.queue.jobs(&JobFilter::default()).expect("listed");
     assert!(jobs.iter().all(|job| job.backfill_waits.as_deref() == Some(why)), "{jobs:?}");
     bench.queue.note_size(bench.cache, 30, false, 8).expect("noted");
