@@ -51,6 +51,7 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         (&stranger, Certificate::Good, "certificate"),
         (&authority, Certificate::Expired, "expired"),
         (&authority, Certificate::Misnamed, "127.0.0.1"),
+        (&authority, Certificate::Authoritys, "(CA:TRUE), which can't be a server's as well"),
     ];
     for (its_authority, certificate, reason) in cases {
         let proxy = FlakyProxy::with_tls(attic.port(), its_authority.server(certificate, Clients::Anybody));
@@ -62,8 +63,9 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         team.eventually_waits_because(&mut running, "certificate");
         team.eventually_waits_because(&mut running, reason);
         // Only another authority is what that key is for.
-        let advised = team.waits_because().contains("with `ca_file`");
+        let advised = team.waits_because().contains("where it is right, name its authority's with `ca_file`");
         assert_eq!(advised, certificate == Certificate::Good, "{}", team.waits_because());
+        assert!(!team.waits_because().contains("OtherError"), "{}", team.waits_because());
         assert!(proxy.refused() > 0 && proxy.seen().is_empty());
         assert!(!attic.has("team", &paths[0]));
         assert_eq!(team.storewatch.jobs("failed").len(), 0, "it may be mended");
