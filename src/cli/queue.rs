@@ -94,6 +94,16 @@ impl Which {
         Err(CliError::Usage(format!("the queue knows no cache `{name}`; it knows {known}")))
     }
 
+    /// Refuses a path of which the queue knows no job at all: it is misspelt, most likely.
+    fn check_path(&self, queue: &Queue) -> Result<(), CliError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let known = JobFilter { state: None, cache: None, limit: Some(1), ..self.filter(None) };
+        if queue.jobs(&known)?.is_empty() {
+            return Err(CliError::Usage(format!("the queue has no job whose path contains `{path}`, in no state")));
+        }
+        Ok(())
+    }
+
     fn is_everything(&self) -> bool {
         self.path.is_none() && self.cache.is_none() && self.state.is_none()
     }
@@ -136,6 +146,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             }
         }
         Command::Retry { which } => {
+            which.check_path(&queue)?;
             let jobs = ids(&queue.jobs(&which.filter(None))?);
             let retried = in_portions(&jobs, |some| queue.retry(some, now()))?;
             let are = if retried == 1 { "is" } else { "are" };
@@ -146,6 +157,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 let message = "say which jobs: a path, --cache, --state, or --all";
                 return Err(CliError::Usage(message.to_owned()));
             }
+            which.check_path(&queue)?;
             let jobs = ids(&queue.jobs(&which.filter(None))?);
             let dropped = in_portions(&jobs, |some| queue.drop_jobs(some, now()))?;
             writeln!(out, "{} dropped", counted(dropped, "job"))
@@ -166,7 +178,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 
 /// Nobody is at work: how far an upload was, and how room was, is said by who has ended, and may be otherwise by now.
 fn forget_what_was_seen(job: &mut JobView) {
-    job.step = None;
+    job.step = (job.state == JobState::Uploading.name()).then_some("interrupted in mid-upload");
     job.backfill_waits = None;
 }
 
@@ -274,7 +286,8 @@ mod tests {
         ];
         let mut gone = [&jobs[7], &jobs[8]].map(JobView::clone);
         gone.iter_mut().for_each(forget_what_was_seen);
-        assert!(gone.iter().all(|job| (job.step, &job.backfill_waits) == (None, &None)), "nobody is at work");
+        assert!(gone.iter().all(|job| job.backfill_waits.is_none()), "nobody is at work");
+        assert_eq!(gone.map(|job| job.step), [None, Some("interrupted in mid-upload")]);
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
         let time = times::shown(Timestamp::from_millisecond(due).expect("a time"), &TimeZone::system());

@@ -232,8 +232,10 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             AtWork::CURE
         )?;
     }
+    let is_there = status.policy_file.as_ref().is_none_or(|file| Path::new(file).exists());
     let bad = match status.policy_problems.len() as u64 {
         0 => String::new(),
+        _ if !is_there => " is not there: what needs it isn't shown".to_owned(),
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;

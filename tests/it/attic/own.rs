@@ -44,6 +44,7 @@ fn a_server_with_an_address_of_this_host_is_off_and_nobody_waits_for_it() {
     running.eventually("the note", || storewatch.cache_status("team")["why_off"].is_string());
     let said = storewatch.cmd(&["push", &paths[1]]).ok();
     assert!(said.contains("1 for team, which is off on this host"), "{said}");
+    assert!(!running.log().contains("once its server has told it"), "that is off here: {}", running.log());
     running.stop();
     let listed = storewatch.cmd(&["cache", "list", "--json"]).json();
     assert_eq!(listed[1]["state"], "off", "{listed}");
