@@ -138,3 +138,21 @@ fn an_api_without_encryption_elsewhere_gets_no_token() {
         running.stop();
     }
 }
+
+#[test]
+fn an_api_that_is_out_of_reach_is_told_as_an_address_that_the_server_has_named() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    // Nobody listens there.
+    attic.as_fake().state().api_endpoint = Some("http://127.0.0.1:9/".to_owned());
+    let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
+    let said = team.storewatch.cmd(&["cache", "ping", "team"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let server = format!("the server at http://127.0.0.1:{} names another address for its API", attic.port());
+    for words in [&server, "at http://127.0.0.1:9: ", "set `api-endpoint` in the server's configuration"] {
+        assert!(said.stdout.contains(words), "{words}: {said:?}");
+    }
+    assert!(!said.stdout.contains("in the `url` right"), "{said:?}");
+}
