@@ -24,6 +24,8 @@ pub struct Trial {
     pub writes: Option<bool>,
     /// What stands in the way.
     pub troubles: Vec<CacheError>,
+    /// The key that verifies what is served there, as its server says.
+    pub public_key: Option<String>,
     /// What else a person should know.
     pub remark: Option<&'static str>,
 }

@@ -29,7 +29,8 @@ use crate::queue::{CacheId, PassedOver, Routes, Why};
 /// where it stopped when it is asked for again, unless the policy file has changed since. Beside a running service the
 /// queue is left to that; alone, it is worked off here. A cache that takes nothing is waited for, whatever the reason;
 /// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed or are held back, or
-/// that what Nix says of them can't be understood, 4 that some are left.
+/// that what Nix says of them can't be understood, 4 that some are left, also for a cache that is off on this host since its
+/// server has this host's address.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Only these store paths (or links to them, or their base names) and what they need; all valid paths if none is given.

@@ -103,6 +103,14 @@ impl CliError {
         }
     }
 
+    /// The same, where it keeps the service from starting: none runs that would keep to another policy.
+    pub(super) fn at_the_start(self) -> Self {
+        match self {
+            Self::BadPolicy(error) => Self::Config(error),
+            other => other,
+        }
+    }
+
     /// Tells the user, and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
@@ -116,7 +124,7 @@ impl CliError {
             Self::Config(problems @ ConfigError::Problems(_)) => eprintln!("{problems}"),
             Self::BadPolicy(problems @ ConfigError::Problems(_)) => {
                 eprintln!(
-                    "{problems}\nstorewatch: the policy is bad: mend it first; a running service keeps to the one before"
+                    "{problems}\nstorewatch: the policy is bad: mend it first; should a service be running, it keeps to the one before"
                 );
             }
             Self::Several(errors) => {

@@ -61,17 +61,18 @@ pub(super) fn work_off(
 pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
     let RunSummary { uploaded, already_there, at_upstream, failed, held, passed_over, .. } = &finished.summary;
     // What somebody named and the policy keeps back is no success. That one cache of several is off on this host is meant to
-    // be so; where all are, nothing has arrived.
+    // be so; where all are, nothing has arrived. A backfill is asked for what those lack that take nothing otherwise.
     let refused = passed_over.iter().any(|(PassedOver { why, .. }, _)| match why {
         Why::Skipped | Why::Denied => by_hand,
         Why::Off => false,
         Why::Unclear => true,
     });
-    let is_off = !passed_over.is_empty() || finished.left.iter().any(|left| left.is_off);
-    let all_off = by_hand && is_off && uploaded + already_there + at_upstream == 0;
+    let is_left = finished.left.iter().any(|left| left.is_off);
+    let all_off = (!passed_over.is_empty() || is_left) && uploaded + already_there + at_upstream == 0;
+    let left_off = if by_hand { all_off } else { is_left };
     match finished.end {
         _ if failed + held > 0 || refused => NOT_ALL_DELIVERED,
-        End::Through if all_off => NOT_THROUGH,
+        End::Through if left_off => NOT_THROUGH,
         End::Interrupted | End::TimedOut => NOT_THROUGH,
         End::Through => 0,
     }
@@ -416,6 +417,9 @@ mod tests {
         off.summary.passed_over.clear();
         assert_eq!(exit_code(&off, true), 0, "there was nothing to do");
         off.left = vec![Left { is_off: true, ..left("own", Some("it is this host itself"), None) }];
-        assert_eq!(exit_code(&off, true), NOT_THROUGH, "off by its address, and nothing has arrived");
+        let both = |finished: &Finished| [true, false].map(|by_hand| exit_code(finished, by_hand));
+        assert_eq!(both(&off), [NOT_THROUGH; 2], "off by its address, and nothing has arrived");
+        off.summary.uploaded = 1;
+        assert_eq!(both(&off), [0, NOT_THROUGH], "another cache has it, and what a backfill was asked for is left");
     }
 }

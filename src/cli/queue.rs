@@ -74,10 +74,7 @@ impl Which {
         }
         let (mut jobs, mut seen) = (Vec::new(), BTreeSet::new());
         for path in &self.paths {
-            // `/nix/store/…-hello/` means `…-hello`.
-            let path = path.trim_end_matches('/');
-            let name = path.rsplit('/').next().unwrap_or(path).to_owned();
-            let of_path = queue.jobs(&filter(Some(name)))?;
+            let of_path = queue.jobs(&filter(Some(name_in(path))))?;
             jobs.extend(of_path.into_iter().filter(|job| seen.insert(job.id)));
         }
         Ok(jobs)
@@ -105,9 +102,26 @@ impl Which {
         Err(CliError::Usage(format!("the queue knows no cache `{name}`; it knows {known}")))
     }
 
+    /// Refuses a path of which the queue knows no job at all: it is misspelt, most likely.
+    fn check_paths(&self, queue: &Queue) -> Result<(), CliError> {
+        for path in &self.paths {
+            let known = JobFilter { path: Some(name_in(path)), limit: Some(1), ..JobFilter::default() };
+            if queue.jobs(&known)?.is_empty() {
+                return Err(CliError::Usage(format!("the queue has no job whose path contains `{path}`, in no state")));
+            }
+        }
+        Ok(())
+    }
+
     fn is_everything(&self) -> bool {
         self.paths.is_empty() && self.cache.is_none() && self.state.is_none()
     }
+}
+
+/// What a path is looked for by: `/nix/store/…-hello/` means `…-hello`.
+fn name_in(path: &str) -> String {
+    let path = path.trim_end_matches('/');
+    path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -147,6 +161,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             }
         }
         Command::Retry { which } => {
+            which.check_paths(&queue)?;
             let jobs = ids(&which.jobs(&queue)?);
             let retried = in_portions(&jobs, |some| queue.retry(some, now()))?;
             let are = if retried == 1 { "is" } else { "are" };
@@ -157,6 +172,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 let message = "say which jobs: a path, --cache, --state, or --all";
                 return Err(CliError::Usage(message.to_owned()));
             }
+            which.check_paths(&queue)?;
             let jobs = ids(&which.jobs(&queue)?);
             let dropped = in_portions(&jobs, |some| queue.drop_jobs(some, now()))?;
             writeln!(out, "{} dropped", counted(dropped, "job"))
@@ -177,7 +193,7 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
 
 /// Nobody is at work: how far an upload was, and how room was, is said by who has ended, and may be otherwise by now.
 fn forget_what_was_seen(job: &mut JobView) {
-    job.step = None;
+    job.step = (job.state == JobState::Uploading.name()).then_some("interrupted in mid-upload");
     job.backfill_waits = None;
 }
 
@@ -285,7 +301,8 @@ mod tests {
         ];
         let mut gone = [&jobs[7], &jobs[8]].map(JobView::clone);
         gone.iter_mut().for_each(forget_what_was_seen);
-        assert!(gone.iter().all(|job| (job.step, &job.backfill_waits) == (None, &None)), "nobody is at work");
+        assert!(gone.iter().all(|job| job.backfill_waits.is_none()), "nobody is at work");
+        assert_eq!(gone.map(|job| job.step), [None, Some("interrupted in mid-upload")]);
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
         let time = times::shown(Timestamp::from_millisecond(due).expect("a time"), &TimeZone::system());

@@ -20,7 +20,7 @@ use crate::nix::close_replaced;
 /// reads the policy file again, which also happens by itself when it is saved. STOREWATCH_LOG=debug tells everything.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Listen to no file system events: the store is looked at every few seconds only.
+    /// Listen to no file system events: the store is looked at every five seconds only.
     #[arg(long)]
     no_events: bool,
 }
@@ -34,7 +34,7 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     start_log(LevelFilter::INFO);
-    let Setup { state_dir, settings, nix } = Setup::read(global)?;
+    let Setup { state_dir, settings, nix } = Setup::read(global).map_err(CliError::at_the_start)?;
     let priority = settings.config().limits.priority;
     daemon::set_priority(priority);
     daemon::leave_a_processor(priority);

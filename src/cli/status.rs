@@ -13,7 +13,7 @@ use super::{CliError, Global};
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::disk::{Level, Room};
-use crate::queue::{AtWork, CacheCounts, DiskView, Pinned, Queue, QueueError, StateLock, Volume};
+use crate::queue::{AtWork, CacheCounts, DiskView, FindsNothing, Pinned, Queue, QueueError, StateLock, Volume};
 use crate::report::one_line;
 
 /// Show what is queued, what is done, and what stands in the way; also while no service runs.
@@ -48,6 +48,8 @@ struct Status {
     state_dir_is_gone: bool,
     /// Whether there is no room left where the queue is, which then can't take a note of it.
     state_dir_is_full: bool,
+    /// Why the service that is at work can find nothing new, and since when; null where it can, or where none is.
+    finds_nothing: Option<FindsNothing>,
     /// The file systems that are watched, as long as somebody works the queue off.
     disks: Vec<DiskView>,
     /// What is pinned against the garbage collector, as far as the service has said; null where it isn't known.
@@ -91,9 +93,9 @@ struct CacheStatus {
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let (View { state_dir, policy_file, config, without_state }, queue) = view(global)?;
-    let (counts, disks, pinned) = match &queue {
-        Some(queue) => (queue.counts()?, queue.disks()?, queue.pinned()?),
-        None => (Vec::new(), Vec::new(), None),
+    let (counts, disks, pinned, finds_nothing) = match &queue {
+        Some(queue) => (queue.counts()?, queue.disks()?, queue.pinned()?, queue.finds_nothing()?),
+        None => (Vec::new(), Vec::new(), None, None),
     };
     let bandwidth = config.as_ref().ok().map(|config| look(config, &state_dir, queue.as_ref())).transpose()?;
     let nix = config.as_ref().ok().map(nix_store).transpose()?;
@@ -119,7 +121,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     };
     // What was seen before may be long past.
     let disks = if working.is_some() || working_unknown.is_some() { disks } else { Vec::new() };
+    let watches = working.as_ref().map_or(working_unknown.is_some(), |working| working.starts_with(SERVICE_ROLE));
     let status = Status {
+        finds_nothing: finds_nothing.filter(|_| watches),
         policy_in_force,
         working,
         working_unknown,
@@ -228,13 +232,18 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
             AtWork::CURE
         )?;
     }
+    let is_there = status.policy_file.as_ref().is_none_or(|file| Path::new(file).exists());
     let bad = match status.policy_problems.len() as u64 {
         0 => String::new(),
+        _ if !is_there => " is not there: what needs it isn't shown".to_owned(),
         count => format!(" is bad ({}): what needs it isn't shown", counted(count, "problem")),
     };
     writeln!(out, "policy:  {}{bad}", status.policy_file.as_deref().unwrap_or("built in (no file)"))?;
     if status.policy_in_force == Some(false) {
         writeln!(out, "         {NOT_IN_FORCE}")?;
+    }
+    if let Some(FindsNothing { since, why }) = &status.finds_nothing {
+        writeln!(out, "watch:   nothing new can be found since {}: {why}", past(*since))?;
     }
     if let Some(now) = &status.now {
         write_line(out, now)?;

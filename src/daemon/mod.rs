@@ -40,6 +40,7 @@ use self::settings::Reload;
 pub use self::settings::{Settings, fingerprint};
 use self::signals::{Signal, Signals};
 pub(crate) use self::working::Working;
+use crate::cache::CacheUrl;
 use crate::config::{Config, NixStore};
 use crate::nix::StoreFacts;
 use crate::pins::{self, Pins};
@@ -313,12 +314,16 @@ async fn serve(
 /// Says what is watched, and how the caches are read.
 fn tell_that_it_has_started(nix: &NixStore, state_dir: &Path, config: &Config) {
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
-    for cache in &config.caches {
+    // What is off here has been told as that.
+    for cache in config.caches.iter().filter(|cache| caches::why_off(cache, None).is_none()) {
         let Some(substituter) = caches::substituter(&cache.url) else { continue };
+        let once = match CacheUrl::parse(&cache.url) {
+            Ok(CacheUrl::Attic { .. }) => " once its server has told it",
+            _ => "",
+        };
         info!(
             cache = %cache.name,
-            "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key, an Attic server's once \
-             it has told it"
+            "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key{once}"
         );
     }
 }

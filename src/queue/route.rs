@@ -82,7 +82,7 @@ impl Routes {
         })
     }
 
-    /// Those caches, off on this host, that a path would go to beside others, if there are any; somebody has named it.
+    /// Those caches, off on this host, that a path would go to beside others, if there are any; somebody has asked for it.
     #[must_use]
     pub fn off_beside(&self, decision: &Decision) -> Option<PassedOver> {
         let sent = decision.uploads_to();

@@ -199,6 +199,9 @@ impl SecretError {
                 "if that is not the user that the service runs as, ask as that one; if it is, the file has to belong to \
                  it, with mode 0600, and the folders above must let it in",
             ),
+            Self::NoFile { .. } => Some(
+                "name the file with the secret in it; a folder, a pipe or a device is not read (`command` can read one)",
+            ),
             Self::Empty { .. } => Some("what should write it has not done so, or writes elsewhere"),
             Self::NoText { .. } => Some("is it the right one? A secret is text, and a token one line of it"),
             Self::Command { source, .. } => match source.kind() {

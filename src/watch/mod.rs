@@ -31,7 +31,7 @@ pub use self::listing::ListingError;
 use self::scan::{Scan, Step};
 use self::wake::Wake;
 use crate::nix::{DatabaseError, StoreDir};
-use crate::queue::{QueueError, QueueHandle, Routes};
+use crate::queue::{Queue, QueueError, QueueHandle, Routes};
 use crate::report::one_line;
 
 /// What is said where watching begins with a store in which there is something.
@@ -103,6 +103,8 @@ pub struct Watcher {
     began_without: Option<i64>,
     /// The last trouble that was told, so that it is told once.
     told: Option<String>,
+    /// Whether the queue may say that nothing new can be found: also of a service before this one.
+    is_noted: bool,
 }
 
 /// Where new paths are learnt of.
@@ -134,6 +136,7 @@ impl Watcher {
             events_tell: true,
             began_without: None,
             told: None,
+            is_noted: true,
         }
     }
 
@@ -142,6 +145,8 @@ impl Watcher {
     /// # Errors
     /// [`WatchError`]: what can't heal by itself.
     pub async fn run(mut self) -> Result<(), WatchError> {
+        // Of what stood in the way of an earlier one, nothing is known any more.
+        self.note(None).await;
         loop {
             let event = self.next_event().await;
             self.apply(event).await?;
@@ -184,6 +189,9 @@ impl Watcher {
                 if let Event::Woken(folder) = event {
                     self.parts.wake.found(folder, found);
                 }
+                if self.is_noted {
+                    self.note(None).await;
+                }
                 if self.told.take().is_some() {
                     info!("the Nix store can be read again");
                 }
@@ -196,18 +204,18 @@ impl Watcher {
                 }
                 self.source = Source::None;
                 let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
-                self.tell_once(&format!("{}{hint}", one_line(&error)));
+                self.tell_once(&format!("{}{hint}", one_line(&error))).await;
                 self.parts.begun.notify_one();
                 Ok(())
             }
             Err(WatchError::Listing(error)) if !matches!(error, ListingError::Queue(_)) => {
                 self.source = Source::None;
-                self.tell_once(&one_line(&error));
+                self.tell_once(&one_line(&error)).await;
                 self.parts.begun.notify_one();
                 Ok(())
             }
             Err(error @ WatchError::Blind { .. }) if !is_first => {
-                self.tell_once(&one_line(&error));
+                self.tell_once(&one_line(&error)).await;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -281,10 +289,22 @@ impl Watcher {
         }
     }
 
-    fn tell_once(&mut self, trouble: &str) {
+    async fn tell_once(&mut self, trouble: &str) {
         if self.told.as_deref() != Some(trouble) {
+            // In this order, so that whoever has read the log finds it in the queue.
+            self.note(Some(trouble.to_owned())).await;
             warn!("nothing new can be found for now: {trouble}");
             self.told = Some(trouble.to_owned());
+        }
+    }
+
+    /// Notes in the queue why nothing new can be found. A queue that doesn't take that is no reason not to watch.
+    async fn note(&mut self, why: Option<String>) {
+        let stands = why.is_some();
+        let note = move |queue: &mut Queue| queue.note_finds_nothing(why.as_deref(), crate::queue::now());
+        match self.parts.queue.call_once(note).await {
+            Ok(()) => self.is_noted = stands,
+            Err(error) => debug!("{}", one_line(&error)),
         }
     }
 }

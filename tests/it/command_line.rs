@@ -181,6 +181,18 @@ fn a_bad_policy_hides_nothing_but_what_it_says() {
     assert!(held.contains(base_name(&chain[1])), "{held}");
     assert_eq!(storewatch.cmd(&["queue", "retry", "--state", "held"]).ok(), "1 job is tried again\n");
     assert_eq!(storewatch.cmd(&["queue", "drop", &path]).ok(), "1 job dropped\n");
+    // A typing error.
+    for verb in ["retry", "drop"] {
+        let refused = storewatch.cmd(&["queue", verb, "no-such-path"]);
+        assert!(
+            refused.code == Some(2) && refused.stderr.contains("no job whose path contains `no-such-path`"),
+            "{refused:?}"
+        );
+    }
+    // Nor does a service begin that would keep to another policy.
+    let refused = storewatch.cmd(&["run"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains(&places[0]), "{refused:?}");
+    assert!(!refused.stderr.contains("should a service be running"), "{refused:?}");
 }
 
 #[test]

@@ -138,6 +138,8 @@ fn told_to_end_in_mid_upload_it_finishes_or_hands_back() {
     assert_eq!(storewatch.jobs("uploading").len(), 1);
     let told = storewatch.cmd(&["status"]).ok();
     assert!(told.contains("1 interrupted in mid-upload") && !told.contains("1 uploading"), "{told}");
+    let listed = storewatch.cmd(&["queue", "list"]).ok();
+    assert!(listed.contains("  interrupted in mid-upload"), "{listed}");
     assert!(nothing_half());
 
     // And nothing is lost by that; a thread that was packing when its process ended may have left a file, which goes.

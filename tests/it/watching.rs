@@ -43,9 +43,20 @@ each_nix! {
         let storewatch = Storewatch::new(&store);
         let mut running = storewatch.run();
         running.eventually_logs("there is no Nix database");
+        let stands = storewatch.status()["finds_nothing"].clone();
+        assert!(stands["since"].as_i64() > Some(0), "{stands}");
+        assert!(stands["why"].as_str().unwrap().contains("there is no Nix database"), "{stands}");
+        let told = storewatch.cmd(&["status"]).ok();
+        assert!(told.contains("watch:   nothing new can be found since "), "{told}");
+        running.stop();
+        assert!(storewatch.status()["finds_nothing"].is_null(), "nobody looks");
+        let mut running = storewatch.run();
+        running.eventually_logs("there is no Nix database");
+        assert!(storewatch.status()["finds_nothing"]["since"].as_i64() > stands["since"].as_i64(), "of this service");
         let mut paths = store.build(&expr::many(3)).unwrap();
         paths.extend(store.build(&expr::many(3)).unwrap());
         running.eventually("all of them in the cache", || storewatch.cache().has_all(&paths));
+        assert!(storewatch.status()["finds_nothing"].is_null(), "{}", running.log());
         running.stop();
     }
 

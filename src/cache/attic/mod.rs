@@ -36,6 +36,10 @@ const ASKED_AT_ONCE: usize = 5_000;
 /// Longest derivation that is read for its system (bytes); those of whole systems have some 100 kB.
 const LONGEST_DERIVATION: u64 = 4 * 1024 * 1024;
 
+/// An answer that can't be one to the question.
+const NOT_ASKED_FOR: &str = "it says that paths are missing that it was not asked for; does something in front of it answer in \
+                             its place, or with what it has kept of another answer?";
+
 /// What a cache on an Attic server is made of.
 #[derive(Clone)]
 pub struct AtticOptions {
@@ -60,6 +64,8 @@ pub struct AtticCache {
     http: Http,
     /// Where the API is, with a slash at its end.
     api: Url,
+    /// The server of the policy, where that names another one for its API.
+    named_by: Option<Url>,
     cache: String,
     store_dir: StoreDir,
     real_store: PathBuf,
@@ -106,6 +112,7 @@ impl AtticCache {
                 ours: store_dir.as_str().to_owned(),
             });
         }
+        let server = endpoint.clone();
         let (api, http) = match configuration.api_endpoint.as_deref().filter(|api| !api.is_empty()) {
             Some(theirs) => {
                 let api = parse_endpoint(theirs, endpoint.as_str())?;
@@ -125,7 +132,8 @@ impl AtticCache {
             None => (endpoint, http),
         };
         let upstream_key_names = configuration.upstream_cache_key_names.clone().unwrap_or_default();
-        Ok(Self { http, api, cache, store_dir, real_store, configuration, upstream_key_names })
+        let named_by = (server.origin() != api.origin()).then_some(server);
+        Ok(Self { http, api, named_by, cache, store_dir, real_store, configuration, upstream_key_names })
     }
 
     /// What the server says of the cache, as far as it tells who has this token.
@@ -174,7 +182,7 @@ impl AtticCache {
         let url = join(&self.api, "_api/v1/get-missing-paths")?;
         let body = serde_json::to_vec(&request).map_err(|_| not_understood("the question can't be put"))?;
         let request = self.http.client().post(url).header(CONTENT_TYPE, "application/json").body(body);
-        let answer = self.http.ask(Action::Missing, request).await?;
+        let answer = self.http.ask(Action::Missing, request).await.map_err(|error| self.at_api(error))?;
         let MissingAnswer { missing_paths } = serde_json::from_slice(&answer)
             .map_err(|_| not_understood("the answer is no list of missing paths; is it an Attic server?"))?;
         let mut missing = Vec::with_capacity(missing_paths.len());
@@ -182,7 +190,7 @@ impl AtticCache {
         for hash in &missing_paths {
             match asked.remove(hash.as_str()) {
                 Some(path) => missing.push(path.clone()),
-                None => return Err(not_understood("it says that paths are missing that it was not asked for")),
+                None => return Err(not_understood(NOT_ASKED_FOR)),
             }
         }
         Ok(missing)
@@ -234,8 +242,16 @@ impl AtticCache {
             }
             Err(error) => Err(match progress.failure() {
                 Some(failure) => failure.into(),
-                None => error.into(),
+                None => self.at_api(error).into(),
             }),
+        }
+    }
+
+    /// What went wrong where the API is, with the word of whoever has named that address.
+    fn at_api(&self, error: HttpError) -> HttpError {
+        match &self.named_by {
+            Some(server) => error.named_by(server),
+            None => error,
         }
     }
 

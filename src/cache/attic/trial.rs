@@ -26,6 +26,7 @@ pub async fn try_out(options: AtticOptions) -> Trial {
     match AtticCache::open(options).await {
         Ok(cache) => {
             trial.reads = Some(cache.is_told());
+            trial.public_key = cache.info().public_key;
             let made_up: Vec<StorePath> = StorePath::from_base_name(MADE_UP).into_iter().collect();
             let asked = cache.missing(&made_up).await;
             trial.writes = may(&asked);

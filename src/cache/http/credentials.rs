@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::answer::Head;
-use super::{Action, HttpError, ServerSays, cure, expiry, is_web_token};
+use super::{Action, HttpError, ServerSays, cure, expiry, is_prefixed, is_web_token};
 use crate::secret::{Fingerprint, Provider, Secret, SecretError};
 
 /// After so long a server that has refused these credentials is asked again: it may have been told to take them. Each time
@@ -239,11 +239,6 @@ impl Refused {
         // Many requests at once are refused together: that is one refusal.
         if self.is_fresh(now) { (self.at, self.pause) } else { (now, (self.pause * 2).min(LONGEST_PAUSE)) }
     }
-}
-
-/// Whether somebody has copied the whole header instead of the token.
-fn is_prefixed(token: &str) -> bool {
-    token.get(..7).is_some_and(|begins| begins.eq_ignore_ascii_case("bearer "))
 }
 
 /// A header that no log shows. A secret has no control characters, so that it always is one.

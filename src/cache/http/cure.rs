@@ -12,13 +12,18 @@ impl HttpError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Transport { host, .. } | Self::Stalled { host, .. } => Some(if is_encrypted(host) {
-                "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTPS_PROXY \
-                 names, may stand between"
-            } else {
-                "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTP_PROXY \
-                 names, may stand between"
-            }),
+            Self::Transport { host, .. } | Self::Stalled { host, .. } => {
+                let has_proxy = has_proxy(host, |name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+                Some(unreached(host, has_proxy))
+            }
+            Self::AuthoritysCertificate { .. } => Some(
+                "give the server a certificate of its own (CA:FALSE), and name the one that has signed it, or itself where \
+                 it is self-signed, with `ca_file`",
+            ),
+            Self::Named { .. } => Some(
+                "is that the address by which its API is reached from here, with `https` where the `url` has it? If not, set \
+                 `api-endpoint` in the server's configuration to the one that is",
+            ),
             Self::Status { status: 500..=599, .. } => {
                 Some("the server, or what stands in front of it, is at fault; its log may say more")
             }
@@ -29,6 +34,27 @@ impl HttpError {
             _ => None,
         }
     }
+}
+
+/// What may stand between this host and a server that doesn't answer.
+fn unreached(host: &str, has_proxy: bool) -> &'static str {
+    match (has_proxy, is_encrypted(host)) {
+        (false, _) => "is the server running, and are host and port in the `url` right? A firewall may stand between",
+        (true, true) => {
+            "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTPS_PROXY \
+             names, may stand between"
+        }
+        (true, false) => {
+            "is the server running, and are host and port in the `url` right? A firewall, or a proxy that HTTP_PROXY \
+             names, may stand between"
+        }
+    }
+}
+
+/// Whether a variable names a proxy for such a server.
+fn has_proxy(host: &str, is_set: impl Fn(&str) -> bool) -> bool {
+    let names = if is_encrypted(host) { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
+    names.into_iter().chain(["ALL_PROXY", "all_proxy"]).any(is_set)
 }
 
 /// Which variable names the proxy for a server hangs on that.
@@ -227,11 +253,16 @@ mod tests {
             let told = cure(action, status, &says, host);
             assert!(told.contains(words), "{action:?} {status}: {told}");
         }
-        let stalled = |host: &str| {
-            let after = Duration::from_secs(1);
-            HttpError::Stalled { action: Action::Put, host: host.to_owned(), after }.hint().expect("a hint")
-        };
-        assert!(stalled("http://h").contains("HTTP_PROXY") && stalled("https://h").contains("HTTPS_PROXY"));
+        for (host, set, words) in [
+            ("http://h", "HTTP_PROXY", "that HTTP_PROXY names"),
+            ("https://h", "https_proxy", "that HTTPS_PROXY names"),
+            ("https://h", "all_proxy", "that HTTPS_PROXY names"),
+            ("http://h", "HTTPS_PROXY", "A firewall may"),
+            ("https://h", "NO_PROXY", "A firewall may"),
+        ] {
+            let told = unreached(host, has_proxy(host, |name| name == set));
+            assert!(told.contains(words), "{host} {set}: {told}");
+        }
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! What can go wrong between this host and a cache's server, and what that means.
 
 use std::error::Error;
-use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Url};
-use rustls::{AlertDescription, InvalidMessage};
+use rustls::InvalidMessage;
 
 use super::Action;
 use super::answer::{Head, ServerSays};
 use super::cure::{cure, distrust, reason};
+use super::tls::{is_an_authoritys, tls_error, wants_certificate};
 use crate::cache::Class;
 use crate::secret::SecretError;
 
@@ -44,6 +44,25 @@ pub enum HttpError {
         host: String,
         /// What is wrong with the certificate.
         source: rustls::Error,
+    },
+    /// What answers there shows an authority's certificate in place of a server's.
+    #[error("{action} at {host}: its certificate is one of an authority (CA:TRUE), which can't be a server's as well")]
+    AuthoritysCertificate {
+        /// What it was for.
+        action: Action,
+        /// Whose server.
+        host: String,
+    },
+    /// That went wrong at an address that isn't in the policy: the cache's server named it.
+    #[error(
+        "the server at {server} names another address for its API (by `api-endpoint` in its configuration, or made up of \
+         the request where that has none)"
+    )]
+    Named {
+        /// The server that the policy names.
+        server: String,
+        /// What went wrong at the other address.
+        source: Box<Self>,
     },
     /// What answers there doesn't encrypt.
     #[error(
@@ -153,6 +172,9 @@ impl HttpError {
     pub(in crate::cache) fn of_transport(action: Action, host: String, source: reqwest::Error) -> Self {
         let source = source.without_url();
         match tls_error(&source) {
+            Some(rustls::Error::InvalidCertificate(error)) if is_an_authoritys(&error) => {
+                Self::AuthoritysCertificate { action, host }
+            }
             Some(source @ rustls::Error::InvalidCertificate(_)) => Self::Untrusted { action, host, source },
             // Where the first byte of a record should be stands another, such as the H of `HTTP/1.1`.
             Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
@@ -171,6 +193,19 @@ impl HttpError {
         Self::Status { action, host, status: status.as_u16(), says, retry_after, refused: String::new() }
     }
 
+    /// The same, where it may be because of an address that this server has named, and the policy hasn't.
+    pub(in crate::cache) fn named_by(self, server: &Url) -> Self {
+        match self {
+            Self::Transport { .. }
+            | Self::Stalled { .. }
+            | Self::Untrusted { .. }
+            | Self::AuthoritysCertificate { .. }
+            | Self::NotEncrypted { .. }
+            | Self::Redirected { .. } => Self::Named { server: origin(server), source: Box::new(self) },
+            other => other,
+        }
+    }
+
     /// Says what was shown and refused.
     pub(super) fn refusing(mut self, what: String) -> Self {
         if let Self::Status { refused, .. } = &mut self {
@@ -186,7 +221,9 @@ impl HttpError {
             Self::Transport { .. } | Self::Stalled { .. } | Self::Away { .. } => Class::Unavailable,
             Self::NotUnderstood { action: Action::Configuration, .. } => Class::CacheWaits,
             Self::NotUnderstood { .. } => Class::Unavailable,
+            Self::Named { source, .. } => source.class(),
             Self::Untrusted { .. }
+            | Self::AuthoritysCertificate { .. }
             | Self::NotEncrypted { .. }
             | Self::Uncertified { .. }
             | Self::Redirected { .. }
@@ -262,40 +299,6 @@ fn innermost(error: &reqwest::Error) -> &(dyn Error + 'static) {
     cause
 }
 
-/// What went wrong with the encryption, if that was it.
-pub(super) fn tls_error(error: &reqwest::Error) -> Option<rustls::Error> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // Where it is hidden in an I/O error, that doesn't show it as its source.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
-        if found.is_some() {
-            return found.cloned();
-        }
-        cause = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    None
-}
-
-/// Whether a server's alert says that it misses a client's certificate, or takes another.
-fn wants_certificate(alert: AlertDescription) -> bool {
-    use AlertDescription::{
-        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
-        UnknownCA, UnsupportedCertificate,
-    };
-    matches!(
-        alert,
-        CertificateRequired
-            | BadCertificate
-            | CertificateExpired
-            | CertificateRevoked
-            | CertificateUnknown
-            | UnsupportedCertificate
-            | UnknownCA
-            | AccessDenied
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,6 +360,30 @@ mod tests {
         assert_eq!(day, Class::Throttled { after: *TOLD_PAUSES.end() });
         let none = status(Upload, 429, "", Some(Duration::ZERO)).class();
         assert_eq!(none, Class::Throttled { after: *TOLD_PAUSES.start() });
+    }
+
+    #[test]
+    fn an_address_that_the_server_has_named_is_told_as_such_where_it_may_be_at_fault() {
+        let server = Url::parse("https://cache.example.com/").expect("a URL");
+        let stalled = HttpError::Stalled {
+            action: Action::Missing,
+            host: "http://localhost:8080".to_owned(),
+            after: Duration::from_secs(1),
+        };
+        let named = stalled.named_by(&server);
+        assert_eq!(named.class(), Class::Unavailable);
+        let told = crate::report::one_line(&named);
+        assert!(
+            told.starts_with("the server at https://cache.example.com names another address for its API"),
+            "{told}"
+        );
+        assert!(
+            told.contains("`api-endpoint`") && told.contains("at http://localhost:8080: nothing has moved"),
+            "{told}"
+        );
+        assert!(named.hint().is_some_and(|cure| cure.contains("`api-endpoint`") && !cure.contains("`url` right")));
+        let refused = status(Action::Missing, 403, "", None).named_by(&server);
+        assert!(matches!(refused, HttpError::Status { .. }), "the address is right");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod greet;
 mod jwt;
 mod movement;
 mod own;
+mod tls;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,7 @@ pub(super) use self::cure::reason;
 pub use self::error::HttpError;
 pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
 pub use self::greet::Greeting;
-pub use self::jwt::expiry;
-use self::jwt::is_web_token;
+pub use self::jwt::{expiry, is_prefixed, is_web_token, lets_push};
 pub(super) use self::movement::{ANSWERING, Movement};
 pub use self::own::{own_by_address, refuse_own};
 use crate::limit::Tap;
@@ -119,7 +119,7 @@ impl Http {
             builder = builder.identity(identity(file, key).await?);
         }
         let client =
-            builder.build().map_err(|source| match (&options.client_certificate, error::tls_error(&source)) {
+            builder.build().map_err(|source| match (&options.client_certificate, tls::tls_error(&source)) {
                 (Some((file, _)), Some(rustls::Error::InconsistentKeys(_))) => {
                     unusable(file, "`client_key` is the key of another certificate".to_owned())
                 }

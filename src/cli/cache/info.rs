@@ -30,6 +30,8 @@ struct Described<'a> {
     url: &'a str,
     #[serde(flatten)]
     info: CacheInfo,
+    /// That its server signs with another key than was noted before, in words.
+    another_key: Option<String>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -43,17 +45,22 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let info =
         described.map_err(|source| CliError::Cache { name: cache.name.to_string(), source: Box::new(source) })?;
     let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
-    let described = Described { name: cache.name.as_str(), kind, url: &cache.url, info };
+    let another_key = caches::note_key_that_was_told(cache, &setup.state_dir, info.public_key.as_deref());
+    let described = Described { name: cache.name.as_str(), kind, url: &cache.url, info, another_key };
     print(args.json, &described, |out| write(out, &described))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(out: &mut impl Write, Described { name, kind, url, info }: &Described<'_>) -> io::Result<()> {
+fn write(out: &mut impl Write, described: &Described<'_>) -> io::Result<()> {
+    let Described { name, kind, url, info, another_key } = described;
     writeln!(out, "{name}  {kind}  {url}")?;
     let CacheInfo { substituter, public_key, api, is_public, store_dir, priority, .. } = info;
     let mut line = |what: &str, value: String| writeln!(out, "  {what:14} {value}");
     if let Some(remark) = info.remark {
         line("note", remark.to_owned())?;
+    }
+    if let Some(another_key) = another_key {
+        line("note", another_key.clone())?;
     }
     if let Some(substituter) = substituter {
         line("substituter", substituter.clone())?;

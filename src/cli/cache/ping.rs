@@ -46,6 +46,8 @@ struct Pinged<'a> {
     troubles: Vec<Trouble>,
     /// What is well, in a few words.
     summary: String,
+    /// That its server signs with another key than was noted before, in words.
+    another_key: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -74,7 +76,11 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     runtime.shutdown_background();
     let pinged = named.iter().map(|cache| match is_off(cache) {
         Some(host) => Pinged::off(cache, host),
-        None => Pinged::tried(cache, &trials.next().unwrap_or_else(Trial::lost)),
+        None => {
+            let trial = trials.next().unwrap_or_else(Trial::lost);
+            let another_key = caches::note_key_that_was_told(cache, &setup.state_dir, trial.public_key.as_deref());
+            Pinged { another_key, ..Pinged::tried(cache, &trial) }
+        }
     });
     let pinged: Vec<Pinged<'_>> = pinged.collect();
     print(args.json, &pinged, |out| pinged.iter().try_for_each(|pinged| pinged.write(out)))?;
@@ -110,6 +116,7 @@ impl<'a> Pinged<'a> {
             writes: trial.writes,
             troubles: trial.troubles.iter().map(trouble).collect(),
             summary: caches::summary(trial),
+            another_key: None,
         }
     }
 
@@ -117,6 +124,9 @@ impl<'a> Pinged<'a> {
         writeln!(out, "{:8} {}  {}", self.state, self.name, self.url)?;
         if !self.summary.is_empty() {
             writeln!(out, "         {}", self.summary)?;
+        }
+        if let Some(another_key) = &self.another_key {
+            writeln!(out, "         {another_key}")?;
         }
         for Trouble { what, cure } in &self.troubles {
             writeln!(out, "         {what}")?;

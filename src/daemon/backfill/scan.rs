@@ -305,8 +305,8 @@ impl Decider {
             if by_hand { self.routes.wanted_by_hand(info, &decision) } else { self.routes.wanted(info, &decision) };
         match wanted {
             Some(wanted) => {
-                // Who has named it is told of every cache that doesn't get it.
-                if let Some(off) = self.routes.off_beside(&decision).filter(|_| by_hand) {
+                // Whoever asked for it is told of every cache that doesn't get it.
+                if let Some(off) = self.routes.off_beside(&decision) {
                     *self.passed_over.entry(off).or_default() += 1;
                 }
                 self.batch.nar_size += info.nar_size;

@@ -5,11 +5,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
+use tracing::{debug, warn};
 
 use super::CacheSurroundings;
 use crate::cache::{CacheError, CacheUrl};
 use crate::config::{CacheConfig, NixStore};
 use crate::nix::{BadSecretKey, PublicKey, SecretKey};
+use crate::report::one_line;
 use crate::secret::{self, Provider, Secret, SecretError, Source};
 
 /// The key that signs what goes into a cache. Blocks, on a thread of the runtime's that may.
@@ -68,6 +70,42 @@ pub(super) fn write_public(key: &str, file: &Path) -> Result<(), CacheError> {
     std::fs::write(file, text).map_err(write_error)
 }
 
+/// Notes the key that an Attic server says of a cache, for those who ask for it without asking the server. Returns what people
+/// should know where another was noted before: a cache that was made anew has another key, and Nix refuses what it serves as
+/// long as it trusts the old one alone.
+pub(super) fn note_servers_key(key: &PublicKey, file: &Path) -> Option<String> {
+    let before = noted_key(file);
+    if let Err(error) = write_public(&key.to_string(), file) {
+        debug!("{}", one_line(&error));
+    }
+    let before = before.filter(|before| before != key)?;
+    Some(format!(
+        "its server signs with another key than before, {key} in place of {before}: was the cache made anew? Nix takes what it \
+         serves where the new key stands in `trusted-public-keys`"
+    ))
+}
+
+/// As the service does when it opens the cache, for who has just asked the server: only where a key is noted already, so that
+/// no file is made that the service couldn't change.
+#[must_use]
+pub fn note_key_that_was_told(config: &CacheConfig, state_dir: &Path, told: Option<&str>) -> Option<String> {
+    let is_attics = matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. }));
+    let file = public_key_file(state_dir, config);
+    let key = PublicKey::parse(told?).ok().filter(|_| is_attics && noted_key(&file).is_some())?;
+    note_servers_key(&key, &file)
+}
+
+/// As [`note_servers_key`], and tells it in the log.
+pub(super) fn tell_servers_key(cache: &str, key: &PublicKey, file: &Path) {
+    if let Some(news) = note_servers_key(key, file) {
+        warn!(%cache, "{news}");
+    }
+}
+
+fn noted_key(file: &Path) -> Option<PublicKey> {
+    PublicKey::parse(std::fs::read_to_string(file).ok()?.trim()).ok()
+}
+
 /// The file of the key that is made for a cache whose policy names none.
 pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     state_dir.join("keys").join(format!("{}.secret", config.name))
@@ -102,6 +140,23 @@ pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Opt
     if let Some(key) = given {
         return Some(SecretKey::parse(key.expose()).ok()?.public());
     }
-    let written = std::fs::read_to_string(public_key_file(state_dir, config)).ok()?;
-    PublicKey::parse(written.trim()).ok()
+    noted_key(&public_key_file(state_dir, config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_key_is_news_where_it_is_another_than_the_noted_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("keys/team.server.public");
+        let keys = ["team", "team"].map(|name| SecretKey::generate(name).expect("a key").public());
+        for (key, news) in [(0, false), (0, false), (1, true), (1, false), (0, true)] {
+            let told = note_servers_key(&keys[key], &file);
+            assert_eq!(told.is_some(), news, "{told:?}");
+            assert!(told.is_none_or(|told| told.contains(&keys[key].to_string())));
+            assert!(noted_key(&file).as_ref() == Some(&keys[key]));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Looking at a cache of the policy from outside the service: what it is, and whether it would take something.
 //!
-//! Nothing is uploaded, and nothing changes: a cache in a directory isn't even opened, since that sweeps what the
+//! Nothing is uploaded, and nothing changes there: a cache in a directory isn't even opened, since that sweeps what the
 //! service may be writing.
 
 use std::path::Path;

@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use reqwest::header::{HeaderName, HeaderValue};
-use tracing::debug;
 
 pub(super) use self::keys::own_key_file;
-pub use self::keys::public_key;
-use self::keys::{public_key_file, signing_key, write_public};
+pub use self::keys::{note_key_that_was_told, public_key};
+use self::keys::{public_key_file, signing_key, tell_servers_key};
 pub use self::look::{Unanswered, describe, summary, try_all};
 pub use self::sight::out_of_sight;
 pub use self::standing::{lacks_secret, off_by_name, own_server, tell_what_is_off, why_off};
@@ -31,7 +30,6 @@ use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixSto
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
 use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{Queue, QueueError, Routes};
-use crate::report::one_line;
 use crate::secret::{Provider, Source};
 use crate::upload::{Forgive, Open, Orders, Target};
 
@@ -150,8 +148,8 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> (Open, Forg
         Ok(CacheUrl::Attic { endpoint, cache }) => {
             let options = attic_options(config, &surroundings.nix, endpoint, cache);
             let forgive = of_http(&options.http);
-            let public = public_key_file(&surroundings.state_dir, config);
-            (Arc::new(move || open_attic(options.clone(), public.clone())), forgive)
+            let (name, public) = (config.name.to_string(), public_key_file(&surroundings.state_dir, config));
+            (Arc::new(move || open_attic(options.clone(), name.clone(), public.clone())), forgive)
         }
         Ok(CacheUrl::Command { program }) => {
             let options = command_options(config, &surroundings.nix, program);
@@ -296,14 +294,16 @@ pub fn attic_options(config: &CacheConfig, nix: &NixStore, endpoint: String, cac
 }
 
 /// Opens it, and writes the key that it signs with down for those who ask for it without asking the server.
-fn open_attic(options: AtticOptions, public: PathBuf) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
+fn open_attic(
+    options: AtticOptions,
+    name: String,
+    public: PathBuf,
+) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     Box::pin(async move {
         let cache = AtticCache::open(options).await?;
         if let Some(Ok(key)) = cache.configuration().public_key.as_deref().map(PublicKey::parse) {
-            let written = tokio::task::spawn_blocking(move || write_public(&key.to_string(), &public)).await;
-            if let Ok(Err(error)) = written {
-                debug!("{}", one_line(&error));
-            }
+            // Where the thread is lost, the key is noted the next time.
+            let _ = tokio::task::spawn_blocking(move || tell_servers_key(&name, &key, &public)).await;
         }
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     })

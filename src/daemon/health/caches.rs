@@ -10,7 +10,7 @@ use crate::cache::bucket::BucketError;
 use crate::cache::http::HttpError;
 use crate::cache::{CacheError, Class, Trial};
 use crate::config::{CacheConfig, Config, NixStore};
-use crate::daemon::caches::{Unanswered, off_by_name, own_server, summary, try_all};
+use crate::daemon::caches::{Unanswered, note_key_that_was_told, off_by_name, own_server, summary, try_all};
 use crate::queue::{CacheCounts, Queue, now};
 use crate::report::one_line;
 use crate::secret::SecretError;
@@ -42,6 +42,8 @@ pub(super) async fn examine(config: &Config, nix: &NixStore, state_dir: &Path, s
     let trials = try_all(&on, state_dir, nix, &config.disk, answered).await;
     for (cache, trial) in on.iter().zip(&trials) {
         findings.extend(of_cache(cache, trial, lacking.get(cache.name.as_str()).copied()));
+        let news = note_key_that_was_told(cache, state_dir, trial.public_key.as_deref());
+        findings.extend(news.map(|news| Finding::warning(format!("key of {}", cache.name), news)));
     }
     let clocks = on.iter().zip(&trials).filter_map(|(cache, trial)| Some(of_clock(cache, trial.clock_ahead?)));
     findings.extend(clocks);

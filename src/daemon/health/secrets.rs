@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::Finding;
 use super::caches::is_the_services_own;
 use crate::cache::CacheUrl;
-use crate::cache::http::expiry;
+use crate::cache::http::{expiry, is_prefixed, is_web_token, lets_push};
 use crate::config::{CacheConfig, Config, HeaderValue, NixStore};
 use crate::daemon::caches::own_key_file;
 use crate::nix::SecretKey;
@@ -24,7 +24,12 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
         });
         if let Some(source) = &cache.http.token {
             let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
-            findings.push(of_token(format!("token of {}", cache.name), source, &secret, SystemTime::now()));
+            let theirs = match CacheUrl::parse(&cache.url) {
+                Ok(CacheUrl::Attic { cache, .. }) => Some(cache),
+                _ => None,
+            };
+            let about = format!("token of {}", cache.name);
+            findings.push(of_token(about, source, &secret, theirs.as_deref(), SystemTime::now()));
         }
         let keys = &cache.store_keys;
         let keys = [
@@ -78,17 +83,41 @@ fn of_key(about: String, source: &Source, secret: &Result<Secret, SecretError>) 
     }
 }
 
-/// A token says until when it holds. Whether it does is the server's to say, who is asked, so this is no trouble yet.
-fn of_token(about: String, source: &Source, secret: &Result<Secret, SecretError>, now: SystemTime) -> Finding {
-    let Some(at) = secret.as_ref().ok().and_then(|token| expiry(token.expose())) else {
-        return of_secret(about, source, secret);
-    };
-    let date = times::here(at);
-    if at > now {
-        return Finding::ok(about, format!("it is to be had from {source}, and holds until {date}"));
+/// What a token says of itself: until when it holds, and for a cache of an Attic server's, whether it is one and lets push
+/// there. Whether that is so is the server's to say, who is asked, so this is no trouble yet.
+fn of_token(
+    about: String,
+    source: &Source,
+    secret: &Result<Secret, SecretError>,
+    attic: Option<&str>,
+    now: SystemTime,
+) -> Finding {
+    const ANOTHER: &str = "write a new one there, as `atticadm make-token` makes it: it is in use within seconds";
+    let Ok(token) = secret.as_ref().map(Secret::expose) else { return of_secret(about, source, secret) };
+    let expiry = expiry(token).map(|at| (at, times::here(at)));
+    match (expiry, attic) {
+        _ if is_prefixed(token) => {
+            Finding::warning(about, format!("the one from {source} begins with `Bearer `, which is no part of it"))
+                .cured_by("leave that word out")
+        }
+        (_, Some(_)) if !is_web_token(token) => Finding::warning(
+            about,
+            format!(
+                "the one from {source} is no token of an Attic server's, which has three parts with dots in between"
+            ),
+        )
+        .cured_by(ANOTHER),
+        (Some((at, date)), _) if at <= now => {
+            Finding::warning(about, format!("the one from {source} expired on {date}")).cured_by(ANOTHER)
+        }
+        (_, Some(cache)) if lets_push(token, cache) == Some(false) => Finding::warning(
+            about,
+            format!("the one from {source} does not name the cache `{cache}` among those that it lets push to"),
+        )
+        .cured_by("make one by `atticadm make-token --push CACHE`, and write it there: it is in use within seconds"),
+        (Some((_, date)), _) => Finding::ok(about, format!("it is to be had from {source}, and holds until {date}")),
+        (None, _) => of_secret(about, source, secret),
     }
-    Finding::warning(about, format!("the one from {source} expired on {date}"))
-        .cured_by("write a new one there, as `atticadm make-token` makes it: it is in use within seconds")
 }
 
 fn of_secret(about: String, source: &Source, secret: &Result<Secret, SecretError>) -> Finding {
@@ -120,9 +149,38 @@ mod tests {
             (1_700_000_001, Grade::Warning, format!("expired on {at}")),
         ] {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            let finding = of_token("token of team".to_owned(), &Source::file(&file), &token, now);
+            let finding = of_token("token of team".to_owned(), &Source::file(&file), &token, Some("team"), now);
             assert!(finding.grade == grade && finding.found.ends_with(&words), "{finding:?}");
             assert!(!format!("{finding:?}").contains("eyJleHAi"));
+        }
+    }
+
+    #[test]
+    fn what_a_token_can_not_be_good_for_is_said_where_it_is_examined() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // {"exp":4000000000,"https://jwt.attic.rs/v1":{"caches":{"team":{"w":1}}}}
+        let good =
+            "e30.eyJleHAiOjQwMDAwMDAwMDAsImh0dHBzOi8vand0LmF0dGljLnJzL3YxIjp7ImNhY2hlcyI6eyJ0ZWFtIjp7InciOjF9fX19.c2ln";
+        let prefixed = format!("Bearer {good}");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for (number, (text, attic, grade, words)) in [
+            (good, Some("team"), Grade::Ok, "holds until"),
+            (good, Some("other"), Grade::Warning, "does not name the cache `other`"),
+            (good, None, Grade::Ok, "holds until"),
+            (&prefixed, Some("team"), Grade::Warning, "begins with `Bearer `"),
+            ("not-a-token", Some("team"), Grade::Warning, "is no token of an Attic server's"),
+            // What other servers take has any form.
+            ("not-a-token", None, Grade::Ok, "it is to be had from"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let file = dir.path().join(number.to_string());
+            secret::write_new(&file, text).expect("written");
+            let token = secret::read(&file, Path::new("/nix/store"));
+            let finding = of_token("token of x".to_owned(), &Source::file(&file), &token, attic, now);
+            assert!(finding.grade == grade && finding.found.contains(words), "{text} {attic:?}: {finding:?}");
+            assert!(finding.grade == Grade::Ok || finding.cure.is_some(), "{finding:?}");
         }
     }
 }

@@ -63,6 +63,35 @@ each_attic! {
         assert!(said.stdout.contains(team.token_file.to_str().unwrap()) && said.stdout.contains("cure: "), "{said:?}");
     }
 
+    fn a_key_that_is_another_than_before_is_told_and_noted(attic: AtticServer) {
+        let Some(nix) = Nix::recent() else { return };
+        let store = ScratchStore::new(&nix);
+        attic.create("team", Visibility::Private, &store);
+        let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
+        let key = attic.public_key("team");
+        let noted = team.storewatch.state_dir().join("keys/team.server.public");
+        // Of who only looks, none is noted first.
+        team.storewatch.cmd(&["cache", "info", "team"]).ok();
+        assert!(!noted.exists());
+        let mut running = team.storewatch.start();
+        running.eventually("the key", || team.storewatch.cache_status("team")["public_key"] == key.as_str());
+        assert!(!running.log().contains("another key"), "{}", running.log());
+        running.stop();
+        let news = format!("its server signs with another key than before, {key} in place of ");
+        let before = store.generate_key("team").public;
+        let make_anew = || fs::write(&noted, &before).unwrap();
+        for command in [&["cache", "info", "team"][..], &["cache", "ping"], &["doctor"]] {
+            make_anew();
+            assert!(team.storewatch.cmd(command).stdout.contains(&news), "{command:?}");
+            assert_eq!(team.storewatch.cache_status("team")["public_key"], key.as_str());
+            assert!(!team.storewatch.cmd(command).stdout.contains("another key"), "{command:?}: told once");
+        }
+        make_anew();
+        let mut running = team.storewatch.start();
+        running.eventually_logs(&news);
+        running.stop();
+    }
+
     fn a_cache_says_what_it_is(attic: AtticServer) {
         let Some(nix) = Nix::recent() else { return };
         let store = ScratchStore::new(&nix);

@@ -36,11 +36,15 @@ fn a_server_with_an_address_of_this_host_is_off_and_nobody_waits_for_it() {
     assert!(archive.has(&paths[0]));
     let alone = storewatch.cmd(&["push", "--to", "team", &paths[0]]);
     assert_eq!(alone.code, Some(4), "{alone:?}");
+    let behind = storewatch.cmd(&["backfill", &paths[0]]);
+    assert!(behind.stdout.contains("still queued     1 for team, which is off on this host: "), "{behind:?}");
+    assert_eq!(behind.code, Some(4), "{behind:?}");
 
     let mut running = storewatch.start();
     running.eventually("the note", || storewatch.cache_status("team")["why_off"].is_string());
     let said = storewatch.cmd(&["push", &paths[1]]).ok();
     assert!(said.contains("1 for team, which is off on this host"), "{said}");
+    assert!(!running.log().contains("once its server has told it"), "that is off here: {}", running.log());
     running.stop();
     let listed = storewatch.cmd(&["cache", "list", "--json"]).json();
     assert_eq!(listed[1]["state"], "off", "{listed}");
@@ -71,6 +75,8 @@ fn a_host_that_has_the_servers_name_says_so_when_it_explains() {
     assert_eq!(said.matches(&off).count(), 1, "{said}");
     let pushed = storewatch.cmd(&["push", &path]).ok();
     assert!(pushed.contains("uploaded         1 (") && pushed.contains("off here         1 for team"), "{pushed}");
+    let behind = storewatch.cmd(&["backfill", &path]).ok();
+    assert!(behind.contains("already there    1") && behind.contains("off here         1 for team"), "{behind}");
     let json = storewatch.cmd(&["policy", "explain", "--json", &path]).json();
     assert_eq!(
         (&json[0]["caches"]["team"]["why_off"], &json[0]["caches"]["archive"]["why_off"]),

@@ -51,6 +51,7 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         (&stranger, Certificate::Good, "certificate"),
         (&authority, Certificate::Expired, "expired"),
         (&authority, Certificate::Misnamed, "127.0.0.1"),
+        (&authority, Certificate::Authoritys, "(CA:TRUE), which can't be a server's as well"),
     ];
     for (its_authority, certificate, reason) in cases {
         let proxy = FlakyProxy::with_tls(attic.port(), its_authority.server(certificate, Clients::Anybody));
@@ -62,8 +63,9 @@ fn a_server_that_is_not_who_it_should_be_gets_nothing() {
         team.eventually_waits_because(&mut running, "certificate");
         team.eventually_waits_because(&mut running, reason);
         // Only another authority is what that key is for.
-        let advised = team.waits_because().contains("with `ca_file`");
+        let advised = team.waits_because().contains("where it is right, name its authority's with `ca_file`");
         assert_eq!(advised, certificate == Certificate::Good, "{}", team.waits_because());
+        assert!(!team.waits_because().contains("OtherError"), "{}", team.waits_because());
         assert!(proxy.refused() > 0 && proxy.seen().is_empty());
         assert!(!attic.has("team", &paths[0]));
         assert_eq!(team.storewatch.jobs("failed").len(), 0, "it may be mended");
@@ -135,4 +137,22 @@ fn an_api_without_encryption_elsewhere_gets_no_token() {
         team.eventually_waits_because(&mut running, "allow_unencrypted");
         running.stop();
     }
+}
+
+#[test]
+fn an_api_that_is_out_of_reach_is_told_as_an_address_that_the_server_has_named() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let attic = AtticServer::fake();
+    attic.create("team", Visibility::Private, &store);
+    // Nobody listens there.
+    attic.as_fake().state().api_endpoint = Some("http://127.0.0.1:9/".to_owned());
+    let team = Team::new(&store, &attic.url("team"), &attic.token(&Grant::all(&["team"])));
+    let said = team.storewatch.cmd(&["cache", "ping", "team"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let server = format!("the server at http://127.0.0.1:{} names another address for its API", attic.port());
+    for words in [&server, "at http://127.0.0.1:9: ", "set `api-endpoint` in the server's configuration"] {
+        assert!(said.stdout.contains(words), "{words}: {said:?}");
+    }
+    assert!(!said.stdout.contains("in the `url` right"), "{said:?}");
 }

@@ -20,6 +20,8 @@ pub enum Certificate {
     Expired,
     /// Of another host.
     Misnamed,
+    /// One that may sign others, as `openssl req -x509` makes it.
+    Authoritys,
 }
 
 /// Whom a server lets in.
@@ -57,13 +59,18 @@ impl Authority {
     pub fn server(&self, certificate: Certificate, clients: Clients) -> TlsAcceptor {
         let names = match certificate {
             Certificate::Misnamed => vec!["elsewhere.invalid".to_owned()],
-            Certificate::Good | Certificate::Expired => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            Certificate::Good | Certificate::Expired | Certificate::Authoritys => {
+                vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+            }
         };
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         if certificate == Certificate::Expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        if certificate == Certificate::Authoritys {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         let key = KeyPair::generate().unwrap();
         let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
