@@ -51,9 +51,16 @@ impl Bench {
         Self { dir, cache, path, pins }
     }
 
-    /// Looks, until all that may be dropped is under way and something else is ordered.
+    /// Looks, until it is pinned and something else is ordered.
     async fn look_and_be_overtaken(&mut self) -> Result<Looked, PinError> {
-        let overtaken = std::pin::pin!(sleep(Duration::from_millis(50)));
+        let runtime_dir = self.dir.path().to_owned();
+        let overtaken = std::pin::pin!(async move {
+            while links(&runtime_dir) == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            // What is waited for behind that may have begun, or not yet.
+            sleep(Duration::from_millis(50)).await;
+        });
         self.pins.look(Some(1 << 20), vec![self.cache], overtaken).await
     }
 
