@@ -57,6 +57,7 @@ fn what_was_moved_away_is_waited_for_and_not_made_anew() {
     let first = store.build(&expr::many(1)).unwrap();
     running.eventually("a path", || cache.has_all(&first));
     storewatch.cmd(&["pause", "--backfill"]).ok();
+    running.eventually_logs("bandwidth of backfill: paused by hand");
     let mut beside = storewatch.spawn(&["backfill"]);
     beside.eventually_logs("works the queue off");
     let aside = storewatch.state_dir().with_extension("aside");

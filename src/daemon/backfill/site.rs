@@ -74,14 +74,16 @@ impl Site {
         config: &Config,
         role: &'static str,
     ) -> Result<Option<String>, ServiceError> {
+        let dir = state_dir.to_owned();
+        let acquired = match self.working {
+            Some(_) => None,
+            None => Some(spawn_blocking(move || StateLock::acquire_again(&dir, role)).await),
+        };
+        // Looked at behind that: it may go at any time, and then no lock can be had, or one that nobody sees.
         if !self.queue.call(|queue| Ok(queue.is_in_its_place())).await? {
             return Err(ServiceError::QueueElsewhere { dir: state_dir.to_owned() });
         }
-        if self.working.is_some() {
-            return Ok(None);
-        }
-        let dir = state_dir.to_owned();
-        let acquired = spawn_blocking(move || StateLock::acquire_again(&dir, role)).await;
+        let Some(acquired) = acquired else { return Ok(None) };
         match acquired.map_err(|_| ServiceError::Panicked { part: "what takes the lock" })? {
             Ok(lock) => {
                 lock.keep_until_exit();
