@@ -45,6 +45,23 @@ fn a_backfill_of_what_is_there_lists_the_bucket() {
     assert!(asked[&Op::Head] < 500, "{asked:?}");
 }
 
+/// What isn't there is not asked for either, one by one: a page shows that a bucket is all but empty.
+#[test]
+fn a_backfill_into_an_empty_bucket_takes_one_page() {
+    let Some(nix) = Nix::recent() else { return };
+    let fake = FakeS3::start();
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let built = store.build(&expr::many(40)).unwrap();
+    storewatch.cmd(&["backfill"]).ok();
+    let state = fake.state();
+    assert!(built.len() >= 40);
+    assert!(built.iter().all(|path| state.objects.contains_key(&format!("{}.narinfo", &base_name(path)[..32]))));
+    assert_eq!(state.asked[&Op::List], 1, "{:?}", state.asked);
+    assert!(state.asked.get(&Op::Head).is_none_or(|asked| *asked < 20), "{:?}", state.asked);
+}
+
 #[test]
 fn all_pages_are_read_below_a_prefix_too() {
     let fake = FakeS3::start();

@@ -281,12 +281,14 @@ impl BucketCache {
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
-        self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await
+        let put = self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await?;
+        self.listing.brought(&info.path);
+        Ok(put)
     }
 
-    /// Which of these paths the bucket lacks. Asks for all but those that are known to be there, by their places.
-    async fn missing_but_for(&self, paths: &[StorePath], mut there: Vec<bool>) -> Result<Vec<StorePath>, CacheError> {
-        let unknown: Vec<usize> = (0..paths.len()).filter(|place| !there[*place]).collect();
+    /// Which of these paths the bucket lacks. Asks for those of which it isn't known whether they are there, by their places.
+    async fn lacks(&self, paths: &[StorePath], mut told: Vec<Option<bool>>) -> Result<Vec<StorePath>, CacheError> {
+        let unknown: Vec<usize> = (0..paths.len()).filter(|place| told[*place].is_none()).collect();
         let (mut asking, mut unknown) = (JoinSet::new(), unknown.into_iter());
         loop {
             while asking.len() < ASKED_AT_ONCE
@@ -297,25 +299,25 @@ impl BucketCache {
                 asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&object).await) }));
             }
             match asking.join_next().await {
-                Some(Ok((place, has))) => there[place] = has?,
+                Some(Ok((place, has))) => told[place] = Some(has?),
                 Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
                 None => break,
             }
         }
-        Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+        Ok(paths.iter().zip(told).filter(|(_, there)| *there == Some(false)).map(|(path, _)| path.clone()).collect())
     }
 }
 
 impl Cache for BucketCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
         Box::pin(async move {
-            let known = self.listing.known(&self.store, paths).await;
-            self.missing_but_for(paths, known).await
+            let told = self.listing.tells(&self.store, paths).await;
+            self.lacks(paths, told).await
         })
     }
 
     fn missing_now<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
-        Box::pin(self.missing_but_for(paths, vec![false; paths.len()]))
+        Box::pin(self.lacks(paths, vec![None; paths.len()]))
     }
 
     fn answers_hold(&self) -> Duration {

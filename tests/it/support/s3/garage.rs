@@ -43,7 +43,7 @@ pub(super) fn program() -> Option<PathBuf> {
 pub(super) fn config(folder: &Path, [rpc, s3, web]: [&Port; 3], copies: usize, secret: &str) -> String {
     let own = folder.display();
     format!(
-        "metadata_dir = \"{own}/meta\"\ndata_dir = \"{own}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = {copies}\n\
+        "metadata_dir = \"{own}/meta\"\ndata_dir = \"{own}/data\"\nreplication_factor = {copies}\n\
          rpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\nrpc_secret = \"{secret}\"\n\
          [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"127.0.0.1:{}\"\n\
          [s3_web]\nbind_addr = \"127.0.0.1:{}\"\nroot_domain = \".web.localhost\"\n",
