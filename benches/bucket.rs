@@ -1,13 +1,17 @@
 //! A real Garage on this machine: a backfill of what is there already, a closure against `nix copy` into a directory that
 //! `rclone` then copies into the bucket, and one path of 1 GiB against `zstd -3` piped into it.
 //!
-//! Everything runs on the same processors, Garage too. The store paths hold this machine's own files, as in `closure`.
+//! Everything runs on the same processors, Garage too, which is as it comes: built for release, with the database that it
+//! takes by itself. The store paths hold this machine's own files, as in `closure`. The limit of the closure is a program
+//! that packs and puts as many at once, and does nothing else: it asks for nothing, notes nothing, keeps no order.
 
 #![allow(clippy::unwrap_used, reason = "a bench that can't go on panics, with the line that says where")]
 
 mod common;
 #[path = "common/filled.rs"]
 mod filled;
+#[path = "common/limit.rs"]
+mod limit;
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use all of it")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
@@ -17,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Random, Usage, machine::Machine, measured, mib, row, seconds, size};
+use common::{Random, Usage, machine::Machine, measured, median, mib, row, seconds, size};
 use filled::{Content, fill};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
@@ -33,6 +37,9 @@ const AT_ONCE: usize = 4;
 
 /// Narinfos that are put at once to begin with.
 const PUT_AT_ONCE: usize = 32;
+
+/// Bytes of a narinfo that is put to measure: one with two references and a signature has about as many.
+const NARINFO: usize = 600;
 
 const THERE_WITHIN: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 128 << 20;
@@ -58,7 +65,7 @@ fn there(nix: &Nix, garage: &Garage) {
         "bucket: a backfill of {paths} paths that are there ({} to put them)",
         seconds(began.elapsed())
     ));
-    let usage = backfill(&store, garage, &format!("{paths}"), "already there");
+    let (usage, _) = backfill(&store, garage, ("", ""), paths, "already there");
     let goal = (usage.wall <= THERE_WITHIN, usage.peak <= MEMORY);
     row("backfill of what is there", &seconds(usage.wall), "60 s", None, Some(("<= 60 s", goal.0)));
     println!("{:>62} {} of CPU", "", seconds(usage.cpu));
@@ -68,36 +75,93 @@ fn there(nix: &Nix, garage: &Garage) {
 /// 2,000 small and 20 large paths.
 fn closure(nix: &Nix, garage: &Garage) {
     let (small, large) = (size(2_000, 100), size(20, 1));
-    let store = ScratchStore::new(nix);
-    fill(&store, Content::Machine, small, large);
-    let bytes = common::total(&store.store_dir()).0;
-    common::headline(&format!("bucket: {small} small and {large} large paths of {}", mib(bytes)));
-    rustix::fs::sync();
-    let ours = backfill(&store, garage, &format!("{}", small + large), "uploaded");
-    row(
-        "closure into Garage: peak resident",
-        &mib(ours.peak),
-        "128 MiB",
-        None,
-        Some(("<= 128 MiB", ours.peak <= MEMORY)),
-    );
+    let Some(older) = Nix::v2_8() else { return };
     let Some(rclone) = rclone() else { return };
+    // Made by the older one, both can read it.
+    let store = ScratchStore::new(&older);
+    let paths = fill(&store, Content::Machine, small, large);
+    let bytes = common::total(&store.store_dir()).0;
+    let rounds = size(3, 1);
+    common::headline(&format!(
+        "bucket: {small} small and {large} large paths of {}, {rounds} rounds, medians",
+        mib(bytes)
+    ));
+    let peers = [nix, &older].map(|nix| (format!("{}.{}", nix.version().0, nix.version().1), nix));
+    let kinds = ["zstd", "auto"];
+    let mut ours = kinds.map(|_| Vec::new());
+    let mut theirs = peers.each_ref().map(|_| Vec::new());
+    let mut limits = Vec::new();
+    for round in 0..rounds {
+        for (kind, usages) in kinds.iter().zip(&mut ours) {
+            rustix::fs::sync();
+            let (below, packed) = (format!("/{kind}-{round}"), format!("&compression={kind}"));
+            let served = common::cpu(garage.pid());
+            let (usage, sent) = backfill(&store, garage, (&below, &packed), small + large, "uploaded");
+            let served = common::cpu(garage.pid()) - served;
+            eprintln!(
+                "round {round}, {kind}: {} ({} of CPU, Garage {}), {} sent",
+                seconds(usage.wall),
+                seconds(usage.cpu),
+                seconds(served),
+                mib(sent)
+            );
+            usages.push(usage);
+        }
+        for ((name, nix), usages) in peers.iter().zip(&mut theirs) {
+            let usage = copied(&store, nix, &rclone, garage, &format!("nix-{name}-{round}"));
+            eprintln!("round {round}, nix copy {name}: {} + rclone {}", seconds(usage.0), seconds(usage.1));
+            usages.push(usage);
+        }
+        rustix::fs::sync();
+        limits.push(bare(&paths, garage, &format!("bare-{round}")));
+        eprintln!("round {round}, bare: {} ({} of CPU)", seconds(limits[round].wall), seconds(limits[round].cpu));
+    }
+    let limit = median(limits.iter().map(|usage| usage.wall).collect());
+    for (kind, usages) in kinds.iter().zip(&ours) {
+        let wall = median(usages.iter().map(|usage| usage.wall).collect());
+        for ((name, _), theirs) in peers.iter().zip(&theirs) {
+            let both: Duration = median(theirs.iter().map(|(copy, sent)| *copy + *sent).collect());
+            let ratio = both.as_secs_f64() / wall.as_secs_f64();
+            let against = format!("nix {name}, rclone: {}", seconds(both));
+            let goal = Some((">= 2.00", ratio >= 2.0));
+            row(&format!("closure into Garage, {kind}"), &seconds(wall), &against, Some(ratio), goal);
+        }
+        let ratio = limit.as_secs_f64() / wall.as_secs_f64();
+        row("the limit: zstd -3 and bare PUTs", &seconds(wall), &seconds(limit), Some(ratio), None);
+        let peak = usages.iter().map(|usage| usage.peak).max().unwrap_or_default();
+        let goal = Some(("<= 128 MiB", peak <= MEMORY));
+        row("closure into Garage: peak resident, worst round", &mib(peak), "128 MiB", None, goal);
+    }
+}
+
+/// `nix copy` into a directory and `rclone` from there into the bucket, and how long each took.
+fn copied(store: &ScratchStore, nix: &Nix, rclone: &Path, garage: &Garage, name: &str) -> (Duration, Duration) {
     rustix::fs::sync();
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}?compression=zstd&parallel-compression=true", folder.path().display());
-    let copy = measured(store.command("nix").args(["copy", "--all", "--to", &url]));
+    let copy = measured(store.command_of(nix, "nix").args(["copy", "--all", "--to", &url]));
     let transfers = AT_ONCE.to_string();
     let sent = measured(
-        remote(&rclone, garage)
+        remote(rclone, garage)
             .args(["copy", "--transfers", &transfers])
             .arg(folder.path())
-            .arg(format!("garage:{BUCKET}/theirs")),
+            .arg(format!("garage:{BUCKET}/{name}")),
     );
-    let theirs = copy.wall + sent.wall;
-    let ratio = theirs.as_secs_f64() / ours.wall.as_secs_f64();
-    let against = format!("nix copy, rclone: {}", seconds(theirs));
-    row("closure into Garage", &seconds(ours.wall), &against, Some(ratio), Some((">= 2.00", ratio >= 2.0)));
-    println!("{:>62} {} of CPU; nix copy {}, rclone {}", "", seconds(ours.cpu), seconds(copy.wall), seconds(sent.wall));
+    (copy.wall, sent.wall)
+}
+
+/// What can't be left out: each path packed, and put with its narinfo behind it.
+fn bare(paths: &[PathBuf], garage: &Garage, folder: &str) -> Usage {
+    let bucket = bucket(garage);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let put = |name: String, content: Vec<u8>| {
+        runtime.block_on(bucket.put(&format!("{folder}/{name}").into(), content.into())).unwrap();
+    };
+    limit::at_once(paths, AT_ONCE, |path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        put(format!("nar/{name}.nar.zst"), limit::pack(path, Vec::new()));
+        put(format!("{name}.narinfo"), vec![b'x'; NARINFO]);
+    })
 }
 
 /// One path of 1 GiB.
@@ -110,7 +174,7 @@ fn large(nix: &Nix, garage: &Garage) {
     one_file(&file, bytes);
     let path = store.add(&file);
     common::headline(&format!("bucket: one path of {}", mib(bytes)));
-    let storewatch = policy(&store, garage);
+    let storewatch = policy(&store, garage, ("", ""));
     rustix::fs::sync();
     let ours = measured(storewatch.command().env_remove("STOREWATCH_LOG").args(["push", &path]));
     rustix::fs::sync();
@@ -143,7 +207,8 @@ fn one_file(file: &Path, bytes: u64) {
     }
 }
 
-fn policy<'a>(store: &'a ScratchStore, garage: &Garage) -> Storewatch<'a> {
+/// Below a folder of the bucket, with so many more parameters.
+fn policy<'a>(store: &'a ScratchStore, garage: &Garage, (below, more): (&str, &str)) -> Storewatch<'a> {
     let storewatch = Storewatch::new(store);
     let folder = storewatch.state_dir().with_file_name("keys");
     fs::create_dir_all(&folder).unwrap();
@@ -152,7 +217,7 @@ fn policy<'a>(store: &'a ScratchStore, garage: &Garage) -> Storewatch<'a> {
     write_secret(&folder.join("secret"), secret);
     storewatch.policy(&format!(
         "version = 1\n[limits]\npriority = \"normal\"\n[caches.bench]\nuploads = {AT_ONCE}\n\
-         url = \"s3://{BUCKET}?endpoint=http://127.0.0.1:{}&region=garage\"\n\
+         url = \"s3://{BUCKET}{below}?endpoint=http://127.0.0.1:{}&region=garage{more}\"\n\
          access_key_id = {{ file = \"{folder}/id\" }}\nsecret_access_key = {{ file = \"{folder}/secret\" }}\n",
         garage.port(),
         folder = folder.display()
@@ -160,13 +225,14 @@ fn policy<'a>(store: &'a ScratchStore, garage: &Garage) -> Storewatch<'a> {
     storewatch
 }
 
-/// A backfill by a storewatch that has never run before; so many paths have come to that end.
-fn backfill(store: &ScratchStore, garage: &Garage, expected: &str, end: &str) -> Usage {
-    let storewatch = policy(store, garage);
+/// A backfill by a storewatch that has never run before; so many paths have come to that end. How many bytes it has sent stands
+/// beside.
+fn backfill(store: &ScratchStore, garage: &Garage, place: (&str, &str), expected: usize, end: &str) -> (Usage, u64) {
+    let storewatch = policy(store, garage, place);
     let usage = measured(storewatch.command().env_remove("STOREWATCH_LOG").arg("backfill"));
-    let done = storewatch.cache_status("bench")["done"].to_string();
-    assert_eq!(done, expected, "backfill left something out that should be {end}");
-    usage
+    let status = storewatch.cache_status("bench");
+    assert_eq!(status["done"], expected, "backfill left something out that should be {end}");
+    (usage, status["sent"].as_u64().unwrap_or_default())
 }
 
 /// rclone, which `tests/setup/rclone` provides.
@@ -196,20 +262,26 @@ fn remote(program: &Path, garage: &Garage) -> Command {
     command
 }
 
-/// Puts a narinfo of each path into the bucket. Nobody reads what is in it.
-fn put_narinfos(garage: &Garage, names: &[String]) {
+/// The bucket, without anything of storewatch's.
+fn bucket(garage: &Garage) -> AmazonS3 {
     // The client is built without a provider of its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let store = AmazonS3Builder::new()
+    AmazonS3Builder::new()
         .with_http_connector(Plain(reqwest::Client::builder().no_proxy().build().unwrap()))
         .with_endpoint(format!("http://127.0.0.1:{}", garage.port()))
         .with_allow_http(true)
+        .with_unsigned_payload(true)
         .with_bucket_name(BUCKET)
         .with_region("garage")
         .with_access_key_id(&garage.key().id)
         .with_secret_access_key(&garage.key().secret)
         .build()
-        .unwrap();
+        .unwrap()
+}
+
+/// Puts a narinfo of each path into the bucket. Nobody reads what is in it.
+fn put_narinfos(garage: &Garage, names: &[String]) {
+    let store = bucket(garage);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut putting = tokio::task::JoinSet::new();

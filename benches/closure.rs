@@ -14,22 +14,18 @@
 mod common;
 #[path = "common/filled.rs"]
 mod filled;
+#[path = "common/limit.rs"]
+mod limit;
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use all of it")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
-use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Usage, measured, median, mib, row, seconds, size, total};
 use filled::{Content, fill};
-use sha2::{Digest, Sha256};
-use storewatch::nix::nar::{NarOptions, encode};
 use support::{Nix, ScratchStore, Storewatch};
 use tempfile::TempDir;
 
@@ -53,14 +49,13 @@ fn compare(content: Content) {
 
     let mut peers = Vec::new();
     if let Some(newer) = Nix::recent() {
-        let program = ScratchStore::new(&newer).command("nix").get_program().to_owned();
-        peers.push(("nix copy, newer", program.clone(), ""));
+        peers.push(("nix copy, newer", newer.clone(), ""));
         if is_real {
-            peers.push(("nix copy, newer, parallel-compression", program, "&parallel-compression=true"));
+            peers.push(("nix copy, newer, parallel-compression", newer, "&parallel-compression=true"));
         }
     }
     if is_real {
-        peers.push(("nix copy, 2.8", store.command("nix").get_program().to_owned(), ""));
+        peers.push(("nix copy, 2.8", nix, ""));
     }
     common::headline(&format!(
         "closure of {content:?}: {small} small and {large} large paths, {files} files of {} into file://, {rounds} rounds, \
@@ -80,8 +75,8 @@ fn compare(content: Content) {
         packed = total(&cache.path().join("nar")).0;
         ours.push(usage);
         caches.push(cache);
-        for ((_, program, query), usages) in peers.iter().zip(&mut theirs) {
-            let (usage, cache) = nix_copy(&store, program, query, small + large);
+        for ((_, nix, query), usages) in peers.iter().zip(&mut theirs) {
+            let (usage, cache) = nix_copy(&store, nix, query, small + large);
             usages.push(usage);
             caches.push(cache);
         }
@@ -141,20 +136,11 @@ fn backfill(store: &ScratchStore, expected: usize) -> (Usage, TempDir) {
     (usage, cache)
 }
 
-fn nix_copy(store: &ScratchStore, program: &OsString, query: &str, expected: usize) -> (Usage, TempDir) {
+fn nix_copy(store: &ScratchStore, nix: &Nix, query: &str, expected: usize) -> (Usage, TempDir) {
     let cache = tempfile::tempdir().unwrap();
     let url = format!("file://{}?compression=zstd{query}", cache.path().display());
-    let mut command = Command::new(program);
-    // The same surroundings as those of the store's own Nix.
-    let own = store.command("nix");
-    own.get_envs().for_each(|(name, value)| {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    });
     rustix::fs::sync();
-    let usage = measured(command.args(["copy", "--all", "--to", &url]));
+    let usage = measured(store.command_of(nix, "nix").args(["copy", "--all", "--to", &url]));
     assert_eq!(narinfos(cache.path()), expected, "nix copy left something out");
     (usage, cache)
 }
@@ -164,40 +150,10 @@ fn narinfos(cache: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "narinfo")).count()
 }
 
-/// What can't be left out, on as many threads as there are cores; the large ones first, so that all end together.
+/// What can't be left out, on as many threads as there are cores.
 fn limit(paths: &[PathBuf]) -> Usage {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let queue = Mutex::new(paths.to_vec());
-    let (began, cpu) = (Instant::now(), common::cpu(std::process::id()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let Some(path) = queue.lock().unwrap().pop() else { return };
-                    let mut nar_hash = Sha256::new();
-                    let mut packed = zstd::stream::write::Encoder::new(Hashed(Sha256::new()), 3).unwrap();
-                    encode(&path, &NarOptions::default(), |chunk| {
-                        nar_hash.update(&chunk);
-                        packed.write_all(&chunk)
-                    })
-                    .unwrap();
-                    std::hint::black_box((nar_hash.finalize(), packed.finish().unwrap().0.finalize()));
-                }
-            });
-        }
-    });
-    Usage { wall: began.elapsed(), cpu: common::cpu(std::process::id()) - cpu, peak: 0 }
-}
-
-struct Hashed(Sha256);
-
-impl std::io::Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    limit::at_once(paths, threads, |path| {
+        limit::pack(path, std::io::sink());
+    })
 }

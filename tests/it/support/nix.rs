@@ -147,7 +147,12 @@ impl ScratchStore {
 
     /// One of Nix's commands, at work on this store.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.nix.bin.join(name));
+        self.command_of(&self.nix, name)
+    }
+
+    /// One of another Nix's commands, at work on this store.
+    pub fn command_of(&self, nix: &Nix, name: &str) -> Command {
+        let mut command = Command::new(nix.bin.join(name));
         FOREIGN_VARIABLES.iter().chain(&["XDG_CACHE_HOME", "XDG_CONFIG_HOME"]).for_each(|name| {
             command.env_remove(name);
         });

@@ -80,6 +80,11 @@ impl Garage {
         self.s3.number()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().id()
+    }
+
     /// A key that may do everything in the bucket.
     pub fn key(&self) -> &Key {
         &self.key
