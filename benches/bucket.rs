@@ -232,7 +232,7 @@ fn backfill(store: &ScratchStore, garage: &Garage, place: (&str, &str), expected
     let usage = measured(storewatch.command().env_remove("STOREWATCH_LOG").arg("backfill"));
     let status = storewatch.cache_status("bench");
     assert_eq!(status["done"], expected, "backfill left something out that should be {end}");
-    (usage, status["sent"].as_u64().unwrap_or_default())
+    (usage, status["bytes_sent"].as_u64().unwrap_or_default())
 }
 
 /// rclone, which `tests/setup/rclone` provides.

@@ -6,9 +6,9 @@
 //! level counts as tried after some uploads and a second, and what is older than some ten seconds counts less and less. A
 //! host that is busy otherwise makes packers slow, and so lowers the level, too.
 //!
-//! Where packers are what is waited for, at the level of the beginning or below, some archives are sent as they are. If that
-//! takes no more than half the time, it goes on as long as it does; otherwise it is tried again only after the link has been
-//! found slow. A directory gets packed archives in any case: what counts there is room.
+//! Where packers are what is waited for at the level of the beginning, the least is next, and one archive is sent as it is. If
+//! that takes no more than half the time, all are, as long as it does; otherwise it is tried again only after the link has
+//! been found slow. A directory gets packed archives in any case: what counts there is room.
 //!
 //! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
 //! step that was seen was 2.9, from 4 to 5 on text.
@@ -38,8 +38,8 @@ const IDLE: u32 = 4;
 /// ...and the packers, where they are busy for all but that part.
 const BUSY: u32 = 4;
 
-/// To send archives as they are is to take no more than one part in so many of the time, since it takes more room: on this
-/// machine's loopback it took a quarter.
+/// To send archives as they are is to take no more than one part in so many of the time, since it takes more room: on a
+/// loopback it took a quarter.
 const WORTH_THE_ROOM: f64 = 2.0;
 
 /// So many uploads at a level, and so long ones in all, say what it is like.
@@ -83,8 +83,14 @@ impl Pace {
         Self(Mutex::new(Balance { as_it_is: AsItIs::Untried, ..Balance::default() }))
     }
 
+    /// How the next archive is packed.
     fn effort(&self) -> Effort {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).effort
+        let mut balance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if balance.as_it_is == AsItIs::Due {
+            balance.as_it_is = AsItIs::Tried;
+            return Effort::AsItIs;
+        }
+        balance.effort
     }
 
     /// How the next archive is packed.
@@ -113,7 +119,7 @@ struct Balance {
     reading: Duration,
     elapsed: Duration,
     as_it_is: AsItIs,
-    /// Seconds that a byte took when archives were last packed.
+    /// Seconds that a byte took where packers were last found to be waited for.
     packed: f64,
 }
 
@@ -122,7 +128,9 @@ struct Balance {
 enum AsItIs {
     Never,
     Untried,
-    /// Since the link was last found slow.
+    /// The next archive is to be.
+    Due,
+    /// One has been, or is being, since the link was last found slow.
     Tried,
 }
 
@@ -139,7 +147,7 @@ impl Balance {
     fn at(self, effort: Effort) -> Self {
         let as_it_is = match effort {
             Effort::AsItIs => AsItIs::Tried,
-            Effort::Level(level) if level > START && self.as_it_is == AsItIs::Tried => AsItIs::Untried,
+            Effort::Level(level) if level > START && self.as_it_is != AsItIs::Never => AsItIs::Untried,
             Effort::Level(_) => self.as_it_is,
         };
         Self { effort, as_it_is, packed: self.packed, ..Self::default() }
@@ -148,6 +156,9 @@ impl Balance {
     /// What is known once this has been seen, too. What was begun with another effort says nothing of this one.
     fn after(self, measured: Measured) -> Self {
         let Measured { effort, nar_size, busy, reading, elapsed } = measured;
+        if effort == Effort::AsItIs && self.effort != effort && self.as_it_is == AsItIs::Tried {
+            return self.after_trial(measured);
+        }
         if effort != self.effort || nar_size < MEASURED_FROM {
             return self;
         }
@@ -176,6 +187,15 @@ impl Balance {
         }
     }
 
+    /// What is known once one archive has been sent as it is.
+    fn after_trial(self, Measured { nar_size, elapsed, .. }: Measured) -> Self {
+        if nar_size < MEASURED_FROM {
+            return Self { as_it_is: AsItIs::Due, ..self };
+        }
+        let is_worth_the_room = elapsed.as_secs_f64() / nar_size as f64 * WORTH_THE_ROOM <= self.packed;
+        if is_worth_the_room { self.at(Effort::AsItIs) } else { self }
+    }
+
     /// Where to go from here, if anywhere.
     fn next(self) -> Option<Self> {
         let pace = self.elapsed.as_secs_f64() / self.bytes as f64;
@@ -190,10 +210,11 @@ impl Balance {
         if both.saturating_sub(self.busy) >= both / BUSY {
             return None;
         }
+        let lower = if level <= START { FLOOR } else { level - 1 };
         if level <= START && self.as_it_is == AsItIs::Untried {
-            return Some(Self { packed: pace, ..self }.at(Effort::AsItIs));
+            return Some(Self { packed: pace, as_it_is: AsItIs::Due, ..self }.at(Effort::Level(lower)));
         }
-        (level > FLOOR).then(|| self.at(Effort::Level(level - 1)))
+        (level > FLOOR).then(|| self.at(Effort::Level(lower)))
     }
 }
 
