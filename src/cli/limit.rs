@@ -93,10 +93,10 @@ const NOTHING_OVER_LINE: &str = "it limits nothing for now: the policy has no ca
 
 /// Whether what goes to a cache is limited together with all else on the line.
 fn takes_of_the_line(cache: &CacheConfig) -> bool {
-    match CacheUrl::parse(&cache.url) {
-        Ok(CacheUrl::File { .. }) => false,
-        Ok(CacheUrl::Command { .. }) => cache.command.gives != Gives::Path,
-        _ => true,
+    match cache.place {
+        CacheUrl::File { .. } => false,
+        CacheUrl::Command { .. } => cache.command.gives != Gives::Path,
+        CacheUrl::Bucket { .. } | CacheUrl::Http { .. } | CacheUrl::Attic { .. } => true,
     }
 }
 
@@ -104,8 +104,9 @@ fn takes_of_the_line(cache: &CacheConfig) -> bool {
 fn can_be_limited(whose: &Whose, bandwidth: Option<Bandwidth>, config: &Config) -> Result<(), CliError> {
     let Whose::Cache(name) = whose else { return Ok(()) };
     let cache = config.caches.iter().find(|cache| cache.name.as_str() == name);
-    let is_program = |url: &str| matches!(CacheUrl::parse(url), Ok(CacheUrl::Command { .. }));
-    if cache.is_some_and(|cache| is_program(&cache.url) && cache.command.gives == Gives::Path) {
+    let sends_by_itself =
+        |cache: &CacheConfig| matches!(cache.place, CacheUrl::Command { .. }) && cache.command.gives == Gives::Path;
+    if cache.is_some_and(sends_by_itself) {
         return Err(CliError::Usage(format!(
             "`{name}` is a program that is given paths and sends them by itself, so it can't be limited; \
              `storewatch pause --cache {name}` pauses it"

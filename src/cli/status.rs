@@ -10,6 +10,7 @@ use super::bandwidth::{self, CacheShown, RulingShown, look, view, write_cache, w
 use super::setup::{View, nix_store};
 use super::words::{counted, past, takes_nothing};
 use super::{CliError, Global};
+use crate::cache::CacheUrl;
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
 use crate::daemon::{SERVICE_ROLE, caches, fingerprint};
 use crate::disk::{Level, Room};
@@ -177,7 +178,7 @@ impl CacheStatus {
     /// A cache of which nothing is known but what the queue says.
     fn without_policy(counts: CacheCounts, orphaned: Option<bool>) -> Self {
         Self {
-            substituter: caches::substituter(&counts.url),
+            substituter: CacheUrl::parse(&counts.url).ok().and_then(|place| place.substituter()),
             public_key: None,
             orphaned,
             why_off: None,
@@ -199,7 +200,7 @@ fn cache_states(mut counts: Vec<CacheCounts>, config: &Config, state_dir: &Path,
         states.push(CacheStatus {
             why_off: caches::why_off(cache, Some(&counts)),
             counts,
-            substituter: caches::substituter(&cache.url),
+            substituter: cache.place.substituter(),
             public_key: caches::public_key(cache, state_dir, nix).map(|key| key.to_string()),
             orphaned: Some(false),
             off_since_it_is: caches::own_server(cache),

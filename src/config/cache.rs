@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cache::Compression;
 use crate::cache::command::Gives;
+use crate::cache::{CacheUrl, Compression};
 use crate::policy::CacheName;
 use crate::secret::Source;
 
@@ -26,6 +26,8 @@ pub struct CacheConfig {
     pub name: CacheName,
     /// Where it is, in its normal form; checked by the cache layer's own rules, and so without user name, password or token.
     pub url: String,
+    /// What the URL says.
+    pub place: CacheUrl,
     /// Uploads at once, where they are other than `[limits]` says, 1 to 64.
     pub uploads: Option<usize>,
     /// How archives are packed, where the URL doesn't say it; of binary caches only.

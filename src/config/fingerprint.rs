@@ -16,8 +16,19 @@ impl CacheConfig {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Without `..`, here and below: whoever adds a field decides here whether it counts.
-        let Self { name, url, uploads: _, compression, max_size, signing_key, store_keys, http, command, builtin: _ } =
-            self;
+        let Self {
+            name,
+            url,
+            place: _,
+            uploads: _,
+            compression,
+            max_size,
+            signing_key,
+            store_keys,
+            http,
+            command,
+            builtin: _,
+        } = self;
         let mut said = Said(format!("name = {:?}\nurl = {url:?}\n", name.as_str()));
         if let Some(compression) = compression {
             said.line("compression", compression);
@@ -120,6 +131,7 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::CacheUrl;
     use crate::policy::CacheName;
 
     #[test]
@@ -127,6 +139,7 @@ mod tests {
         let cache = CacheConfig {
             name: CacheName::new("team").expect("a legal name"),
             url: "file:///srv/team".to_owned(),
+            place: CacheUrl::parse("file:///srv/team").expect("a good URL"),
             uploads: None,
             compression: None,
             max_size: None,

@@ -52,6 +52,7 @@ fn without_a_word_there_is_a_local_cache() {
     for config in [Config::built_in(&defaults()), good("version = 1")] {
         let [cache] = config.caches.as_slice() else { panic!("one cache") };
         assert_eq!((cache.name.as_str(), cache.url.as_str()), ("local", "file:///var/lib/storewatch/cache"));
+        assert_eq!(CacheUrl::parse(&cache.url).as_ref(), Ok(&cache.place));
         assert!(cache.builtin && cache.signing_key.is_none());
         assert_eq!(config.policy.caches(), std::slice::from_ref(&cache.name));
         assert_eq!((config.limits, &config.store), (Limits::default(), &StoreOptions::default()));

@@ -68,9 +68,9 @@ pub(super) struct Surroundings {
 /// Those of these caches that have a size.
 pub(super) fn bounded(caches: &[CacheConfig], routes: &Routes) -> Vec<Bounded> {
     let bounded = |cache: &CacheConfig| {
-        let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse(&cache.url) else { return None };
+        let CacheUrl::File { dir, .. } = &cache.place else { return None };
         let id = *routes.caches.get(&cache.name)?;
-        Some(Bounded { id, name: cache.name.clone(), dir, max_size: cache.max_size? })
+        Some(Bounded { id, name: cache.name.clone(), dir: dir.clone(), max_size: cache.max_size? })
     };
     caches.iter().filter_map(bounded).collect()
 }

@@ -316,11 +316,8 @@ fn tell_that_it_has_started(nix: &NixStore, state_dir: &Path, config: &Config) {
     info!(store = %nix.logical.as_str(), state = %state_dir.display(), "started");
     // What is off here has been told as that.
     for cache in config.caches.iter().filter(|cache| caches::why_off(cache, None).is_none()) {
-        let Some(substituter) = caches::substituter(&cache.url) else { continue };
-        let once = match CacheUrl::parse(&cache.url) {
-            Ok(CacheUrl::Attic { .. }) => " once its server has told it",
-            _ => "",
-        };
+        let Some(substituter) = cache.place.substituter() else { continue };
+        let once = if let CacheUrl::Attic { .. } = cache.place { " once its server has told it" } else { "" };
         info!(
             cache = %cache.name,
             "can be read with `extra-substituters = {substituter}`; `storewatch status` shows its key{once}"

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{CacheId, Queue, QueueError, sqlite};
 use crate::nix::NarHash;
@@ -28,20 +28,21 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn content(&mut self, cache: CacheId, nar_hash: &NarHash) -> Result<Option<Content>, QueueError> {
-        let found = self.db.query_row(
-            "SELECT url, compression, file_hash, file_size, nar_size FROM contents WHERE cache = ?1 AND nar_hash = ?2",
-            params![cache.0, nar_hash.0],
-            |row| {
-                Ok(Content {
-                    url: row.get(0)?,
-                    compression: row.get(1)?,
-                    file_hash: NarHash(row.get(2)?),
-                    file_size: row.get::<_, i64>(3)? as u64,
-                    nar_size: row.get::<_, i64>(4)? as u64,
-                })
-            },
-        );
-        found.optional().map_err(sqlite("look a content up"))
+        let content = |row: &Row<'_>| {
+            Ok(Content {
+                url: row.get(0)?,
+                compression: row.get(1)?,
+                file_hash: NarHash(row.get(2)?),
+                file_size: row.get::<_, i64>(3)? as u64,
+                nar_size: row.get::<_, i64>(4)? as u64,
+            })
+        };
+        let sql =
+            "SELECT url, compression, file_hash, file_size, nar_size FROM contents WHERE cache = ?1 AND nar_hash = ?2";
+        self.db
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params![cache.0, nar_hash.0], content).optional())
+            .map_err(sqlite("look a content up"))
     }
 
     /// Notes that a cache was given a content.
@@ -56,11 +57,11 @@ impl Queue {
         now: i64,
     ) -> Result<(), QueueError> {
         let Content { url, compression, file_hash, file_size, nar_size } = content;
-        let noted = self.db.execute(
-            "INSERT OR REPLACE INTO contents (cache, nar_hash, url, compression, file_hash, file_size, nar_size, noted)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![cache.0, nar_hash.0, url, compression, file_hash.0, *file_size as i64, *nar_size as i64, now],
-        );
+        let sql = "INSERT OR REPLACE INTO contents
+             (cache, nar_hash, url, compression, file_hash, file_size, nar_size, noted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let (file_size, nar_size) = (*file_size as i64, *nar_size as i64);
+        let values = params![cache.0, nar_hash.0, url, compression, file_hash.0, file_size, nar_size, now];
+        let noted = self.db.prepare_cached(sql).and_then(|mut statement| statement.execute(values));
         noted.map(drop).map_err(sqlite("note a content"))
     }
 

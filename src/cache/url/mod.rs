@@ -111,6 +111,18 @@ impl CacheUrl {
         }
     }
 
+    /// What Nix takes as a substituter to read from it; nothing where only a program knows where paths end up.
+    #[must_use]
+    pub fn substituter(&self) -> Option<String> {
+        match self {
+            Self::File { dir, .. } => Some(format!("file://{}", dir.display())),
+            Self::Bucket { bucket, .. } => Some(bucket.substituter()),
+            Self::Http { endpoint, .. } => Some(endpoint.trim_end_matches('/').to_owned()),
+            Self::Attic { endpoint, cache } => Some(format!("{endpoint}{cache}")),
+            Self::Command { .. } => None,
+        }
+    }
+
     /// The host that is spoken to, if there is one; an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
-use crate::cache::{CacheInfo, CacheUrl, Retention};
+use crate::cache::{CacheInfo, Retention};
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::waiting::telling;
@@ -44,7 +44,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     runtime.shutdown_background();
     let info =
         described.map_err(|source| CliError::Cache { name: cache.name.to_string(), source: Box::new(source) })?;
-    let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
+    let kind = cache.place.kind();
     let another_key = caches::note_key_that_was_told(cache, &setup.state_dir, info.public_key.as_deref());
     let described = Described { name: cache.name.as_str(), kind, url: &cache.url, info, another_key };
     print(args.json, &described, |out| write(out, &described))?;

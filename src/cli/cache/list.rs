@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
-use crate::cache::CacheUrl;
 use crate::cli::status::bytes;
 use crate::cli::words::takes_nothing;
 use crate::config::CacheConfig;
@@ -65,7 +64,7 @@ impl Listed {
             (None, Some(_)) => "waiting",
             (None, None) => "on",
         };
-        let kind = CacheUrl::parse(&cache.url).map_or("unknown", |url| url.kind());
+        let kind = cache.place.kind();
         Self { kind, state, why_off, lacks_secret, off_since_it_is: caches::own_server(cache), counts }
     }
 

@@ -190,6 +190,7 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::CacheUrl;
     use crate::config::{CommandConfig, HttpConfig, StoreKeyConfig};
     use crate::nix::NarHash;
     use crate::policy::CacheName;
@@ -201,6 +202,7 @@ mod tests {
         let cache = CacheConfig {
             name: CacheName::new("team").expect("a legal name"),
             url: "s3://team".to_owned(),
+            place: CacheUrl::parse("s3://team").expect("a good URL"),
             uploads: None,
             compression: None,
             max_size: None,

@@ -129,23 +129,22 @@ pub(super) fn cache(
     let max_size = raw.max_size.as_ref().and_then(|size| disk::max_size(size, problems));
     let compression = compression(raw, problems);
     let text = raw.url.as_ref()?;
-    let url = match check_url(text.get_ref()) {
-        Ok(url) => {
-            fits(raw, &url, text, &http, problems);
-            compression::only_once(raw, &url, problems);
-            if let Some(file) = url.layout().and_then(|layout| layout.secret_key.as_deref()) {
-                signing_key = secret_key(file, raw, text, store, problems);
-            }
-            url.normal(text.get_ref())
-        }
+    let place = match check_url(text.get_ref()) {
+        Ok(place) => place,
         Err(message) => {
             problems.add(text.span(), message);
             return None;
         }
     };
+    fits(raw, &place, text, &http, problems);
+    compression::only_once(raw, &place, problems);
+    if let Some(file) = place.layout().and_then(|layout| layout.secret_key.as_deref()) {
+        signing_key = secret_key(file, raw, text, store, problems);
+    }
     Some(CacheConfig {
         name: name?,
-        url,
+        url: place.normal(text.get_ref()),
+        place,
         uploads,
         compression,
         max_size,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::cache::{CacheUrl, parse_upstream};
+use crate::cache::{CacheUrl, Layout, parse_upstream};
 use crate::disk::Thresholds;
 use crate::limit::{CacheSchedule, Schedule, Way};
 use crate::nix::{PublicKey, StoreDir};
@@ -337,9 +337,11 @@ fn warn_unreachable(raw: &[RawRule], rules: &[Option<Rule>], problems: &mut Prob
 impl Defaults {
     /// The cache that there is without a word in the policy.
     pub(super) fn cache(&self) -> CacheConfig {
+        let dir = self.state_dir.join("cache");
         CacheConfig {
             name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
-            url: format!("file://{}", encoded(&self.state_dir.join("cache"))),
+            url: format!("file://{}", encoded(&dir)),
+            place: CacheUrl::File { dir, layout: Layout::default() },
             uploads: None,
             compression: None,
             max_size: None,

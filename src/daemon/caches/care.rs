@@ -18,9 +18,9 @@ use crate::secret::{Provider, Source};
 /// # Errors
 /// [`CacheError::NotOurs`] for one whose files are in the hands of others; [`CacheError`].
 pub async fn shelf(config: &CacheConfig, nix: &NixStore) -> Result<Arc<dyn Shelf>, CacheError> {
-    match CacheUrl::parse(&config.url)? {
+    match &config.place {
         CacheUrl::File { dir, .. } => {
-            let store_dir = nix.logical.clone();
+            let (dir, store_dir) = (dir.clone(), nix.logical.clone());
             let opened = tokio::task::spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
             let opened = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })?;
             Ok(Arc::new(opened?))

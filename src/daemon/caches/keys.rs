@@ -89,7 +89,7 @@ pub(super) fn note_servers_key(key: &PublicKey, file: &Path) -> Option<String> {
 /// no file is made that the service couldn't change.
 #[must_use]
 pub fn note_key_that_was_told(config: &CacheConfig, state_dir: &Path, told: Option<&str>) -> Option<String> {
-    let is_attics = matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. }));
+    let is_attics = matches!(config.place, CacheUrl::Attic { .. });
     let file = public_key_file(state_dir, config);
     let key = PublicKey::parse(told?).ok().filter(|_| is_attics && noted_key(&file).is_some())?;
     note_servers_key(&key, &file)
@@ -113,10 +113,9 @@ pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) ->
 
 /// Where the key is written down that verifies what a cache serves: its own key's public half, or what its server says.
 pub(super) fn public_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
-    let signer = match CacheUrl::parse(&config.url) {
-        Ok(CacheUrl::Attic { .. }) => "server.",
-        Ok(CacheUrl::File { .. } | CacheUrl::Http { .. } | CacheUrl::Bucket { .. } | CacheUrl::Command { .. })
-        | Err(_) => "",
+    let signer = match config.place {
+        CacheUrl::Attic { .. } => "server.",
+        CacheUrl::File { .. } | CacheUrl::Http { .. } | CacheUrl::Bucket { .. } | CacheUrl::Command { .. } => "",
     };
     state_dir.join("keys").join(format!("{}.{signer}public", config.name))
 }
@@ -132,7 +131,7 @@ fn key_name(config: &CacheConfig) -> String {
 /// The key that verifies what a cache's narinfos are signed with, where this user may know it.
 #[must_use]
 pub fn public_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<PublicKey> {
-    if matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Command { .. })) {
+    if let CacheUrl::Command { .. } = config.place {
         // Whoever signs there, it isn't storewatch.
         return None;
     }

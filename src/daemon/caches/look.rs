@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`CacheError`].
 pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Result<CacheInfo, CacheError> {
-    match CacheUrl::parse(&config.url)? {
+    match &config.place {
         CacheUrl::Attic { endpoint, cache } => {
             Ok(AtticCache::open(attic_options(config, nix, endpoint, cache)).await?.info())
         }
@@ -36,7 +36,7 @@ pub async fn describe(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
         }
         CacheUrl::Command { .. } => Ok(CacheInfo { remark: Some(PROGRAM), ..CacheInfo::default() }),
         CacheUrl::File { dir, .. } => {
-            let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
+            let (dir, config, state_dir, nix) = (dir.clone(), config.clone(), state_dir.to_owned(), nix.clone());
             let look = move || {
                 if let Some(error) = out_of_sight(&config, &state_dir) {
                     return Err(error);
@@ -66,30 +66,22 @@ const PROGRAM: &str = "a program takes its paths; where it puts them, it alone k
 
 /// Finds out whether a cache can be reached and takes what is uploaded.
 async fn try_out(config: &CacheConfig, state_dir: &Path, nix: &NixStore, disk: &Thresholds) -> Trial {
-    let tried = match CacheUrl::parse(&config.url) {
-        Ok(CacheUrl::Attic { endpoint, cache }) => {
-            Ok(attic::try_out(attic_options(config, nix, endpoint, cache)).await)
-        }
-        Ok(CacheUrl::Bucket { bucket: url, .. }) => {
-            Ok(bucket::try_out(&store_options(config, nix, url), &nix.logical).await)
-        }
-        Ok(CacheUrl::Http { endpoint, .. }) => {
-            Ok(put::try_out(&put_options(config, nix, endpoint), &nix.logical).await)
-        }
-        Ok(CacheUrl::Command { program }) => Ok(command::try_out(&command_options(config, nix, program)).await),
-        Ok(CacheUrl::File { dir, .. }) => {
+    match &config.place {
+        CacheUrl::Attic { endpoint, cache } => attic::try_out(attic_options(config, nix, endpoint, cache)).await,
+        CacheUrl::Bucket { bucket: url, .. } => bucket::try_out(&store_options(config, nix, url), &nix.logical).await,
+        CacheUrl::Http { endpoint, .. } => put::try_out(&put_options(config, nix, endpoint), &nix.logical).await,
+        CacheUrl::Command { program } => command::try_out(&command_options(config, nix, program)).await,
+        CacheUrl::File { dir, .. } => {
             let (store_dir, terms) = (nix.logical.clone(), place(config, disk).map(|(.., terms)| terms));
-            let place = Places::default().of_cache(config.name.as_str(), &dir, terms.unwrap_or_default());
+            let place = Places::default().of_cache(config.name.as_str(), dir, terms.unwrap_or_default());
             let (config, state_dir) = (config.clone(), state_dir.to_owned());
-            in_time(move || match out_of_sight(&config, &state_dir) {
+            let tried = in_time(move || match out_of_sight(&config, &state_dir) {
                 Some(error) => Trial::failed(error),
                 None => file::try_out(&place, &store_dir),
-            })
-            .await
+            });
+            tried.await.unwrap_or_else(Trial::failed)
         }
-        Err(error) => Err(error.into()),
-    };
-    tried.unwrap_or_else(Trial::failed)
+    }
 }
 
 /// Tries several caches out at the same time; what came of it in their order. `answered` is told the place of each that is

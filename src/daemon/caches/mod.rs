@@ -6,7 +6,7 @@ mod look;
 mod sight;
 mod standing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -26,7 +26,7 @@ use crate::cache::file::{FileCache, FileOptions};
 use crate::cache::http::{Credentials, Header, HttpOptions, Proof};
 use crate::cache::put::{PutCache, PutOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
-use crate::config::{self, CacheConfig, CommandConfig, Config, HttpConfig, NixStore, StoreKeyConfig};
+use crate::config::{self, CacheConfig, CommandConfig, Config, NixStore, StoreKeyConfig};
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
 use crate::nix::{PublicKey, StoreFacts};
 use crate::queue::{Queue, QueueError, Routes};
@@ -75,7 +75,7 @@ pub fn orders(
             name: cache.name.clone(),
             fingerprint: cache.fingerprint(),
             uploads: uploads_at_once(cache, config),
-            over_line: over_line(&cache.url),
+            over_line: over_line(cache),
             open,
             forgive,
         })
@@ -89,26 +89,26 @@ pub fn orders(
 }
 
 /// Whether a cache is reached over a line, and is no directory.
-fn over_line(url: &str) -> bool {
-    !matches!(CacheUrl::parse(url), Ok(CacheUrl::File { .. }))
+fn over_line(cache: &CacheConfig) -> bool {
+    !matches!(cache.place, CacheUrl::File { .. })
 }
 
 /// How many paths are uploaded to a cache at once.
 #[must_use]
 pub fn uploads_at_once(cache: &CacheConfig, config: &Config) -> usize {
-    cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(&cache.url))
+    cache.uploads.or(config.limits.uploads).unwrap_or_else(|| usual_uploads(cache))
 }
 
 /// Uploads at once to a cache for which the policy gives no number.
 ///
 /// Four keep a line busy while each waits for a server in turn. Into a directory none waits, but all are packed: more than
 /// there are processors would only be in each other's way.
-fn usual_uploads(url: &str) -> usize {
+fn usual_uploads(cache: &CacheConfig) -> usize {
     let usual = 4;
-    match CacheUrl::parse(url) {
-        Ok(CacheUrl::File { .. }) => available_parallelism().map_or(usual, |processors| processors.get().min(usual)),
-        _ => usual,
+    if over_line(cache) {
+        return usual;
     }
+    available_parallelism().map_or(usual, |processors| processors.get().min(usual))
 }
 
 /// The routes to the caches of a configuration, without those that are off on this host.
@@ -127,52 +127,45 @@ fn opener(config: &CacheConfig, surroundings: &CacheSurroundings) -> (Open, Forg
         let credentials = Arc::clone(&http.credentials);
         Arc::new(move || credentials.forgive())
     };
-    match CacheUrl::parse(&config.url) {
-        Ok(CacheUrl::File { .. }) => {
-            let (config, surroundings) = (config.clone(), surroundings.clone());
-            (Arc::new(move || open_file(config.clone(), surroundings.clone())), nothing_kept)
+    let (config, surroundings) = (config.clone(), surroundings.clone());
+    match &config.place {
+        CacheUrl::File { dir, layout } => {
+            let (dir, layout) = (dir.clone(), layout.clone());
+            let open = move || open_file(dir.clone(), layout.clone(), config.clone(), surroundings.clone());
+            (Arc::new(open), nothing_kept)
         }
-        Ok(CacheUrl::Bucket { bucket, layout }) => {
-            let options = store_options(config, &surroundings.nix, bucket);
-            let (config, surroundings) = (config.clone(), surroundings.clone());
+        CacheUrl::Bucket { bucket, layout } => {
+            let (options, layout) = (store_options(&config, &surroundings.nix, bucket), layout.clone());
             let open = move || open_bucket(options.clone(), layout.clone(), config.clone(), surroundings.clone());
             // Nothing of what it refuses is kept: it is asked each time.
             (Arc::new(open), nothing_kept)
         }
-        Ok(CacheUrl::Http { endpoint, layout }) => {
-            let options = put_options(config, &surroundings.nix, endpoint);
+        CacheUrl::Http { endpoint, layout } => {
+            let (options, layout) = (put_options(&config, &surroundings.nix, endpoint), layout.clone());
             let forgive = of_http(&options.http);
-            let (config, surroundings) = (config.clone(), surroundings.clone());
-            (Arc::new(move || open_put(options.clone(), layout.clone(), config.clone(), surroundings.clone())), forgive)
+            let open = move || open_put(options.clone(), layout.clone(), config.clone(), surroundings.clone());
+            (Arc::new(open), forgive)
         }
-        Ok(CacheUrl::Attic { endpoint, cache }) => {
-            let options = attic_options(config, &surroundings.nix, endpoint, cache);
+        CacheUrl::Attic { endpoint, cache } => {
+            let options = attic_options(&config, &surroundings.nix, endpoint, cache);
             let forgive = of_http(&options.http);
-            let (name, public) = (config.name.to_string(), public_key_file(&surroundings.state_dir, config));
+            let (name, public) = (config.name.to_string(), public_key_file(&surroundings.state_dir, &config));
             (Arc::new(move || open_attic(options.clone(), name.clone(), public.clone())), forgive)
         }
-        Ok(CacheUrl::Command { program }) => {
-            let options = command_options(config, &surroundings.nix, program);
+        CacheUrl::Command { program } => {
+            let options = command_options(&config, &surroundings.nix, program);
             (Arc::new(move || open_command(options.clone())), nothing_kept)
-        }
-        Err(error) => {
-            let open: Open = Arc::new(move || {
-                let error = error.clone();
-                Box::pin(async move { Err(error.into()) })
-            });
-            (open, nothing_kept)
         }
     }
 }
 
 fn open_file(
+    dir: PathBuf,
+    layout: Layout,
     config: CacheConfig,
     surroundings: CacheSurroundings,
 ) -> BoxFuture<'static, Result<Arc<dyn Cache>, CacheError>> {
     let open = move || {
-        let CacheUrl::File { dir, layout } = CacheUrl::parse(&config.url)? else {
-            return Err(CacheError::LostThread { action: "open the cache" });
-        };
         let cache = FileCache::open(FileOptions {
             place: surroundings.places.of_cache(config.name.as_str(), &dir, Terms::default()),
             dir,
@@ -236,28 +229,27 @@ fn binary_cache(
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
         facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
-        pace: if over_line(&config.url) { Pace::over_a_line() } else { Pace::default() },
+        pace: if over_line(config) { Pace::over_a_line() } else { Pace::default() },
     })
 }
 
 /// A cache on a web server, as the policy has it. What is remembered of its credentials lives as long as these.
 #[must_use]
-pub fn put_options(config: &CacheConfig, nix: &NixStore, endpoint: String) -> PutOptions {
-    let url = CacheUrl::parse(&config.url).ok();
-    PutOptions { endpoint, http: http_options(&config.http, url.as_ref(), nix), allow_self: config.http.allow_self }
+pub fn put_options(config: &CacheConfig, nix: &NixStore, endpoint: &str) -> PutOptions {
+    let (endpoint, allow_self) = (endpoint.to_owned(), config.http.allow_self);
+    PutOptions { endpoint, http: http_options(config, nix), allow_self }
 }
 
 /// A bucket, as the policy and the surroundings have it.
 #[must_use]
-pub fn store_options(config: &CacheConfig, nix: &NixStore, url: BucketUrl) -> StoreOptions {
+pub fn store_options(config: &CacheConfig, nix: &NixStore, url: &BucketUrl) -> StoreOptions {
     let StoreKeyConfig { access_key_id, secret_access_key, session_token, service_account_key, account_key } =
         &config.store_keys;
     let line = |source: &Option<Source>| source.as_ref().map(|source| Provider::new(source.clone(), &nix.real, None));
     let json = service_account_key.as_ref().map(|source| Provider::of_lines(source.clone(), &nix.real));
-    let understood = CacheUrl::parse(&config.url).ok();
     StoreOptions {
-        url,
-        http: http_options(&config.http, understood.as_ref(), nix),
+        url: url.clone(),
+        http: http_options(config, nix),
         keys: StoreKeys {
             access_key_id: line(access_key_id),
             secret_access_key: line(secret_access_key),
@@ -273,19 +265,18 @@ pub fn store_options(config: &CacheConfig, nix: &NixStore, url: BucketUrl) -> St
 /// The place of a cache in a directory: where it is, and what is asked of its file system. `None` for another kind.
 #[must_use]
 pub fn place(config: &CacheConfig, thresholds: &Thresholds) -> Option<(What, PathBuf, Terms)> {
-    let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse(&config.url) else { return None };
+    let CacheUrl::File { dir, .. } = &config.place else { return None };
     let terms = Terms { thresholds: *thresholds, reserve: config.builtin.then_some(EMBEDDED_RESERVE) };
-    Some((What::Cache(config.name.to_string()), dir, terms))
+    Some((What::Cache(config.name.to_string()), dir.clone(), terms))
 }
 
 /// A cache on an Attic server, as the policy has it. What is remembered of its credentials lives as long as these.
 #[must_use]
-pub fn attic_options(config: &CacheConfig, nix: &NixStore, endpoint: String, cache: String) -> AtticOptions {
-    let url = CacheUrl::parse(&config.url).ok();
+pub fn attic_options(config: &CacheConfig, nix: &NixStore, endpoint: &str, cache: &str) -> AtticOptions {
     AtticOptions {
-        endpoint,
-        cache,
-        http: http_options(&config.http, url.as_ref(), nix),
+        endpoint: endpoint.to_owned(),
+        cache: cache.to_owned(),
+        http: http_options(config, nix),
         store_dir: nix.logical.clone(),
         real_store: nix.real.clone(),
         allow_self: config.http.allow_self,
@@ -311,11 +302,11 @@ fn open_attic(
 
 /// A program as a cache, as the policy has it.
 #[must_use]
-pub fn command_options(config: &CacheConfig, nix: &NixStore, program: PathBuf) -> CommandOptions {
+pub fn command_options(config: &CacheConfig, nix: &NixStore, program: &Path) -> CommandOptions {
     let CommandConfig { args, gives, answers_missing, timeout, pass_environment } = config.command.clone();
     CommandOptions {
         name: config.name.to_string(),
-        program,
+        program: program.to_owned(),
         args,
         gives,
         answers_missing,
@@ -330,8 +321,8 @@ fn open_command(options: CommandOptions) -> BoxFuture<'static, Result<Arc<dyn Ca
     Box::pin(async move { Ok(Arc::new(CommandCache::open(options).await?) as Arc<dyn Cache>) })
 }
 
-fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> HttpOptions {
-    let host = url.and_then(CacheUrl::host);
+fn http_options(cache: &CacheConfig, nix: &NixStore) -> HttpOptions {
+    let (host, config) = (cache.place.host(), &cache.http);
     let host = host.as_deref();
     let header = |(name, value): &(String, config::HeaderValue)| {
         // Both are legal in a policy that was validated.
@@ -355,19 +346,6 @@ fn http_options(config: &HttpConfig, url: Option<&CacheUrl>, nix: &NixStore) -> 
         credentials: Arc::new(Credentials::new(proof, config.headers.iter().filter_map(header).collect())),
         ca_file: config.ca_file.clone(),
         client_certificate: config.client_certificate.clone().zip(key),
-        direct: url.is_some_and(CacheUrl::is_within_this_host),
-    }
-}
-
-/// What Nix takes as a substituter to read from a cache; nothing where only a program knows where paths end up.
-#[must_use]
-pub fn substituter(url: &str) -> Option<String> {
-    match CacheUrl::parse(url) {
-        Ok(CacheUrl::File { dir, .. }) => Some(format!("file://{}", dir.display())),
-        Ok(CacheUrl::Bucket { bucket, .. }) => Some(bucket.substituter()),
-        Ok(CacheUrl::Http { endpoint, .. }) => Some(endpoint.trim_end_matches('/').to_owned()),
-        Ok(CacheUrl::Attic { endpoint, cache }) => Some(format!("{endpoint}{cache}")),
-        Ok(CacheUrl::Command { .. }) => None,
-        Err(_) => Some(url.to_owned()),
+        direct: cache.place.is_within_this_host(),
     }
 }

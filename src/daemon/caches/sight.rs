@@ -14,14 +14,14 @@ use crate::queue::{Queue, StateLock};
 /// so.
 #[must_use]
 pub fn out_of_sight(config: &CacheConfig, state_dir: &Path) -> Option<CacheError> {
-    let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse(&config.url) else { return None };
+    let CacheUrl::File { dir, .. } = &config.place else { return None };
     // What was seen by one who works no more may be long past.
     if matches!(StateLock::holder(state_dir), Ok(None)) {
         return None;
     }
     let disks = Queue::open_to_look(state_dir).and_then(|queue| queue.disks()).ok()?;
     let what = What::Cache(config.name.to_string()).to_string();
-    let own = disks.into_iter().find(|disk| disk.place == what && Path::new(&disk.path) == dir);
+    let own = disks.into_iter().find(|disk| disk.place == what && Path::new(&disk.path) == *dir);
     own?.unseen.map(|why| CacheError::OutOfSight { why })
 }
 
@@ -36,7 +36,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let config = Config::built_in(&Defaults { state_dir: dir.path().to_owned() });
         let cache = &config.caches[0];
-        let Ok(CacheUrl::File { dir: own, .. }) = CacheUrl::parse(&cache.url) else { panic!("a directory") };
+        let CacheUrl::File { dir: own, .. } = &cache.place else { panic!("a directory") };
         let noted = |path: &Path, unseen: Option<&str>| DiskView {
             place: format!("cache {}", cache.name),
             path: path.display().to_string(),
@@ -47,12 +47,12 @@ mod tests {
         };
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let said = || out_of_sight(cache, dir.path()).map(|error| error.to_string());
-        let gone = noted(&own, Some("it was unmounted"));
+        let gone = noted(own, Some("it was unmounted"));
         queue.note_disks(std::slice::from_ref(&gone)).expect("noted");
         assert_eq!(said(), None, "nobody works");
         let _lock = StateLock::acquire(dir.path(), "storewatch run").expect("locked");
         assert_eq!(said().as_deref(), Some("it was unmounted"));
-        queue.note_disks(&[noted(&own, None)]).expect("noted");
+        queue.note_disks(&[noted(own, None)]).expect("noted");
         assert_eq!(said(), None, "it is in sight");
         queue.note_disks(&[noted(Path::new("/another"), Some("it was unmounted"))]).expect("noted");
         assert_eq!(said(), None, "another directory had the name");

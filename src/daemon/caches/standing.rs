@@ -23,7 +23,7 @@ pub fn tell_what_is_off(config: &Config) {
 /// This host's name, if that makes it the server of the cache: what is in there came from here or would come back.
 #[must_use]
 pub fn own_server(config: &CacheConfig) -> Option<String> {
-    let has_server = matches!(CacheUrl::parse(&config.url), Ok(CacheUrl::Attic { .. } | CacheUrl::Http { .. }));
+    let has_server = matches!(config.place, CacheUrl::Attic { .. } | CacheUrl::Http { .. });
     if config.http.allow_self || !has_server {
         return None;
     }
@@ -50,9 +50,9 @@ pub fn why_off(config: &CacheConfig, noted: Option<&CacheCounts>) -> Option<Stri
 
 /// That a cache is off, where its URL names its server by an address which is this host's.
 fn off_by_address(config: &CacheConfig) -> Option<String> {
-    match CacheUrl::parse(&config.url) {
-        Ok(CacheUrl::Attic { endpoint, .. } | CacheUrl::Http { endpoint, .. }) if !config.http.allow_self => {
-            Some(format!("off on this host: {}", own_by_address(&endpoint)?))
+    match &config.place {
+        CacheUrl::Attic { endpoint, .. } | CacheUrl::Http { endpoint, .. } if !config.http.allow_self => {
+            Some(format!("off on this host: {}", own_by_address(endpoint)?))
         }
         _ => None,
     }

@@ -53,14 +53,13 @@ fn plain(address: &str) -> String {
 /// By which way each cache's server is reached, as the client decides it.
 fn ways(config: &Config, matcher: &Matcher) -> Vec<Finding> {
     let way = |cache: &crate::config::CacheConfig| {
-        let url = CacheUrl::parse(&cache.url).ok()?;
-        let endpoint = match &url {
+        let endpoint = match &cache.place {
             CacheUrl::File { .. } | CacheUrl::Command { .. } => return None,
             CacheUrl::Bucket { bucket, .. } => bucket.likely_endpoint(),
             CacheUrl::Http { endpoint, .. } | CacheUrl::Attic { endpoint, .. } => endpoint.clone(),
         };
         let found = match matcher.intercept(&endpoint.parse().ok()?) {
-            Some(proxy) if !url.is_within_this_host() => {
+            Some(proxy) if !cache.place.is_within_this_host() => {
                 format!("{endpoint} is reached by way of {}", plain(&proxy.uri().to_string()))
             }
             _ => format!("{endpoint} is reached without one"),

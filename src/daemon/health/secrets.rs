@@ -17,19 +17,19 @@ use crate::times;
 pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -> Vec<Finding> {
     let mut findings = Vec::new();
     for cache in &config.caches {
-        let host = CacheUrl::parse(&cache.url).ok().and_then(|url| url.host());
+        let host = cache.place.host();
         let named = cache.http.headers.iter().filter_map(|(name, value)| match value {
             HeaderValue::Secret(source) => Some((format!("header {name}"), source)),
             HeaderValue::Plain(_) => None,
         });
         if let Some(source) = &cache.http.token {
             let secret = Provider::new(source.clone(), &nix.real, host.as_deref()).get().await;
-            let theirs = match CacheUrl::parse(&cache.url) {
-                Ok(CacheUrl::Attic { cache, .. }) => Some(cache),
+            let theirs = match &cache.place {
+                CacheUrl::Attic { cache, .. } => Some(cache.as_str()),
                 _ => None,
             };
             let about = format!("token of {}", cache.name);
-            findings.push(of_token(about, source, &secret, theirs.as_deref(), SystemTime::now()));
+            findings.push(of_token(about, source, &secret, theirs, SystemTime::now()));
         }
         let keys = &cache.store_keys;
         let keys = [
@@ -63,7 +63,7 @@ async fn signing_key(cache: &CacheConfig, state_dir: &Path, nix: &NixStore) -> O
         let secret = Provider::new(source.clone(), &nix.real, None).get().await;
         return Some(of_key(about, source, &secret));
     }
-    if matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::Attic { .. } | CacheUrl::Command { .. }) | Err(_)) {
+    if matches!(cache.place, CacheUrl::Attic { .. } | CacheUrl::Command { .. }) {
         return None;
     }
     let file = own_key_file(state_dir, cache);

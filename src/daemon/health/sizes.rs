@@ -28,9 +28,9 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
 
 /// Nothing of one that isn't there, which is told elsewhere.
 async fn of_cache(cache: &CacheConfig, nix: &NixStore) -> Option<Finding> {
-    let Ok(CacheUrl::File { dir, .. }) = CacheUrl::parse(&cache.url) else { return None };
+    let CacheUrl::File { dir, .. } = &cache.place else { return None };
     let about = format!("size of {}", cache.name);
-    let store_dir = nix.logical.clone();
+    let (dir, store_dir) = (dir.clone(), nix.logical.clone());
     let sized = async {
         let opened = spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
         let shelf = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })??;

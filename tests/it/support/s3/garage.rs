@@ -81,6 +81,7 @@ impl Garage {
     }
 
     /// Its process.
+    #[allow(dead_code, reason = "the benches look what it takes")]
     pub fn pid(&self) -> u32 {
         self.running.as_ref().unwrap().id()
     }
