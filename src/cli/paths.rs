@@ -5,12 +5,7 @@ use std::path::{Path, PathBuf};
 use super::CliError;
 use crate::config::NixStore;
 use crate::daemon::ServiceError;
-use crate::nix::{FactsError, PathInfo, StoreDir, StoreFacts, StorePath, StorePathError};
-
-/// Asks Nix about this store's paths.
-pub(super) fn store_facts(nix: &NixStore) -> StoreFacts {
-    StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone())
-}
+use crate::nix::{FactsError, PathInfo, StoreDir, StorePath, StorePathError};
 
 /// A valid path that an argument names.
 pub(super) struct Named {
@@ -21,7 +16,7 @@ pub(super) struct Named {
 
 /// The valid paths that arguments are, lie below of, or lead to. All that isn't one is told at once.
 pub(super) async fn valid_paths(arguments: &[PathBuf], nix: &NixStore) -> Result<Vec<Named>, CliError> {
-    let facts = store_facts(nix);
+    let facts = nix.facts();
     let (mut named, mut wrong) = (Vec::with_capacity(arguments.len()), Vec::new());
     for argument in arguments {
         match store_path(argument, &nix.logical) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use crate::nix::StoreDir;
+use crate::nix::{StoreDir, StoreFacts};
 
 const DEFAULT_STORE_DIR: &str = "/nix/store";
 const DEFAULT_STATE_DIR: &str = "/nix/var/nix";
@@ -93,6 +93,12 @@ pub enum StoreError {
 }
 
 impl NixStore {
+    /// Asks Nix about the paths of this store.
+    #[must_use]
+    pub fn facts(&self) -> StoreFacts {
+        StoreFacts::new(self.db_path(), self.socket.clone(), self.logical.clone())
+    }
+
     /// Resolves the store from `NIX_REMOTE`, `NIX_STORE_DIR`, `NIX_STATE_DIR`, `NIX_LOG_DIR` and `NIX_DAEMON_SOCKET_PATH`
     /// over what the policy says. A variable that is empty counts as not set.
     ///

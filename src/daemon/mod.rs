@@ -42,7 +42,6 @@ use self::signals::{Signal, Signals};
 pub(crate) use self::working::Working;
 use crate::cache::CacheUrl;
 use crate::config::{Config, NixStore};
-use crate::nix::StoreFacts;
 use crate::pins::{self, Pins};
 use crate::queue::{AtWork, Queue, QueueError, QueueHandle, Routes, StateLock};
 use crate::report::one_line;
@@ -163,7 +162,7 @@ async fn serve(
     let pins = Pins::new(pins::Parts {
         state_dir: state_dir.to_owned(),
         queue: working.queue.clone(),
-        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()),
+        facts: nix.facts(),
         nix_state: nix.state.clone(),
         socket: nix.socket.clone(),
         runtime_dir: runtime_dir.clone(),

@@ -15,7 +15,6 @@ use super::{ServiceError, caches, disk, evict};
 use crate::cache::Tally;
 use crate::config::{Config, NixStore};
 use crate::limit::{InForce, Schedule, Shaper};
-use crate::nix::StoreFacts;
 use crate::queue::{QueueError, QueueHandle, Routes};
 use crate::upload::{self, Command, Uploader};
 
@@ -55,7 +54,7 @@ impl Working {
         config: &Config,
     ) -> Result<(Self, Routes), QueueError> {
         let instance = queue.call(|queue| queue.instance()).await?;
-        let facts = StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
+        let facts = nix.facts().patient();
         let (bell, stirred, tally) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Tally::default());
         // Before anything is claimed: what may be depends on it.
         let disks = disk::Watching::start(queue.clone(), config, state_dir, nix, Arc::clone(&bell)).await;

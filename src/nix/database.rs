@@ -60,7 +60,17 @@ pub struct Database {
     patience: Duration,
 }
 
-/// How much one [`Database::batch`] may read.
+/// Rows of a batch at most.
+const BATCH_ROWS: usize = 2_000;
+
+/// A read transaction lasts at most so long. Beside a write-ahead log it only holds up a checkpoint.
+const BATCH_TIME: Duration = Duration::from_millis(50);
+
+/// Without one nothing keeps Nix from writing while it is read, and a read that was torn is done again (`torn`): so a batch
+/// has to fit between two commits.
+const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
+
+/// How much one [`Database::batch`] may read: [`Database::limits`] says what is usual.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
     /// Rows at most, malformed ones included.
@@ -326,11 +336,16 @@ impl Database {
         })
     }
 
-    /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, what is read while Nix writes has to be read again
-    /// (see `torn`): batches of some 10 ms get through between two commits.
+    /// Whether Nix writes ahead (`use-sqlite-wal`). Where it doesn't, what is read while Nix writes has to be read again.
     #[must_use]
     pub fn uses_wal(&self) -> bool {
         self.writes_ahead
+    }
+
+    /// What a batch may read so that nobody waits for it: some 2 MB of paths, in a transaction that is soon over.
+    #[must_use]
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { rows: BATCH_ROWS, time: if self.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL } }
     }
 
     /// Runs one call's queries, more than once where that is needed. The statements they prepare are locals of theirs, so

@@ -7,7 +7,7 @@ use super::shared::{is_its_own, job_of, may_be_shared, share};
 use super::work::{change, execute, ids};
 use super::{CacheId, Event, JobState, Queue, QueueError, RunId, sqlite};
 use crate::limit::Lane;
-use crate::nix::{StoreDir, StorePath};
+use crate::nix::{RowMark, StoreDir, StorePath};
 
 /// A path that the policy sends somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,12 @@ pub struct Mark {
     pub path: String,
     /// Its registration time (seconds since 1970).
     pub time: i64,
+}
+
+impl From<(i64, RowMark)> for Mark {
+    fn from((row, mark): (i64, RowMark)) -> Self {
+        Self { row, path: mark.path, time: mark.registration_time }
+    }
 }
 
 impl Queue {

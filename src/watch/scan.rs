@@ -1,7 +1,6 @@
 //! Reading the Nix database from the cursor on.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tracing::{debug, info};
@@ -9,18 +8,8 @@ use tracing::{debug, info};
 use super::cursor::{Seen, check, is_current};
 use super::{WATCHING_FROM_NOW_ON, WatchError};
 use crate::limit::Lane;
-use crate::nix::{BatchLimits, Database, DatabaseError, Identity, StoreDir};
+use crate::nix::{Database, DatabaseError, Identity, StoreDir};
 use crate::queue::{Admission, Cursor, Ended, Mark, QueueHandle, Routes, Wanted, now};
-
-/// Rows of a batch at most: some 2 MB of paths, decided in a few milliseconds.
-const BATCH_ROWS: usize = 2_000;
-
-/// A read transaction lasts at most so long. Beside a WAL it only holds up a checkpoint.
-const BATCH_TIME: Duration = Duration::from_millis(50);
-
-/// Without a WAL nothing keeps Nix from writing while it is read, and a read that was torn is done again
-/// ([`Database`] sees to that): so a batch has to fit between two commits.
-const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
 
 /// The database, and how far it has been read.
 pub(super) struct Scan {
@@ -148,8 +137,7 @@ impl Scan {
             }
             return Ok(Step::Batch(Box::new(Decided::only_to(cursor))));
         }
-        let time = if self.database.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
-        let batch = self.database.batch(self.cursor.row, &BatchLimits { rows: BATCH_ROWS, time })?;
+        let batch = self.database.batch(self.cursor.row, &self.database.limits())?;
         batch.tell_malformed();
         // Ids whose rows were collected before they could be read leave nothing to mark.
         let reached = if batch.complete { batch.reached.max(seen.last_id) } else { batch.reached };
@@ -236,8 +224,7 @@ fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Opened, DatabaseError> {
 
 /// What the database is recognised by once it was read up to that row.
 fn mark(database: &Database, reached: i64) -> Result<Option<Mark>, DatabaseError> {
-    let last = database.last_row_mark(reached)?;
-    Ok(last.map(|(row, mark)| Mark { row, path: mark.path, time: mark.registration_time }))
+    Ok(database.last_row_mark(reached)?.map(Mark::from))
 }
 
 /// An admission of nothing, for when only the cursor moves.

@@ -14,7 +14,6 @@ use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
-use crate::cli::paths::store_facts;
 use crate::cli::run::runtime;
 use crate::cli::status::bytes;
 use crate::cli::words::counted;
@@ -95,7 +94,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         keys,
         upstreams: Upstreams::new(&setup.config.upstreams.caches, setup.config.upstreams.remember),
         policy: Arc::clone(&setup.config.policy),
-        facts: store_facts(&setup.nix),
+        facts: setup.nix.facts(),
         deep: args.deep,
         now: now(),
     };

@@ -1,13 +1,7 @@
 //! The paths that Nix has registered last.
 
-use std::time::Duration;
-
 use crate::config::NixStore;
-use crate::nix::{BatchLimits, Database, DatabaseError, MalformedRow, PathInfo};
-
-/// Rows read in one transaction, and how long that may take: short enough to fit between two commits of a Nix
-/// without write-ahead log.
-const BATCH: BatchLimits = BatchLimits { rows: 1000, time: Duration::from_millis(10) };
+use crate::nix::{Database, DatabaseError, MalformedRow, PathInfo};
 
 /// The paths registered last.
 pub(super) struct Newest {
@@ -76,7 +70,7 @@ impl Rows {
             if database.replaced() {
                 return Err(DatabaseError::Replaced { path: database.path().to_owned() });
             }
-            let batch = database.batch(after, &BATCH)?;
+            let batch = database.batch(after, &database.limits())?;
             rows.infos.extend(batch.paths);
             rows.malformed.extend(batch.malformed);
             after = batch.reached;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::hold::find_holds;
 use super::newest::Newest;
 use super::{Args, CheckArgs, Command, DiffArgs, Edit, ExplainArgs, PolicyCommandError};
-use crate::cli::paths::{Named, store_facts, valid_paths};
+use crate::cli::paths::{Named, valid_paths};
 use crate::cli::run::runtime;
 use crate::cli::setup::{self, Setup, check_url};
 use crate::cli::status::{NOT_IN_FORCE, is_in_force};
@@ -42,7 +42,7 @@ fn explain(global: &Global, args: &ExplainArgs, out: &mut dyn Write) -> Result<(
     let setup = Setup::read(global)?;
     let (policy, nix) = (&setup.config().policy, &setup.nix);
     let (asked, unclear) = runtime()?.block_on(async {
-        let facts = store_facts(nix);
+        let facts = nix.facts();
         let (mut asked, mut unclear) = (Vec::new(), Vec::new());
         for Named { info, .. } in valid_paths(&args.paths, nix).await? {
             let info = match info {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -12,18 +11,10 @@ use super::{Asked, Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
 use crate::nix::{
-    BatchLimits, Database, DatabaseError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
+    Database, DatabaseError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
 };
 use crate::queue::{Mark, PassedOver, QueueError, Routes, Run, Wanted, Why, now};
 use crate::report::one_line;
-
-/// Rows of a batch: worth its transaction, and soon through.
-const BATCH_ROWS: usize = 2_000;
-
-/// A read transaction lasts at most so long, and without a write-ahead log, where it has to fit between two commits of Nix's,
-/// so long: as when the service reads what is new.
-const BATCH_TIME: Duration = Duration::from_millis(50);
-const BATCH_TIME_WITHOUT_WAL: Duration = Duration::from_millis(10);
 
 /// What is said while Nix writes its database.
 const WAITS: &str = "the backfill waits";
@@ -95,7 +86,7 @@ impl Scan {
     fn open_once(nix: &NixStore, request: &Request) -> Result<Self, ServiceError> {
         let since = request.since.map(|since| now() / 1000 - i64::try_from(since.as_secs()).unwrap_or(i64::MAX / 2));
         let store_dir = nix.logical.clone();
-        let facts = || StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient();
+        let facts = || nix.facts().patient();
         let source = if request.paths.is_empty() {
             match Database::open(&nix.db_path(), &nix.logical) {
                 Ok(database) => {
@@ -194,8 +185,7 @@ impl Rows {
         if self.database.replaced() {
             return Err(DatabaseError::Replaced { path: self.database.path().to_owned() }.into());
         }
-        let time = if self.database.uses_wal() { BATCH_TIME } else { BATCH_TIME_WITHOUT_WAL };
-        let batch = self.database.batch(after, &BatchLimits { rows: BATCH_ROWS, time })?;
+        let batch = self.database.batch(after, &self.database.limits())?;
         batch.tell_malformed();
         let is_asked_for =
             |id: i64| Ok::<_, QueueError>(id <= end && self.live.as_ref().map_or(Ok(true), |live| live.contains(id))?);
@@ -210,8 +200,7 @@ impl Rows {
             }
         }
         let reached = if batch.complete { end } else { batch.reached.min(end) };
-        let last = self.database.last_row_mark(reached)?;
-        let mark = last.map(|(row, mark)| Mark { row, path: mark.path, time: mark.registration_time });
+        let mark = self.database.last_row_mark(reached)?.map(Mark::from);
         Ok(Batch { mark, ..decider.into_batch(reached) })
     }
 }

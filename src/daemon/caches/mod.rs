@@ -28,7 +28,7 @@ use crate::cache::put::{PutCache, PutOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, NixStore, StoreKeyConfig};
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
-use crate::nix::{PublicKey, StoreFacts};
+use crate::nix::PublicKey;
 use crate::queue::{Queue, QueueError, Routes};
 use crate::secret::{Provider, Source};
 use crate::upload::{Forgive, Open, Orders, Target};
@@ -228,7 +228,7 @@ fn binary_cache(
         layout: Layout { compression: config.compression.or(layout.compression), ..layout },
         key: signing_key(config, surroundings)?,
         log_dir: nix.log.clone(),
-        facts: StoreFacts::new(nix.db_path(), nix.socket.clone(), nix.logical.clone()).patient(),
+        facts: nix.facts().patient(),
         pace: if over_line(config) { Pace::over_a_line() } else { Pace::default() },
     })
 }

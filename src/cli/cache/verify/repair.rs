@@ -17,7 +17,6 @@ use super::super::{CliError, Global, Setup};
 use crate::cache::care::{Fault, Finding, Shelf};
 use crate::cache::{CacheError, narinfo_name};
 use crate::cli::backfill::named_caches;
-use crate::cli::paths::store_facts;
 use crate::cli::progress::{exit_code, summarise, work_off};
 use crate::cli::setup;
 use crate::config::CacheConfig;
@@ -74,7 +73,7 @@ pub(super) fn repair(
     let to = named_caches(&[cache.name.to_string()], &own)?;
     care::can_forget(&setup.state_dir)?;
     let (mut repaired, cures) = (Repair::default(), cures(broken, setup));
-    let facts = store_facts(&setup.nix);
+    let facts = setup.nix.facts();
     let mut here = Vec::new();
     for (path, cure) in cures {
         let known = match &path {
