@@ -153,6 +153,8 @@ fn class_of(uploading: bool, status: u16, code: &Code, retry_after: Option<Durat
     let pause = || Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) };
     match code {
         Code::SlowDown(_) => pause(),
+        // It has waited too long for what a limit, or the line, held back here.
+        Code::Passing(name) if uploading && name == "RequestTimeout" => Class::Transient,
         Code::Passing(_) => Class::Unavailable,
         Code::AccessDenied(_) | Code::SignatureDoesNotMatch(_) | Code::InvalidAccessKeyId(_) | Code::Expired(_) => {
             Class::Credentials
@@ -169,6 +171,7 @@ fn class_of(uploading: bool, status: u16, code: &Code, retry_after: Option<Durat
             429 => pause(),
             503 if retry_after.is_some() => pause(),
             507 => Class::CacheWaits,
+            408 if uploading => Class::Transient,
             408 | 421 | 423 | 425 | 500..=599 => Class::Unavailable,
             413 if uploading => Class::Permanent,
             // A proxy that cuts a body makes the store call the request bad.
@@ -251,7 +254,7 @@ mod tests {
         for status in [400, 403, 500, 503] {
             for (name, class) in [
                 ("SlowDown", pause),
-                ("RequestTimeout", Class::Unavailable),
+                ("RequestTimeout", Class::Transient),
                 ("InternalError", Class::Unavailable),
                 ("NoSuchBucket", Class::CacheWaits),
                 ("AccessDenied", Class::Credentials),
@@ -267,6 +270,8 @@ mod tests {
         for (action, status, class) in [
             (Action::Upload, 401, Class::Credentials),
             (Action::Missing, 403, Class::Credentials),
+            (Action::Upload, 408, Class::Transient),
+            (Action::Missing, 408, Class::Unavailable),
             (Action::Upload, 429, pause),
             (Action::Upload, 503, Class::Unavailable),
             (Action::Upload, 413, Class::Permanent),
