@@ -8,8 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::serving::INTERVAL;
 use super::signals::Signals;
-use super::{Ended, INTERVAL, SERVICE_ROLE, ServiceError};
+use super::{Ended, SERVICE_ROLE, ServiceError};
 use crate::queue::{LockError, Opened, PutBack, Queue, QueueError, QueueHandle, StateLock};
 use crate::report::one_line;
 
