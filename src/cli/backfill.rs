@@ -13,7 +13,7 @@ use super::paths::valid_paths;
 use super::progress::carry_out;
 use super::run::runtime;
 use super::setup::Setup;
-use super::status::bytes;
+use super::words::bytes;
 use super::words::counted;
 use super::{CliError, Global};
 use crate::config::parse_duration;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::bandwidth::{self, CacheShown, RulingShown, look, view, write_cache, write_line};
 use super::setup::{View, nix_store};
-use super::words::{counted, past, takes_nothing};
+use super::words::{bytes, counted, in_words, past, takes_nothing};
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
 use crate::config::{CacheConfig, Config, ConfigError, NixStore};
@@ -375,16 +375,6 @@ fn write_disk(out: &mut impl Write, DiskView { place, level, since, found, unsee
         None if level == Level::Ok.name() => Ok(()),
         None => writeln!(out, "disk:    that of {place} is {level} since {since}; then {found}"),
     }
-}
-
-/// Bytes for people: `12.3 MiB`.
-pub(super) fn bytes(count: u64) -> String {
-    indicatif::BinaryBytes(count).to_string()
-}
-
-/// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
-pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
-    format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
 }
 
 #[cfg(test)]

@@ -2,12 +2,22 @@
 
 use jiff::tz::TimeZone;
 
-use crate::queue::{CacheCounts, now};
+use crate::queue::{CacheCounts, Volume, now};
 use crate::times;
 
 /// `1 path`, `2 paths`.
 pub(super) fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Bytes for people: `12.3 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// How much was uploaded, for people: `3 MiB read, 1 MiB sent, 2 MiB saved`.
+pub(super) fn in_words(Volume { read, sent, saved }: Volume) -> String {
+    format!("{} read, {} sent, {} saved", bytes(read), bytes(sent), bytes(saved))
 }
 
 /// When something is done again that waits for a time of the queue's: `again at 2026-11-27 18:00 +01:00 (in 3 min)`.

@@ -17,6 +17,7 @@ mod greet;
 mod jwt;
 mod movement;
 mod own;
+mod status;
 mod tls;
 
 use std::io;
@@ -38,11 +39,12 @@ pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;
 pub use self::error::HttpError;
-pub(super) use self::error::{UNTOLD_PAUSE, origin, within};
+pub(super) use self::error::origin;
 pub use self::greet::Greeting;
 pub use self::jwt::{expiry, is_prefixed, is_web_token, lets_push};
 pub(super) use self::movement::{ANSWERING, Movement};
 pub use self::own::{own_by_address, refuse_own};
+pub(super) use self::status::{UNTOLD_PAUSE, within};
 use crate::limit::Tap;
 use crate::secret::{Provider, SecretError};
 

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::{CliError, Global, Setup, print};
 use crate::cache::{CacheInfo, Retention};
 use crate::cli::run::runtime;
-use crate::cli::status::bytes;
 use crate::cli::waiting::telling;
+use crate::cli::words::bytes;
 use crate::daemon::caches;
 
 /// Ask a cache what it is, and say what Nix needs to read from it.

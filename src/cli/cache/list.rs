@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{CliError, Global, Setup, print};
-use crate::cli::status::bytes;
+use crate::cli::words::bytes;
 use crate::cli::words::takes_nothing;
 use crate::config::CacheConfig;
 use crate::daemon::caches;

@@ -13,7 +13,7 @@ use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
 use crate::cli::run::runtime;
-use crate::cli::status::bytes;
+use crate::cli::words::bytes;
 use crate::cli::words::counted;
 use crate::config::{CacheConfig, parse_duration};
 use crate::daemon::caches::care;

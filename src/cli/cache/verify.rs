@@ -15,7 +15,7 @@ use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
 use crate::cli::run::runtime;
-use crate::cli::status::bytes;
+use crate::cli::words::bytes;
 use crate::cli::words::counted;
 
 /// Find out whether all that a cache shows is there and is what it is said to be.
