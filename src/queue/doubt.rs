@@ -24,12 +24,8 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn doubts(&mut self) -> Result<u64, QueueError> {
-        let mut asked = self
-            .db
-            .prepare_cached("SELECT coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'doubts'), 0)")
-            .map_err(sqlite("look for doubts"))?;
-        let doubts: i64 = asked.query_row([], |row| row.get(0)).map_err(sqlite("look for doubts"))?;
-        Ok(doubts.unsigned_abs())
+        let doubts = self.noted("doubts", "look for doubts")?;
+        Ok(doubts.and_then(|doubts| doubts.parse().ok()).unwrap_or_default())
     }
 }
 

@@ -1,9 +1,8 @@
 //! That the service can find nothing new for now, for those who look from outside.
 
-use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-use super::{Queue, QueueError, sqlite};
+use super::{Queue, QueueError};
 
 /// Why nothing new can be found, as the service last said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,14 +21,10 @@ impl Queue {
     /// [`QueueError::Sqlite`].
     pub fn note_finds_nothing(&mut self, why: Option<&str>, now: i64) -> Result<(), QueueError> {
         let noted = match why {
-            Some(why) => {
-                let since = self.finds_nothing()?.map_or(now, |before| before.since);
-                let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('finds nothing', ?1 || ' ' || ?2)";
-                self.db.execute(sql, params![since, why])
-            }
-            None => self.db.execute("DELETE FROM meta WHERE key = 'finds nothing'", []),
+            Some(why) => Some(format!("{} {why}", self.finds_nothing()?.map_or(now, |before| before.since))),
+            None => None,
         };
-        noted.map(drop).map_err(sqlite("note whether anything new can be found"))
+        self.note("finds nothing", noted.as_deref(), "note whether anything new can be found")
     }
 
     /// Why nothing new can be found, if that was noted last.
@@ -37,11 +32,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn finds_nothing(&self) -> Result<Option<FindsNothing>, QueueError> {
-        let noted: Option<String> = self
-            .db
-            .query_row("SELECT value FROM meta WHERE key = 'finds nothing'", [], |row| row.get(0))
-            .optional()
-            .map_err(sqlite("ask whether anything new can be found"))?;
+        let noted = self.noted("finds nothing", "ask whether anything new can be found")?;
         Ok(noted.and_then(|noted| {
             let (since, why) = noted.split_once(' ')?;
             Some(FindsNothing { since: since.parse().ok()?, why: why.to_owned() })

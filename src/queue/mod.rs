@@ -32,6 +32,7 @@ mod job;
 mod links;
 mod lock;
 mod lost;
+mod meta;
 mod migrations;
 mod policy;
 mod reconfigure;

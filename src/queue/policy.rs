@@ -1,8 +1,6 @@
 //! What the service goes by, the policy and the time zone, for those who look at the same meanwhile.
 
-use rusqlite::OptionalExtension;
-
-use super::{Queue, QueueError, sqlite};
+use super::{Queue, QueueError};
 
 impl Queue {
     /// Notes the fingerprint of the policy file that is in force; `None` is the built-in policy.
@@ -10,11 +8,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn note_policy(&mut self, fingerprint: Option<&str>) -> Result<(), QueueError> {
-        let noted = self.db.execute(
-            "INSERT INTO meta (key, value) VALUES ('policy', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
-            [fingerprint.unwrap_or_default()],
-        );
-        noted.map(drop).map_err(sqlite("note which policy is in force"))
+        self.note("policy", Some(fingerprint.unwrap_or_default()), "note which policy is in force")
     }
 
     /// Whether a policy file of that fingerprint (`None`: there is no file) is what was noted last; `None` where nothing was.
@@ -22,11 +16,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn goes_by_policy(&self, fingerprint: Option<&str>) -> Result<Option<bool>, QueueError> {
-        let noted: Option<String> = self
-            .db
-            .query_row("SELECT value FROM meta WHERE key = 'policy'", [], |row| row.get(0))
-            .optional()
-            .map_err(sqlite("ask which policy is in force"))?;
+        let noted = self.noted("policy", "ask which policy is in force")?;
         Ok(noted.map(|noted| noted == fingerprint.unwrap_or_default()))
     }
 
@@ -35,11 +25,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn note_zone(&mut self, name: Option<&str>) -> Result<(), QueueError> {
-        let noted = self.db.execute(
-            "INSERT INTO meta (key, value) VALUES ('zone', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
-            [name.unwrap_or_default()],
-        );
-        noted.map(drop).map_err(sqlite("note which time zone is in force"))
+        self.note("zone", name, "note which time zone is in force")
     }
 
     /// The time zone that was noted last; `None` where none was, or it has no name.
@@ -47,10 +33,8 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn zone(&self) -> Result<Option<String>, QueueError> {
-        self.db
-            .query_row("SELECT value FROM meta WHERE key = 'zone' AND value <> ''", [], |row| row.get(0))
-            .optional()
-            .map_err(sqlite("ask which time zone is in force"))
+        let noted = self.noted("zone", "ask which time zone is in force")?;
+        Ok(noted.filter(|name| !name.is_empty()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the service has seen, noted for those who look: how large caches are, and what is pinned.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 use serde::Serialize;
 
 use super::{CacheId, Queue, QueueError, sqlite};
@@ -52,14 +52,8 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn note_pinned(&mut self, pinned: Option<Pinned>) -> Result<(), QueueError> {
-        let noted = match pinned {
-            Some(Pinned { paths, bytes }) => self.db.execute(
-                "INSERT OR REPLACE INTO meta (key, value) VALUES ('pinned', ?1 || ' ' || ?2)",
-                params![paths as i64, bytes as i64],
-            ),
-            None => self.db.execute("DELETE FROM meta WHERE key = 'pinned'", []),
-        };
-        noted.map(drop).map_err(sqlite("note what is pinned"))
+        let pinned = pinned.map(|Pinned { paths, bytes }| format!("{paths} {bytes}"));
+        self.note("pinned", pinned.as_deref(), "note what is pinned")
     }
 
     /// What is pinned, as far as it is known.
@@ -67,11 +61,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn pinned(&self) -> Result<Option<Pinned>, QueueError> {
-        let noted: Option<String> = self
-            .db
-            .query_row("SELECT value FROM meta WHERE key = 'pinned'", [], |row| row.get(0))
-            .optional()
-            .map_err(sqlite("look what is pinned"))?;
+        let noted = self.noted("pinned", "look what is pinned")?;
         Ok(noted.and_then(|noted| {
             let (paths, bytes) = noted.split_once(' ')?;
             Some(Pinned { paths: paths.parse().ok()?, bytes: bytes.parse().ok()? })
