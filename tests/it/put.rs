@@ -196,6 +196,49 @@ fn a_server_that_knows_no_head_is_asked_for_a_byte() {
     assert_eq!(heads, 2, "one for each of the two to find it out");
 }
 
+/// As a power failure leaves them where a server doesn't sync: nginx renames what isn't written yet.
+#[test]
+fn a_file_that_lost_its_content_is_put_again() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    let cache = nginx.cache();
+    let paths = store.build(&expr::chain(2)).unwrap();
+    let narinfo = cache.dir().join(format!("{}.narinfo", hash(&paths[0])));
+    for there in ["already there    0", "already there    1", "already there    2"] {
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, nginx.port(), "", &login);
+        let said = storewatch.cmd(&["push", &paths[0]]).ok();
+        assert!(said.contains(there), "{said}");
+        if there.ends_with('0') {
+            std::fs::write(&narinfo, "").unwrap();
+        }
+    }
+    assert!(std::fs::read_to_string(&narinfo).unwrap().contains("NarHash: "));
+
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, nginx.port(), "", &login);
+    let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+    let push = |name: &str| {
+        let path = build(name);
+        storewatch.cmd(&["push", &path]).ok();
+        (cache.narinfo(&path).unwrap().url, path)
+    };
+    let mut last = push("one");
+    assert_eq!(push("two").0, last.0);
+    for cut in [0, 10] {
+        let archive = cache.dir().join(&last.0);
+        let whole = std::fs::read(&archive).unwrap();
+        std::fs::write(&archive, &whole[..cut]).unwrap();
+        let next = push(&format!("after-{cut}"));
+        assert_ne!(next.0, last.0, "{cut} bytes of it are there");
+        last = next;
+    }
+    assert_eq!(push("three").0, last.0, "it is whole");
+    store.read_back(&nginx.website(), &storewatch.public_key("team"), &[last.1]).unwrap();
+}
+
 #[test]
 fn folders_that_are_missing_are_made() {
     let (Some(nix), Some(mut nginx)) = (Nix::recent(), Nginx::with("dav_methods PUT DELETE MKCOL;")) else { return };

@@ -145,7 +145,8 @@ impl BucketCache {
             arrivals.as_mut().await?;
             arrivals = Box::pin(async { Ok(()) });
             // In this order: an archive goes before what says that it will.
-            if self.is_to_stay(&known.url).await && self.store.has(&self.store.object(&known.url)).await? {
+            let (archive, whole) = (self.store.object(&known.url), Some(known.file_size));
+            if self.is_to_stay(&known.url).await && self.store.size(&archive).await? == whole {
                 // Given up, unless it is read: others wait for who has a seat.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;

@@ -91,7 +91,7 @@ impl Store {
         }
     }
 
-    /// What there is to say of an object, if it is there. Unlike for [`Store::has`], one that must not be looked at is an
+    /// What there is to say of an object, if it is there. Unlike for [`Store::size`], one that must not be looked at is an
     /// error.
     pub(super) async fn head(&self, object: &Path) -> Result<Option<ObjectMeta>, Arc<BucketError>> {
         match self.objects.head(object).await {
@@ -101,12 +101,17 @@ impl Store {
         }
     }
 
-    /// Whether an object is there. Those who may not list a bucket are told 403 of what is missing, so that counts as
-    /// missing too: whether the credentials are good has been found out when the cache was opened.
+    /// Whether an object is there.
     pub(super) async fn has(&self, object: &Path) -> Result<bool, Arc<BucketError>> {
+        Ok(self.size(object).await?.is_some())
+    }
+
+    /// How many bytes an object has, if it is there. Those who may not list a bucket are told 403 of what is missing, so that
+    /// counts as missing too: whether the credentials are good has been found out when the cache was opened.
+    pub(super) async fn size(&self, object: &Path) -> Result<Option<u64>, Arc<BucketError>> {
         match self.objects.head(object).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(false),
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(None),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
     }

@@ -147,6 +147,13 @@ async fn content_that_was_removed_while_references_were_waited_for_is_sent_again
 
     let third = host.push(host.other(), host.nar(), now(), now()).await.expect("taken");
     assert_eq!(third, Pushed { read: 0, sent: 0, deduplicated: true }, "while it is there, it isn't");
+
+    let cut = host.archive();
+    host.cache.store.put(&cut, vec![7; 10].into(), layout::NAR_TYPE, false).await.expect("put");
+    let path = StorePath::from_base_name("3123456789abcdfghijklmnpqrsvwxyz-c").expect("a legal name");
+    let fourth = PathInfo { path, ..host.info.clone() };
+    let fourth = host.push(fourth, host.nar(), now(), now()).await.expect("taken");
+    assert!(fourth.sent > 0 && host.archive() != cut, "what is there is something else");
 }
 
 #[tokio::test]

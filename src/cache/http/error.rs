@@ -186,7 +186,7 @@ impl HttpError {
     }
 
     pub(super) fn of_status(action: Action, host: String, head: Head, says: ServerSays) -> Self {
-        let Head { status, retry_after, location } = head;
+        let Head { status, retry_after, location, size: _ } = head;
         if status.is_redirection() {
             return Self::Redirected { action, host, to: location.unwrap_or_else(|| "nowhere".to_owned()) };
         }

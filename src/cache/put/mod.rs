@@ -25,7 +25,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use self::files::Files;
+use self::files::{Files, Found};
 pub use self::look::{look, try_out};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::doomed_name;
@@ -131,7 +131,7 @@ impl PutCache {
     /// Whoever stands there may answer every question with a page, as some do for a while: what it says then is no reason to
     /// leave a path out.
     async fn refuse_who_has_everything(&self) -> Result<(), HttpError> {
-        if !self.files.has(NOBODYS_NARINFO).await? {
+        if !self.files.is_there(NOBODYS_NARINFO).await? {
             return Ok(());
         }
         let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
@@ -148,7 +148,7 @@ impl PutCache {
             arrivals.as_mut().await?;
             arrivals = Box::pin(async { Ok(()) });
             // In this order: an archive goes before what says that it will.
-            if self.is_to_stay(&known.url).await && self.files.has(&known.url).await? {
+            if self.is_to_stay(&known.url).await && self.files.has_whole(&known.url, known.file_size).await? {
                 // Given up, unless it is read: others wait for who has a seat in a reading.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
@@ -334,25 +334,26 @@ fn is_certain(error: &HttpError) -> bool {
 impl Cache for PutCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
         Box::pin(async move {
-            let mut there = vec![false; paths.len()];
+            let mut found = vec![Found::Nothing; paths.len()];
             let (mut asking, mut next) = (JoinSet::new(), paths.iter().enumerate());
             loop {
                 while asking.len() < ASKED_AT_ONCE
                     && let Some((place, path)) = next.next()
                 {
                     let (files, narinfo) = (self.files.clone(), layout::narinfo_name(path));
-                    asking.spawn(Tap::of_this_task().scope(async move { (place, files.has(&narinfo).await) }));
+                    asking.spawn(Tap::of_this_task().scope(async move { (place, files.look(&narinfo).await) }));
                 }
                 match asking.join_next().await {
-                    Some(Ok((place, has))) => there[place] = has?,
+                    Some(Ok((place, file))) => found[place] = file?,
                     Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
                     None => break,
                 }
             }
-            if there.contains(&true) {
+            if found.iter().any(|found| *found != Found::Nothing) {
                 self.refuse_who_has_everything().await?;
             }
-            Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+            let lacks = |found: &Found| !matches!(found, Found::Some(_));
+            Ok(paths.iter().zip(found).filter(|(_, found)| lacks(found)).map(|(path, _)| path.clone()).collect())
         })
     }
 
