@@ -52,7 +52,7 @@ pub(super) enum Put {
 impl Store {
     /// The object that a file of the cache's layout is.
     pub(super) fn object(&self, file: &str) -> Path {
-        Path::from(format!("{}{file}", self.prefix))
+        named(&format!("{}{file}", self.prefix))
     }
 
     /// The file of the cache's layout that an object is.
@@ -202,12 +202,18 @@ impl Place for Store {
     }
 
     async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
-        let object = Path::from(object);
+        let object = named(object);
         if let Some(parts) = parts.filter(|_| self.aborts) {
             self.abort(&object, parts).await?;
         }
         Ok(self.delete(&object).await?)
     }
+}
+
+/// The object of that very name: a derivation's may have a `?` in it, which the library would write otherwise.
+fn named(name: &str) -> Path {
+    // No cache has a file of a name that it doesn't take, nor has a bucket an object of the one that it makes of it.
+    Path::parse(name).unwrap_or_else(|_| Path::from(name))
 }
 
 /// What a store is told that an object holds, as Nix tells it.
