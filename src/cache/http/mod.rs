@@ -190,7 +190,7 @@ impl Http {
         if action == Action::Put && asked.as_ref() != Some(response.url()) {
             return Err(HttpError::Redirected { action, host, to: origin(response.url()) });
         }
-        let content = read_whole(response).await.map_err(failed)?;
+        let content = read_whole(response, &Movement::default()).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted(action);
             return Ok(Answer { content, size: head.size });
@@ -221,10 +221,12 @@ pub(super) async fn touch(client: &Client, url: &Url) -> bool {
     client.head(front).send().await.is_ok()
 }
 
-/// An answer, as long as it may be.
-pub(super) async fn read_whole(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+/// An answer, as long as it may be. That some of it comes is a movement, too: an object store that puts many parts together
+/// sends white space until that is done.
+pub(super) async fn read_whole(mut response: Response, movement: &Movement) -> Result<Vec<u8>, reqwest::Error> {
     let mut answer = Vec::new();
     while let Some(chunk) = response.chunk().await? {
+        movement.is_whole();
         answer.extend_from_slice(&chunk);
         if answer.len() > LONGEST_ANSWER {
             // Nobody can mean that; what there is of it won't be understood, and that is said.
