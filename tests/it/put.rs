@@ -66,7 +66,8 @@ each_nix! {
         assert!(logs.contains("the log says so"), "{logs}");
         assert!(std::fs::read_to_string(cache.dir().join("nix-cache-info")).unwrap().contains("Priority: 7\n"));
 
-        // The archive first, in chunks, then what goes beside it, then the narinfo; and nothing over anything.
+        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and nothing over
+        // anything.
         let asked = nginx.asked();
         let mut put = BTreeMap::new();
         for (at, asked) in asked.iter().enumerate().filter(|(_, asked)| asked.method == "PUT") {
@@ -76,8 +77,10 @@ each_nix! {
         }
         for path in &closure {
             let narinfo = put[&format!("{}.narinfo", hash(path))];
-            assert!(put[&cache.narinfo(path).unwrap().url] < narinfo && put[&format!("{}.ls", hash(path))] < narinfo);
+            assert!(put[&cache.narinfo(path).unwrap().url] < narinfo && narinfo < put[&format!("{}.ls", hash(path))]);
         }
+        let log = put.iter().find(|(file, _)| file.starts_with("log/") && file.ends_with("-said.drv")).unwrap();
+        assert!(put[&format!("{}.narinfo", hash(top.last().unwrap()))] < *log.1);
         assert!(asked.iter().all(|asked| asked.method != "DELETE"), "{asked:?}");
     }
 }

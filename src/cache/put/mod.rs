@@ -3,7 +3,7 @@
 //!
 //! An archive is sent as it is packed, under a name that no other upload has, then the narinfo that names it. Nothing is ever
 //! overwritten but `nix-cache-info`, a narinfo or a list of files by its like: of two hosts that upload one path at the same
-//! time the last wins, and both narinfos are true. What fails on its way is deleted, as far as the server knows how
+//! time the last wins, and both narinfos are true. The list of a path's files and the log of its build come last. What fails on its way is deleted, as far as the server knows how
 //! (`cache/unfinished`); a reader never sees it anyway.
 //!
 //! Servers differ. One that doesn't know HEAD is asked for the first byte; one that wants sizes beforehand gets archives as
@@ -169,7 +169,6 @@ impl PutCache {
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
         go_ahead.await?;
-        self.put_beside(&info, lane, async { Ok(listing) }).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
             if is_certain(&error) {
@@ -178,6 +177,8 @@ impl PutCache {
             return Err(error.into());
         }
         contents.remember(info.nar_hash, &nar).await;
+        // Not before: a log may have to wait long until it is sent, and the go-ahead holds for a moment.
+        self.put_beside(&info, lane, async { Ok(listing) }).await;
         Ok(Pushed { read: info.nar_size, sent: nar.file_size, deduplicated: false })
     }
 
@@ -269,7 +270,7 @@ impl PutCache {
         }
     }
 
-    /// Puts there what goes beside a path. Who reads the cache can do without, so a failure is only noted.
+    /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
     async fn put_beside(
         &self,
         info: &PathInfo,
