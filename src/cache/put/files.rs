@@ -21,6 +21,10 @@ use crate::report::one_line;
 /// A tag that no file has, by which a server that knows conditions is asked for something without its doing it.
 const NOBODYS_TAG: &str = "\"storewatch-asks\"";
 
+/// So many folders are remembered at most, some 200 bytes each: realisations have one for each derivation. To ask again costs
+/// a request or two.
+const FOLDERS: usize = 256;
+
 /// The files of a cache. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Files {
@@ -217,6 +221,10 @@ impl Files {
 
     fn folder(&self, path: &str) -> Arc<Folder> {
         let mut folders = self.shared.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.len() >= FOLDERS {
+            // Those that somebody waits for stay.
+            folders.retain(|_, folder| Arc::strong_count(folder) > 1);
+        }
         Arc::clone(folders.entry(path.to_owned()).or_default())
     }
 }
@@ -341,6 +349,20 @@ mod tests {
         assert!(!slow.is_finished() && !same.is_finished());
         answer_201(&mut asked).await;
         assert!(slow.await.expect("no panic") && same.await.expect("no panic"), "made once for both");
+    }
+
+    #[tokio::test]
+    async fn no_more_folders_are_remembered_than_are_of_use() {
+        let options =
+            PutOptions { endpoint: "http://127.0.0.1:1/".to_owned(), http: Default::default(), allow_self: true };
+        let files = Files::new(&options).await.expect("nothing is sent yet");
+        let remembered = || files.shared.folders.lock().expect("no panic").len();
+        let being_made = files.folder("/nar/");
+        for number in 0..10 * FOLDERS {
+            files.folder(&format!("/build-trace-v2/{number}.drv/"));
+            assert!(remembered() <= FOLDERS);
+        }
+        assert!(Arc::ptr_eq(&being_made, &files.folder("/nar/")), "it is made once for all who need it");
     }
 
     /// Reads the head of a request, and says that it was done.
