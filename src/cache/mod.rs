@@ -45,6 +45,7 @@ pub use layout::{Layout, StoredNar, narinfo_name};
 pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat, Tally};
 pub use pace::Pace;
 pub use trial::Trial;
+pub use unfinished::tell_of_cut_uploads;
 pub use upstream::{Answers, Away, Unanswered, Upstreams, greet as greet_upstream};
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
 

@@ -201,6 +201,14 @@ impl Place for Store {
         &self.name
     }
 
+    /// Buckets of one name are different ones at different servers; Azure's account is part of its server's name.
+    fn address(&self) -> String {
+        match &self.server {
+            Some(server) => format!("{} at {}", self.name, server.endpoint.as_str().trim_end_matches('/')),
+            None => self.name.to_string(),
+        }
+    }
+
     async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
         let object = named(object);
         if let Some(parts) = parts.filter(|_| self.aborts) {

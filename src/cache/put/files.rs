@@ -234,6 +234,10 @@ impl Place for Files {
         self.root.as_str()
     }
 
+    fn address(&self) -> String {
+        self.root.to_string()
+    }
+
     async fn take_back(&self, object: &str, _: Option<&str>) -> Result<(), CacheError> {
         Ok(self.delete(object).await?)
     }
