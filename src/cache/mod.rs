@@ -119,6 +119,20 @@ pub struct Push {
     pub contents: Arc<dyn Contents>,
 }
 
+impl Push {
+    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive is to be
+    /// looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no seat in a reading
+    /// that others share.
+    async fn recall(&mut self) -> Result<Option<StoredNar>, Hindrance> {
+        let known = self.contents.recall(self.info.nar_hash).await;
+        if known.is_some() {
+            self.arrivals.as_mut().await?;
+            self.arrivals = Box::pin(async { Ok(()) });
+        }
+        Ok(known)
+    }
+}
+
 /// Remembers what a cache was given, so that a backend that shows archives by narinfos needn't send the same content
 /// again for another path. What is remembered may have been removed from the cache since: a backend looks first.
 pub trait Contents: Send + Sync {

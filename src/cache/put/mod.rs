@@ -139,14 +139,11 @@ impl PutCache {
         Err(self.files.not_understood(Action::Look, problem))
     }
 
-    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+    async fn upload(&self, mut push: Push) -> Result<Pushed, CacheError> {
+        let known = push.recall().await?;
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
         let lane = nar.lane();
-        if let Some(known) = contents.recall(info.nar_hash).await {
-            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
-            // seat in a reading that others share.
-            arrivals.as_mut().await?;
-            arrivals = Box::pin(async { Ok(()) });
+        if let Some(known) = known {
             // In this order: an archive goes before what says that it will.
             if self.is_to_stay(&known.url).await && self.files.has_whole(&known.url, known.file_size).await? {
                 // Given up, unless it is read: others wait for who has a seat in a reading.
