@@ -104,6 +104,15 @@ impl Notes {
         Ok(Upload { place, notes, note: Some(note), object, beginning: None, parts: None })
     }
 
+    /// Takes an archive back that was let go and that no narinfo names for certain.
+    pub(super) async fn take_back_unshown<P: Place>(&self, place: &P, object: String) {
+        // What can't be noted is tried once.
+        match self.begin(place, object.clone()).await {
+            Ok(upload) => upload.take_back().await,
+            Err(_) => drop(place.take_back(&object, None).await),
+        }
+    }
+
     /// Tidies up what earlier runs have left of that place, one after the other. What can't be tidied up now stays noted,
     /// and so does all that comes behind it, which would fare no better, unless it was this one that may not be deleted.
     pub(super) async fn tidy_up<P: Place>(self, place: P) {

@@ -183,7 +183,7 @@ impl BucketCache {
             Ok(put) => put,
             Err(error) => {
                 if error.is_certain() {
-                    self.take_back(object).await;
+                    self.notes.take_back_unshown(&self.store, object.to_string()).await;
                 }
                 return Err(error.into());
             }
@@ -191,7 +191,7 @@ impl BucketCache {
         let deduplicated = put == Put::Exists && self.shows_another(&info, &stored).await;
         let listing = if deduplicated {
             // Another host was faster.
-            self.take_back(object).await;
+            self.notes.take_back_unshown(&self.store, object.to_string()).await;
             None
         } else {
             contents.remember(info.nar_hash, &stored).await;
@@ -212,15 +212,6 @@ impl BucketCache {
     async fn shows_another(&self, info: &PathInfo, nar: &StoredNar) -> bool {
         let there = self.store.text(&self.store.object(&layout::narinfo_name(&info.path))).await;
         there.is_ok_and(|text| text.is_some_and(|text| layout::field_of(&text, "URL") != Some(nar.url.as_str())))
-    }
-
-    /// Takes an archive back that was let go and that no narinfo names for certain.
-    async fn take_back(&self, object: object_store::path::Path) {
-        // What can't be noted is tried once.
-        match self.notes.begin(&self.store, object.to_string()).await {
-            Ok(upload) => upload.take_back().await,
-            Err(_) => drop(self.store.delete(&object).await),
-        }
     }
 
     /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.

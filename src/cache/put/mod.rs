@@ -169,7 +169,7 @@ impl PutCache {
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
             if is_certain(&error) {
-                self.take_back(nar.url).await;
+                self.notes.take_back_unshown(&self.files, nar.url).await;
             }
             return Err(error.into());
         }
@@ -256,15 +256,6 @@ impl PutCache {
         packed.ok_or_else(|| {
             self.files.not_understood(Action::Put, "it says that it has everything, before all of it was sent")
         })
-    }
-
-    /// Takes an archive back that was let go and that no narinfo names for certain.
-    async fn take_back(&self, archive: String) {
-        // What can't be noted is tried once.
-        match self.notes.begin(&self.files, archive.clone()).await {
-            Ok(upload) => upload.take_back().await,
-            Err(_) => drop(self.files.delete(&archive).await),
-        }
     }
 
     /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
