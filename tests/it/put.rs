@@ -3,7 +3,7 @@
 
 use crate::backend_contract::eventually_done;
 use crate::support::backend::{Backend, Who};
-use crate::support::nginx::{WRITABLE, WRITER};
+use crate::support::nginx::{READER, WRITABLE, WRITER};
 use crate::support::tls::{Authority, Certificate, Clients};
 use crate::support::{
     Canned, Fault, FlakyProxy, Nginx, Nix, On, Reader, Running, ScratchStore, Storewatch, each_nix, eventually, expr,
@@ -161,6 +161,31 @@ fn a_server_that_takes_no_uploads_says_so_until_it_does() {
         assert_eq!(std::fs::read_to_string(nginx.cache().dir().join("nix-cache-info")).unwrap(), info);
         Reader::empty(&store).copy_from(&nginx.website(), &storewatch.public_key("team"), &top).unwrap();
     }
+}
+
+/// Who is refused again and again has sent nothing, and has nothing to take back, which would be refused, too.
+#[test]
+fn who_may_only_read_a_server_leaves_nothing_behind() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    // It is a cache already, so that only the archive shows it.
+    let info = format!("StoreDir: {}\n", store.store_dir().display());
+    std::fs::write(nginx.cache().dir().join("nix-cache-info"), info).unwrap();
+    let storewatch = Storewatch::new(&store);
+    let file = storewatch.state_dir().with_file_name("password");
+    write_secret(&file, READER.1);
+    let login = format!("user = \"{}\"\npassword = {{ file = \"{}\" }}\n", READER.0, file.display());
+    policy(&storewatch, nginx.port(), "", &login);
+    let mut running = storewatch.start();
+    store.build(&expr::many(2)).unwrap();
+    eventually_waits_because(&mut running, &storewatch, "401 Unauthorized");
+    let asked = |method: &str| nginx.asked().iter().filter(|asked| asked.method == method).count();
+    let before = asked("PUT");
+    running.eventually("another try", || asked("PUT") > before);
+    let notes = storewatch.state_dir().join("unfinished/team");
+    running.eventually("no notes", || std::fs::read_dir(&notes).unwrap().count() == 0);
+    running.stop();
+    assert_eq!(asked("DELETE"), 0, "{:?}", nginx.asked());
 }
 
 #[test]

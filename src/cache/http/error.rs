@@ -235,7 +235,7 @@ impl HttpError {
     }
 
     /// Whether the server refuses what it was shown.
-    pub(super) fn is_about_credentials(&self) -> bool {
+    pub(in crate::cache) fn is_about_credentials(&self) -> bool {
         self.class() == Class::Credentials
     }
 }

@@ -176,7 +176,7 @@ impl PutCache {
         contents.remember(info.nar_hash, &nar).await;
         // Not before: a log may have to wait long until it is sent, and the go-ahead holds for a moment.
         self.put_beside(&info, lane, async { Ok(listing) }).await;
-        Ok(Pushed { read: info.nar_size, sent: nar.file_size, deduplicated: false })
+        Ok(Pushed { read: nar.nar_size, sent: nar.file_size, deduplicated: false })
     }
 
     /// Whether no prune, by whoever has the files, is about to remove an archive (`care/prune`). Where that can't be learnt,
@@ -222,7 +222,7 @@ impl PutCache {
             path: self.files.path(),
             source,
         })?;
-        let upload = self.notes.begin(&self.files, url.clone()).await?;
+        let mut upload = self.notes.begin(&self.files, url.clone()).await?;
         // What isn't packed is as long, and hashes to the same, as Nix has registered: the reader sees to that.
         let as_registered = Packed {
             compression,
@@ -240,6 +240,10 @@ impl PutCache {
         let progress = body.progress();
         let length = as_registered.map(|packed| packed.file_size);
         if let Err(error) = self.files.put_archive(&url, body, length).await {
+            // Only of that it is certain: a proxy may cut a body with 400 or 413 when what stands behind it has some of the file.
+            if error.is_about_credentials() {
+                upload.nothing_was_taken().await;
+            }
             return Err(progress.failure().map_or_else(|| error.into(), CacheError::from));
         }
         let packed = self.all_of_it(&progress, as_registered)?;
