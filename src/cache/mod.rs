@@ -45,6 +45,7 @@ pub use layout::{Layout, StoredNar, narinfo_name};
 pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat, Tally};
 pub use pace::Pace;
 pub use trial::Trial;
+pub use unfinished::tell_of_cut_uploads;
 pub use upstream::{Answers, Away, Unanswered, Upstreams, greet as greet_upstream};
 pub use url::{Addressing, BucketUrl, CacheUrl, Service, UrlError, parse_upstream};
 
@@ -116,6 +117,20 @@ pub struct Push {
     pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
     /// What the cache was given before.
     pub contents: Arc<dyn Contents>,
+}
+
+impl Push {
+    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive is to be
+    /// looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no seat in a reading
+    /// that others share.
+    async fn recall(&mut self) -> Result<Option<StoredNar>, Hindrance> {
+        let known = self.contents.recall(self.info.nar_hash).await;
+        if known.is_some() {
+            self.arrivals.as_mut().await?;
+            self.arrivals = Box::pin(async { Ok(()) });
+        }
+        Ok(known)
+    }
 }
 
 /// Remembers what a cache was given, so that a backend that shows archives by narinfos needn't send the same content

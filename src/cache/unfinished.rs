@@ -3,7 +3,7 @@
 //!
 //! Each is noted in a file of the state directory before its first byte is sent, and the note goes when all is tidied up:
 //! parts that were sent are aborted, and an archive that no narinfo names is deleted. What an earlier run has noted is
-//! tidied up at the next start.
+//! tidied up at the next start, if it was sent to where the cache still is; what isn't, is told (`left`).
 //!
 //! A note goes too, and with it every claim to the archive, before the narinfo is sent: from then on the narinfo may be
 //! there, whatever is heard of it. So it must not come back with a power failure either: the folder is synced, and where
@@ -11,6 +11,8 @@
 //! room; deleting one that a narinfo names would. An archive is also left behind by a power failure in the first seconds of
 //! a small one, whose note isn't synced, and by one between a store's beginning of an upload in parts and its name's being
 //! noted.
+
+mod left;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -26,6 +28,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
+use self::left::Left;
+pub use self::left::tell_of_cut_uploads;
 use super::{CacheError, Class, run};
 use crate::report::one_line;
 
@@ -41,8 +45,11 @@ const REFUSED_KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Where archives are sent, as far as they can be taken back from there.
 pub(super) trait Place: Clone + Send + Sync + 'static {
-    /// As notes and messages call it.
+    /// As messages call it.
     fn name(&self) -> &str;
+
+    /// As notes call it, and no other place.
+    fn address(&self) -> String;
 
     /// Aborts what was sent in parts under that name, and deletes what was put. That nothing is there is fine.
     fn take_back(&self, object: &str, parts: Option<&str>) -> impl Future<Output = Result<(), CacheError>> + Send;
@@ -92,32 +99,39 @@ impl Notes {
     /// Notes an upload that is about to begin.
     pub(super) async fn begin<P: Place>(&self, place: &P, object: String) -> Result<Upload<P>, CacheError> {
         let note = self.folder.join(run::new_name());
-        add(note.clone(), format!("{}\n{object}\n", place.name()), false).await?;
+        add(note.clone(), format!("{}\n{object}\n", place.address()), false).await?;
         let (place, notes) = (place.clone(), self.clone());
         Ok(Upload { place, notes, note: Some(note), object, beginning: None, parts: None })
+    }
+
+    /// Takes an archive back that was let go and that no narinfo names for certain.
+    pub(super) async fn take_back_unshown<P: Place>(&self, place: &P, object: String) {
+        // What can't be noted is tried once.
+        match self.begin(place, object.clone()).await {
+            Ok(upload) => upload.take_back().await,
+            Err(_) => drop(place.take_back(&object, None).await),
+        }
     }
 
     /// Tidies up what earlier runs have left of that place, one after the other. What can't be tidied up now stays noted,
     /// and so does all that comes behind it, which would fare no better, unless it was this one that may not be deleted.
     pub(super) async fn tidy_up<P: Place>(self, place: P) {
-        let folder = self.folder.clone();
-        let left_over = move || -> io::Result<Vec<(PathBuf, String)>> {
-            let files = fs::read_dir(folder)?.flatten();
-            let old = files.filter(|file| !file.file_name().to_str().is_some_and(run::is_own));
-            Ok(old.filter_map(|file| Some((file.path(), fs::read_to_string(file.path()).ok()?))).collect())
+        let (folder, address) = (self.folder.clone(), place.address());
+        let look = move || {
+            let left = left::of_earlier_runs(&folder).unwrap_or_default();
+            let is_own = |left: &Left| left.parts().is_none_or(|(whose, ..)| whose == address);
+            let (own, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_own);
+            left::tell(&folder, &others);
+            own
         };
-        let Ok(Ok(notes)) = spawn_blocking(left_over).await else { return };
-        for (note, text) in notes {
-            let mut lines = text.lines();
-            let (whose, object, parts) = (lines.next(), lines.next(), lines.next());
-            // Cut short by a power failure: what was sent, if anything was, can't be found by it.
-            let Some(object) = object else {
-                let _ = self.remove(&note).await;
+        let Ok(own) = spawn_blocking(look).await else { return };
+        for left in own {
+            let Some((_, object, parts)) = left.parts() else {
+                let _ = self.remove(&left.note).await;
                 continue;
             };
-            let is_of_it = whose == Some(place.name());
-            if is_of_it
-                && let Err(error) = self.take_back(&place, object, parts, &note).await
+            let note = &left.note;
+            if let Err(error) = self.take_back(&place, object, parts, note).await
                 && !is_refused(&error)
             {
                 return;
@@ -339,6 +353,10 @@ mod tests {
             "refusing"
         }
 
+        fn address(&self) -> String {
+            self.name().to_owned()
+        }
+
         async fn take_back(&self, _: &str, _: Option<&str>) -> Result<(), CacheError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let error = HttpError::Status {
@@ -351,6 +369,21 @@ mod tests {
             };
             Err(error.into())
         }
+    }
+
+    #[test]
+    fn what_is_left_elsewhere_is_told_of_for_a_while() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str| fs::write(dir.path().join(name), "s3://b at https://h\nnar/a\nid\n").expect("written");
+        write("1.0");
+        write("1.1");
+        // Of this process, which takes it back by itself.
+        write(&run::new_name());
+        let old = File::options().write(true).open(dir.path().join("1.1")).expect("opened");
+        old.set_modified(SystemTime::now() - REFUSED_KEPT_FOR).expect("made old");
+        tell_of_cut_uploads(dir.path());
+        let left = fs::read_dir(dir.path()).expect("a folder").flatten().map(|note| note.file_name());
+        assert!(left.count() == 2 && !dir.path().join("1.1").exists());
     }
 
     #[tokio::test]

@@ -111,6 +111,7 @@ impl Working {
     /// Works by this configuration from now on.
     pub(super) async fn serve(&mut self, config: &Config) -> Result<Routes, QueueError> {
         caches::tell_what_is_off(config);
+        caches::tell_what_is_left(config, &self.surroundings.state_dir).await;
         Self::tell_of_zone(&config.schedule);
         // First, so that nothing is begun that is paused.
         self.lookout.look_now(&config.schedule).await;

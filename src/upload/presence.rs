@@ -4,9 +4,13 @@
 //! out alone; what is asked meanwhile goes out together as the next one. So a single path waits for nothing, and a
 //! thousand make a handful of requests.
 //!
-//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too; and for
-//! some seconds only where somebody has named it, or what refers to it, since they may know that it has gone, or where something
-//! that refers to it is about to be shown. That it is missing is never believed twice: it may be there by now.
+//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too. Where
+//! something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked again; it may
+//! answer by what it has seen of itself: a bucket by a listing that is up to five minutes old. Another request for each
+//! reference would double what an upload costs, and a prune reckons with that (`cache/care/prune`); what else removes paths from a
+//! bucket doesn't. Only where somebody has named a path, or what refers to it, is nothing
+//! believed but what is there, since they may know that it has gone. That it is missing is never believed twice: it may be there
+//! by now.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 
@@ -143,8 +147,8 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
-    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago; where another was told why
-    /// there is no answer, asks again for a while.
+    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago, or by the cache itself for as
+    /// long as that holds; where another was told why there is no answer, asks again for a while.
     pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
         let fresh = self.cache.answers_hold().min(AS_GOOD_AS_NOW);
         for pause in PATIENCE {

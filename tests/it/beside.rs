@@ -1,9 +1,12 @@
 //! What a binary cache has beside archives and narinfos: lists of files and logs of builds, as Nix writes them.
 
 use crate::backend_contract::eventually_done;
-use crate::support::backend::bucket_policy;
+use crate::support::backend::{bucket_policy, fake_policy};
+use crate::support::http::Question;
 use crate::support::nix::base_name;
-use crate::support::{CacheDir, FakeS3, Nix, Said, ScratchStore, Storewatch, each_nix, expr};
+use crate::support::s3::Dialect;
+use crate::support::{CacheDir, FakeS3, Garage, Nix, Said, ScratchStore, Storewatch, each_nix, expr};
+use hyper::Method;
 use serde_json::Value;
 use std::fs;
 
@@ -131,6 +134,38 @@ fn logs_lie_in_a_bucket_too_once_and_not_when_they_are_huge() {
     assert!(!state.objects.contains_key(&log_of(&huge)), "it would have to be held in memory");
     assert_eq!(state.objects.keys().filter(|name| name.starts_with("log/")).count(), 1);
     assert_eq!(state.violations, Vec::<String>::new());
+}
+
+/// All that is legal in the name of a derivation is in that of its log's object.
+#[test]
+fn a_log_has_its_derivations_very_name_in_a_bucket() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let with_logs = |policy: String| policy.replace("endpoint=", "write-build-logs=true&endpoint=");
+    let name = "A+b-c._?id=9";
+    let path = store.build(&talking(name, "said once")).unwrap().remove(0);
+    let log = format!("log/{}", base_name(&deriver(&store, &path)));
+    assert!(log.ends_with("?id=9.drv"), "{log}");
+    for dialect in [Dialect::S3, Dialect::Google, Dialect::Azure] {
+        let (storewatch, fake) = (Storewatch::new(&store), FakeS3::start());
+        fake.state().dialect = dialect;
+        storewatch.policy(&with_logs(fake_policy(&storewatch, &fake, "")));
+        storewatch.cmd(&["push", &path]).ok();
+        let state = fake.state();
+        let logs: Vec<_> = state.objects.iter().filter(|(name, _)| name.starts_with("log/")).collect();
+        assert_eq!(logs.len(), 1);
+        assert_eq!((logs[0].0, logs[0].1.as_ref()), (&log, &b"said once\n"[..]), "{dialect:?}");
+    }
+    let Some(garage) = Garage::start() else { return };
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&with_logs(bucket_policy(&storewatch, garage.port(), garage.key())));
+    storewatch.cmd(&["push", &path]).ok();
+    let website = garage.website();
+    let (_, host) = website.split_once("://").unwrap();
+    let port = host.rsplit_once(':').unwrap().1.parse().unwrap();
+    let question = Question::new(port, Method::GET, &format!("/{}", log.replace('?', "%3F")));
+    let answer = question.header("host", host).ask().unwrap();
+    assert_eq!((answer.status, answer.body.as_ref()), (200, &b"said once\n"[..]));
 }
 
 #[test]

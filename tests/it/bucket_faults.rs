@@ -3,7 +3,7 @@
 use crate::backend_contract::eventually_done;
 use crate::support::backend::bucket_policy;
 use crate::support::nix::base_name;
-use crate::support::s3::{Op, Trouble};
+use crate::support::s3::{BUCKET, Op, Trouble};
 use crate::support::{FakeS3, Nix, Running, ScratchStore, Storewatch, expr};
 
 /// Makes a test of each trouble. It happens to objects whose names have a part, when the cache is open and has a path.
@@ -230,4 +230,42 @@ fn a_log_that_is_refused_keeps_no_path_back() {
     }
     running.stop();
     fake.assert_sound();
+}
+
+/// Of a bucket whose server is another by now, or that the policy doesn't name any more, nothing is deleted anywhere else; it is
+/// told, and tidied up when it is back.
+#[test]
+fn what_was_cut_is_taken_back_where_it_was_sent_and_nowhere_else() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake, other) = (ScratchStore::new(&nix), FakeS3::start(), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    let (mut running, _) = begun(&storewatch, &fake, &store);
+    fake.fail(&[Op::Part], Trouble::Stall);
+    store.build(&expr::sized(6_000_000)).unwrap();
+    let notes = || {
+        let notes = std::fs::read_dir(storewatch.state_dir().join("unfinished/team")).unwrap().flatten();
+        notes.map(|note| std::fs::read_to_string(note.path()).unwrap()).collect::<Vec<_>>()
+    };
+    running.eventually("a note of an upload in parts", || notes().iter().any(|note| note.lines().count() == 3));
+    running.kill9();
+    let noted = notes();
+    fake.pass();
+
+    storewatch.policy(&bucket_policy(&storewatch, other.port(), other.key()));
+    let mut running = storewatch.start();
+    running.eventually_logs(&format!("may have left something in s3://{BUCKET} at http://127.0.0.1:{},", fake.port()));
+    running.stop();
+    assert_eq!((notes(), fake.state().multiparts.len()), (noted.clone(), 1));
+
+    let elsewhere = storewatch.cache_at("elsewhere").url();
+    storewatch.policy(&format!("version = 1\n[caches.elsewhere]\nurl = \"{elsewhere}\"\n"));
+    let mut running = storewatch.start();
+    running.eventually_logs("for the cache team any more");
+    running.stop();
+    assert_eq!(notes(), noted);
+
+    storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
+    let mut running = storewatch.start();
+    running.eventually("the rest to be taken back", || fake.state().multiparts.is_empty() && notes().is_empty());
+    running.stop();
 }

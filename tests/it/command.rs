@@ -47,6 +47,38 @@ each_nix! {
     }
 }
 
+/// Nix's own exit code is 1 whatever has gone wrong.
+#[test]
+fn a_path_that_the_other_store_refuses_is_no_trouble_of_the_line() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let nix_program = store.command("nix");
+    let bin = Path::new(nix_program.get_program()).parent().unwrap().to_owned();
+    let script = documented("nix-copy", store.root());
+    let other = Reader::empty(&store);
+    let storewatch = Storewatch::new(&store);
+    let give_to = |to: &str| {
+        storewatch.policy(&policy(&script, &["--to", to], ""));
+    };
+    give_to(&other.url());
+    let mut running = start(&storewatch, &bin);
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the refusal", || storewatch.jobs("failed").len() == 1);
+    let reason = storewatch.jobs("failed")[0]["reason"].to_string();
+    assert!(reason.contains("lacks a signature") || reason.contains("lacks a valid signature"), "{reason}");
+    running.stop();
+
+    give_to(&format!("unix://{}", store.root().join("nobody-listens").display()));
+    let mut running = start(&storewatch, &bin);
+    storewatch.cmd(&["queue", "retry", &path]).ok();
+    running.eventually("the want of a server", || {
+        let why = storewatch.cache_status("team")["waiting_why"].to_string();
+        why.contains("can't reach what it uploads to")
+    });
+    assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
+    running.stop();
+}
+
 /// A `cachix` that notes what it was told, and refuses whoever has no token.
 const CACHIX: &str = r#"#!/bin/sh
 folder=$(dirname "$0")
@@ -56,7 +88,11 @@ if [ "$CACHIX_AUTH_TOKEN" != "$(cat "$folder/token")" ]; then
     exit 1
 fi
 if [ -e "$folder/away" ]; then
-    echo 'ConnectionFailure: connection refused' >&2
+    echo 'HttpExceptionRequest Request { .. } (ConnectionFailure Network.Socket.connect: does not exist)' >&2
+    exit 1
+fi
+if [ -e "$folder/refuses" ]; then
+    echo 'FailureResponse (Response {responseStatusCode = Status {statusCode = 413, statusMessage = "Too Large"}})' >&2
     exit 1
 fi
 echo "$3" >> "$folder/pushed"
@@ -100,6 +136,14 @@ fn cachix_is_given_each_path_once_and_in_order() {
     running.eventually("what refers to it", || storewatch.jobs("done").len() == 4);
     assert_eq!(pushed().len(), 4);
     assert_eq!(pushed()[3], above);
+    fs::write(bin.join("refuses"), "").unwrap();
+    let refused = store.build(&expr::many(1)).unwrap().remove(0);
+    running.eventually("the refusal", || storewatch.jobs("failed").len() == 1);
+    assert!(storewatch.cache_status("team")["waiting_why"].is_null());
+    fs::remove_file(bin.join("refuses")).unwrap();
+    storewatch.cmd(&["queue", "retry"]).ok();
+    running.eventually("the queue's end", || storewatch.jobs("done").len() == 5);
+    assert_eq!(pushed()[4], refused);
     assert!(!running.log().contains("s3cret-token"));
     running.stop();
 
@@ -113,7 +157,10 @@ fn cachix_is_given_each_path_once_and_in_order() {
     let backfill = backfill.unwrap();
     assert!(backfill.status.success(), "{backfill:?}");
     let once = [&closure[..], std::slice::from_ref(&above)].concat();
-    assert_eq!(pushed(), [&once[..], &once[..]].concat());
+    let mut again = pushed().split_off(5);
+    assert_eq!(again.len(), 5);
+    again.retain(|path| *path != refused);
+    assert_eq!(again, once);
 }
 
 #[test]

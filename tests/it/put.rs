@@ -3,7 +3,7 @@
 
 use crate::backend_contract::eventually_done;
 use crate::support::backend::{Backend, Who};
-use crate::support::nginx::{WRITABLE, WRITER};
+use crate::support::nginx::{READER, WRITABLE, WRITER};
 use crate::support::tls::{Authority, Certificate, Clients};
 use crate::support::{
     Canned, Fault, FlakyProxy, Nginx, Nix, On, Reader, Running, ScratchStore, Storewatch, each_nix, eventually, expr,
@@ -66,7 +66,8 @@ each_nix! {
         assert!(logs.contains("the log says so"), "{logs}");
         assert!(std::fs::read_to_string(cache.dir().join("nix-cache-info")).unwrap().contains("Priority: 7\n"));
 
-        // The archive first, in chunks, then what goes beside it, then the narinfo; and nothing over anything.
+        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and nothing over
+        // anything.
         let asked = nginx.asked();
         let mut put = BTreeMap::new();
         for (at, asked) in asked.iter().enumerate().filter(|(_, asked)| asked.method == "PUT") {
@@ -76,8 +77,10 @@ each_nix! {
         }
         for path in &closure {
             let narinfo = put[&format!("{}.narinfo", hash(path))];
-            assert!(put[&cache.narinfo(path).unwrap().url] < narinfo && put[&format!("{}.ls", hash(path))] < narinfo);
+            assert!(put[&cache.narinfo(path).unwrap().url] < narinfo && narinfo < put[&format!("{}.ls", hash(path))]);
         }
+        let log = put.iter().find(|(file, _)| file.starts_with("log/") && file.ends_with("-said.drv")).unwrap();
+        assert!(put[&format!("{}.narinfo", hash(top.last().unwrap()))] < *log.1);
         assert!(asked.iter().all(|asked| asked.method != "DELETE"), "{asked:?}");
     }
 }
@@ -160,6 +163,31 @@ fn a_server_that_takes_no_uploads_says_so_until_it_does() {
     }
 }
 
+/// Who is refused again and again has sent nothing, and has nothing to take back, which would be refused, too.
+#[test]
+fn who_may_only_read_a_server_leaves_nothing_behind() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    // It is a cache already, so that only the archive shows it.
+    let info = format!("StoreDir: {}\n", store.store_dir().display());
+    std::fs::write(nginx.cache().dir().join("nix-cache-info"), info).unwrap();
+    let storewatch = Storewatch::new(&store);
+    let file = storewatch.state_dir().with_file_name("password");
+    write_secret(&file, READER.1);
+    let login = format!("user = \"{}\"\npassword = {{ file = \"{}\" }}\n", READER.0, file.display());
+    policy(&storewatch, nginx.port(), "", &login);
+    let mut running = storewatch.start();
+    store.build(&expr::many(2)).unwrap();
+    eventually_waits_because(&mut running, &storewatch, "401 Unauthorized");
+    let asked = |method: &str| nginx.asked().iter().filter(|asked| asked.method == method).count();
+    let before = asked("PUT");
+    running.eventually("another try", || asked("PUT") > before);
+    let notes = storewatch.state_dir().join("unfinished/team");
+    running.eventually("no notes", || std::fs::read_dir(&notes).unwrap().count() == 0);
+    running.stop();
+    assert_eq!(asked("DELETE"), 0, "{:?}", nginx.asked());
+}
+
 #[test]
 fn a_server_that_wants_sizes_gets_archives_unpacked() {
     let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::refusing("$http_transfer_encoding", 411)) else { return };
@@ -194,6 +222,49 @@ fn a_server_that_knows_no_head_is_asked_for_a_byte() {
     assert_eq!(nginx.cache().archives().len(), 3);
     let heads = nginx.asked().iter().filter(|asked| asked.method == "HEAD").count();
     assert_eq!(heads, 2, "one for each of the two to find it out");
+}
+
+/// As a power failure leaves them where a server doesn't sync: nginx renames what isn't written yet.
+#[test]
+fn a_file_that_lost_its_content_is_put_again() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let store = ScratchStore::new(&nix);
+    let cache = nginx.cache();
+    let paths = store.build(&expr::chain(2)).unwrap();
+    let narinfo = cache.dir().join(format!("{}.narinfo", hash(&paths[0])));
+    for there in ["already there    0", "already there    1", "already there    2"] {
+        let storewatch = Storewatch::new(&store);
+        let login = login(&storewatch.state_dir().with_file_name("password"));
+        policy(&storewatch, nginx.port(), "", &login);
+        let said = storewatch.cmd(&["push", &paths[0]]).ok();
+        assert!(said.contains(there), "{said}");
+        if there.ends_with('0') {
+            std::fs::write(&narinfo, "").unwrap();
+        }
+    }
+    assert!(std::fs::read_to_string(&narinfo).unwrap().contains("NarHash: "));
+
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, nginx.port(), "", &login);
+    let build = |name: &str| store.build(&expr::script(name, "echo the same > $out")).unwrap().remove(0);
+    let push = |name: &str| {
+        let path = build(name);
+        storewatch.cmd(&["push", &path]).ok();
+        (cache.narinfo(&path).unwrap().url, path)
+    };
+    let mut last = push("one");
+    assert_eq!(push("two").0, last.0);
+    for cut in [0, 10] {
+        let archive = cache.dir().join(&last.0);
+        let whole = std::fs::read(&archive).unwrap();
+        std::fs::write(&archive, &whole[..cut]).unwrap();
+        let next = push(&format!("after-{cut}"));
+        assert_ne!(next.0, last.0, "{cut} bytes of it are there");
+        last = next;
+    }
+    assert_eq!(push("three").0, last.0, "it is whole");
+    store.read_back(&nginx.website(), &storewatch.public_key("team"), &[last.1]).unwrap();
 }
 
 #[test]
@@ -375,7 +446,7 @@ fn the_url_may_name_the_key_as_nix_has_it() {
         let refused = storewatch.cmd(&["push", "--timeout", "2s", &paths[0]]);
         assert!(refused.code != Some(0) && (refused.stdout + &refused.stderr).contains("others"), "readable by others");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        storewatch.cmd(&["queue", "retry", "--all"]);
+        storewatch.cmd(&["queue", "retry"]).ok();
         storewatch.cmd(&["push", &paths[0]]).ok();
         assert_eq!(storewatch.public_key("team"), key.public);
         Reader::empty(&store).copy_from(&backend.substituter(), &key.public, &paths).unwrap();

@@ -78,7 +78,7 @@ impl Body for Arriving {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
     use std::time::Duration;
 
@@ -90,7 +90,7 @@ mod tests {
     use crate::cache::bucket::error::unwrapped;
 
     /// A body whose frames a test hands over.
-    struct Handed(mpsc::Receiver<Bytes>);
+    pub(in crate::cache::bucket) struct Handed(pub(in crate::cache::bucket) mpsc::Receiver<Bytes>);
 
     impl Body for Handed {
         type Data = Bytes;

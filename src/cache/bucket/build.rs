@@ -145,7 +145,8 @@ impl Store {
         let aborts = !matches!(url.service, Service::Azure { .. });
         let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
         let spare = Arc::new(Semaphore::new(SPARE));
-        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts })
+        let only_overwrites = Arc::default();
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts, only_overwrites })
     }
 }
 

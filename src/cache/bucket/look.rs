@@ -2,7 +2,6 @@
 //! it lies.
 
 use object_store::multipart::MultipartStore;
-use object_store::path::Path;
 use object_store::{PutMode, PutPayload, UpdateVersion};
 use reqwest::Url;
 
@@ -25,7 +24,7 @@ const NOT_THERE_YET: &str = "there is no cache in it yet; the first upload makes
 /// [`CacheError::Bucket`].
 pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
     let store = Store::new(options).await?;
-    let text = match store.text(&store.object(layout::CACHE_INFO)).await {
+    let text = match store.text(layout::CACHE_INFO).await {
         Err(error) if error.may_be_missing() => None,
         read => read?,
     };
@@ -66,12 +65,12 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
             return trial;
         }
     };
-    let info = store.object(layout::CACHE_INFO);
     let mut forbidden = None;
-    match store.text(&info).await {
+    match store.text(layout::CACHE_INFO).await {
         Ok(Some(text)) => {
             trial.reads = Some(true);
-            let agreed = agree_on_store(&text, store_dir, &store.name, &format!("{}/{info}", store.name));
+            let file = format!("{}/{}", store.name, layout::CACHE_INFO);
+            let agreed = agree_on_store(&text, store_dir, &store.name, &file);
             trial.troubles.extend(agreed.err());
         }
         Ok(None) => {
@@ -116,26 +115,26 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
 /// An upload in parts that is begun and taken back: it needs the permission to write and leaves nothing.
 async fn begin_and_abort(store: &Store, multiparts: &dyn MultipartStore) -> Result<(), CacheError> {
     let failed = |error: object_store::Error| CacheError::from(unwrapped(Action::Upload, &store.name, &error));
-    let object = trial_object(store);
+    let object = store.object(&trial_file());
     let id = multiparts.create_multipart(&object).await.map_err(failed)?;
     multiparts.abort_multipart(&object, &id).await.map_err(failed)
 }
 
-/// An object that is put on a condition that never holds, where uploads in parts can't be taken back: it needs the permission
+/// A file that is put on a condition that never holds, where uploads in parts can't be taken back: it needs the permission
 /// to write, which is looked at first. A store that knows no such condition has it, and it is deleted.
 async fn put_in_vain(store: &Store) -> Result<(), CacheError> {
-    let object = trial_object(store);
+    let file = trial_file();
     let nobodys = UpdateVersion { e_tag: Some(NOBODYS_TAG.to_owned()), version: None };
-    let put = store.put_as(&object, PutPayload::new(), layout::NAR_TYPE, PutMode::Update(nobodys)).await;
+    let put = store.put_as(&file, PutPayload::new(), layout::NAR_TYPE, PutMode::Update(nobodys)).await;
     match put? {
         Put::Exists => Ok(()),
-        Put::New => Ok(store.delete(&object).await?),
+        Put::New => Ok(store.delete(&file).await?),
     }
 }
 
-/// An object that no cache has.
-fn trial_object(store: &Store) -> Path {
-    store.object(&format!("{}/trial.{}", layout::NAR_DIR, run::new_name()))
+/// A file that no cache has.
+fn trial_file() -> String {
+    format!("{}/trial.{}", layout::NAR_DIR, run::new_name())
 }
 
 async fn greet(options: &StoreOptions, endpoint: String, trial: &mut Trial) -> Result<(), HttpError> {

@@ -27,10 +27,8 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use object_store::PutPayload;
 use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::debug;
@@ -68,8 +66,6 @@ pub struct BucketCache {
     /// Ended when the cache is dropped: the next opening begins it anew.
     tidying: JoinSet<()>,
     listing: Listing,
-    /// Whether the store has been found not to know how to put only what isn't there.
-    only_overwrites: AtomicBool,
 }
 
 impl BucketCache {
@@ -90,7 +86,6 @@ impl BucketCache {
             notes,
             tidying: JoinSet::new(),
             listing: Listing::new(ANSWERS_HOLD),
-            only_overwrites: AtomicBool::new(false),
         };
         cache.agree_on_store().await?;
         cache.tidying.spawn(cache.notes.clone().tidy_up(cache.store.clone()));
@@ -99,8 +94,7 @@ impl BucketCache {
 
     /// Reads `nix-cache-info`, or writes it. So wrong credentials are told apart from an empty cache.
     async fn agree_on_store(&self) -> Result<(), CacheError> {
-        let file = self.store.object(layout::CACHE_INFO);
-        let forbidden = match self.store.text(&file).await {
+        let forbidden = match self.store.text(layout::CACHE_INFO).await {
             Ok(Some(text)) => {
                 let name = &self.store.name;
                 return agree_on_store(&text, &self.binary.store_dir, name, &format!("{name}/{}", layout::CACHE_INFO));
@@ -110,7 +104,8 @@ impl BucketCache {
             Err(error) if error.may_be_missing() => Some(error),
             Err(error) => return Err(error.into()),
         };
-        let put = self.put_new(&file, self.binary.cache_info(), layout::CACHE_INFO_TYPE).await;
+        let info = self.binary.cache_info();
+        let put = self.store.put_where_none_is(layout::CACHE_INFO, info, layout::CACHE_INFO_TYPE).await;
         match (put, forbidden) {
             // Credentials that may only write are enough.
             (Ok(Put::New | Put::Exists), _) => Ok(()),
@@ -119,33 +114,13 @@ impl BucketCache {
         }
     }
 
-    /// Puts a small file where none is; where the store doesn't know how, over what is there.
-    async fn put_new(
-        &self,
-        object: &object_store::path::Path,
-        content: impl Into<PutPayload>,
-        kind: &'static str,
-    ) -> Result<Put, Arc<BucketError>> {
-        let payload = content.into();
-        if !self.only_overwrites.load(Ordering::Relaxed) {
-            match self.store.put(object, payload.clone(), kind, true).await {
-                Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
-                put => return put,
-            }
-        }
-        self.store.put(object, payload, kind, false).await
-    }
-
-    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+    async fn upload(&self, mut push: Push) -> Result<Pushed, CacheError> {
+        let known = push.recall().await?;
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
         let lane = nar.lane();
-        if let Some(known) = contents.recall(info.nar_hash).await {
-            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
-            // seat in a reading that others share.
-            arrivals.as_mut().await?;
-            arrivals = Box::pin(async { Ok(()) });
+        if let Some(known) = known {
             // In this order: an archive goes before what says that it will.
-            if self.is_to_stay(&known.url).await && self.store.has(&self.store.object(&known.url)).await? {
+            if self.is_to_stay(&known.url).await && self.store.size(&known.url).await? == Some(known.file_size) {
                 // Given up, unless it is read: others wait for who has a seat.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
@@ -169,11 +144,11 @@ impl BucketCache {
             path: PathBuf::from(&*self.store.name),
             source,
         })?;
-        let object = self.store.object(&url);
-        let mut upload = self.notes.begin(&self.store, object.to_string()).await?;
+        let object = self.store.object(&url).to_string();
+        let mut upload = self.notes.begin(&self.store, object.clone()).await?;
         let began = Instant::now();
         let packing = Packing::start(reader, compression, info.nar_size);
-        let packed = send::send(&self.store, &object, packing, info.nar_size, &mut upload).await?;
+        let packed = send::send(&self.store, &url, packing, info.nar_size, &mut upload).await?;
         self.binary.note_pace(&packed, began.elapsed());
         // Its parts are sent, so that nothing of it is held any more.
         drop(slot);
@@ -185,7 +160,7 @@ impl BucketCache {
             Ok(put) => put,
             Err(error) => {
                 if error.is_certain() {
-                    self.take_back(object).await;
+                    self.notes.take_back_unshown(&self.store, object).await;
                 }
                 return Err(error.into());
             }
@@ -193,7 +168,7 @@ impl BucketCache {
         let deduplicated = put == Put::Exists && self.shows_another(&info, &stored).await;
         let listing = if deduplicated {
             // Another host was faster.
-            self.take_back(object).await;
+            self.notes.take_back_unshown(&self.store, object).await;
             None
         } else {
             contents.remember(info.nar_hash, &stored).await;
@@ -212,17 +187,8 @@ impl BucketCache {
     /// Whether the narinfo that is there names another archive. It may be our own, where a proxy has sent it twice since it
     /// heard nothing of the first time; where that can't be learnt, the archive had better stay.
     async fn shows_another(&self, info: &PathInfo, nar: &StoredNar) -> bool {
-        let there = self.store.text(&self.store.object(&layout::narinfo_name(&info.path))).await;
+        let there = self.store.text(&layout::narinfo_name(&info.path)).await;
         there.is_ok_and(|text| text.is_some_and(|text| layout::field_of(&text, "URL") != Some(nar.url.as_str())))
-    }
-
-    /// Takes an archive back that was let go and that no narinfo names for certain.
-    async fn take_back(&self, object: object_store::path::Path) {
-        // What can't be noted is tried once.
-        match self.notes.begin(&self.store, object.to_string()).await {
-            Ok(upload) => upload.take_back().await,
-            Err(_) => drop(self.store.delete(&object).await),
-        }
     }
 
     /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
@@ -250,9 +216,7 @@ impl BucketCache {
         listing: impl Future<Output = Result<Option<Vec<u8>>, CacheError>>,
     ) -> Result<(), CacheError> {
         let Some(json) = listing.await? else { return Ok(()) };
-        let object = self.store.object(&layout::listing_name(&info.path));
-        self.store.put(&object, PutPayload::from(json), layout::JSON_TYPE, false).await?;
-        Ok(())
+        Ok(self.store.put(&layout::listing_name(&info.path), json, layout::JSON_TYPE).await?)
     }
 
     /// Puts the log of a path's build there, if there is one and the bucket lacks it. One of a lane is in memory at a time.
@@ -264,24 +228,24 @@ impl BucketCache {
         if !is_here.map_err(|_| CacheError::LostThread { action: "open a log" })? {
             return Ok(());
         }
-        let object = self.store.object(&layout::log_name(derivation));
-        if self.store.has(&object).await? {
+        let file = layout::log_name(derivation);
+        if self.store.has(&file).await? {
             return Ok(());
         }
         let _alone = self.log_in_memory[lane as usize].lock().await;
         // Another output of the same build may have brought it meanwhile.
-        if self.store.has(&object).await? {
+        if self.store.has(&file).await? {
             return Ok(());
         }
         let Some(text) = whole_log(&self.binary, derivation).await? else { return Ok(()) };
-        self.put_new(&object, text, layout::LOG_TYPE).await?;
+        self.store.put_where_none_is(&file, text, layout::LOG_TYPE).await?;
         Ok(())
     }
 
     /// Shows a path, by the narinfo that names its archive.
     async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
-        let narinfo = self.store.object(&layout::narinfo_name(&info.path));
-        let put = self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await?;
+        let (file, narinfo) = (layout::narinfo_name(&info.path), self.binary.narinfo(info, nar));
+        let put = self.store.put_where_none_is(&file, narinfo, layout::NARINFO_TYPE).await?;
         self.listing.brought(&info.path);
         Ok(put)
     }
@@ -294,9 +258,8 @@ impl BucketCache {
             while asking.len() < ASKED_AT_ONCE
                 && let Some(place) = unknown.next()
             {
-                let store = self.store.clone();
-                let object = store.object(&layout::narinfo_name(&paths[place]));
-                asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&object).await) }));
+                let (store, narinfo) = (self.store.clone(), layout::narinfo_name(&paths[place]));
+                asking.spawn(Tap::of_this_task().scope(async move { (place, store.has(&narinfo).await) }));
             }
             match asking.join_next().await {
                 Some(Ok((place, has))) => told[place] = Some(has?),
@@ -336,9 +299,8 @@ impl Cache for BucketCache {
     fn add_realisations(self: Arc<Self>, info: PathInfo) -> BoxFuture<'static, Result<(), CacheError>> {
         Box::pin(async move {
             for RealisationFile { name, json, .. } in self.binary.realisations(&info).await? {
-                let object = self.store.object(&name);
-                if !self.store.has(&object).await? {
-                    self.put_new(&object, json, layout::JSON_TYPE).await?;
+                if !self.store.has(&name).await? {
+                    self.store.put_where_none_is(&name, json, layout::JSON_TYPE).await?;
                 }
             }
             Ok(())

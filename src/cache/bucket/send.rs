@@ -33,7 +33,7 @@ pub(super) const SPARE: usize = 1;
 /// Sends all of an archive of `nar_size` bytes (0: nobody knows).
 pub(super) async fn send(
     store: &Store,
-    object: &Path,
+    file: &str,
     mut packing: Packing,
     nar_size: u64,
     upload: &mut Upload<Store>,
@@ -41,11 +41,11 @@ pub(super) async fn send(
     let mut parts = Gathering { packing: &mut packing, left: Bytes::new(), size: part_size(nar_size), ended: false };
     let first = parts.next().await?.unwrap_or_default();
     if parts.ended {
-        if let Err(error) = store.put(object, first, layout::NAR_TYPE, false).await {
+        if let Err(error) = store.put(file, first, layout::NAR_TYPE).await {
             return Err(refused(upload, error.into()).await);
         }
     } else {
-        send_parts(store, object, first, &mut parts, upload).await?;
+        send_parts(store, &store.object(file), first, &mut parts, upload).await?;
     }
     packing.packed()
 }

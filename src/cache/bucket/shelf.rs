@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
@@ -23,8 +22,6 @@ const CHUNKS_AHEAD: usize = 4;
 /// A cache's objects.
 pub struct BucketShelf {
     store: Store,
-    /// Whether the store has been found not to know conditions: it says so, or ignores them without a word.
-    only_overwrites: AtomicBool,
 }
 
 impl BucketShelf {
@@ -35,7 +32,7 @@ impl BucketShelf {
     pub async fn open(options: &StoreOptions, store_dir: &StoreDir) -> Result<Self, CacheError> {
         let shelf = Self::open_unchecked(options).await?;
         let store = &shelf.store;
-        let there = store.text(&store.object(layout::CACHE_INFO)).await?;
+        let there = store.text(layout::CACHE_INFO).await?;
         let text = there.ok_or_else(|| CacheError::NoCacheThere { cache: store.name.to_string() })?;
         agree_on_store(&text, store_dir, &store.name, &format!("{}/{}", store.name, layout::CACHE_INFO))?;
         Ok(shelf)
@@ -46,7 +43,7 @@ impl BucketShelf {
     /// # Errors
     /// [`CacheError::Bucket`].
     pub async fn open_unchecked(options: &StoreOptions) -> Result<Self, CacheError> {
-        Ok(Self { store: Store::new(options).await?, only_overwrites: AtomicBool::new(false) })
+        Ok(Self { store: Store::new(options).await? })
     }
 
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
@@ -63,7 +60,6 @@ impl BucketShelf {
     }
 
     async fn put_if(&self, file: &str, content: Vec<u8>, condition: Condition<'_>) -> Result<bool, CacheError> {
-        let object = self.store.object(file);
         let mode = match condition {
             Condition::Always => PutMode::Overwrite,
             Condition::Absent => PutMode::Create,
@@ -71,11 +67,8 @@ impl BucketShelf {
                 PutMode::Update(UpdateVersion { e_tag: e_tag.clone(), version: version.clone() })
             }
         };
-        if !self.only_overwrites.load(Ordering::Relaxed) {
-            match self.store.put_as(&object, content.clone().into(), layout::NARINFO_TYPE, mode).await {
-                Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
-                put => return Ok(put? == Put::New),
-            }
+        if let Some(put) = self.store.put_if(file, content.clone().into(), layout::NARINFO_TYPE, mode).await? {
+            return Ok(put == Put::New);
         }
         // A look just before is all that can be done.
         let there = self.read_text(file).await?;
@@ -85,13 +78,13 @@ impl BucketShelf {
             Condition::Unchanged(text) => there.is_some_and(|there| there.content == text.content),
         };
         if holds {
-            self.store.put_as(&object, content.into(), layout::NARINFO_TYPE, PutMode::Overwrite).await?;
+            self.store.put(file, content, layout::NARINFO_TYPE).await?;
         }
         Ok(holds)
     }
 
     async fn read_text(&self, file: &str) -> Result<Option<Text>, CacheError> {
-        let Some(found) = self.store.get(&self.store.object(file)).await? else { return Ok(None) };
+        let Some(found) = self.store.get(file).await? else { return Ok(None) };
         let (modified, e_tag) = (seconds(&found.meta), found.meta.e_tag.clone());
         let edition = Edition { e_tag, version: found.meta.version.clone() };
         let (mut chunks, mut content) = (found.into_stream(), Vec::new());
@@ -120,7 +113,7 @@ impl Shelf for BucketShelf {
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
         Box::pin(async move {
-            let found = self.store.head(&self.store.object(file)).await?;
+            let found = self.store.head(file).await?;
             Ok(found.map(|meta| entry(file.to_owned(), &meta)))
         })
     }
@@ -131,7 +124,7 @@ impl Shelf for BucketShelf {
 
     fn stream<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Chunks>, CacheError>> {
         Box::pin(async move {
-            let Some(found) = self.store.get(&self.store.object(file)).await? else { return Ok(None) };
+            let Some(found) = self.store.get(file).await? else { return Ok(None) };
             let (mut stream, name) = (found.into_stream(), self.store.name.clone());
             let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
             tokio::spawn(async move {
@@ -157,7 +150,7 @@ impl Shelf for BucketShelf {
     }
 
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.delete(&self.store.object(file)).await?) })
+        Box::pin(async move { Ok(self.store.delete(file).await?) })
     }
 
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
@@ -38,6 +39,8 @@ pub(super) struct Store {
     pub(super) spare: Arc<Semaphore>,
     /// Whether there is something to abort: Azure forgets what isn't put together by itself, after a week.
     pub(super) aborts: bool,
+    /// Whether the store has said that it doesn't know how to put something on a condition.
+    pub(super) only_overwrites: Arc<AtomicBool>,
 }
 
 /// What became of putting an object.
@@ -52,7 +55,7 @@ pub(super) enum Put {
 impl Store {
     /// The object that a file of the cache's layout is.
     pub(super) fn object(&self, file: &str) -> Path {
-        Path::from(format!("{}{file}", self.prefix))
+        named(&format!("{}{file}", self.prefix))
     }
 
     /// The file of the cache's layout that an object is.
@@ -65,16 +68,17 @@ impl Store {
         &self.prefix
     }
 
-    /// The text of an object, if it is there.
-    pub(super) async fn text(&self, object: &Path) -> Result<Option<String>, Arc<BucketError>> {
-        let action = action_of(object);
+    /// The text of a file, if it is there.
+    pub(super) async fn text(&self, file: &str) -> Result<Option<String>, Arc<BucketError>> {
+        let action = action_of(file);
         let failed = |error| unwrapped(action, &self.name, &error);
-        let Some(found) = self.get(object).await? else { return Ok(None) };
+        let Some(found) = self.get(file).await? else { return Ok(None) };
         let (mut chunks, mut text) = (found.into_stream(), Vec::new());
         while let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await {
             text.extend_from_slice(&chunk.map_err(failed)?);
             if text.len() > LONGEST_TEXT {
-                let problem = format!("{object} is longer than {} KiB: that is something else", LONGEST_TEXT >> 10);
+                let problem =
+                    format!("{} is longer than {} KiB: that is something else", self.object(file), LONGEST_TEXT >> 10);
                 let bucket = self.name.to_string();
                 return Err(Arc::new(BucketError::NotUnderstood { action, bucket, problem }));
             }
@@ -82,31 +86,36 @@ impl Store {
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 
-    /// An object, whose content is on its way, if it is there.
-    pub(super) async fn get(&self, object: &Path) -> Result<Option<GetResult>, Arc<BucketError>> {
-        match self.objects.get(object).await {
+    /// A file, whose content is on its way, if it is there.
+    pub(super) async fn get(&self, file: &str) -> Result<Option<GetResult>, Arc<BucketError>> {
+        match self.objects.get(&self.object(file)).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(unwrapped(action_of(object), &self.name, &error)),
+            Err(error) => Err(unwrapped(action_of(file), &self.name, &error)),
         }
     }
 
-    /// What there is to say of an object, if it is there. Unlike for [`Store::has`], one that must not be looked at is an
+    /// What there is to say of a file, if it is there. Unlike for [`Store::size`], one that must not be looked at is an
     /// error.
-    pub(super) async fn head(&self, object: &Path) -> Result<Option<ObjectMeta>, Arc<BucketError>> {
-        match self.objects.head(object).await {
+    pub(super) async fn head(&self, file: &str) -> Result<Option<ObjectMeta>, Arc<BucketError>> {
+        match self.objects.head(&self.object(file)).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
     }
 
-    /// Whether an object is there. Those who may not list a bucket are told 403 of what is missing, so that counts as
-    /// missing too: whether the credentials are good has been found out when the cache was opened.
-    pub(super) async fn has(&self, object: &Path) -> Result<bool, Arc<BucketError>> {
-        match self.objects.head(object).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(false),
+    /// Whether a file is there.
+    pub(super) async fn has(&self, file: &str) -> Result<bool, Arc<BucketError>> {
+        Ok(self.size(file).await?.is_some())
+    }
+
+    /// How many bytes a file has, if it is there. Those who may not list a bucket are told 403 of what is missing, so that
+    /// counts as missing too: whether the credentials are good has been found out when the cache was opened.
+    pub(super) async fn size(&self, file: &str) -> Result<Option<u64>, Arc<BucketError>> {
+        match self.objects.head(&self.object(file)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(None),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
     }
@@ -137,29 +146,61 @@ impl Store {
         Ok((listed.result.objects, listed.page_token))
     }
 
-    /// Puts an object; with `create`, only where there is none, as far as the store knows how.
+    /// Puts a file, over one that is there.
     pub(super) async fn put(
         &self,
-        object: &Path,
+        file: &str,
+        payload: impl Into<PutPayload>,
+        kind: &'static str,
+    ) -> Result<(), Arc<BucketError>> {
+        self.put_as(file, payload.into(), kind, PutMode::Overwrite).await.map(drop)
+    }
+
+    /// Puts a file where none is; where the store doesn't know how, over what is there.
+    pub(super) async fn put_where_none_is(
+        &self,
+        file: &str,
+        payload: impl Into<PutPayload>,
+        kind: &'static str,
+    ) -> Result<Put, Arc<BucketError>> {
+        let payload = payload.into();
+        match self.put_if(file, payload.clone(), kind, PutMode::Create).await? {
+            Some(put) => Ok(put),
+            None => self.put_as(file, payload, kind, PutMode::Overwrite).await,
+        }
+    }
+
+    /// Puts a file on that condition. `None` where the store has said that it knows none, now or before: nothing was put then.
+    pub(super) async fn put_if(
+        &self,
+        file: &str,
         payload: PutPayload,
         kind: &'static str,
-        create: bool,
-    ) -> Result<Put, Arc<BucketError>> {
-        let mode = if create { PutMode::Create } else { PutMode::Overwrite };
-        self.put_as(object, payload, kind, mode).await
+        mode: PutMode,
+    ) -> Result<Option<Put>, Arc<BucketError>> {
+        if self.only_overwrites.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.put_as(file, payload, kind, mode).await {
+            Err(error) if error.is_not_implemented() => {
+                self.only_overwrites.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            put => put.map(Some),
+        }
     }
 
     /// As [`Store::put`], on that condition, as far as the store knows how.
     pub(super) async fn put_as(
         &self,
-        object: &Path,
+        file: &str,
         payload: PutPayload,
         kind: &'static str,
         mode: PutMode,
     ) -> Result<Put, Arc<BucketError>> {
         let has_condition = !matches!(mode, PutMode::Overwrite);
         let options = PutOptions { mode, attributes: content_type(kind), ..PutOptions::default() };
-        match self.objects.put_opts(object, payload, options).await {
+        match self.objects.put_opts(&self.object(file), payload, options).await {
             Ok(_) => Ok(Put::New),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
                 if has_condition =>
@@ -182,8 +223,12 @@ impl Store {
         }
     }
 
-    /// Deletes an object; that it isn't there is fine.
-    pub(super) async fn delete(&self, object: &Path) -> Result<(), Arc<BucketError>> {
+    /// Deletes a file; that it isn't there is fine.
+    pub(super) async fn delete(&self, file: &str) -> Result<(), Arc<BucketError>> {
+        self.delete_object(&self.object(file)).await
+    }
+
+    async fn delete_object(&self, object: &Path) -> Result<(), Arc<BucketError>> {
         match self.objects.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(unwrapped(Action::Delete, &self.name, &error)),
@@ -196,13 +241,27 @@ impl Place for Store {
         &self.name
     }
 
+    /// Buckets of one name are different ones at different servers; Azure's account is part of its server's name.
+    fn address(&self) -> String {
+        match &self.server {
+            Some(server) => format!("{} at {}", self.name, server.endpoint.as_str().trim_end_matches('/')),
+            None => self.name.to_string(),
+        }
+    }
+
     async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
-        let object = Path::from(object);
+        let object = named(object);
         if let Some(parts) = parts.filter(|_| self.aborts) {
             self.abort(&object, parts).await?;
         }
-        Ok(self.delete(&object).await?)
+        Ok(self.delete_object(&object).await?)
     }
+}
+
+/// The object of that very name: a derivation's may have a `?` in it, which the library would write otherwise.
+fn named(name: &str) -> Path {
+    // No cache has a file of a name that it doesn't take, nor has a bucket an object of the one that it makes of it.
+    Path::parse(name).unwrap_or_else(|_| Path::from(name))
 }
 
 /// What a store is told that an object holds, as Nix tells it.
@@ -210,9 +269,9 @@ pub(super) fn content_type(kind: &'static str) -> Attributes {
     Attributes::from_iter([(Attribute::ContentType, kind)])
 }
 
-/// What an object is read for, as messages say it.
-fn action_of(object: &Path) -> Action {
-    if object.filename() == Some(layout::CACHE_INFO) { Action::Configuration } else { Action::Fetch }
+/// What a file is read for, as messages say it.
+fn action_of(file: &str) -> Action {
+    if file == layout::CACHE_INFO { Action::Configuration } else { Action::Fetch }
 }
 
 #[cfg(test)]
@@ -255,6 +314,7 @@ mod tests {
                 server: None,
                 spare: Arc::new(Semaphore::new(SPARE)),
                 aborts: true,
+                only_overwrites: Arc::default(),
             }
         }
     }
@@ -262,11 +322,11 @@ mod tests {
     #[tokio::test]
     async fn no_text_is_read_that_is_none() {
         let store = Store::in_memory();
-        let object = store.object("nix-cache-info");
-        assert_eq!(store.text(&object).await.expect("asked"), None);
+        let file = layout::CACHE_INFO;
+        assert_eq!(store.text(file).await.expect("asked"), None);
         for (bytes, fits) in [(LONGEST_TEXT, true), (LONGEST_TEXT + 1, false)] {
-            store.put(&object, vec![b'x'; bytes].into(), "text/plain", false).await.expect("put");
-            let read = store.text(&object).await;
+            store.put(file, vec![b'x'; bytes], "text/plain").await.expect("put");
+            let read = store.text(file).await;
             assert_eq!(read.is_ok_and(|text| text.is_some_and(|text| text.len() == bytes)), fits);
         }
     }

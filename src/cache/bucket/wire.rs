@@ -2,7 +2,8 @@
 //! time-outs. The library signs them and understands the answers; what goes wrong is understood here, where status,
 //! headers and body are still to be seen.
 //!
-//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body. What a server says
+//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body; but who sends more of it
+//! from time to time is at work. What a server says
 //! of a failure is passed on without what the request has shown it.
 
 use std::sync::Arc;
@@ -131,7 +132,7 @@ impl Wire {
         let stalled = |after| BucketError::Http(HttpError::Stalled { action, host: host.clone(), after });
         let answered = async {
             let response = client.execute(request).await.map_err(failed)?;
-            self.judge(Asked { action, method: &parts.method, shown: &shown, most }, response).await
+            self.judge(Asked { action, method: &parts.method, shown: &shown, most }, response, &movement).await
         };
         if action == Action::Credentials {
             let limit = if is_near { HANDING_OUT } else { HANDING_OUT_FROM_AFAR };
@@ -145,7 +146,12 @@ impl Wire {
     }
 
     /// Hands on what the library understands, and tells everything else apart.
-    async fn judge(&self, asked: Asked<'_>, response: Response) -> Result<HttpResponse, BucketError> {
+    async fn judge(
+        &self,
+        asked: Asked<'_>,
+        response: Response,
+        movement: &Movement,
+    ) -> Result<HttpResponse, BucketError> {
         let Asked { action, method, shown, most } = asked;
         let (status, host) = (response.status(), origin(response.url()));
         if (status.is_success() && *method != Method::POST) || is_for_the_library(method, status) {
@@ -156,7 +162,7 @@ impl Wire {
         let headers = response.headers().clone();
         let mut bare = http::Response::new(());
         (*bare.status_mut(), *bare.headers_mut()) = (status, headers.clone());
-        let answer = read_whole(response).await;
+        let answer = read_whole(response, movement).await;
         let answer = answer.map_err(|source| HttpError::of_transport(action, host, source))?;
         let (code, says) = understand(&headers, &String::from_utf8_lossy(&answer), shown);
         let code = Code::parse(&code).told_apart(&says);
@@ -279,8 +285,36 @@ pub(super) fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::super::arriving::tests::Handed;
     use super::*;
     use crate::cache::http::{Http, HttpOptions};
+
+    /// Amazon's servers answer at once when parts are to be put together, and send white space until they are, which may take
+    /// several minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_shows_that_it_is_at_work_is_not_given_up() {
+        let (sender, handed) = mpsc::channel(8);
+        let response = Response::from(http::Response::new(reqwest::Body::wrap(Handed(handed))));
+        let movement = Movement::default();
+        movement.is_whole();
+        let answered = async {
+            tokio::select! {
+                answer = read_whole(response, &movement) => answer.expect("an answer"),
+                after = movement.stalled(ANSWERING) => panic!("given up after {after:?}"),
+            }
+        };
+        let at_work = async move {
+            for piece in [" ", " ", " ", "<CompleteMultipartUploadResult/>"] {
+                sleep(ANSWERING - Duration::from_secs(1)).await;
+                sender.send(piece.into()).await.expect("read");
+            }
+        };
+        let (answer, ()) = tokio::join!(answered, at_work);
+        assert!(answer.ends_with(b"/>"));
+    }
 
     #[test]
     fn messages_say_what_was_asked_for() {
@@ -338,7 +372,11 @@ mod tests {
             let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);
             let answer = answer.body("<Error><Code>BlobNotFound</Code></Error>").expect("an answer");
             let asked = Asked { action: Action::Upload, method: &Method::POST, shown: &[], most: u64::MAX };
-            assert_eq!(wire.judge(asked, Response::from(answer)).await.is_ok(), is_handed_on, "{kind}");
+            assert_eq!(
+                wire.judge(asked, Response::from(answer), &Movement::default()).await.is_ok(),
+                is_handed_on,
+                "{kind}"
+            );
         }
     }
 }

@@ -188,15 +188,11 @@ impl Cache for FileCache {
         })
     }
 
-    fn push(self: Arc<Self>, push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
+    fn push(self: Arc<Self>, mut push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
-            let Push { info, nar, mut arrivals, go_ahead, contents } = push;
-            let known = contents.recall(info.nar_hash).await;
+            let known = push.recall().await?;
+            let Push { info, nar, arrivals, go_ahead, contents } = push;
             if let Some(known) = known {
-                // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has
-                // no seat in a reading that others share.
-                arrivals.as_mut().await?;
-                arrivals = Box::pin(async { Ok(()) });
                 let (cache, own) = (Arc::clone(&self), info.clone());
                 let narinfo = spawn_blocking(move || cache.write_beside(&own, &known)).await;
                 let narinfo = narinfo.map_err(|_| CacheError::LostThread { action: "write a narinfo" })??;

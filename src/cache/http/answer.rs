@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
@@ -77,11 +77,22 @@ pub(in crate::cache) fn plain(text: &str) -> String {
     words.join(" ").chars().take(LONGEST_MESSAGE).collect()
 }
 
+/// What was asked for.
+pub struct Answer {
+    /// As it came.
+    pub content: Vec<u8>,
+    /// How many bytes the file has that was asked for, of which the content may be a part or, after HEAD, nothing; as far as
+    /// the server says that.
+    pub size: Option<u64>,
+}
+
 /// What stands above an answer.
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     pub(super) location: Option<String>,
+    /// How many bytes the file has that was asked for, as far as that is said.
+    pub(super) size: Option<u64>,
 }
 
 impl Head {
@@ -92,7 +103,21 @@ impl Head {
             status: response.status(),
             retry_after: text(RETRY_AFTER).and_then(|text| pause(text, SystemTime::now())),
             location: location.map(|url| origin(&url)),
+            size: size(response.headers()),
         }
+    }
+}
+
+/// How many bytes a file has, by the head of an answer to HEAD, or to GET for all of it or a part (RFC 9110, 8.6 and 14.4).
+fn size(headers: &HeaderMap) -> Option<u64> {
+    // What is packed for the way is another size.
+    if headers.contains_key(CONTENT_ENCODING) {
+        return None;
+    }
+    let text = |name| headers.get(name)?.to_str().ok();
+    match text(CONTENT_RANGE) {
+        Some(range) => range.rsplit_once('/')?.1.trim().parse().ok(),
+        None => text(CONTENT_LENGTH)?.trim().parse().ok(),
     }
 }
 
@@ -108,6 +133,8 @@ pub(in crate::cache) fn pause(text: &str, now: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::{HeaderName, HeaderValue};
+
     use super::*;
 
     #[test]
@@ -127,6 +154,19 @@ mod tests {
         ] {
             assert_eq!(beside(status, message), expected, "{message}");
         }
+    }
+
+    #[test]
+    fn the_size_of_a_file_is_that_of_all_of_it() {
+        let size_of = |lines: &[(HeaderName, &'static str)]| {
+            size(&lines.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect())
+        };
+        assert_eq!(size_of(&[(CONTENT_LENGTH, "1234")]), Some(1234));
+        assert_eq!(size_of(&[(CONTENT_LENGTH, "0")]), Some(0));
+        assert_eq!(size_of(&[(CONTENT_LENGTH, "1"), (CONTENT_RANGE, "bytes 0-0/1234")]), Some(1234));
+        assert_eq!(size_of(&[(CONTENT_LENGTH, "1"), (CONTENT_RANGE, "bytes 0-0/*")]), None);
+        assert_eq!(size_of(&[(CONTENT_LENGTH, "99"), (CONTENT_ENCODING, "gzip")]), None);
+        assert_eq!(size_of(&[]), None);
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl HttpError {
     }
 
     pub(super) fn of_status(action: Action, host: String, head: Head, says: ServerSays) -> Self {
-        let Head { status, retry_after, location } = head;
+        let Head { status, retry_after, location, size: _ } = head;
         if status.is_redirection() {
             return Self::Redirected { action, host, to: location.unwrap_or_else(|| "nowhere".to_owned()) };
         }
@@ -228,7 +228,7 @@ impl HttpError {
     }
 
     /// Whether the server refuses what it was shown.
-    pub(super) fn is_about_credentials(&self) -> bool {
+    pub(in crate::cache) fn is_about_credentials(&self) -> bool {
         self.class() == Class::Credentials
     }
 }

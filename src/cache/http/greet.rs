@@ -7,7 +7,7 @@ use reqwest::{StatusCode, Url};
 
 use super::answer::Head;
 use super::error::origin;
-use super::{ANSWERING_BRIEFLY, Action, Http, HttpError, ServerSays};
+use super::{ANSWERING_BRIEFLY, Action, Http, HttpError, Movement, ServerSays};
 
 /// What came of greeting a server.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl Http {
             return Err(HttpError::of_status(Action::Greeting, host, head, ServerSays::default()));
         }
         // Read, so that the connection serves the next one too.
-        let _ = super::read_whole(response).await;
+        let _ = super::read_whole(response, &Movement::default()).await;
         Ok(Greeting { took, clock_ahead })
     }
 }

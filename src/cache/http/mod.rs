@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 
 pub use self::action::Action;
 use self::answer::Head;
-pub use self::answer::ServerSays;
+pub use self::answer::{Answer, ServerSays};
 pub(super) use self::answer::{beside, pause, plain};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
@@ -152,6 +152,14 @@ impl Http {
     /// # Errors
     /// [`HttpError`], also where the server answers with anything but success.
     pub async fn ask(&self, action: Action, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
+        Ok(self.look(action, request).await?.content)
+    }
+
+    /// As [`Http::ask`], for who wants to know how large a file is.
+    ///
+    /// # Errors
+    /// Those of [`Http::ask`].
+    pub async fn look(&self, action: Action, request: RequestBuilder) -> Result<Answer, HttpError> {
         let asked = error::url_of(&request);
         self.exchange(action, asked, request.timeout(ANSWERING_BRIEFLY)).await
     }
@@ -165,18 +173,13 @@ impl Http {
         let (stream, progress) = body.split(Tap::of_this_task());
         let request = request.body(reqwest::Body::wrap_stream(stream));
         tokio::select! {
-            ended = self.exchange(action, asked.clone(), request) => ended,
+            ended = self.exchange(action, asked.clone(), request) => Ok(ended?.content),
             after = progress.stalled() => Err(HttpError::Stalled { action, host: error::host_of(asked.as_ref()), after }),
         }
     }
 
     /// Sends a request with everything that the server is to be shown, and reads the answer.
-    async fn exchange(
-        &self,
-        action: Action,
-        asked: Option<Url>,
-        request: RequestBuilder,
-    ) -> Result<Vec<u8>, HttpError> {
+    async fn exchange(&self, action: Action, asked: Option<Url>, request: RequestBuilder) -> Result<Answer, HttpError> {
         let host = error::host_of(asked.as_ref());
         let shown = self.credentials.shown().await.map_err(|source| HttpError::Secret { source })?;
         let failed = |source| HttpError::of_transport(action, host.clone(), source);
@@ -189,12 +192,12 @@ impl Http {
         if action == Action::Put && asked.as_ref() != Some(response.url()) {
             return Err(HttpError::Redirected { action, host, to: origin(response.url()) });
         }
-        let answer = read_whole(response).await.map_err(failed)?;
+        let content = read_whole(response, &Movement::default()).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted(action);
-            return Ok(answer);
+            return Ok(Answer { content, size: head.size });
         }
-        let says = ServerSays::read(&answer, |text| shown.blacken(text));
+        let says = ServerSays::read(&content, |text| shown.blacken(text));
         let refused = self.credentials.refused_words(&shown, action, &head, &says);
         let error = HttpError::of_status(action, host, head, says).refusing(refused);
         if error.is_about_credentials() {
@@ -220,10 +223,12 @@ pub(super) async fn touch(client: &Client, url: &Url) -> bool {
     client.head(front).send().await.is_ok()
 }
 
-/// An answer, as long as it may be.
-pub(super) async fn read_whole(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+/// An answer, as long as it may be. That some of it comes is a movement, too: an object store that puts many parts together
+/// sends white space until that is done.
+pub(super) async fn read_whole(mut response: Response, movement: &Movement) -> Result<Vec<u8>, reqwest::Error> {
     let mut answer = Vec::new();
     while let Some(chunk) = response.chunk().await? {
+        movement.is_whole();
         answer.extend_from_slice(&chunk);
         if answer.len() > LONGEST_ANSWER {
             // Nobody can mean that; what there is of it won't be understood, and that is said.

@@ -21,6 +21,10 @@ use crate::report::one_line;
 /// A tag that no file has, by which a server that knows conditions is asked for something without its doing it.
 const NOBODYS_TAG: &str = "\"storewatch-asks\"";
 
+/// So many folders are remembered at most, some 200 bytes each: realisations have one for each derivation. To ask again costs
+/// a request or two.
+const FOLDERS: usize = 256;
+
 /// The files of a cache. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Files {
@@ -41,6 +45,16 @@ struct Shared {
 /// When a folder was made, if it was; held while it is being made, so that one does it for all who need it. Who needs another
 /// one isn't held up.
 type Folder = Mutex<Option<Instant>>;
+
+/// What is where a file may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// A file of no bytes.
+    Empty,
+    /// A file of so many bytes, as far as the server says that.
+    Some(Option<u64>),
+}
 
 impl Files {
     /// Makes ready to speak, unless the server is this host itself, or has just refused the same credentials.
@@ -91,34 +105,35 @@ impl Files {
     /// Whether a file is there that holds something, as far as the server says that: an empty narinfo is what a program that
     /// doesn't sync leaves after a power failure.
     pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
-        match self.look(file).await {
-            Ok(()) => Ok(true),
-            Err(error) if is_absent(&error) || is_empty(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(matches!(self.look(file).await?, Found::Some(_)))
+    }
+
+    /// Whether a file is there that has so many bytes, as far as the server says that: an archive may be cut in the same way.
+    pub(super) async fn has_whole(&self, file: &str, size: u64) -> Result<bool, HttpError> {
+        Ok(matches!(self.look(file).await?, Found::Some(found) if found.is_none_or(|found| found == size)))
     }
 
     /// Whether a file is there, empty or not.
     pub(super) async fn is_there(&self, file: &str) -> Result<bool, HttpError> {
-        match self.look(file).await {
-            Err(error) if is_absent(&error) => Ok(false),
-            Err(error) if !is_empty(&error) => Err(error),
-            _ => Ok(true),
-        }
+        Ok(!matches!(self.look(file).await?, Found::Nothing))
     }
 
     /// Asks for a file: by its first byte, where the server knows no HEAD.
-    async fn look(&self, file: &str) -> Result<(), HttpError> {
+    pub(super) async fn look(&self, file: &str) -> Result<Found, HttpError> {
         if !self.shared.knows_no_head.load(Ordering::Relaxed) {
-            match self.http.ask(Action::Look, self.http.client().head(self.url(file))).await {
+            let answer = self.http.look(Action::Look, self.http.client().head(self.url(file))).await;
+            match answer.map(|answer| answer.size) {
                 Err(HttpError::Status { status: 405 | 501, .. }) => {
                     self.shared.knows_no_head.store(true, Ordering::Relaxed);
                 }
-                answer => return answer.map(drop),
+                // Some say so of everything, since the answer itself has no more.
+                Ok(Some(0)) => {}
+                size => return found(size),
             }
         }
         let first_byte = self.http.client().get(self.url(file)).header(RANGE, "bytes=0-0");
-        self.http.ask(Action::Look, first_byte).await.map(drop)
+        let answer = self.http.look(Action::Look, first_byte).await;
+        found(answer.map(|answer| if answer.content.is_empty() { Some(0) } else { answer.size }))
     }
 
     /// Puts a small file, over one that is there.
@@ -206,6 +221,10 @@ impl Files {
 
     fn folder(&self, path: &str) -> Arc<Folder> {
         let mut folders = self.shared.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.len() >= FOLDERS {
+            // Those that somebody waits for stay.
+            folders.retain(|_, folder| Arc::strong_count(folder) > 1);
+        }
         Arc::clone(folders.entry(path.to_owned()).or_default())
     }
 }
@@ -213,6 +232,10 @@ impl Files {
 impl Place for Files {
     fn name(&self) -> &str {
         self.root.as_str()
+    }
+
+    fn address(&self) -> String {
+        self.root.to_string()
     }
 
     async fn take_back(&self, object: &str, _: Option<&str>) -> Result<(), CacheError> {
@@ -223,6 +246,17 @@ impl Place for Files {
 /// Whether an answer says that there is no such file.
 fn is_absent(error: &HttpError) -> bool {
     matches!(error, HttpError::Status { status: 404 | 410, .. })
+}
+
+/// What an answer says of a file that was asked for.
+fn found(size: Result<Option<u64>, HttpError>) -> Result<Found, HttpError> {
+    match size {
+        Ok(Some(0)) => Ok(Found::Empty),
+        Ok(size) => Ok(Found::Some(size)),
+        Err(error) if is_absent(&error) => Ok(Found::Nothing),
+        Err(error) if is_empty(&error) => Ok(Found::Empty),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether an answer to the question for a file's first byte says that it has none.
@@ -319,6 +353,20 @@ mod tests {
         assert!(!slow.is_finished() && !same.is_finished());
         answer_201(&mut asked).await;
         assert!(slow.await.expect("no panic") && same.await.expect("no panic"), "made once for both");
+    }
+
+    #[tokio::test]
+    async fn no_more_folders_are_remembered_than_are_of_use() {
+        let options =
+            PutOptions { endpoint: "http://127.0.0.1:1/".to_owned(), http: Default::default(), allow_self: true };
+        let files = Files::new(&options).await.expect("nothing is sent yet");
+        let remembered = || files.shared.folders.lock().expect("no panic").len();
+        let being_made = files.folder("/nar/");
+        for number in 0..10 * FOLDERS {
+            files.folder(&format!("/build-trace-v2/{number}.drv/"));
+            assert!(remembered() <= FOLDERS);
+        }
+        assert!(Arc::ptr_eq(&being_made, &files.folder("/nar/")), "it is made once for all who need it");
     }
 
     /// Reads the head of a request, and says that it was done.

@@ -3,7 +3,7 @@
 //!
 //! An archive is sent as it is packed, under a name that no other upload has, then the narinfo that names it. Nothing is ever
 //! overwritten but `nix-cache-info`, a narinfo or a list of files by its like: of two hosts that upload one path at the same
-//! time the last wins, and both narinfos are true. What fails on its way is deleted, as far as the server knows how
+//! time the last wins, and both narinfos are true. The list of a path's files and the log of its build come last. What fails on its way is deleted, as far as the server knows how
 //! (`cache/unfinished`); a reader never sees it anyway.
 //!
 //! Servers differ. One that doesn't know HEAD is asked for the first byte; one that wants sizes beforehand gets archives as
@@ -25,7 +25,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use self::files::Files;
+use self::files::{Files, Found};
 pub use self::look::{look, try_out};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::doomed_name;
@@ -131,7 +131,7 @@ impl PutCache {
     /// Whoever stands there may answer every question with a page, as some do for a while: what it says then is no reason to
     /// leave a path out.
     async fn refuse_who_has_everything(&self) -> Result<(), HttpError> {
-        if !self.files.has(NOBODYS_NARINFO).await? {
+        if !self.files.is_there(NOBODYS_NARINFO).await? {
             return Ok(());
         }
         let problem = "it has a file of every name, and so what is missing can't be learnt; let it answer 404 to what \
@@ -139,16 +139,13 @@ impl PutCache {
         Err(self.files.not_understood(Action::Look, problem))
     }
 
-    async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+    async fn upload(&self, mut push: Push) -> Result<Pushed, CacheError> {
+        let known = push.recall().await?;
+        let Push { info, nar, arrivals, go_ahead, contents } = push;
         let lane = nar.lane();
-        if let Some(known) = contents.recall(info.nar_hash).await {
-            // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
-            // seat in a reading that others share.
-            arrivals.as_mut().await?;
-            arrivals = Box::pin(async { Ok(()) });
+        if let Some(known) = known {
             // In this order: an archive goes before what says that it will.
-            if self.is_to_stay(&known.url).await && self.files.has(&known.url).await? {
+            if self.is_to_stay(&known.url).await && self.files.has_whole(&known.url, known.file_size).await? {
                 // Given up, unless it is read: others wait for who has a seat in a reading.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
@@ -169,16 +166,17 @@ impl PutCache {
         let Arrived { nar, upload, listing } = self.send(&info, nar).await?;
         arrivals.await?;
         go_ahead.await?;
-        self.put_beside(&info, lane, async { Ok(listing) }).await;
         upload.let_go().await?;
         if let Err(error) = self.publish(&info, &nar).await {
             if is_certain(&error) {
-                self.take_back(nar.url).await;
+                self.notes.take_back_unshown(&self.files, nar.url).await;
             }
             return Err(error.into());
         }
         contents.remember(info.nar_hash, &nar).await;
-        Ok(Pushed { read: info.nar_size, sent: nar.file_size, deduplicated: false })
+        // Not before: a log may have to wait long until it is sent, and the go-ahead holds for a moment.
+        self.put_beside(&info, lane, async { Ok(listing) }).await;
+        Ok(Pushed { read: nar.nar_size, sent: nar.file_size, deduplicated: false })
     }
 
     /// Whether no prune, by whoever has the files, is about to remove an archive (`care/prune`). Where that can't be learnt,
@@ -224,7 +222,7 @@ impl PutCache {
             path: self.files.path(),
             source,
         })?;
-        let upload = self.notes.begin(&self.files, url.clone()).await?;
+        let mut upload = self.notes.begin(&self.files, url.clone()).await?;
         // What isn't packed is as long, and hashes to the same, as Nix has registered: the reader sees to that.
         let as_registered = Packed {
             compression,
@@ -242,6 +240,10 @@ impl PutCache {
         let progress = body.progress();
         let length = as_registered.map(|packed| packed.file_size);
         if let Err(error) = self.files.put_archive(&url, body, length).await {
+            // Only of that it is certain: a proxy may cut a body with 400 or 413 when what stands behind it has some of the file.
+            if error.is_about_credentials() {
+                upload.nothing_was_taken().await;
+            }
             return Err(progress.failure().map_or_else(|| error.into(), CacheError::from));
         }
         let packed = self.all_of_it(&progress, as_registered)?;
@@ -260,16 +262,7 @@ impl PutCache {
         })
     }
 
-    /// Takes an archive back that was let go and that no narinfo names for certain.
-    async fn take_back(&self, archive: String) {
-        // What can't be noted is tried once.
-        match self.notes.begin(&self.files, archive.clone()).await {
-            Ok(upload) => upload.take_back().await,
-            Err(_) => drop(self.files.delete(&archive).await),
-        }
-    }
-
-    /// Puts there what goes beside a path. Who reads the cache can do without, so a failure is only noted.
+    /// Puts beside a path that is shown what goes with it. Who reads the cache can do without, so a failure is only noted.
     async fn put_beside(
         &self,
         info: &PathInfo,
@@ -334,25 +327,26 @@ fn is_certain(error: &HttpError) -> bool {
 impl Cache for PutCache {
     fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
         Box::pin(async move {
-            let mut there = vec![false; paths.len()];
+            let mut found = vec![Found::Nothing; paths.len()];
             let (mut asking, mut next) = (JoinSet::new(), paths.iter().enumerate());
             loop {
                 while asking.len() < ASKED_AT_ONCE
                     && let Some((place, path)) = next.next()
                 {
                     let (files, narinfo) = (self.files.clone(), layout::narinfo_name(path));
-                    asking.spawn(Tap::of_this_task().scope(async move { (place, files.has(&narinfo).await) }));
+                    asking.spawn(Tap::of_this_task().scope(async move { (place, files.look(&narinfo).await) }));
                 }
                 match asking.join_next().await {
-                    Some(Ok((place, has))) => there[place] = has?,
+                    Some(Ok((place, file))) => found[place] = file?,
                     Some(Err(_)) => return Err(CacheError::LostThread { action: "look for what is missing" }),
                     None => break,
                 }
             }
-            if there.contains(&true) {
+            if found.iter().any(|found| *found != Found::Nothing) {
                 self.refuse_who_has_everything().await?;
             }
-            Ok(paths.iter().zip(there).filter(|(_, there)| !there).map(|(path, _)| path.clone()).collect())
+            let lacks = |found: &Found| !matches!(found, Found::Some(_));
+            Ok(paths.iter().zip(found).filter(|(_, found)| lacks(found)).map(|(path, _)| path.clone()).collect())
         })
     }
 

@@ -2,6 +2,7 @@
 
 pub mod care;
 mod keys;
+mod left;
 mod look;
 mod sight;
 mod standing;
@@ -15,6 +16,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 pub(super) use self::keys::own_key_file;
 pub use self::keys::{note_key_that_was_told, public_key};
 use self::keys::{public_key_file, signing_key, tell_servers_key};
+pub use self::left::tell_what_is_left;
 pub use self::look::{Unanswered, describe, summary, try_all};
 pub use self::sight::out_of_sight;
 pub use self::standing::{lacks_secret, off_by_name, own_server, tell_what_is_off, why_off};
@@ -36,6 +38,9 @@ use crate::upload::{Forgive, Open, Orders, Target};
 /// The embedded cache takes nothing while less than this of its file system is free: it was not asked for, so it must not
 /// be what fills a disk.
 const EMBEDDED_RESERVE: Threshold = Threshold::Percent(10);
+
+/// Folder of the state directory with a folder for each cache on a server, of notes of what is being uploaded to it.
+const UNFINISHED: &str = "unfinished";
 
 /// What a cache needs beside its own lines in the policy file.
 #[derive(Clone)]
@@ -211,7 +216,7 @@ async fn sent_to_a_server(
     config: CacheConfig,
     surroundings: CacheSurroundings,
 ) -> Result<(BinaryCache, PathBuf), CacheError> {
-    let unfinished = surroundings.state_dir.join("unfinished").join(config.name.as_str());
+    let unfinished = surroundings.state_dir.join(UNFINISHED).join(config.name.as_str());
     let binary = tokio::task::spawn_blocking(move || binary_cache(layout, &config, &surroundings)).await;
     Ok((binary.unwrap_or(Err(CacheError::LostThread { action: "open the cache" }))?, unfinished))
 }

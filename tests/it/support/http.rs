@@ -80,8 +80,10 @@ impl Question {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driven = tokio::spawn(connection);
-        let host = format!("127.0.0.1:{}", self.port);
-        let mut request = Request::builder().method(self.method).uri(self.path).header("host", host);
+        let mut request = Request::builder().method(self.method).uri(self.path);
+        if self.headers.iter().all(|(name, _)| name != "host") {
+            request = request.header("host", format!("127.0.0.1:{}", self.port));
+        }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }

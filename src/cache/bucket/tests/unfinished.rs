@@ -41,7 +41,7 @@ impl Host {
     }
 
     async fn has(&self, name: &str) -> bool {
-        self.store.has(&Object::from(name)).await.expect("asked")
+        self.store.has(name).await.expect("asked")
     }
 
     fn notes(&self) -> Vec<PathBuf> {

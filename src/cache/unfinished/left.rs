@@ -1,0 +1,65 @@
+//! Notes of earlier runs, and what they say is left where nobody tidies up: what was sent to another place that the policy
+//! named for the same cache, or for one that it doesn't name any more. Only people can delete that, so they are told at each
+//! start, as long as the notes are kept.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use tracing::warn;
+
+use super::{REFUSED_KEPT, REFUSED_KEPT_FOR};
+use crate::cache::run;
+
+/// What an earlier run has noted.
+pub(super) struct Left {
+    pub(super) note: PathBuf,
+    text: String,
+}
+
+impl Left {
+    /// Place, object, and the name of the upload in parts, if it had one. None where a power failure cut the note: what was
+    /// sent, if anything was, can't be found by it.
+    pub(super) fn parts(&self) -> Option<(&str, &str, Option<&str>)> {
+        let mut lines = self.text.lines();
+        Some((lines.next()?, lines.next()?, lines.next()))
+    }
+}
+
+/// All notes of a folder that aren't this process's. Blocks.
+pub(super) fn of_earlier_runs(folder: &Path) -> io::Result<Vec<Left>> {
+    let files = fs::read_dir(folder)?.flatten();
+    let old = files.filter(|file| !file.file_name().to_str().is_some_and(run::is_own));
+    Ok(old.filter_map(|file| Some(Left { text: fs::read_to_string(file.path()).ok()?, note: file.path() })).collect())
+}
+
+/// Tells where the uploads of these notes may have left something. What is old of the notes, or too much, is forgotten then.
+/// Blocks.
+pub(super) fn tell(folder: &Path, left: &[Left]) {
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for (place, ..) in left.iter().filter_map(Left::parts) {
+        *places.entry(place).or_default() += 1;
+    }
+    let cache = folder.file_name().unwrap_or_default().to_string_lossy();
+    for (place, uploads) in places {
+        warn!(
+            "uploads that were cut ({uploads}) may have left something in {place}, where nobody deletes it, since the policy \
+             does not name that for the cache {cache} any more; what it is, the notes in {} say",
+            folder.display()
+        );
+    }
+    for (count, Left { note, .. }) in left.iter().enumerate() {
+        let age = fs::metadata(note).and_then(|note| note.modified()).ok().and_then(|modified| modified.elapsed().ok());
+        if count >= REFUSED_KEPT || age.unwrap_or_default() >= REFUSED_KEPT_FOR {
+            // Should it stay, it is told of again.
+            let _ = fs::remove_file(note);
+        }
+    }
+}
+
+/// Tells where uploads to a cache may have left something that isn't on any server any more, by the folder in which it noted
+/// them. Blocks.
+pub fn tell_of_cut_uploads(folder: &Path) {
+    // Where there is nothing that could be read, there is nothing to tell.
+    tell(folder, &of_earlier_runs(folder).unwrap_or_default());
+}
