@@ -8,15 +8,13 @@ use tokio::task::spawn_blocking;
 
 use super::UNFINISHED;
 use crate::cache::{CacheUrl, tell_of_cut_uploads};
-use crate::config::Config;
+use crate::config::{CacheConfig, Config};
 
 /// Tells where uploads that were cut may have left something that no cache of this policy tidies up. Those on servers do so
 /// when they are opened, and tell what they can't.
 pub async fn tell_what_is_left(config: &Config, state_dir: &Path) {
-    let on_servers = config
-        .caches
-        .iter()
-        .filter(|cache| matches!(CacheUrl::parse(&cache.url), Ok(CacheUrl::Bucket { .. } | CacheUrl::Http { .. })));
+    let is_on_server = |cache: &&CacheConfig| matches!(cache.place, CacheUrl::Bucket { .. } | CacheUrl::Http { .. });
+    let on_servers = config.caches.iter().filter(is_on_server);
     let tidy_up: HashSet<OsString> = on_servers.map(|cache| cache.name.as_str().into()).collect();
     let folder = state_dir.join(UNFINISHED);
     let told = spawn_blocking(move || {
