@@ -1,7 +1,7 @@
 //! A binary cache in a bucket of an object store: `s3://BUCKET`, `gs://BUCKET`, `az://CONTAINER`.
 //!
 //! An archive is sent under a name that no other upload has, then the narinfo that names it, and nothing is ever
-//! overwritten but a narinfo by its like. Where the store knows how to put only what isn't there, the first of two hosts
+//! overwritten but a narinfo by its like, or by a good one if what it shows isn't well. Where the store knows how to put only what isn't there, the first of two hosts
 //! that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are true.
 //! The list of a path's files and the log of its build come last, the list only from who has won: two builds of one path
 //! need not be the same. `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use object_store::PutPayload;
+use object_store::{ObjectMeta, PutMode, PutPayload, UpdateVersion};
 use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::debug;
@@ -41,7 +41,7 @@ pub use self::error::BucketError;
 use self::listing::Listing;
 pub use self::look::{look, try_out};
 pub use self::shelf::BucketShelf;
-use self::store::{Put, Store};
+use self::store::{Put, Small, Store};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::condemned_with;
 use super::pack::Packing;
@@ -57,6 +57,9 @@ const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// So many paths are asked for at once, each by a request of its own.
 const ASKED_AT_ONCE: usize = 32;
+
+/// So often a narinfo is read again that others write at the same moment.
+const TRIES: u32 = 5;
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -136,8 +139,35 @@ impl BucketCache {
         self.store.put(object, payload, kind, false).await
     }
 
+    /// Puts a narinfo in the place of the one that is there, of which `text` makes the new one. One that somebody else puts
+    /// there at the same moment is looked at, too, as far as the store knows how.
+    async fn put_in_place(
+        &self,
+        narinfo: &object_store::path::Path,
+        text: impl Fn(&[u8]) -> String,
+    ) -> Result<Put, Arc<BucketError>> {
+        for _ in 0..TRIES {
+            let shown = self.store.small(narinfo).await?;
+            let content = text(shown.as_ref().map_or(&[], |shown| &shown.content));
+            let mode = match shown {
+                _ if self.only_overwrites.load(Ordering::Relaxed) => PutMode::Overwrite,
+                Some(Small { meta: ObjectMeta { e_tag, version, .. }, .. }) => {
+                    PutMode::Update(UpdateVersion { e_tag, version })
+                }
+                None => PutMode::Create,
+            };
+            match self.store.put_as(narinfo, content.into(), layout::NARINFO_TYPE, mode).await {
+                Err(error) if error.is_not_implemented() => self.only_overwrites.store(true, Ordering::Relaxed),
+                Ok(Put::Exists) => {}
+                put => return put,
+            }
+        }
+        // Both are true.
+        self.store.put(narinfo, text(&[]).into(), layout::NARINFO_TYPE, false).await
+    }
+
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+        let Push { info, nar, mut arrivals, go_ahead, contents, anew } = push;
         let lane = nar.lane();
         if let Some(known) = contents.recall(info.nar_hash).await {
             // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no
@@ -149,7 +179,7 @@ impl BucketCache {
                 // Given up, unless it is read: others wait for who has a seat.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
-                let put = self.publish(&info, &known).await?;
+                let put = self.publish(&info, &known, anew).await?;
                 let mut read = 0;
                 let listing = async {
                     let Some(nar) = nar.filter(|_| put == Put::New) else { return Ok(None) };
@@ -181,7 +211,7 @@ impl BucketCache {
         go_ahead.await?;
         upload.let_go().await?;
         let stored = packed.stored_at(url);
-        let put = match self.publish(&info, &stored).await {
+        let put = match self.publish(&info, &stored, anew).await {
             Ok(put) => put,
             Err(error) => {
                 if error.is_certain() {
@@ -278,10 +308,14 @@ impl BucketCache {
         Ok(())
     }
 
-    /// Shows a path, by the narinfo that names its archive.
-    async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
+    /// Shows a path, by the narinfo that names its archive; with `anew`, in the place of what is shown.
+    async fn publish(&self, info: &PathInfo, nar: &StoredNar, anew: bool) -> Result<Put, Arc<BucketError>> {
         let narinfo = self.store.object(&layout::narinfo_name(&info.path));
-        let put = self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await?;
+        let put = if anew {
+            self.put_in_place(&narinfo, |shown| self.binary.narinfo_in_place_of(shown, info, nar)).await?
+        } else {
+            self.put_new(&narinfo, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await?
+        };
         self.listing.brought(&info.path);
         Ok(put)
     }

@@ -140,7 +140,7 @@ impl PutCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, mut arrivals, go_ahead, contents } = push;
+        let Push { info, nar, mut arrivals, go_ahead, contents, .. } = push;
         let lane = nar.lane();
         if let Some(known) = contents.recall(info.nar_hash).await {
             // The archive is looked for when that is over: it may take hours, in which a cache is pruned. Who waits has no

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use self::repair::{Broken, Repair, repair};
-use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
+use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
@@ -33,8 +33,9 @@ pub(super) struct Args {
     /// Read every archive, unpack it, and compare its hashes: as much work as to download the whole cache.
     #[arg(long)]
     deep: bool,
-    /// Upload anew what is not well, as far as this host still has it, by the policy and the queue as `push` does. What this
-    /// host doesn't have is said, with what to do, and left as it is.
+    /// Upload anew what is not well, as far as this host still has it, by the policy and the queue as `push` does. Nothing is
+    /// taken away before something better takes its place; what this host doesn't have, or the policy keeps back, is said,
+    /// with what to do, and left as it is.
     #[arg(long)]
     repair: bool,
     /// A public key, NAME:BASE64, whose signatures are good as well; may be given several times.
@@ -63,6 +64,8 @@ struct Examined {
     leftovers: u64,
     leftover_bytes: u64,
     leftover_files: Vec<LeftoverFile>,
+    /// Why it isn't known which uploads have never ended, should that be so.
+    uploads_unseen: Option<String>,
     /// Archives whose packing is unknown here.
     not_unpacked: u64,
     /// What was done about it, if that was asked for.
@@ -161,6 +164,12 @@ impl Examined {
                     let age = indicatif::HumanDuration(std::time::Duration::from_secs(age.into()));
                     tell(&format!("left over: {what} {file}, {size}, {age} old"));
                 }
+            }
+            Found::UploadsUnseen(why) => {
+                if !json {
+                    tell(&uploads_unseen(&why));
+                }
+                self.uploads_unseen = Some(why);
             }
             Found::NotUnpacked(file) => {
                 self.not_unpacked += 1;

@@ -186,7 +186,7 @@ fn below(root: &Path, folder: &Path) -> BTreeSet<String> {
 }
 
 /// Works on Garage's bucket by storewatch's own means, which `verify` and the others are not told of.
-fn with_shelf<T>(garage: &Garage, work: impl AsyncFnOnce(&dyn Shelf) -> T) -> T {
+pub fn with_shelf<T>(garage: &Garage, work: impl AsyncFnOnce(&dyn Shelf) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let provider = |name: &str, secret: &str| {
