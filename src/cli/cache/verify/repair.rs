@@ -18,6 +18,7 @@ use super::super::care::failed;
 use super::super::{CliError, Global, Setup};
 use crate::cache::care::{Fault, Finding, Shelf, doom};
 use crate::cli::backfill::named_caches;
+use crate::cli::error::NOT_ALL_DELIVERED;
 use crate::cli::paths::store_facts;
 use crate::cli::progress::{exit_code, summarise, work_off};
 use crate::cli::setup;
@@ -70,7 +71,7 @@ pub(super) fn repair(
     let to = named_caches(&[cache.name.to_string()], &own)?;
     let archives: Vec<String> = broken.bad_archives.iter().cloned().collect();
     let (mut repaired, facts) = (Repair::default(), store_facts(&setup.nix));
-    let (mut paths, mut shown_badly) = (Vec::new(), Vec::new());
+    let (mut paths, mut shown_badly, mut is_kept_back) = (Vec::new(), Vec::new(), false);
     for (path, is_shown_badly) in affected(broken, setup) {
         let path = match path {
             Ok(path) => path,
@@ -92,6 +93,7 @@ pub(super) fn repair(
             Err(error) => return Err(ServiceError::from(error).into()),
         };
         if let Some(reason) = kept_back(&setup.config.policy, &info, &setup.nix.logical, &cache.name) {
+            is_kept_back = true;
             repaired.undelivered.push(format!("{path}: it stays as it is, {reason}"));
             continue;
         }
@@ -108,8 +110,15 @@ pub(super) fn repair(
             println!("{path}");
         }
     }
+    let is_all = repaired.not_here.is_empty() && repaired.undelivered.is_empty();
+    let code = |code| match code {
+        0 if is_kept_back => ExitCode::from(NOT_ALL_DELIVERED),
+        0 if !is_all => ExitCode::FAILURE,
+        code => ExitCode::from(code),
+    };
     if paths.is_empty() {
-        return Ok((repaired, ExitCode::FAILURE));
+        let code = code(0);
+        return Ok((repaired, code));
     }
     // Other hosts remember them as well, and would name them anew.
     runtime.block_on(doom(shelf, archives.iter().cloned())).map_err(failed(cache))?;
@@ -119,15 +128,11 @@ pub(super) fn repair(
     if !json {
         summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
     }
+    let code = code(exit_code(&finished, true));
     repaired.uploaded = finished.summary.uploaded;
     repaired.already_there = finished.summary.already_there;
     repaired.waiting = finished.summary.open;
-    let all_asked_for = repaired.undelivered.is_empty() && repaired.not_here.is_empty();
     repaired.undelivered.extend(finished.undelivered.iter().map(|job| format!("{}: {}", job.path, job.reason)));
-    let code = match exit_code(&finished, true) {
-        0 if !all_asked_for => ExitCode::FAILURE,
-        code => ExitCode::from(code),
-    };
     Ok((repaired, code))
 }
 
