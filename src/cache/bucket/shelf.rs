@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use super::BucketError;
 use super::build::StoreOptions;
@@ -31,6 +30,7 @@ pub struct BucketShelf {
     /// Whether the store puts on a condition only what the condition holds for, once that has been tried: some say that they
     /// don't know conditions, and others take what they are given without a word.
     keeps_conditions: OnceLock<bool>,
+    left_alone: Mutex<BTreeSet<String>>,
 }
 
 impl BucketShelf {
@@ -52,7 +52,7 @@ impl BucketShelf {
     /// # Errors
     /// [`CacheError::Bucket`].
     pub async fn open_unchecked(options: &StoreOptions) -> Result<Self, CacheError> {
-        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new() })
+        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new(), left_alone: Mutex::default() })
     }
 
     /// Folder by folder, so that what others keep beside the cache stands in nobody's way.
@@ -61,7 +61,8 @@ impl BucketShelf {
         for folder in folders.iter().filter(|_| what == Listed::Everything) {
             match self.folder(&format!("{folder}/"), false, take).await {
                 Err(error) if error.is_odd_name() && !OWN_FOLDERS.contains(&folder.as_str()) => {
-                    warn!("the folder {folder} of {} is left alone: {}", self.store.name, one_line(&*error));
+                    let why = format!("the folder `{folder}` is left alone: {}", one_line(&*error));
+                    self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).insert(why);
                 }
                 listed => drop(listed?),
             }
@@ -155,6 +156,10 @@ impl Shelf for BucketShelf {
 
     fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(self.pages(what, take))
+    }
+
+    fn left_alone(&self) -> Vec<String> {
+        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {

@@ -86,7 +86,9 @@ fn an_object_of_others_with_an_odd_name_stands_in_nobodys_way() {
         storewatch.cmd(&["push", &paths[0], &paths[1]]).ok();
         site.set("other//thing", "theirs");
         site.remove(&narinfo(&paths[0]));
-        let said = cache(&storewatch, "verify", &["--deep"]).ok();
+        let said = cache(&storewatch, "verify", &["--deep"]);
+        assert!(said.stderr.contains("the folder `other` is left alone") && said.code == Some(0), "{said:?}");
+        let said = said.stdout;
         assert!(said.contains("1 path, all well") && said.matches("left over: archive").count() == 1, "{said}");
         assert_eq!(json(&storewatch, "prune", &PRUNE).0["orphaned_archives"], 1);
         assert_sound(&storewatch);
