@@ -1,25 +1,14 @@
 //! What others keep beside the cache, and what a key may not do.
 
-use super::site::{Site, narinfo};
+use super::site::{Site, narinfo, with_each_fake};
 use super::{assert_sound, cache, each_site, json};
 use crate::support::backend::bucket_policy;
 use crate::support::s3::{Op, Trouble};
-use crate::support::{FakeS3, Fault, FlakyProxy, Garage, Nix, On, Reader, ScratchStore, Storewatch, expr};
+use crate::support::{Fault, FlakyProxy, Garage, Nix, On, Reader, ScratchStore, Storewatch, expr};
 use std::time::{Duration, SystemTime};
 use storewatch::cache::care::{Condition, Shelf};
 
 const PRUNE: [&str; 5] = ["--keep", "90d", "--grace", "0s", "--yes"];
-
-/// In each interface that the fake speaks.
-fn with_each_fake(case: impl Fn(&Site, &FakeS3, &ScratchStore)) {
-    let Some(nix) = Nix::recent() else { return };
-    for site in [Site::fake, Site::google, Site::azure] {
-        let Some(site) = site() else { continue };
-        if let Site::Fake(fake) = &site {
-            case(&site, fake, &ScratchStore::new(&nix));
-        }
-    }
-}
 
 #[test]
 fn uploads_in_parts_of_others_are_neither_told_nor_aborted() {

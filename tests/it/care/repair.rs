@@ -1,9 +1,10 @@
 //! A repair takes nothing away: what is refused, or is cut, leaves the cache as it was.
 
-use super::site::{Site, narinfo};
+use super::site::{Site, narinfo, with_each_fake};
 use super::{assert_sound, cache, each_site, json};
 use crate::backend_contract::eventually_done;
 use crate::support::nix::base_name;
+use crate::support::s3::{Op, Trouble};
 use crate::support::{Nix, Reader, ScratchStore, Storewatch, expr, write_secret};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -95,4 +96,31 @@ each_site! {
         assert!(why.contains("has changed since Nix registered it"), "{repaired:#}");
         assert_eq!((site.text(&name), site.names()), before, "nothing goes, and nothing is left behind");
     }
+}
+
+/// Whether it is the archive or the narinfo that was on its way.
+#[test]
+fn what_is_killed_in_the_middle_of_an_upload_is_as_it_was() {
+    with_each_fake(|site, fake, store| {
+        for on_its_way in ["nar/", ".narinfo"] {
+            let storewatch = Storewatch::new(store);
+            storewatch.policy(&site.policy(&storewatch));
+            let path = store.build(&expr::many(1)).unwrap().remove(0);
+            storewatch.cmd(&["push", &path]).ok();
+            let before = format!("{}X-Mine: kept\n", site.text(&narinfo(&path)).replace("FileSize: ", "FileSize: 1"));
+            site.set(&narinfo(&path), before.clone());
+            let troubled = fake.troubled();
+            fake.fail_at(&[Op::Put], on_its_way, Trouble::Stall);
+            let mut repairing = storewatch.spawn(&["cache", "verify", "team", "--repair"]);
+            repairing.eventually("an upload", || fake.troubled() > troubled);
+            repairing.kill9();
+            fake.pass();
+            assert_eq!(site.text(&narinfo(&path)), before);
+            let mut running = storewatch.start();
+            eventually_done(&mut running, &storewatch, 1);
+            running.stop();
+            assert_sound(&storewatch);
+            site.remove(&narinfo(&path));
+        }
+    });
 }

@@ -4,7 +4,7 @@ use crate::support::backend::{bucket_policy, fake_policy};
 use crate::support::cache::Narinfo;
 use crate::support::nix::base_name;
 use crate::support::s3::{BUCKET, Dialect};
-use crate::support::{CacheDir, FakeS3, Garage, Storewatch};
+use crate::support::{CacheDir, FakeS3, Garage, Nix, ScratchStore, Storewatch};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -164,6 +164,17 @@ impl Site {
 
     pub fn has(&self, path: &str) -> bool {
         self.names().contains(&narinfo(path))
+    }
+}
+
+/// In each interface that the fake speaks.
+pub fn with_each_fake(case: impl Fn(&Site, &FakeS3, &ScratchStore)) {
+    let Some(nix) = Nix::recent() else { return };
+    for site in [Site::fake, Site::google, Site::azure] {
+        let Some(site) = site() else { continue };
+        if let Site::Fake(fake) = &site {
+            case(&site, fake, &ScratchStore::new(&nix));
+        }
     }
 }
 
