@@ -27,12 +27,15 @@ pub(super) struct Sweep<'a, O> {
 }
 
 /// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune removes
-/// those that no narinfo names a grace period later.
+/// those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody from what comes next.
 ///
 /// # Errors
-/// [`CacheError`] where that can't be said.
+/// [`CacheError`] where it can't be said otherwise.
 pub async fn doom(shelf: &Arc<dyn Shelf>, archives: impl IntoIterator<Item = String>) -> Result<(), CacheError> {
-    doom_marked(shelf, archives.into_iter().map(|archive| Mark::of(&archive))).await
+    match doom_marked(shelf, archives.into_iter().map(|archive| Mark::of(&archive))).await {
+        Err(error) if error.is_for_want_of_room() => Ok(()),
+        doomed => doomed,
+    }
 }
 
 async fn doom_marked(shelf: &Arc<dyn Shelf>, archives: impl IntoIterator<Item = Mark>) -> Result<(), CacheError> {
