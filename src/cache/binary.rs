@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
+use super::care::signatures_over;
 use super::layout::{self, StoredNar};
 use super::pace::{Effort, Measured};
 use super::pack::{Packed, Took};
 use super::{CacheError, Compression, Layout, Listed, NarReader, NarStream, Pace};
-use crate::nix::{Derivation, PathInfo, SecretKey, StoreDir, StoreFacts, StorePath, open_build_log};
+use crate::nix::{Derivation, PathInfo, SecretKey, StoreDir, StoreFacts, StorePath, fingerprint, open_build_log};
 
 /// Longest log that is sent to a server, in bytes: it is held in memory.
 const LONGEST_LOG: u64 = 16 * 1024 * 1024;
@@ -119,6 +120,16 @@ impl BinaryCache {
     /// The narinfo of a path, signed.
     pub(super) fn narinfo(&self, info: &PathInfo, nar: &StoredNar) -> String {
         layout::narinfo(&self.store_dir, info, nar, &self.key)
+    }
+
+    /// The same, to take the place of one that isn't well: signatures that others have made over the same stay.
+    pub(super) fn narinfo_in_place_of(&self, shown: &[u8], info: &PathInfo, nar: &StoredNar) -> String {
+        let mut info = PathInfo { nar_size: nar.nar_size, ..info.clone() };
+        let mut kept = signatures_over(&fingerprint(&self.store_dir, &info), shown, &self.store_dir);
+        let is_own = |sig: &str| sig.split_once(':').is_some_and(|(name, _)| name == self.key.name());
+        kept.retain(|sig| !is_own(sig) && !info.sigs.contains(sig));
+        info.sigs.extend(kept);
+        self.narinfo(&info, nar)
     }
 
     /// The `nix-cache-info` to be written where there is none.

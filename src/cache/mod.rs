@@ -117,6 +117,10 @@ pub struct Push {
     pub go_ahead: BoxFuture<'static, Result<(), Hindrance>>,
     /// What the cache was given before.
     pub contents: Arc<dyn Contents>,
+    /// Whether what the cache shows of the path, should it show it already, isn't well: that gives way to what is pushed, at
+    /// the end. It is known of caches that are cared for (`care`); others put what they are given over what is there, or
+    /// are their server's or program's matter.
+    pub anew: bool,
 }
 
 impl Push {

@@ -74,6 +74,7 @@ async fn request(args: &Args, setup: &Setup) -> Result<Request, CliError> {
         to: named_caches(&args.to, setup)?,
         by_hand: false,
         policy: setup.settings.fingerprint(),
+        ..Request::default()
     })
 }
 

@@ -45,6 +45,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         to: named_caches(&args.to, &setup)?,
         by_hand: true,
         policy: setup.settings.fingerprint(),
+        ..Request::default()
     };
     carry_out(setup, request, args.timeout, runtime)
 }

@@ -179,6 +179,8 @@ pub struct Job {
     pub collectable: bool,
     /// Why it was held until it was released by itself, or why it is tried again.
     pub reason: Option<String>,
+    /// Whether it is to be uploaded even if its cache shows it: what that shows isn't well.
+    pub anew: bool,
 }
 
 /// How far an upload that is under way has come.

@@ -235,4 +235,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
     -- Of what is being uploaded: how far it has come, as Step; NULL: that isn't known yet.
     ALTER TABLE jobs ADD COLUMN step INTEGER;
 ",
+    "
+    -- Paths of which a cache shows what isn't well: they are uploaded although it shows them.
+    CREATE TABLE distrusted (
+        path  TEXT NOT NULL,               -- base name
+        cache INTEGER NOT NULL REFERENCES caches (id),
+        noted INTEGER NOT NULL,            -- ms since 1970
+        PRIMARY KEY (path, cache)
+    ) WITHOUT ROWID, STRICT;
+",
 ];

@@ -2,6 +2,7 @@
 
 use rusqlite::{Transaction, params};
 
+use super::distrust::{is_distrusted, trust};
 use super::links::{hold_dependents, unblock, wait_for};
 use super::shared::{serve_who_walks_not, walking};
 use super::walk::walk;
@@ -94,7 +95,12 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
     match outcome {
         Outcome::Delivered(delivery) => {
             // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
-            let is_through = job.walk || walking(tx, job.id)?.is_empty();
+            let is_seen = job.walk || walking(tx, job.id)?.is_empty();
+            // Or that what the cache shows of it isn't well, which it may have been delivered beside.
+            let is_through = is_seen && (job.anew || !is_distrusted(tx, job.id)?);
+            if job.anew {
+                trust(tx, job.id)?;
+            }
             move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod collectable;
+mod distrust;
 mod evict;
 mod laws;
 mod left;

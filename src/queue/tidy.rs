@@ -12,6 +12,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
+use super::distrust::forget_distrusted;
 use super::links::unblock;
 use super::schema::INCREMENTAL;
 use super::work::{delete, execute, ids};
@@ -224,6 +225,7 @@ impl Queue {
         )?;
         execute(&tx, "DELETE FROM run_skips WHERE run NOT IN (SELECT id FROM runs)", [])?;
         execute(&tx, "DELETE FROM shared WHERE run NOT IN (SELECT id FROM runs)", [])?;
+        forget_distrusted(&tx, now - DONE.age)?;
         tx.commit().map_err(sqlite("forget backfills"))?;
         for run in forgotten {
             Followed::forget(&self.path.with_file_name(""), RunId(run));

@@ -98,7 +98,8 @@ impl Queue {
                        EXISTS (SELECT 1 FROM runs WHERE walks = 1 AND finished IS NULL
                                  AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
                                                                    WHERE s.job = jobs.id AND s.state IS NULL))),
-                       collectable, reason"
+                       collectable, reason,
+                       EXISTS (SELECT 1 FROM distrusted d WHERE d.path = jobs.path AND d.cache = jobs.cache)"
         );
         let mut statement = self.db.prepare_cached(&claim).map_err(sqlite("claim jobs"))?;
         let mut jobs = statement
@@ -315,6 +316,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         walk: row.get(7)?,
         collectable: row.get(8)?,
         reason: row.get(9)?,
+        anew: row.get(10)?,
     })
 }
 

@@ -210,9 +210,10 @@ async fn deliver_alone(
     });
     let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
+    let push = Push { info: info.clone(), nar, arrivals, go_ahead, contents, anew: job.anew };
     let pushed = tokio::select! {
         biased;
-        pushed = Arc::clone(&cache).push(Push { info: info.clone(), nar, arrivals, go_ahead, contents }) => pushed,
+        pushed = Arc::clone(&cache).push(push) => pushed,
         // A push that is dropped shows nothing. Some caches show a path as soon as its last byte is there, long after the
         // go-ahead was asked for.
         reason = denied => Err(Hindrance::NotWanted(reason).into()),

@@ -49,7 +49,8 @@ pub(super) async fn find_references(
         true => presence.missing_now(&asked).await?,
         false => presence.missing(&asked).await?,
     };
-    let is_there = !missing.contains(&job.path);
+    // What is shown and isn't well counts for nothing: neither is it believed, nor does another cache's mend it.
+    let is_there = !job.anew && !missing.contains(&job.path);
     if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
@@ -59,7 +60,7 @@ pub(super) async fn find_references(
     }
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
-    if !is_there && (signed || upstream.contains(&job.path)) {
+    if !job.anew && !is_there && (signed || upstream.contains(&job.path)) {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
     }
     if is_there {
@@ -76,7 +77,8 @@ pub(super) async fn find_references(
         };
         return Ok(References::Settled(outcome.into()));
     }
-    deliverable.there = asked.into_iter().filter(|path| !missing.contains(path)).collect();
+    let is_reference = |path: &StorePath| *path != job.path && !missing.contains(path);
+    deliverable.there = asked.into_iter().filter(is_reference).collect();
     let mut to_come_first = Vec::new();
     for reference in missing.into_iter().filter(|missing| *missing != job.path && !upstream.contains(missing)) {
         match find(context, policy, name, keys, &reference).await {

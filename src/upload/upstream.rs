@@ -54,6 +54,7 @@ mod tests {
             walk: false,
             collectable: false,
             reason: None,
+            anew: false,
         }
     }
 

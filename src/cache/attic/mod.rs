@@ -197,7 +197,7 @@ impl AtticCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
+        let Push { info, nar, arrivals, go_ahead, .. } = push;
         // The server shows the path as soon as it has it. No slot is held meanwhile: what is waited for may need it.
         arrivals.await?;
         let system = self.system(&info).await;

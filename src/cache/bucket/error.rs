@@ -64,6 +64,17 @@ pub enum BucketError {
         /// The bucket.
         bucket: String,
     },
+    /// Somebody keeps an object there whose name none of a cache's has, and which the library that lists can't stand.
+    #[error(
+        "{bucket} has an object with an odd name: {problem}; rename or delete it, or give the cache a bucket or a folder \
+         of its own"
+    )]
+    OddName {
+        /// The bucket.
+        bucket: String,
+        /// Which, and what is odd.
+        problem: String,
+    },
     /// It answers, but not as such a store does; or the library that speaks to it found something else amiss.
     #[error("{action} at {bucket}: {problem}")]
     NotUnderstood {
@@ -103,7 +114,7 @@ impl BucketError {
             Self::Refused { action, status, code, retry_after, .. } => {
                 class_of(*action == Action::Upload, *status, code, *retry_after)
             }
-            Self::OtherRegion { .. } | Self::Unencrypted { .. } => Class::CacheWaits,
+            Self::OtherRegion { .. } | Self::Unencrypted { .. } | Self::OddName { .. } => Class::CacheWaits,
             Self::NoCredentials { .. } | Self::Secret(_) => Class::Credentials,
             Self::NotUnderstood { action: Action::Upload | Action::Missing, .. } => Class::Unavailable,
             Self::NotUnderstood { .. } => Class::CacheWaits,
@@ -130,6 +141,11 @@ impl BucketError {
         matches!(self, Self::Refused { status: 501, .. } | Self::Refused { code: Code::NotImplemented(_), .. })
     }
 
+    /// Whether what is listed has a name that no file of a cache has.
+    pub(super) fn is_odd_name(&self) -> bool {
+        matches!(self, Self::OddName { .. })
+    }
+
     /// Whether the upload in parts isn't there any more.
     pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
@@ -143,7 +159,7 @@ impl BucketError {
             Self::Refused { code: Code::Passing(_), .. } | Self::Refused { status: 408 | 409, .. } => false,
             Self::Refused { status, .. } => (400..=499).contains(status),
             Self::OtherRegion { .. } | Self::NoCredentials { .. } | Self::Secret(_) | Self::Unencrypted { .. } => true,
-            Self::Http(_) | Self::NotUnderstood { .. } => false,
+            Self::Http(_) | Self::NotUnderstood { .. } | Self::OddName { .. } => false,
         }
     }
 }
@@ -216,6 +232,10 @@ pub(super) fn unwrapped(action: Action, bucket: &str, error: &object_store::Erro
     while let Some(error) = cause {
         if let Some(Carried(carried)) = error.downcast_ref::<Carried>() {
             return Arc::clone(carried);
+        }
+        if let Some(odd) = error.downcast_ref::<object_store::path::Error>() {
+            let problem = crate::cache::http::plain(&odd.to_string());
+            return Arc::new(BucketError::OddName { bucket: bucket.to_owned(), problem });
         }
         cause = error.source();
     }

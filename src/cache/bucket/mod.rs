@@ -1,7 +1,7 @@
 //! A binary cache in a bucket of an object store: `s3://BUCKET`, `gs://BUCKET`, `az://CONTAINER`.
 //!
 //! An archive is sent under a name that no other upload has, then the narinfo that names it, and nothing is ever
-//! overwritten but a narinfo by its like. Where the store knows how to put only what isn't there, the first of two hosts
+//! overwritten but a narinfo by its like, or by a good one if what it shows isn't well. Where the store knows how to put only what isn't there, the first of two hosts
 //! that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are true.
 //! The list of a path's files and the log of its build come last, the list only from who has won: two builds of one path
 //! need not be the same. `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::debug;
@@ -39,7 +40,7 @@ pub use self::error::BucketError;
 use self::listing::Listing;
 pub use self::look::{look, try_out};
 pub use self::shelf::BucketShelf;
-use self::store::{Put, Store};
+use self::store::{Put, Small, Store};
 use super::binary::{RealisationFile, agree_on_store, list, whole_log};
 use super::care::condemned_with;
 use super::pack::Packing;
@@ -55,6 +56,9 @@ const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// So many paths are asked for at once, each by a request of its own.
 const ASKED_AT_ONCE: usize = 32;
+
+/// So often a narinfo is read again that others write at the same moment.
+const TRIES: u32 = 5;
 
 /// A binary cache in a bucket.
 pub struct BucketCache {
@@ -114,9 +118,31 @@ impl BucketCache {
         }
     }
 
+    /// Puts a narinfo in the place of the one that is there, of which `text` makes the new one. One that somebody else puts
+    /// there at the same moment is looked at, too, as far as the store knows how.
+    async fn put_in_place(&self, file: &str, text: impl Fn(&[u8]) -> String) -> Result<Put, Arc<BucketError>> {
+        for _ in 0..TRIES {
+            let shown = self.store.small(file).await?;
+            let content = text(shown.as_ref().map_or(&[], |shown| &shown.content));
+            let mode = match shown {
+                Some(Small { meta: ObjectMeta { e_tag, version, .. }, .. }) => {
+                    PutMode::Update(UpdateVersion { e_tag, version })
+                }
+                None => PutMode::Create,
+            };
+            match self.store.put_if(file, content.clone().into(), layout::NARINFO_TYPE, mode).await? {
+                Some(Put::New) => return Ok(Put::New),
+                Some(Put::Exists) => {}
+                None => return self.store.put(file, content, layout::NARINFO_TYPE).await.map(|()| Put::New),
+            }
+        }
+        // Both are true.
+        self.store.put(file, text(&[]), layout::NARINFO_TYPE).await.map(|()| Put::New)
+    }
+
     async fn upload(&self, mut push: Push) -> Result<Pushed, CacheError> {
         let known = push.recall().await?;
-        let Push { info, nar, arrivals, go_ahead, contents } = push;
+        let Push { info, nar, arrivals, go_ahead, contents, anew } = push;
         let lane = nar.lane();
         if let Some(known) = known {
             // In this order: an archive goes before what says that it will.
@@ -124,7 +150,7 @@ impl BucketCache {
                 // Given up, unless it is read: others wait for who has a seat.
                 let nar = Some(nar).filter(|_| self.binary.layout.write_nar_listing);
                 go_ahead.await?;
-                let put = self.publish(&info, &known).await?;
+                let put = self.publish(&info, &known, anew).await?;
                 let mut read = 0;
                 let listing = async {
                     let Some(nar) = nar.filter(|_| put == Put::New) else { return Ok(None) };
@@ -156,7 +182,7 @@ impl BucketCache {
         go_ahead.await?;
         upload.let_go().await?;
         let stored = packed.stored_at(url);
-        let put = match self.publish(&info, &stored).await {
+        let put = match self.publish(&info, &stored, anew).await {
             Ok(put) => put,
             Err(error) => {
                 if error.is_certain() {
@@ -242,10 +268,14 @@ impl BucketCache {
         Ok(())
     }
 
-    /// Shows a path, by the narinfo that names its archive.
-    async fn publish(&self, info: &PathInfo, nar: &StoredNar) -> Result<Put, Arc<BucketError>> {
-        let (file, narinfo) = (layout::narinfo_name(&info.path), self.binary.narinfo(info, nar));
-        let put = self.store.put_where_none_is(&file, narinfo, layout::NARINFO_TYPE).await?;
+    /// Shows a path, by the narinfo that names its archive; with `anew`, in the place of what is shown.
+    async fn publish(&self, info: &PathInfo, nar: &StoredNar, anew: bool) -> Result<Put, Arc<BucketError>> {
+        let file = layout::narinfo_name(&info.path);
+        let put = if anew {
+            self.put_in_place(&file, |shown| self.binary.narinfo_in_place_of(shown, info, nar)).await?
+        } else {
+            self.store.put_where_none_is(&file, self.binary.narinfo(info, nar), layout::NARINFO_TYPE).await?
+        };
         self.listing.brought(&info.path);
         Ok(put)
     }

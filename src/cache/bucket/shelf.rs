@@ -1,7 +1,8 @@
 //! The objects of a cache in a bucket, for those who care for it.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
@@ -9,19 +10,27 @@ use tokio::sync::mpsc;
 use super::BucketError;
 use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{LONGEST_TEXT, Put, Store};
+use super::store::{Put, Small, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
 use crate::cache::{BoxFuture, CacheError, layout};
 use crate::nix::StoreDir;
+use crate::report::one_line;
 
 /// Chunks of an object that may wait to be read.
 const CHUNKS_AHEAD: usize = 4;
 
+/// Folders in which nothing may be passed over.
+const OWN_FOLDERS: [&str; 2] = [layout::NAR_DIR, layout::PRUNED_DIR];
+
 /// A cache's objects.
 pub struct BucketShelf {
     store: Store,
+    /// Whether the store puts on a condition only what the condition holds for, once that has been tried: some say that they
+    /// don't know conditions, and others take what they are given without a word.
+    keeps_conditions: OnceLock<bool>,
+    left_alone: Mutex<BTreeSet<String>>,
 }
 
 impl BucketShelf {
@@ -43,18 +52,40 @@ impl BucketShelf {
     /// # Errors
     /// [`CacheError::Bucket`].
     pub async fn open_unchecked(options: &StoreOptions) -> Result<Self, CacheError> {
-        Ok(Self { store: Store::new(options).await? })
+        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new(), left_alone: Mutex::default() })
     }
 
+    /// Folder by folder, so that what others keep beside the cache stands in nobody's way.
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
-        let mut token = None;
+        let folders = self.folder("", true, take).await?;
+        for folder in folders.iter().filter(|_| what == Listed::Everything) {
+            match self.folder(&format!("{folder}/"), false, take).await {
+                Err(error) if error.is_odd_name() && !OWN_FOLDERS.contains(&folder.as_str()) => {
+                    let why = format!("the folder `{folder}` is left alone: {}", one_line(&*error));
+                    self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).insert(why);
+                }
+                listed => drop(listed?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out what begins like that, and returns the folders that were passed over, if they are to be.
+    async fn folder(
+        &self,
+        begin: &str,
+        pass_over_folders: bool,
+        take: Take<'_>,
+    ) -> Result<BTreeSet<String>, Arc<BucketError>> {
+        let (mut token, mut folders) = (None, BTreeSet::new());
         loop {
-            let (objects, next) = self.store.objects_page("", what == Listed::Root, token).await?;
-            let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta)?.to_owned(), &meta));
-            take(objects.into_iter().filter_map(named).collect());
-            match next {
+            let page = self.store.objects_page(begin, pass_over_folders, token).await?;
+            let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta.location)?.to_owned(), &meta));
+            take(page.objects.into_iter().filter_map(named).collect());
+            folders.extend(page.folders.iter().filter_map(|folder| self.store.file(folder)).map(str::to_owned));
+            match page.next {
                 Some(next) => token = Some(next),
-                None => return Ok(()),
+                None => return Ok(folders),
             }
         }
     }
@@ -67,38 +98,53 @@ impl BucketShelf {
                 PutMode::Update(UpdateVersion { e_tag: e_tag.clone(), version: version.clone() })
             }
         };
-        if let Some(put) = self.store.put_if(file, content.clone().into(), layout::NARINFO_TYPE, mode).await? {
-            return Ok(put == Put::New);
+        let put = async |mode| self.store.put_as(file, content.clone().into(), layout::NARINFO_TYPE, mode).await;
+        let keeps_conditions = self.keeps_conditions.get().copied();
+        if keeps_conditions == Some(true) {
+            return Ok(put(mode).await? == Put::New);
         }
-        // A look just before is all that can be done.
-        let there = self.read_text(file).await?;
-        let holds = match condition {
+        // A look just before is all that can be done where it doesn't, and as long as that isn't known.
+        if !self.holds(file, condition).await? {
+            return Ok(false);
+        }
+        if keeps_conditions == Some(false) || matches!(condition, Condition::Always) {
+            return Ok(put(PutMode::Overwrite).await? == Put::New);
+        }
+        match put(mode.clone()).await {
+            Err(error) if error.is_not_implemented() => {
+                let _ = self.keeps_conditions.set(false);
+                Ok(put(PutMode::Overwrite).await? == Put::New)
+            }
+            Ok(Put::New) => {
+                // The condition doesn't hold any more. Who takes the same once more doesn't look at it.
+                if let Ok(again) = put(mode).await {
+                    let _ = self.keeps_conditions.set(again == Put::Exists);
+                }
+                Ok(true)
+            }
+            refused => {
+                refused?;
+                let _ = self.keeps_conditions.set(true);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether a condition holds at this moment.
+    async fn holds(&self, file: &str, condition: Condition<'_>) -> Result<bool, CacheError> {
+        Ok(match condition {
             Condition::Always => true,
-            Condition::Absent => there.is_none(),
-            Condition::Unchanged(text) => there.is_some_and(|there| there.content == text.content),
-        };
-        if holds {
-            self.store.put(file, content, layout::NARINFO_TYPE).await?;
-        }
-        Ok(holds)
+            Condition::Absent => self.store.head(file).await?.is_none(),
+            Condition::Unchanged(text) => {
+                self.read_text(file).await?.is_some_and(|there| there.content == text.content)
+            }
+        })
     }
 
     async fn read_text(&self, file: &str) -> Result<Option<Text>, CacheError> {
-        let Some(found) = self.store.get(file).await? else { return Ok(None) };
-        let (modified, e_tag) = (seconds(&found.meta), found.meta.e_tag.clone());
-        let edition = Edition { e_tag, version: found.meta.version.clone() };
-        let (mut chunks, mut content) = (found.into_stream(), Vec::new());
-        // What is longer is no narinfo, and what is read of it can't be taken for one.
-        while content.len() <= LONGEST_TEXT
-            && let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await
-        {
-            content.extend_from_slice(&chunk.map_err(|error| self.failed(&error))?);
-        }
-        Ok(Some(Text { content, modified, edition }))
-    }
-
-    fn failed(&self, error: &object_store::Error) -> Arc<BucketError> {
-        unwrapped(Action::Fetch, &self.store.name, error)
+        let Some(Small { content, meta }) = self.store.small(file).await? else { return Ok(None) };
+        let modified = seconds(&meta);
+        Ok(Some(Text { content, modified, edition: Edition { e_tag: meta.e_tag, version: meta.version } }))
     }
 }
 
@@ -109,6 +155,10 @@ impl Shelf for BucketShelf {
 
     fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(self.pages(what, take))
+    }
+
+    fn left_alone(&self) -> Vec<String> {
+        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
@@ -156,7 +206,8 @@ impl Shelf for BucketShelf {
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
         Box::pin(async move {
             let Some(uploads) = &self.store.uploads else { return Ok(Vec::new()) };
-            Ok(uploads.list(self.store.file_prefix()).await?)
+            // Others' uploads may lie beside the cache's, which are all of archives.
+            Ok(uploads.list(self.store.file_prefix(), &format!("{}/", layout::NAR_DIR)).await?)
         })
     }
 

@@ -8,7 +8,8 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Attribute, Attributes, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,21 @@ pub(super) enum Put {
     Exists,
 }
 
+/// A page of a listing.
+pub(super) struct Page {
+    pub(super) objects: Vec<ObjectMeta>,
+    /// Those that are passed over.
+    pub(super) folders: Vec<Path>,
+    /// By what the next page is asked for, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// A small object and what it was when it was read.
+pub(super) struct Small {
+    pub(super) content: Vec<u8>,
+    pub(super) meta: ObjectMeta,
+}
+
 impl Store {
     /// The object that a file of the cache's layout is.
     pub(super) fn object(&self, file: &str) -> Path {
@@ -59,8 +75,8 @@ impl Store {
     }
 
     /// The file of the cache's layout that an object is.
-    pub(super) fn file<'m>(&self, object: &'m ObjectMeta) -> Option<&'m str> {
-        object.location.as_ref().strip_prefix(&*self.prefix)
+    pub(super) fn file<'m>(&self, object: &'m Path) -> Option<&'m str> {
+        object.as_ref().strip_prefix(&*self.prefix)
     }
 
     /// What the names of all objects of the cache begin with.
@@ -84,6 +100,19 @@ impl Store {
             }
         }
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// A small file, if it is there; of one that is longer than texts are, so much that it can't be taken for one.
+    pub(super) async fn small(&self, file: &str) -> Result<Option<Small>, Arc<BucketError>> {
+        let Some(found) = self.get(file).await? else { return Ok(None) };
+        let meta = found.meta.clone();
+        let (mut chunks, mut content) = (found.into_stream(), Vec::new());
+        while content.len() <= LONGEST_TEXT
+            && let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await
+        {
+            content.extend_from_slice(&chunk.map_err(|error| unwrapped(action_of(file), &self.name, &error))?);
+        }
+        Ok(Some(Small { content, meta }))
     }
 
     /// A file, whose content is on its way, if it is there.
@@ -127,7 +156,7 @@ impl Store {
         begin: &str,
         page_token: Option<String>,
     ) -> Result<(Vec<String>, Option<String>), Arc<BucketError>> {
-        let (objects, next) = self.objects_page(begin, true, page_token).await?;
+        let Page { objects, next, .. } = self.objects_page(begin, true, page_token).await?;
         let names = objects.iter().filter_map(|object| object.location.filename().map(str::to_owned));
         Ok((names.collect(), next))
     }
@@ -138,12 +167,13 @@ impl Store {
         begin: &str,
         pass_over_folders: bool,
         page_token: Option<String>,
-    ) -> Result<(Vec<ObjectMeta>, Option<String>), Arc<BucketError>> {
+    ) -> Result<Page, Arc<BucketError>> {
         let delimiter = pass_over_folders.then(|| "/".into());
         let options = PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
         let listed = self.pages.list_paginated(Some(&format!("{}{begin}", self.prefix)), options).await;
         let listed = listed.map_err(|error| unwrapped(Action::Missing, &self.name, &error))?;
-        Ok((listed.result.objects, listed.page_token))
+        let ListResult { objects, common_prefixes, .. } = listed.result;
+        Ok(Page { objects, folders: common_prefixes, next: listed.page_token })
     }
 
     /// Puts a file, over one that is there.
@@ -277,7 +307,6 @@ fn action_of(file: &str) -> Action {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use object_store::ListResult;
     use object_store::list::PaginatedListResult;
     use object_store::memory::InMemory;
 

@@ -90,7 +90,7 @@ impl Host {
         go_ahead: Coming,
     ) -> Result<Pushed, CacheError> {
         let contents = Arc::clone(&self.memory) as _;
-        Arc::clone(&self.cache).push(Push { info, nar, arrivals, go_ahead, contents }).await
+        Arc::clone(&self.cache).push(Push { info, nar, arrivals, go_ahead, contents, anew: false }).await
     }
 
     /// Where the cache was last told that the content lies.

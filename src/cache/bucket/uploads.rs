@@ -32,11 +32,11 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    /// Those whose objects' names begin like that, which is left out of their names.
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Unfinished>, Arc<BucketError>> {
-        let (mut found, mut from) = (Vec::new(), None);
+    /// Those whose objects' names begin like that behind `prefix`, which is left out of their names.
+    pub(super) async fn list(&self, prefix: &str, begin: &str) -> Result<Vec<Unfinished>, Arc<BucketError>> {
+        let (mut found, mut from, whole) = (Vec::new(), None, format!("{prefix}{begin}"));
         loop {
-            let text = self.page(prefix, from.as_ref()).await?;
+            let text = self.page(&whole, from.as_ref()).await?;
             let uploads = text.split("<Upload>").skip(1).filter_map(|upload| {
                 let name = element(upload, "Key")?.strip_prefix(prefix)?.to_owned();
                 let (id, began) = (element(upload, "UploadId")?, element(upload, "Initiated")?);

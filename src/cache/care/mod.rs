@@ -11,7 +11,8 @@
 //!   `prune` says what protects an upload that is under way meanwhile.
 //! - **Nothing corrupt.** A narinfo gets a signature only after one that is trusted has been verified, and nothing else
 //!   in it changes.
-//! - Nothing outside the cache is read or removed, whatever a narinfo says ([`archive_within`]).
+//! - Nothing outside the cache is read or removed, whatever a narinfo says ([`archive_within`]), and whatever others keep
+//!   beside it.
 //!
 //! Deliberately absent: logs of builds and realisations, which nobody needs to read a path. They are left alone.
 
@@ -32,7 +33,8 @@ use tokio::sync::mpsc;
 
 pub use self::inventory::size;
 pub(super) use self::inventory::{condemned_with, doomed_name};
-pub use self::prune::{Choice, Owner, Pruned, Pruning, prune};
+pub(super) use self::narinfo::signatures_over;
+pub use self::prune::{Choice, Owner, Pruned, Pruning, doom, prune};
 pub use self::sign::{Signed, Signing, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, verify};
 use super::{BoxFuture, CacheError, layout};
@@ -60,6 +62,11 @@ pub trait Shelf: Send + Sync {
 
     /// Hands out what lies there, a page at a time and in no order. What comes or goes meanwhile may be among it or not.
     fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// What was left alone whenever it was listed, since others keep something there that can't be listed: a sentence each.
+    fn left_alone(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// A file, if it is there.
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>>;
@@ -105,7 +112,7 @@ pub trait Shelf: Send + Sync {
     /// Removes a file; that it isn't there is fine.
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// Uploads that have begun and never ended.
+    /// Uploads of the cache's archives that have begun and never ended.
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>>;
 
     /// Removes what there is of one.

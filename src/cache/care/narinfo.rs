@@ -21,6 +21,8 @@ pub(super) struct Narinfo {
     pub(super) sigs: Vec<String>,
     /// What these are made over.
     pub(super) fingerprint: String,
+    /// Whether its `CA:` and its references give its path, which Nix then takes without a signature.
+    pub(super) is_content_addressed: bool,
 }
 
 impl Narinfo {
@@ -40,6 +42,7 @@ impl Narinfo {
             references: read.references().iter().map(|other| path(other.to_basename())).collect::<Result<_, _>>()?,
             sigs: read.signatures().iter().map(|sig| sig.to_nix_string()).collect(),
             fingerprint: read.fingerprint(&theirs),
+            is_content_addressed: read.is_content_addressed(&theirs),
         })
     }
 
@@ -52,6 +55,12 @@ impl Narinfo {
     pub(super) fn signers(&self) -> Vec<String> {
         self.sigs.iter().filter_map(|sig| Some(sig.split_once(':')?.0.to_owned())).collect()
     }
+}
+
+/// The signatures of a narinfo, if they are made over that.
+pub(in crate::cache) fn signatures_over(fingerprint: &str, text: &[u8], store_dir: &StoreDir) -> Vec<String> {
+    let narinfo = Narinfo::read(text, store_dir).ok().filter(|narinfo| narinfo.fingerprint == fingerprint);
+    narinfo.map(|narinfo| narinfo.sigs).unwrap_or_default()
 }
 
 /// The same narinfo with one more signature, behind those that it has; every other byte stays what it is.

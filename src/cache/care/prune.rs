@@ -44,6 +44,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use self::sweep::Sweep;
+pub use self::sweep::doom;
 use super::at_once::{REQUESTS, at_once};
 use super::graph::Graph;
 use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
@@ -137,6 +138,8 @@ pub struct Pruned {
     pub listings: u64,
     /// Uploads that have never ended.
     pub uploads: u64,
+    /// Why it isn't known which there are, should that be so: they stay then.
+    pub uploads_unseen: Option<String>,
     /// Bytes of what stays shown.
     pub left: u64,
     /// Archives that were removed, by their names.

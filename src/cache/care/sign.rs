@@ -35,6 +35,8 @@ pub struct Signed {
     pub signed: u64,
     /// Narinfos that had it.
     pub had_it: u64,
+    /// Narinfos that were left alone, since a reader needs no signature: their content address gives their path.
+    pub needless: u64,
     /// Narinfos that were left alone, since no trusted key has signed them, or they can't be read.
     pub refused: u64,
 }
@@ -65,6 +67,10 @@ pub async fn sign(
                 done.had_it += 1;
                 None
             }
+            Became::Needless => {
+                done.needless += 1;
+                None
+            }
             Became::Gone => None,
             Became::Refused(finding) => {
                 done.refused += 1;
@@ -82,6 +88,7 @@ pub async fn sign(
 enum Became {
     Signed,
     HadIt,
+    Needless,
     Gone,
     Refused(Finding),
 }
@@ -103,6 +110,10 @@ impl Signing {
                 return Ok(Became::HadIt);
             }
             if !narinfo.is_signed_by(&self.trusted) {
+                // To sign it on its own word would vouch for what nobody has looked at: a signature leaves the address out.
+                if narinfo.is_content_addressed {
+                    return Ok(Became::Needless);
+                }
                 let keys = self.trusted.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
                 let signed = narinfo.signers();
                 return refused(Some(narinfo.path), Fault::Unsigned { keys, signed });

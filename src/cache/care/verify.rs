@@ -1,7 +1,8 @@
 //! Whether a cache is sound: everything that a reader asks for is there, and is what it is said to be.
 //!
 //! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive within
-//! the cache whose size is the one it says, has a signature by a trusted key, and each reference is in the cache or in
+//! the cache whose size is the one it says, has a signature by a trusted key or a content address that gives its path, and each
+//! reference is in the cache or in
 //! one of its upstreams. A reference that is in neither, and that this host has with the signature of an upstream's key,
 //! was left out when its referrer was uploaded: that upstream is trusted to deliver it, and it is told as such. If asked
 //! for, each archive is read and unpacked, and its hashes are compared.
@@ -168,6 +169,8 @@ pub enum Found {
     OnTrust(OnTrust),
     /// A file that nobody needs.
     Leftover(Leftover),
+    /// Which uploads have never ended isn't known: why.
+    UploadsUnseen(String),
     /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.
     NotUnpacked(String),
 }
@@ -259,7 +262,7 @@ impl Examiner {
         }
         verdict.path = Some(narinfo.path.clone());
         let keys = &self.verifying.keys;
-        if !keys.is_empty() && !narinfo.is_signed_by(keys) {
+        if !keys.is_empty() && !narinfo.is_signed_by(keys) && !narinfo.is_content_addressed {
             let keys = keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
             verdict.faults.push(Fault::Unsigned { keys, signed: narinfo.signers() });
         }
@@ -377,7 +380,15 @@ impl Examiner {
             };
             shelf.list(Listed::Everything, &mut take).await?;
         }
-        for upload in shelf.unfinished().await? {
+        // A cache is sound without that being known.
+        let uploads = match shelf.unfinished().await {
+            Ok(uploads) => uploads,
+            Err(error) => {
+                tell(Found::UploadsUnseen(error.with_cure()));
+                Vec::new()
+            }
+        };
+        for upload in uploads {
             let leftover = Leftover { what: "upload", file: upload.name, size: upload.size, age: age(upload.modified) };
             tell(Found::Leftover(leftover));
         }

@@ -94,7 +94,7 @@ impl CommandCache {
     }
 
     async fn upload(&self, push: Push) -> Result<Pushed, CacheError> {
-        let Push { info, nar, arrivals, go_ahead, contents: _ } = push;
+        let Push { info, nar, arrivals, go_ahead, .. } = push;
         // No slot is held meanwhile: what is waited for may need it.
         arrivals.await?;
         let mut reader = nar.start().await?;

@@ -71,6 +71,7 @@ impl Host {
             arrivals: Box::pin(async { Ok(()) }),
             go_ahead: Box::pin(async { Ok(()) }),
             contents: Arc::new(Nothing),
+            anew: false,
         };
         Arc::new(CommandCache { options }).push(push).await
     }

@@ -1,7 +1,8 @@
 //! A binary cache in a directory: `file:///DIR`.
 //!
 //! Every file appears whole: it is written in `.tmp`, synced, and renamed. `commit` says in which order, so that a
-//! narinfo never stands without its archive or before its references. The same content is written once: another path's
+//! narinfo never stands without its archive or before its references. One that stands already gives way to the new one,
+//! which keeps the signatures that others have made over the same. The same content is written once: another path's
 //! narinfo names the archive that is there. What a crash leaves in `.tmp` is swept at
 //! the next start of the same host, together with archives whose narinfo it kept from appearing; what a host leaves that
 //! doesn't come back, or whose queue was replaced, by whoever opens the cache a day later.
@@ -191,7 +192,7 @@ impl Cache for FileCache {
     fn push(self: Arc<Self>, mut push: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
         Box::pin(async move {
             let known = push.recall().await?;
-            let Push { info, nar, arrivals, go_ahead, contents } = push;
+            let Push { info, nar, arrivals, go_ahead, contents, .. } = push;
             if let Some(known) = known {
                 let (cache, own) = (Arc::clone(&self), info.clone());
                 let narinfo = spawn_blocking(move || cache.write_beside(&own, &known)).await;

@@ -99,6 +99,7 @@ async fn an_archive_that_is_there_is_named_before_the_path_is_read_for_its_list(
         arrivals: Box::pin(async { Ok(()) }),
         go_ahead: Box::pin(async { Ok(()) }),
         contents: Arc::new(Given(stored)),
+        anew: false,
     };
     let pushing = tokio::spawn(cache.push(push));
     let narinfo = dir.path().join("cache").join(layout::narinfo_name(&info.path));

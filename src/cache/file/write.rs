@@ -66,8 +66,10 @@ impl FileCache {
     fn write_narinfo(&self, name: String, info: &PathInfo, stored: &StoredNar) -> Result<TempFile, CacheError> {
         let FileOptions { dir, binary, .. } = &self.options;
         let target = dir.join(layout::narinfo_name(&info.path));
+        // Mostly nothing, and what can't be read has nothing to be kept.
+        let shown = fs::read(&target).unwrap_or_default();
         let (narinfo, mut file) = TempFile::create(dir.join(TEMP_DIR).join(name), target)?;
-        let text = binary.narinfo(info, stored);
+        let text = binary.narinfo_in_place_of(&shown, info, stored);
         file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
         temp::write_out(&file, 0);
         Ok(narinfo)

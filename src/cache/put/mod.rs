@@ -141,7 +141,7 @@ impl PutCache {
 
     async fn upload(&self, mut push: Push) -> Result<Pushed, CacheError> {
         let known = push.recall().await?;
-        let Push { info, nar, arrivals, go_ahead, contents } = push;
+        let Push { info, nar, arrivals, go_ahead, contents, .. } = push;
         let lane = nar.lane();
         if let Some(known) = known {
             // In this order: an archive goes before what says that it will.

@@ -85,6 +85,21 @@ impl From<&Finding> for Told {
     }
 }
 
+/// Says what of the bucket was left alone, being others'.
+pub(super) fn tell_left_alone(shelf: &dyn Shelf) {
+    for what in shelf.left_alone() {
+        eprintln!("{what}");
+    }
+}
+
+/// What is said where nobody may list the uploads that have never ended.
+pub(super) fn uploads_unseen(why: &str) -> String {
+    format!(
+        "uploads that never ended could not be listed, and stay: {why}; on S3 that takes the permission \
+         s3:ListBucketMultipartUploads"
+    )
+}
+
 /// A finding as a line.
 pub(super) fn line(Finding { hash, path, fault }: &Finding) -> String {
     let whose = path.as_ref().map_or_else(|| format!("{hash}.narinfo"), ToString::to_string);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{Steps, failed, now, shelf};
+use super::care::{Steps, failed, now, shelf, tell_left_alone, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
@@ -35,7 +35,8 @@ pub(super) struct Args {
     /// Keep what was uploaded within so long, and all that it needs: 12h, 90d, 26w.
     #[arg(long, value_name = "AGE", value_parser = parse_duration, allow_hyphen_values = true, required_unless_present = "max_size")]
     keep: Option<Duration>,
-    /// Then remove the oldest paths that nothing needs until the whole cache has no more than this: 500GiB, 2TB.
+    /// Then remove the oldest paths that nothing needs until the cache has no more than this: 500GiB, 2TB. What waits for its
+    /// grace period doesn't count.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_hyphen_values = true)]
     max_size: Option<ByteSize>,
     /// Remove nothing younger than this, and no archive earlier than this after its path. Longer than any upload takes;
@@ -70,9 +71,13 @@ struct Told {
     orphaned_archives: u64,
     orphaned_listings: u64,
     unfinished_uploads: u64,
+    /// Why it isn't known which there are, should that be so.
+    uploads_unseen: Option<String>,
     bytes_left: u64,
-    /// Whether that is no more than was asked for.
+    /// Whether that, and what is freed later, is no more than was asked for.
     fits: bool,
+    /// Whether it will be when that is freed.
+    will_fit: bool,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
@@ -96,6 +101,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
     let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);
     let pruned = pruned.map_err(failed(cache))?;
+    tell_left_alone(&*shelf);
     untold.map_or(Ok(()), Err)?;
     let told = Told {
         name: args.name.clone(),
@@ -110,10 +116,12 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         orphaned_archives: pruned.orphans,
         orphaned_listings: pruned.listings,
         unfinished_uploads: pruned.uploads,
+        uploads_unseen: pruned.uploads_unseen.clone(),
         bytes_left: pruned.left,
-        fits: args.max_size.is_none_or(|size| pruned.left <= size.0),
+        fits: args.max_size.is_none_or(|size| pruned.left + pruned.freed_later <= size.0),
+        will_fit: args.max_size.is_none_or(|size| pruned.left <= size.0),
     };
-    print(args.json, &told, |out| write(out, args, &pruned, told.fits))?;
+    print(args.json, &told, |out| write(out, args, &pruned, &told))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,7 +156,7 @@ impl Owner for ThisHost<'_> {
     }
 }
 
-fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::Result<()> {
+fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, told: &Told) -> io::Result<()> {
     let Pruned { paths, kept, needed, spared, put_back, freed, freed_later, orphans, listings, uploads, left, .. } =
         pruned;
     let would = if args.yes { "" } else { "would be " };
@@ -178,8 +186,13 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, fits: bool) -> io::
     if *put_back > 0 {
         writeln!(out, "{} put back, since something needs them", counted(*put_back, "path"))?;
     }
-    if !fits {
+    if !told.will_fit {
         writeln!(out, "that is more than --max-size, but what is left is younger than --grace, or needed by what is")?;
+    } else if !told.fits {
+        writeln!(out, "that is no more than --max-size, but for what is freed later")?;
+    }
+    if let Some(why) = &pruned.uploads_unseen {
+        writeln!(out, "{}", uploads_unseen(why))?;
     }
     if !args.yes {
         writeln!(out, "nothing was removed; --yes does it")?;

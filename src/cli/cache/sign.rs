@@ -43,6 +43,7 @@ struct Said {
     public_key: String,
     signed: u64,
     had_it: u64,
+    needless: u64,
     refused: u64,
     findings: Vec<Told>,
 }
@@ -72,6 +73,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         public_key: key.public().to_string(),
         signed: 0,
         had_it: 0,
+        needless: 0,
         refused: 0,
         findings: Vec::new(),
     };
@@ -89,10 +91,15 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         }
     });
     let signed = runtime.block_on(signed).map_err(failed(cache))?;
-    (said.signed, said.had_it, said.refused) = (signed.signed, signed.had_it, signed.refused);
+    (said.signed, said.had_it, said.needless, said.refused) =
+        (signed.signed, signed.had_it, signed.needless, signed.refused);
     print(args.json, &said, |out| {
         let refused = if said.refused > 0 { format!(", {} left alone", said.refused) } else { String::new() };
-        writeln!(out, "{} signed, {} had it already{refused}", counted(said.signed, "path"), said.had_it)?;
+        let needless = match said.needless {
+            0 => String::new(),
+            needless => format!(", {needless} need none by their content address"),
+        };
+        writeln!(out, "{} signed, {} had it already{needless}{refused}", counted(said.signed, "path"), said.had_it)?;
         writeln!(out, "{}", said.public_key)
     })?;
     Ok(if said.refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use self::repair::{Broken, Repair, repair};
-use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted};
+use super::care::{LISTED, Steps, Told, failed, line, now, shelf, tell_left_alone, trusted, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
@@ -32,8 +32,9 @@ pub(super) struct Args {
     /// Read every archive, unpack it, and compare its hashes: as much work as to download the whole cache.
     #[arg(long)]
     deep: bool,
-    /// Upload anew what is not well, as far as this host still has it, by the policy and the queue as `push` does. What this
-    /// host doesn't have is said, with what to do, and left as it is.
+    /// Upload anew what is not well, as far as this host still has it, by the policy and the queue as `push` does. Nothing is
+    /// taken away before something better takes its place; what this host doesn't have, or the policy keeps back, is said,
+    /// with what to do, and left as it is.
     #[arg(long)]
     repair: bool,
     /// A public key, NAME:BASE64, whose signatures are good as well; may be given several times.
@@ -62,6 +63,8 @@ struct Examined {
     leftovers: u64,
     leftover_bytes: u64,
     leftover_files: Vec<LeftoverFile>,
+    /// Why it isn't known which uploads have never ended, should that be so.
+    uploads_unseen: Option<String>,
     /// Archives whose packing is unknown here.
     not_unpacked: u64,
     /// What was done about it, if that was asked for.
@@ -109,6 +112,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         });
     });
     runtime.block_on(verified).map_err(failed(cache))?;
+    tell_left_alone(&*shelf);
     let mut code = if examined.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if !args.json {
         print(false, &(), |out| examined.write(out))?;
@@ -160,6 +164,12 @@ impl Examined {
                     let age = indicatif::HumanDuration(std::time::Duration::from_secs(age.into()));
                     tell(&format!("left over: {what} {file}, {size}, {age} old"));
                 }
+            }
+            Found::UploadsUnseen(why) => {
+                if !json {
+                    tell(&uploads_unseen(&why));
+                }
+                self.uploads_unseen = Some(why);
             }
             Found::NotUnpacked(file) => {
                 self.not_unpacked += 1;

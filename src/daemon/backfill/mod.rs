@@ -23,7 +23,9 @@ use crate::config::{Config, NixStore};
 use crate::limit::Lane;
 use crate::nix::StorePath;
 use crate::policy::CacheName;
-use crate::queue::{Admission, Ended, Left, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, Undelivered, now};
+use crate::queue::{
+    Admission, Distrust, Ended, Left, Queue, QueueHandle, Routes, Run, RunScope, RunSummary, Undelivered, now,
+};
 
 /// Who holds the lock as a backfill, and as a push; a service that starts meanwhile waits for it.
 const ROLES: [&str; 2] = ["storewatch backfill", "storewatch push"];
@@ -55,6 +57,8 @@ pub struct Request {
     pub by_hand: bool,
     /// The policy file's fingerprint: by another one, what has been looked at is decided anew.
     pub policy: Option<String>,
+    /// What isn't well in the caches that it is for.
+    pub distrust: Distrust,
 }
 
 /// How explicitly a path is asked for.
@@ -205,8 +209,15 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         end = ends_early(&mut signals, early) => return Ok(Finished::before_it_began(end)),
     };
     let queue = site.queue.clone();
+    let routes = site.routes.clone().narrowed_to(&request.to);
     let beginning = async {
         let scan = Scan::open(&nix, &request).await?;
+        if request.distrust != Distrust::default() {
+            let (caches, distrust) = (Arc::clone(&routes.caches), request.distrust.clone());
+            let note =
+                move |queue: &mut Queue| caches.values().try_for_each(|id| queue.distrust(*id, &distrust, now()));
+            queue.call(note).await?;
+        }
         let (scope, to_row) = (request.scope(), scan.end());
         let begun = queue.call(move |queue| queue.begin_run(&scope, to_row, now())).await?;
         Ok::<_, ServiceError>((scan, begun))
@@ -220,7 +231,6 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
         }
     };
     tell(Progress::Began { resumed: run.resumed, beside: site.beside.clone() });
-    let routes = site.routes.clone().narrowed_to(&request.to);
     let id = run.id;
     let (scan, run) = match find_place(scan, &site.queue, run).await {
         Ok(found) => found,

@@ -136,6 +136,20 @@ each_site! {
         Reader::empty(&store).copy_from(&site.substituter(), &key, &[chain[1].clone(), large[0].clone()]).unwrap();
     }
 
+    fn what_waits_for_its_grace_period_takes_up_room_still(site: AgedSite, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&site.policy(&storewatch));
+        let large = store.build(&expr::sized(300_000)).unwrap();
+        storewatch.cmd(&["push", &large[0]]).ok();
+        age(&site, &large, 100);
+        let pruned = json(&storewatch, "prune", &["--max-size", "1kB", "--yes"]).0;
+        assert_eq!(pruned["paths_removed"], 1, "{pruned:#}");
+        assert!(pruned["bytes_freed_later"].as_u64() > Some(100_000), "{pruned:#}");
+        assert_eq!((&pruned["fits"], &pruned["will_fit"]), (&false.into(), &true.into()), "{pruned:#}");
+        let said = cache(&storewatch, "prune", &["--max-size", "1kB"]).ok();
+        assert!(said.contains("but for what is freed later"), "{said}");
+    }
+
     /// New paths need old ones, which a prune would like to remove at that very moment.
     fn beside_uploads_no_closure_is_left_broken(site: AgedSite, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);

@@ -4,7 +4,7 @@ use crate::support::backend::{bucket_policy, fake_policy};
 use crate::support::cache::Narinfo;
 use crate::support::nix::base_name;
 use crate::support::s3::{BUCKET, Dialect};
-use crate::support::{CacheDir, FakeS3, Garage, Storewatch};
+use crate::support::{CacheDir, FakeS3, Garage, Nix, ScratchStore, Storewatch};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -167,6 +167,17 @@ impl Site {
     }
 }
 
+/// In each interface that the fake speaks.
+pub fn with_each_fake(case: impl Fn(&Site, &FakeS3, &ScratchStore)) {
+    let Some(nix) = Nix::recent() else { return };
+    for site in [Site::fake, Site::google, Site::azure] {
+        let Some(site) = site() else { continue };
+        if let Site::Fake(fake) = &site {
+            case(&site, fake, &ScratchStore::new(&nix));
+        }
+    }
+}
+
 /// The file of a path's narinfo.
 pub fn narinfo(path: &str) -> String {
     format!("{}.narinfo", &base_name(path)[..32])
@@ -186,7 +197,7 @@ fn below(root: &Path, folder: &Path) -> BTreeSet<String> {
 }
 
 /// Works on Garage's bucket by storewatch's own means, which `verify` and the others are not told of.
-fn with_shelf<T>(garage: &Garage, work: impl AsyncFnOnce(&dyn Shelf) -> T) -> T {
+pub fn with_shelf<T>(garage: &Garage, work: impl AsyncFnOnce(&dyn Shelf) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let provider = |name: &str, secret: &str| {

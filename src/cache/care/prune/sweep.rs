@@ -26,6 +26,26 @@ pub(super) struct Sweep<'a, O> {
     pub(super) gone: &'a [bool],
 }
 
+/// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune removes
+/// those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody from what comes next.
+///
+/// # Errors
+/// [`CacheError`] where it can't be said otherwise.
+pub async fn doom(shelf: &Arc<dyn Shelf>, archives: impl IntoIterator<Item = String>) -> Result<(), CacheError> {
+    match doom_marked(shelf, archives.into_iter().map(|archive| Mark::of(&archive))).await {
+        Err(error) if error.is_for_want_of_room() => Ok(()),
+        doomed => doomed,
+    }
+}
+
+async fn doom_marked(shelf: &Arc<dyn Shelf>, archives: impl IntoIterator<Item = Mark>) -> Result<(), CacheError> {
+    let doom = |mark: Mark| {
+        let shelf = Arc::clone(shelf);
+        async move { shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await.map(drop) }
+    };
+    at_once(archives, REQUESTS, doom, |()| {}).await
+}
+
 impl<O: Owner> Sweep<'_, O> {
     pub(super) async fn run(self, pruned: &mut Pruned) -> Result<(), CacheError> {
         let Self { shelf, pruning, contents, gone, .. } = &self;
@@ -74,7 +94,10 @@ impl<O: Owner> Sweep<'_, O> {
             .map(|listing| listing.hash)
             .collect();
         let uploads = match pruning.choice {
-            Choice::Oldest => shelf.unfinished().await?,
+            Choice::Oldest => shelf.unfinished().await.unwrap_or_else(|error| {
+                pruned.uploads_unseen = Some(error.with_cure());
+                Vec::new()
+            }),
             Choice::LongestUnread => Vec::new(),
         };
         let uploads: Vec<_> = uploads.into_iter().filter(|upload| is_over(upload.modified)).collect();
@@ -98,19 +121,12 @@ impl<O: Owner> Sweep<'_, O> {
         let settled = doomed_since.iter().filter(|(mark, since)| is_settled(**mark, **since));
         let files = over.map(|(mark, hash, _)| condemned_name(mark, hash)).chain(lone.into_iter().map(listing_file));
         self.remove(files.chain(settled.map(|(mark, _)| doomed_file(*mark)))).await?;
+        let mut abandoned = Ok(());
         for upload in &uploads {
-            shelf.abandon(upload).await?;
+            // One that may not be taken back keeps nothing else from being done.
+            abandoned = abandoned.and(shelf.abandon(upload).await);
         }
-        self.doom(goes_later).await
-    }
-
-    /// Says that nobody may show these archives any more.
-    async fn doom(&self, archives: Vec<Mark>) -> Result<(), CacheError> {
-        let doom = |mark: Mark| {
-            let shelf = Arc::clone(self.shelf);
-            async move { shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await.map(drop) }
-        };
-        at_once(archives, REQUESTS, doom, |()| {}).await
+        doom_marked(shelf, goes_later).await.and(abandoned)
     }
 
     /// The archives that are named by what is shown at this moment.

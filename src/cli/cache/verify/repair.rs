@@ -1,9 +1,11 @@
 //! Repairing what isn't well: what this host has is uploaded anew.
 //!
-//! A path that the cache shows is not uploaded again. So a bad narinfo is taken away first, and a bad archive with it: no
-//! reader could use either. An archive with which another narinfo is content stays: other paths may share it, which this
-//! host needn't have, and should no narinfo name it, a prune removes it. Whoever works the queue off is told to forget what it has seen in the cache before the paths
-//! are admitted.
+//! Nothing is taken away. What is shown badly is noted in the queue as such, before the paths are admitted; a push of such a
+//! path goes as any other, and what it shows at its end takes the place of what was shown. So what is refused by the policy, by
+//! a pause, a full disk or the store, or is cut at any moment, leaves the cache as it was. An archive with which no narinfo is
+//! content is doomed, as by a prune: no host names it anew, and when its paths have been uploaded anew, a prune removes it.
+//!
+//! What only lacks the signature of the cache's key is uploaded anew, too, and keeps the signatures that it has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -14,16 +16,17 @@ use tokio::runtime::Runtime;
 
 use super::super::care::failed;
 use super::super::{CliError, Global, Setup};
-use crate::cache::care::{Fault, Finding, Shelf};
-use crate::cache::{CacheError, narinfo_name};
+use crate::cache::care::{Fault, Finding, Shelf, doom};
 use crate::cli::backfill::named_caches;
+use crate::cli::error::NOT_ALL_DELIVERED;
 use crate::cli::progress::{exit_code, summarise, work_off};
 use crate::cli::setup;
 use crate::config::CacheConfig;
 use crate::daemon::ServiceError;
 use crate::daemon::backfill::Request;
-use crate::daemon::caches::care;
-use crate::nix::{HashPart, StorePath};
+use crate::nix::{HashPart, PathInfo, StoreDir, StorePath};
+use crate::policy::{CacheName, NeedsReferences, Policy};
+use crate::queue::Distrust;
 use crate::report::one_line;
 
 /// What to do about what isn't here.
@@ -37,7 +40,9 @@ pub(super) struct Repair {
     uploaded: u64,
     /// Paths that were there already by then.
     already_there: u64,
-    /// Paths that could not be uploaded: failed, held back, denied, or not understood.
+    /// Paths that stay queued: it was interrupted before their turn had come.
+    waiting: u64,
+    /// Paths that could not be uploaded and stay as they are: failed, held back, denied, or not understood.
     undelivered: Vec<String>,
     /// What this host can't repair.
     not_here: Vec<String>,
@@ -51,15 +56,7 @@ pub(super) struct Broken {
     pub(super) bad_archives: BTreeSet<String>,
 }
 
-/// What there is to be done about a path.
-#[derive(Default)]
-struct Cure {
-    /// Whether its narinfo has to go.
-    is_shown_badly: bool,
-    bad_archives: BTreeSet<String>,
-}
-
-/// Uploads what isn't well, as far as it is here.
+/// Uploads what isn't well, as far as it is here and the policy lets it.
 pub(super) fn repair(
     global: &Global,
     setup: &Setup,
@@ -71,32 +68,39 @@ pub(super) fn repair(
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
-    care::can_forget(&setup.state_dir)?;
-    let (mut repaired, cures) = (Repair::default(), cures(broken, setup));
-    let facts = setup.nix.facts();
-    let mut here = Vec::new();
-    for (path, cure) in cures {
-        let known = match &path {
-            Ok(path) => match runtime.block_on(facts.path_info(path)) {
-                // Its narinfo stays as it is: nothing could come in its place.
-                Err(error) if error.is_of_the_path() => {
-                    repaired.undelivered.push(format!("{path}: {}", one_line(&error)));
-                    continue;
-                }
-                known => known.map_err(ServiceError::from)?,
-            },
-            Err(_) => None,
+    let archives: Vec<String> = broken.bad_archives.iter().cloned().collect();
+    let (mut repaired, facts) = (Repair::default(), setup.nix.facts());
+    let (mut paths, mut shown_badly, mut is_kept_back) = (Vec::new(), Vec::new(), false);
+    for (path, is_shown_badly) in affected(broken, setup) {
+        let path = match path {
+            Ok(path) => path,
+            Err(hash) => {
+                repaired.not_here.push(hash.to_string());
+                continue;
+            }
         };
-        match (path, known) {
-            (Ok(path), Some(_)) => here.push((path, cure)),
-            (Ok(path), None) => repaired.not_here.push(path.to_string()),
-            (Err(hash), _) => repaired.not_here.push(hash.to_string()),
+        let info = match runtime.block_on(facts.path_info(&path)) {
+            Ok(Some(info)) => info,
+            Ok(None) => {
+                repaired.not_here.push(path.to_string());
+                continue;
+            }
+            Err(error) if error.is_of_the_path() => {
+                repaired.undelivered.push(format!("{path}: {}", one_line(&error)));
+                continue;
+            }
+            Err(error) => return Err(ServiceError::from(error).into()),
+        };
+        if let Some(reason) = kept_back(&setup.config.policy, &info, &setup.nix.logical, &cache.name) {
+            is_kept_back = true;
+            repaired.undelivered.push(format!("{path}: it stays as it is, {reason}"));
+            continue;
         }
+        if is_shown_badly {
+            shown_badly.push(path.clone());
+        }
+        paths.push(path);
     }
-    let paths: Vec<StorePath> = here.iter().map(|(path, _)| path.clone()).collect();
-    runtime.block_on(take_away(&**shelf, &here)).map_err(failed(cache))?;
-    let archives: Vec<String> = here.into_iter().flat_map(|(_, cure)| cure.bad_archives).collect();
-    care::forget(&setup.state_dir, cache, &archives)?;
     if !json {
         for path in &repaired.not_here {
             println!("{path}: {ELSEWHERE}");
@@ -105,42 +109,56 @@ pub(super) fn repair(
             println!("{path}");
         }
     }
+    let is_all = repaired.not_here.is_empty() && repaired.undelivered.is_empty();
+    let code = |code| match code {
+        0 if is_kept_back => ExitCode::from(NOT_ALL_DELIVERED),
+        0 if !is_all => ExitCode::FAILURE,
+        code => ExitCode::from(code),
+    };
     if paths.is_empty() {
-        return Ok((repaired, ExitCode::FAILURE));
+        let code = code(0);
+        return Ok((repaired, code));
     }
-    let policy = own.settings.fingerprint();
-    let request = Request { paths, since: None, roots: false, to, by_hand: true, policy };
+    // Other hosts remember them as well, and would name them anew.
+    runtime.block_on(doom(shelf, archives.iter().cloned())).map_err(failed(cache))?;
+    let (distrust, policy) = (Distrust { paths: shown_badly, archives }, own.settings.fingerprint());
+    let request = Request { paths, since: None, roots: false, to, by_hand: true, policy, distrust };
     let finished = work_off(own, request, None, runtime)?;
     if !json {
         summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
     }
+    let code = code(exit_code(&finished, true));
     repaired.uploaded = finished.summary.uploaded;
     repaired.already_there = finished.summary.already_there;
-    let all_known = repaired.undelivered.is_empty();
+    repaired.waiting = finished.summary.open;
     repaired.undelivered.extend(finished.undelivered.iter().map(|job| format!("{}: {}", job.path, job.reason)));
-    let code = match exit_code(&finished, true) {
-        0 if !repaired.not_here.is_empty() || !all_known => ExitCode::FAILURE,
-        code => ExitCode::from(code),
-    };
     Ok((repaired, code))
 }
 
-/// What is to be done, path by path; by its hash part where nobody here knows its name.
-fn cures(Broken { findings, bad_archives }: Broken, setup: &Setup) -> BTreeMap<Result<StorePath, HashPart>, Cure> {
-    let mut cures: BTreeMap<Result<StorePath, HashPart>, Cure> = BTreeMap::new();
-    let mut nameless = BTreeSet::new();
+/// Why the policy keeps a path away from the cache that somebody has named, if it does.
+fn kept_back(policy: &Policy, info: &PathInfo, store_dir: &StoreDir, name: &CacheName) -> Option<String> {
+    let decision = match policy.decide(info, store_dir) {
+        Ok(decision) => decision,
+        Err(undecided @ NeedsReferences) => return Some(undecided.to_string()),
+    };
+    let goes = decision.uploads_to();
+    let is_wanted = !decision.denies(name) && (goes.is_empty() || goes.contains(name));
+    (!is_wanted).then(|| {
+        let rule = policy.rule_for(info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
+        format!("{} by {rule}", if decision.denies(name) { "denied" } else { "sent elsewhere" })
+    })
+}
+
+/// The paths that are concerned, by their hash parts where nobody here knows their names, and whether what the cache shows of
+/// each isn't well.
+fn affected(Broken { findings, .. }: Broken, setup: &Setup) -> BTreeMap<Result<StorePath, HashPart>, bool> {
+    let (mut affected, mut nameless) = (BTreeMap::new(), BTreeSet::new());
     for Finding { hash, path, fault } in findings {
         match (fault, path) {
             (Fault::LacksReference(reference), _) => {
-                cures.entry(Ok(reference)).or_default();
+                affected.entry(Ok(reference)).or_default();
             }
-            (fault, Some(path)) if HashPart::from(&path) == hash => {
-                let cure = cures.entry(Ok(path)).or_default();
-                cure.is_shown_badly = true;
-                if let Fault::OtherSize { file, .. } | Fault::Damaged { file, .. } = fault {
-                    cure.bad_archives.extend(Some(file).filter(|file| bad_archives.contains(file)));
-                }
-            }
+            (_, Some(path)) if HashPart::from(&path) == hash => drop(affected.insert(Ok(path), true)),
             // It stands under another's name, or says none.
             _ => drop(nameless.insert(hash)),
         }
@@ -154,20 +172,8 @@ fn cures(Broken { findings, bad_archives }: Broken, setup: &Setup) -> BTreeMap<R
     let found: Vec<StorePath> = found.collect();
     for path in found {
         nameless.remove(&HashPart::from(&path));
-        cures.entry(Ok(path)).or_default().is_shown_badly = true;
+        affected.insert(Ok(path), true);
     }
-    cures.extend(nameless.into_iter().map(|hash| (Err(hash), Cure::default())));
-    cures
-}
-
-async fn take_away(shelf: &dyn Shelf, here: &[(StorePath, Cure)]) -> Result<(), CacheError> {
-    for (path, cure) in here {
-        if cure.is_shown_badly {
-            shelf.remove(&narinfo_name(path)).await?;
-        }
-        for archive in &cure.bad_archives {
-            shelf.remove(archive).await?;
-        }
-    }
-    Ok(())
+    affected.extend(nameless.into_iter().map(|hash| (Err(hash), true)));
+    affected
 }
