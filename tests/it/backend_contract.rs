@@ -1,52 +1,98 @@
-//! What every binary cache has to stand, the same cases for each backend: a directory, Garage, a strict fake of S3 with and
-//! without conditional PUT, nginx with WebDAV, and a program.
+//! What every binary cache has to stand, in one table: the same cases for a directory, a program, nginx with WebDAV, Garage,
+//! and strict fakes of S3 with and without conditional PUT, of Google's interface and of Azure's.
 
-use crate::support::backend::{Backend, Who, write_random};
+mod arriving;
+mod cut;
+mod killed;
+mod refused;
+mod slow;
+
+use crate::support::backend::Backend;
 use crate::support::nix::Key;
-use crate::support::s3::Op;
-use crate::support::{
-    Canned, Fault, FlakyProxy, Nix, On, Reader, Running, ScratchStore, Storewatch, expr, write_secret,
-};
+use crate::support::{Nix, Reader, Running, ScratchStore, Storewatch, write_secret};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-/// Makes a test of each case and backend, `CASE::BACKEND`: of all, where it says `Backend`; of those between which and us
-/// there is a network, where it says `Server` (a program speaks to its own by itself, and what it says of that is tested
-/// where programs are); of those that take large archives in parts, where it says `Bucket`.
-macro_rules! each_backend {
-    ($($(#[$meta:meta])* fn $case:ident($backend:ident: $which:ident, $store:ident: ScratchStore) $body:block)+) => {$(
+/// Why a case can't come to a backend.
+enum Never {
+    /// It is a directory of this host: there is nobody who could refuse, ask for a pause or a length, or be slow.
+    NoServer,
+    /// One exit code says it, whatever it was that credentials lack; the row of the wrong secret has it.
+    OneCode,
+    /// There is one secret, a token or an account's key, and no name beside it that could be wrong.
+    OneSecret,
+    /// The program speaks to its server by itself, and what is sent and left there is its own affair.
+    ItsOwn,
+    /// Between its two renames there is nothing to wait for. `crash` makes by hand what a kill leaves then.
+    TooShort,
+}
+
+/// Makes a test of each case and backend, `CASE::BACKEND`, or has the word for why there is none.
+macro_rules! table {
+    ($($module:ident::$case:ident: $file:ident $program:ident $nginx:ident $garage:ident $fake_s3:ident $only_overwrites:ident
+       $google:ident $azure:ident;)+) => {$(
         mod $case {
             use super::*;
 
-            $(#[$meta])*
-            fn run($backend: super::Backend, $store: ScratchStore) $body
-
-            fn with(backend: fn() -> Option<Backend>) {
-                let (Some(nix), Some(backend)) = (Nix::recent(), backend()) else { return };
-                run(backend, ScratchStore::new(&nix));
-            }
-
-            each_backend!(@rows $which);
+            table!(@cell $module $case file $file);
+            table!(@cell $module $case program $program);
+            table!(@cell $module $case nginx $nginx);
+            table!(@cell $module $case garage $garage);
+            table!(@cell $module $case fake_s3 $fake_s3);
+            table!(@cell $module $case fake_s3_that_only_overwrites $only_overwrites);
+            table!(@cell $module $case fake_google $google);
+            table!(@cell $module $case fake_azure $azure);
         }
     )+};
-    (@rows Backend) => {
-        each_backend!(@tests file, program);
-        each_backend!(@rows Server);
-    };
-    (@rows Server) => {
-        each_backend!(@tests nginx);
-        each_backend!(@rows Bucket);
-    };
-    (@rows Bucket) => {
-        each_backend!(@tests garage, fake_s3, fake_s3_that_only_overwrites);
-    };
-    (@tests $($name:ident),+) => {$(
+    (@cell $module:ident $case:ident $backend:ident tried) => {
         #[test]
-        fn $name() {
-            with(Backend::$name);
+        fn $backend() {
+            let (Some(nix), Some(backend)) = (Nix::recent(), Backend::$backend()) else { return };
+            $module::$case(&backend, &ScratchStore::new(&nix));
         }
-    )+};
+    };
+    (@cell $module:ident $case:ident $backend:ident $never:ident) => {
+        const _: Never = Never::$never;
+    };
+}
+
+// The columns: file, program, nginx, Garage, S3, S3 that only overwrites, Google, Azure.
+table! {
+    // Missing, uploaded, and uploaded again.
+    arriving::a_closure_arrives_and_is_not_sent_again:
+        tried    tried   tried tried tried tried tried     tried;
+    arriving::two_at_once_end_with_one_good_narinfo:
+        tried    tried   tried tried tried tried tried     tried;
+    arriving::a_limit_holds_for_what_is_sent:
+        NoServer ItsOwn  tried tried tried tried tried     tried;
+    cut::what_is_cut_in_the_middle_arrives_later_and_leaves_nothing:
+        tried    tried   tried tried tried tried tried     tried;
+    // A reader that stands still for a while, one that is slow, and one that stops.
+    cut::a_server_that_takes_nothing_for_a_while_gets_everything_in_the_end:
+        NoServer ItsOwn  tried tried tried tried tried     tried;
+    slow::a_reader_that_is_slower_than_a_time_out_is_waited_for_while_it_reads:
+        NoServer tried   tried tried tried tried tried     tried;
+    slow::a_reader_that_stops_is_given_up_and_nothing_is_left:
+        NoServer ItsOwn  tried tried tried tried tried     tried;
+    // Wrong credentials: the name, and the secret.
+    refused::who_is_unknown_waits_to_be_known:
+        NoServer OneCode tried tried tried tried OneSecret OneSecret;
+    refused::a_wrong_secret_waits_for_the_right_one:
+        NoServer tried   tried tried tried tried tried     tried;
+    // Read-only.
+    refused::who_may_only_read_waits_for_the_right_to_write:
+        tried    OneCode tried tried tried tried tried     tried;
+    // 503 SlowDown: at the opening, an archive, a part and a narinfo.
+    refused::a_pause_that_is_asked_for_is_made_and_nothing_fails:
+        NoServer tried   tried tried tried tried tried     tried;
+    // 411.
+    refused::who_wants_to_be_told_lengths_is_told:
+        NoServer ItsOwn  tried tried tried tried tried     tried;
+    // Killed by `kill -9`, and started again.
+    killed::what_a_killed_upload_left_is_gone_after_the_next_start:
+        tried    tried   tried tried tried tried tried     tried;
+    killed::an_archive_that_was_not_shown_before_the_kill_is_gone_after_the_next_start:
+        TooShort ItsOwn  tried tried tried tried tried     tried;
 }
 
 /// A key that signs, in a file as the policy wants it, and its public half.
@@ -63,7 +109,18 @@ pub(crate) fn eventually_done(running: &mut Running, storewatch: &Storewatch<'_>
         .eventually("the queue's end", || storewatch.jobs_left().is_empty() && storewatch.jobs("done").len() >= jobs);
 }
 
-/// Nix, which wants signatures, gets these paths and everything they need, and finds what was built.
+/// Waits until the cache takes nothing, for a reason with these words.
+#[track_caller]
+fn eventually_waits_because(running: &mut Running, storewatch: &Storewatch<'_>, words: &str) {
+    running.eventually(&format!("the reason {words:?} in the status"), || {
+        let status = storewatch.cache_status("team");
+        assert_eq!(status["failed"], 0, "{status}");
+        status["waiting_why"].as_str().is_some_and(|why| why.contains(words))
+    });
+}
+
+/// Nix, which wants signatures, gets these paths and everything they need, and finds what was built; and what it doesn't look
+/// at is true.
 #[track_caller]
 fn assert_read_back(backend: &Backend, store: &ScratchStore, key: &str, paths: &[String]) {
     let closure: Vec<String> =
@@ -72,200 +129,5 @@ fn assert_read_back(backend: &Backend, store: &ScratchStore, key: &str, paths: &
     reader.copy_from(&backend.substituter(), key, paths).unwrap();
     assert!(reader.all_valid(&closure));
     assert_eq!(reader.contents(&closure), store.contents(&closure));
-}
-
-each_backend! {
-    fn a_closure_arrives_and_is_not_sent_again(backend: Backend, store: ScratchStore) {
-        let storewatch = Storewatch::new(&store);
-        let key = store.generate_key("team-1");
-        storewatch.policy(&backend.policy(&storewatch, &store, &signing_key(&storewatch, &key)));
-        let mut running = storewatch.start();
-        let mut top = store.build(&expr::lattice(8, 100_000)).unwrap();
-        // Three parts of an upload, and one that fits into a single request.
-        top.extend(store.build(&expr::sized(12_000_000)).unwrap());
-        let closure: BTreeSet<_> = top.iter().flat_map(|path| store.query_closure(path)).collect();
-        eventually_done(&mut running, &storewatch, closure.len());
-        running.stop();
-        assert_read_back(&backend, &store, &key.public, &top);
-        assert!(backend.has_just(closure.len()));
-
-        let again = Storewatch::new(&store);
-        again.policy(&backend.policy(&again, &store, &signing_key(&again, &key)));
-        again.cmd(&["push", &top[0], &top[1]]).ok();
-        assert!(backend.has_just(closure.len()), "what is there is not sent again");
-        if let Backend::Fake(fake) = &backend {
-            fake.assert_sound();
-            let asked = fake.state().asked.clone();
-            assert!(asked[&Op::Part] >= 3 && asked[&Op::Complete] == 1 && fake.state().most_in_flight <= 2, "{asked:?}");
-        }
-    }
-
-    fn two_at_once_end_with_one_good_narinfo(backend: Backend, store: ScratchStore) {
-        let hosts = [Storewatch::new(&store), Storewatch::new(&store)];
-        let top = store.build(&expr::lattice(6, 3_000_000)).unwrap();
-        let closure = store.query_closure(&top[0]);
-        // Both sign with one key, so that a reader can't tell which of them it was.
-        let key = store.generate_key("team-1");
-        let mut pushing: Vec<Running> = Vec::new();
-        for host in &hosts {
-            host.policy(&backend.policy(host, &store, &signing_key(host, &key)));
-            pushing.push(host.spawn(&["push", &top[0]]));
-        }
-        for pushing in pushing {
-            assert!(pushing.wait_exit().success());
-        }
-        assert_read_back(&backend, &store, &key.public, &top);
-        if let Backend::Fake(fake) = &backend {
-            assert_eq!(fake.state().store_paths(), closure.iter().cloned().collect());
-            if !fake.state().overwrites {
-                fake.assert_sound();
-            }
-        }
-    }
-
-    fn wrong_credentials_wait_for_good_ones(backend: Server, store: ScratchStore) {
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, backend.port(), Who::Nobody));
-        let mut running = storewatch.start();
-        let top = store.build(&expr::chain(3)).unwrap();
-        let secret = backend.secret();
-        running.eventually("the reason in the status", || {
-            let status = storewatch.cache_status("team");
-            status["waiting_why"].as_str().is_some_and(|why| why.contains(" at ") && !why.contains(&secret))
-        });
-        assert_eq!(storewatch.cache_status("team")["failed"], 0);
-        let said = storewatch.cmd(&["cache", "ping"]);
-        assert!(said.code == Some(1) && !said.stdout.contains(&secret), "{said:?}");
-        backend.give(&storewatch, Who::Writer);
-        eventually_done(&mut running, &storewatch, 3);
-        let ping = storewatch.cmd(&["cache", "ping"]).ok();
-        assert!(ping.contains("lets us read and push"), "{ping}");
-        assert_eq!(storewatch.cmd(&["cache", "info", "team", "--json"]).json()["priority"], 50);
-        let log = running.log();
-        assert!(!log.contains(&secret), "the secret is in the log");
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
-    }
-
-    fn who_may_only_read_waits_for_the_right_to_write(backend: Server, store: ScratchStore) {
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, backend.port(), Who::Reader));
-        let mut running = storewatch.start();
-        let top = store.build(&expr::chain(2)).unwrap();
-        let says = backend.says_of_readers();
-        running.eventually("the reason in the status", || {
-            storewatch.cache_status("team")["waiting_why"].as_str().is_some_and(|why| why.contains(says))
-        });
-        backend.let_the_reader_write(&storewatch);
-        eventually_done(&mut running, &storewatch, 2);
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
-    }
-
-    fn what_is_cut_in_the_middle_arrives_later_and_leaves_nothing(backend: Server, store: ScratchStore) {
-        let proxy = FlakyProxy::before(backend.port());
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
-        proxy.fail(On::Every, Fault::CutAfter(1_000_000));
-        let mut running = storewatch.start();
-        let mut paths = store.build(&expr::sized(12_000_000)).unwrap();
-        paths.extend(store.build(&expr::sized(2_000_000)).unwrap());
-        running.eventually("the fault", || proxy.faults() > 2);
-        proxy.pass();
-        eventually_done(&mut running, &storewatch, 2);
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &paths);
-        running.eventually("the rest to be taken back", || backend.has_just(2));
-        running.stop();
-    }
-
-    fn a_server_that_takes_nothing_for_a_while_gets_everything_in_the_end(backend: Server, store: ScratchStore) {
-        let proxy = FlakyProxy::before(backend.port());
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
-        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
-        let mut running = storewatch.start();
-        let large = store.build(&expr::sized(12_000_000)).unwrap();
-        running.eventually("the stall", || proxy.faults() > 0);
-        // What is small goes past it meanwhile.
-        let small = store.build(&expr::many(2)).unwrap();
-        running.eventually("the small ones", || storewatch.jobs("done").len() == 2);
-        proxy.pass();
-        eventually_done(&mut running, &storewatch, 3);
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &[large, small].concat());
-        assert!(backend.has_just(3), "nothing was sent twice");
-    }
-
-    fn a_pause_that_is_asked_for_is_made_and_nothing_fails(backend: Server, store: ScratchStore) {
-        let proxy = FlakyProxy::before(backend.port());
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
-        proxy.fail(On::Every, Fault::Answer(Canned::slow_down(2)));
-        let mut running = storewatch.start();
-        let paths = store.build(&expr::chain(3)).unwrap();
-        running.eventually("the reason in the status", || {
-            storewatch.cache_status("team")["waiting_why"].as_str().is_some_and(|why| why.contains("503"))
-        });
-        proxy.pass();
-        eventually_done(&mut running, &storewatch, 3);
-        assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &paths);
-    }
-
-    fn what_a_killed_upload_left_is_gone_after_the_next_start(backend: Bucket, store: ScratchStore) {
-        let proxy = FlakyProxy::before(backend.port());
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
-        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
-        let mut running = storewatch.start();
-        let paths = store.build(&expr::sized(12_000_000)).unwrap();
-        let notes = storewatch.state_dir().join("unfinished/team");
-        running.eventually("a note of an upload in parts", || {
-            let notes = std::fs::read_dir(&notes).into_iter().flatten().flatten();
-            notes.filter_map(|note| std::fs::read_to_string(note.path()).ok()).any(|text| text.lines().count() == 3)
-        });
-        running.kill9();
-        assert!(!backend.has_just(0), "an upload in parts has begun");
-        proxy.pass();
-        let mut running = storewatch.start();
-        eventually_done(&mut running, &storewatch, 1);
-        running.eventually("the rest to be taken back", || backend.has_just(1));
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &paths);
-    }
-
-    fn an_archive_that_was_not_shown_before_the_kill_is_gone_after_the_next_start(backend: Server, store: ScratchStore) {
-        let proxy = FlakyProxy::before(backend.port());
-        let storewatch = Storewatch::new(&store);
-        storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
-        proxy.fail(On::Every, Fault::StallAfter(1_000_000));
-        let mut running = storewatch.start();
-        // The archive of the small ones is sent; their narinfos wait for that of the large ones, which hang.
-        let top = store.build(&expr::lattice(3, 3_000_000)).unwrap();
-        running.eventually("an archive", || proxy.faults() >= 2 && backend.archives() == 1);
-        assert_eq!(storewatch.jobs("done"), Vec::<serde_json::Value>::new());
-        running.kill9();
-        proxy.pass();
-        let mut running = storewatch.start();
-        eventually_done(&mut running, &storewatch, 3);
-        running.eventually("the rest to be taken back", || backend.has_just(3));
-        running.stop();
-        assert_read_back(&backend, &store, &storewatch.public_key("team"), &top);
-    }
-
-    fn a_limit_holds_for_what_is_sent(backend: Server, store: ScratchStore) {
-        let storewatch = Storewatch::new(&store);
-        let key = store.generate_key("team-1");
-        let policy = backend.policy(&storewatch, &store, &signing_key(&storewatch, &key));
-        let source = store.root().join("random");
-        write_random(&source, 1, 200_000);
-        let path = store.add(&source);
-        storewatch.policy(&format!("{policy}bandwidth = \"100 kB/s\"\n"));
-        let began = Instant::now();
-        storewatch.cmd(&["backfill", &path]).ok();
-        let took = began.elapsed();
-        assert!(took > Duration::from_millis(1500), "200 kB at 100 kB/s in {took:?}");
-        assert_read_back(&backend, &store, &key.public, &[path]);
-    }
+    backend.assert_true(&closure);
 }

@@ -164,7 +164,7 @@ fn a_log_has_its_derivations_very_name_in_a_bucket() {
     let (_, host) = website.split_once("://").unwrap();
     let port = host.rsplit_once(':').unwrap().1.parse().unwrap();
     let question = Question::new(port, Method::GET, &format!("/{}", log.replace('?', "%3F")));
-    let answer = question.header("host", host).ask().unwrap();
+    let answer = question.host(host.to_owned()).ask().unwrap();
     assert_eq!((answer.status, answer.body.as_ref()), (200, &b"said once\n"[..]));
 }
 

@@ -1,6 +1,7 @@
 //! A binary cache in a directory, looked at without the help of Nix or storewatch.
 
 use super::nix::base_name;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,9 @@ pub struct Narinfo {
     /// Its archive, relative to the cache.
     pub url: String,
     pub nar_hash: String,
+    /// Of the archive as it lies there, and how many bytes that has.
+    pub file_hash: String,
+    pub file_size: String,
     /// Base names.
     pub references: Vec<String>,
 }
@@ -28,8 +32,16 @@ impl Narinfo {
             store_path: field("StorePath:")?.to_owned(),
             url: field("URL:")?.to_owned(),
             nar_hash: field("NarHash:").unwrap_or_default().to_owned(),
+            file_hash: field("FileHash:").unwrap_or_default().to_owned(),
+            file_size: field("FileSize:").unwrap_or_default().to_owned(),
             references: field("References:")?.split_whitespace().map(str::to_owned).collect(),
         })
+    }
+
+    /// Whether that is the archive which it was written for. Nix doesn't look at that when it reads.
+    pub fn is_true_of(&self, archive: &[u8]) -> bool {
+        let hash = storewatch::nix::NarHash(Sha256::digest(archive).into()).to_string();
+        self.file_hash == hash && self.file_size == archive.len().to_string()
     }
 }
 

@@ -27,17 +27,31 @@ pub const ROLE: &str = "arn:aws:iam::0:role/uploader";
 /// Hands out one key of S3's, and one token.
 pub struct Cloud {
     port: Port,
+    given: Arc<Given>,
     asked: Arc<Mutex<Vec<String>>>,
     _runtime: Runtime,
+}
+
+/// What is handed out.
+struct Given {
+    key: super::s3::Key,
+    /// Google's token.
+    token: Mutex<String>,
 }
 
 impl Cloud {
     pub fn start(key: super::s3::Key) -> Self {
         let (port, asked) = (Port::hold(), Arc::<Mutex<Vec<String>>>::default());
+        let given = Arc::new(Given { key, token: Mutex::new(HANDED_OUT.to_owned()) });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(async { port.listen() });
-        runtime.spawn(accept(listener, Arc::new(key), Arc::clone(&asked)));
-        Self { port, asked, _runtime: runtime }
+        runtime.spawn(accept(listener, Arc::clone(&given), Arc::clone(&asked)));
+        Self { port, given, asked, _runtime: runtime }
+    }
+
+    /// From now on, machines at Google get another token.
+    pub fn hand_out(&self, token: &str) {
+        token.clone_into(&mut self.given.token.lock().unwrap());
     }
 
     /// `127.0.0.1:PORT`
@@ -51,12 +65,12 @@ impl Cloud {
     }
 }
 
-async fn accept(listener: TcpListener, key: Arc<super::s3::Key>, asked: Arc<Mutex<Vec<String>>>) {
+async fn accept(listener: TcpListener, given: Arc<Given>, asked: Arc<Mutex<Vec<String>>>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (key, asked) = (Arc::clone(&key), Arc::clone(&asked));
+        let (given, asked) = (Arc::clone(&given), Arc::clone(&asked));
         tokio::spawn(async move {
-            let service = service_fn(move |request| serve(Arc::clone(&key), Arc::clone(&asked), request));
+            let service = service_fn(move |request| serve(Arc::clone(&given), Arc::clone(&asked), request));
             // A client that goes away is none of the server's faults.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -64,7 +78,7 @@ async fn accept(listener: TcpListener, key: Arc<super::s3::Key>, asked: Arc<Mute
 }
 
 async fn serve(
-    key: Arc<super::s3::Key>,
+    from: Arc<Given>,
     asked: Arc<Mutex<Vec<String>>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
@@ -82,18 +96,19 @@ async fn serve(
             is_known.then(|| answer(StatusCode::OK, "text/plain", "uploader"))
         }
         (&Method::GET, "/latest/meta-data/iam/security-credentials/uploader") => {
-            (header("x-aws-ec2-metadata-token") == OF_THE_MACHINE).then(|| amazons(&key))
+            (header("x-aws-ec2-metadata-token") == OF_THE_MACHINE).then(|| amazons(&from.key))
         }
-        (&Method::GET, "/container") => (header("authorization") == OF_THE_MACHINE).then(|| amazons(&key)),
+        (&Method::GET, "/container") => (header("authorization") == OF_THE_MACHINE).then(|| amazons(&from.key)),
         (&Method::POST, "/") => {
             let said = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
             let is_known = said("Action") == "AssumeRoleWithWebIdentity"
                 && said("WebIdentityToken") == OF_THE_MACHINE
                 && said("RoleArn") == ROLE;
-            is_known.then(|| assumed(&key))
+            is_known.then(|| assumed(&from.key))
         }
         (&Method::GET, "/computeMetadata/v1/instance/service-accounts/default/token") => {
-            let token = value!({ "access_token": HANDED_OUT, "expires_in": 3600, "token_type": "Bearer" });
+            let token =
+                value!({ "access_token": *from.token.lock().unwrap(), "expires_in": 3600, "token_type": "Bearer" });
             (header("metadata-flavor") == "Google").then(|| json(StatusCode::OK, &token))
         }
         (&Method::GET, "/metadata/identity/oauth2/token") => {

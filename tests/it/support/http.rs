@@ -1,10 +1,12 @@
 //! HTTP as the tests' servers and the tests themselves speak it: one request and its answer.
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::LazyLock;
 use tokio::net::TcpStream;
@@ -28,6 +30,11 @@ pub fn json(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     answer(status, "application/json", value.to_string())
 }
 
+/// What a request says behind the `?`, by its names.
+pub fn query(request: &Parts) -> BTreeMap<String, String> {
+    url::form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
 /// What a test asks a server by itself.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -35,6 +42,8 @@ pub struct Question {
     pub method: Method,
     /// With the slash that it begins with.
     pub path: String,
+    /// By what name the server is called, where that isn't its address.
+    pub host: Option<String>,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -48,7 +57,12 @@ pub struct Answer {
 
 impl Question {
     pub fn new(port: u16, method: Method, path: &str) -> Self {
-        Self { port, method, path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+        Self { port, method, path: path.to_owned(), host: None, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// Calls the server by that name.
+    pub fn host(self, name: String) -> Self {
+        Self { host: Some(name), ..self }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -80,10 +94,8 @@ impl Question {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driven = tokio::spawn(connection);
-        let mut request = Request::builder().method(self.method).uri(self.path);
-        if self.headers.iter().all(|(name, _)| name != "host") {
-            request = request.header("host", format!("127.0.0.1:{}", self.port));
-        }
+        let host = self.host.unwrap_or_else(|| format!("127.0.0.1:{}", self.port));
+        let mut request = Request::builder().method(self.method).uri(self.path).header("host", host);
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }

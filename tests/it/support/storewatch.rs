@@ -5,7 +5,8 @@ use super::wait::eventually_or;
 use super::{CacheDir, Said, ScratchStore, scratch_folder};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -25,6 +26,7 @@ pub struct Storewatch<'a> {
     store: &'a ScratchStore,
     folder: TempDir,
     runs: Cell<u32>,
+    variables: RefCell<BTreeMap<&'static str, String>>,
 }
 
 impl<'a> Storewatch<'a> {
@@ -34,7 +36,12 @@ impl<'a> Storewatch<'a> {
         for name in ["state", "etc", "run", "home"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        Self { store, folder, runs: Cell::new(0) }
+        Self { store, folder, runs: Cell::new(0), variables: RefCell::default() }
+    }
+
+    /// Sets a variable for all its processes to come.
+    pub fn set(&self, name: &'static str, value: &str) {
+        self.variables.borrow_mut().insert(name, value.to_owned());
     }
 
     /// Writes the policy file as editors do: aside, then renamed into its place.
@@ -101,6 +108,7 @@ impl<'a> Storewatch<'a> {
         command.env("HOME", folder("home")).env("RUNTIME_DIRECTORY", folder("run"));
         command.env("STOREWATCH_STATE_DIR", folder("state")).env("CONFIGURATION_DIRECTORY", folder("etc"));
         command.env("STOREWATCH_LOG", "debug").env("RUST_BACKTRACE", "1");
+        command.envs(self.variables.borrow().iter());
         if self.policy_path().exists() {
             command.env("STOREWATCH_CONFIG", self.policy_path());
         }

@@ -2,9 +2,10 @@
 
 use super::super::attic::Kind;
 use super::super::http::{self, Body};
+use super::Seen;
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming};
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -18,15 +19,18 @@ pub enum On {
     Only(Kind),
     /// Uploads of archives that are larger, in bytes.
     UploadsOver(u64),
+    /// What puts something where the path, or what stands behind it, has this part.
+    Puts(&'static str),
 }
 
 impl On {
-    /// Whether it concerns a request of that kind, which brings an archive of so many bytes.
-    pub fn concerns(self, kind: Kind, bytes: u64) -> bool {
+    /// Whether it concerns a request, which brings an archive of so many bytes.
+    pub fn concerns(self, seen: &Seen, bytes: u64) -> bool {
         match self {
             Self::Every => true,
-            Self::Only(only) => only == kind,
+            Self::Only(only) => only == seen.kind,
             Self::UploadsOver(limit) => bytes > limit,
+            Self::Puts(part) => seen.method == Method::PUT && seen.target.contains(part),
         }
     }
 }
@@ -40,10 +44,14 @@ pub enum Fault {
     EndAfter(u64),
     /// After so many bytes nothing goes on, until the fault ends.
     StallAfter(u64),
+    /// Of each body so many bytes are taken, and as many again each time that the proxy is told to.
+    Sips(u64),
     /// The connection is reset at once.
     Reset,
     /// The server never sees it, and this is the answer.
     Answer(Canned),
+    /// What brings something without saying how long it is gets 411; all else passes.
+    WantLength,
 }
 
 /// An answer that the proxy gives by itself.
@@ -65,6 +73,18 @@ impl Canned {
     pub fn too_many_requests(seconds: u64) -> Self {
         let header = Some(("retry-after", seconds.to_string()));
         Self { header, ..Self::html(StatusCode::TOO_MANY_REQUESTS) }
+    }
+
+    /// 503, as object stores say it: come again in so many seconds.
+    pub fn slow_down_of_a_store(seconds: u64) -> Self {
+        let body =
+            "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>";
+        Self { content_type: "application/xml", body: body.to_owned(), ..Self::slow_down(seconds) }
+    }
+
+    /// 411, as a web server says it.
+    pub fn length_required() -> Self {
+        Self::html(StatusCode::LENGTH_REQUIRED)
     }
 
     /// 503: come again in so many seconds.
@@ -130,12 +150,24 @@ impl Canned {
     }
 }
 
+/// Comes true when a body goes on.
+type Over = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What happens at the end of a body's first bytes.
 pub enum Then {
     Cut,
     End,
     /// Waits for that, and goes on.
-    Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Wait {
+        over: Over,
+        told: bool,
+    },
+    /// Waits for what `next` makes, and takes so many bytes more, again and again.
+    Sip {
+        size: u64,
+        next: Box<dyn FnMut() -> Over + Send>,
+        over: Option<Over>,
+    },
 }
 
 /// A body that passes so many bytes, and has an accident then.
@@ -173,17 +205,28 @@ impl hyper::body::Body for Disturbed {
                     this.rest.clear();
                     return Poll::Ready(None);
                 }
-                Some(Then::Wait(over)) => {
+                Some(Then::Wait { over, told }) => {
+                    if !std::mem::replace(told, true) {
+                        (this.on_fault)();
+                    }
                     ready!(over.as_mut().poll(context));
                     this.then = None;
                 }
+                Some(Then::Sip { size, next, over }) => {
+                    if over.is_none() {
+                        (this.on_fault)();
+                    }
+                    ready!(over.get_or_insert_with(next).as_mut().poll(context));
+                    *over = None;
+                    this.left = *size;
+                }
             }
         }
-        if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
+        let mut data = std::mem::take(&mut this.rest);
+        if data.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(context)) else { return Poll::Ready(None) };
+            data = frame.map_err(io::Error::other)?.into_data().unwrap_or_default();
         }
-        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(context)) else { return Poll::Ready(None) };
-        let mut data = frame.map_err(io::Error::other)?.into_data().unwrap_or_default();
         if this.then.is_some() {
             let passed = data.len().min(usize::try_from(this.left).unwrap_or(usize::MAX));
             this.rest = data.split_off(passed);

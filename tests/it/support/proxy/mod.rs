@@ -10,10 +10,11 @@ use bytes::Bytes;
 use fault::{Disturbed, Then};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -38,6 +39,9 @@ pub struct FlakyProxy {
 pub struct Seen {
     pub at: Instant,
     pub kind: Kind,
+    pub method: Method,
+    /// Its path, and what stands behind that, decoded.
+    pub target: String,
     pub headers: HeaderMap,
 }
 
@@ -53,6 +57,8 @@ struct Shared {
     secure: bool,
     /// None where all is well.
     fault: watch::Sender<Option<(On, Fault)>>,
+    /// How often bodies were told to go on.
+    sips: watch::Sender<u64>,
     faults: Mutex<u64>,
     seen: Mutex<Vec<Seen>>,
     /// TLS handshakes that failed.
@@ -76,6 +82,7 @@ impl FlakyProxy {
             server,
             secure: tls.is_some(),
             fault: watch::Sender::new(None),
+            sips: watch::Sender::new(0),
             faults: Mutex::default(),
             seen: Mutex::default(),
             refused: Mutex::default(),
@@ -105,7 +112,12 @@ impl FlakyProxy {
         self.shared.fault.send_replace(None);
     }
 
-    /// How many requests something happened to.
+    /// Lets each body that goes by [`Fault::Sips`] take as much again.
+    pub fn sip(&self) {
+        self.shared.sips.send_modify(|sips| *sips += 1);
+    }
+
+    /// How many requests something happened to; of those that go by sips, how often they waited for the next one.
     pub fn faults(&self) -> u64 {
         *self.shared.faults.lock().unwrap()
     }
@@ -171,13 +183,23 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let kind = Kind::of(request.method(), request.uri().path());
-    let seen = Seen { at: Instant::now(), kind, headers: request.headers().clone() };
+    let method = request.method().clone();
+    // Google's interface has the slashes of a name encoded.
+    let target = percent_decode_str(&request.uri().to_string()).decode_utf8_lossy().into_owned();
+    let seen = Seen { at: Instant::now(), kind, method, target, headers: request.headers().clone() };
     let bytes = uploaded_bytes(&seen);
+    let fault = shared.fault.borrow().clone().filter(|(on, _)| on.concerns(&seen, bytes));
     shared.seen.lock().unwrap().push(seen);
-    let fault = shared.fault.borrow().clone();
     let over = shared.over();
-    match fault.filter(|(on, _)| on.concerns(kind, bytes)).map(|(_, fault)| fault) {
-        None => forward(&shared, request, |body| body.map_err(io::Error::other).boxed_unsync()).await,
+    match fault.map(|(_, fault)| fault) {
+        Some(Fault::WantLength) if request.headers().contains_key(TRANSFER_ENCODING) => {
+            shared.fault();
+            tokio::spawn(request.into_body().collect());
+            Ok(Canned::length_required().response())
+        }
+        None | Some(Fault::WantLength) => {
+            forward(&shared, request, |body| body.map_err(io::Error::other).boxed_unsync()).await
+        }
         Some(Fault::Reset) => {
             shared.fault();
             connection.set_zero_linger()?;
@@ -190,12 +212,24 @@ async fn answer(
             Ok(canned.response())
         }
         Some(Fault::StallAfter(bytes)) => {
-            shared.fault();
             if bytes == 0 {
+                shared.fault();
                 over.await;
                 return forward(&shared, request, |body| body.map_err(io::Error::other).boxed_unsync()).await;
             }
-            forward(&shared, request, |body| disturbed(&shared, body, bytes, Then::Wait(Box::pin(over)))).await
+            forward(&shared, request, |body| {
+                disturbed(&shared, body, bytes, Then::Wait { over: Box::pin(over), told: false })
+            })
+            .await
+        }
+        Some(Fault::Sips(size)) => {
+            let (sips, mut had) = (shared.sips.subscribe(), *shared.sips.borrow());
+            let next = Box::new(move || {
+                had += 1;
+                let (mut sips, wanted) = (sips.clone(), had);
+                Box::pin(async move { drop(sips.wait_for(|sips| *sips >= wanted).await) }) as _
+            });
+            forward(&shared, request, |body| disturbed(&shared, body, size, Then::Sip { size, next, over: None })).await
         }
         Some(Fault::CutAfter(bytes)) => {
             forward(&shared, request, |body| disturbed(&shared, body, bytes, Then::Cut)).await

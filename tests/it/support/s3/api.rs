@@ -1,7 +1,8 @@
 //! What the fake S3 answers.
 
-use super::super::http::{Body, answer as with_body, whole};
+use super::super::http::{Body, answer as with_body, query as query_of, whole};
 use super::BUCKET;
+use super::entry::let_in;
 use super::fake::Shared;
 use super::state::{Dialect, On, Op, State, Trouble, e_tag};
 use base64::Engine;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,8 +27,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
     if let Some(name) = path.strip_prefix("web/") {
         return Ok(website(&shared.state(), name));
     }
-    let query: BTreeMap<String, String> =
-        url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    let query = query_of(&parts);
     let (bucket, name) = path.split_once('/').unwrap_or((&path, ""));
     let head = parts.method == Method::HEAD;
     let dialect = shared.state().dialect;
@@ -40,7 +40,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         // Whoever greets the server shows nothing.
         return Ok(refuse(403, "AccessDenied", head));
     }
-    if let Err((status, code)) = let_in(&mut shared.state(), &parts.headers, op) {
+    if let Err((status, code)) = let_in(&mut shared.state(), &parts, op) {
         return Ok(refuse(status, code, head));
     }
     if bucket != BUCKET {
@@ -131,55 +131,6 @@ fn op(dialect: Dialect, method: &Method, query: &BTreeMap<String, String>) -> Op
         ("DELETE", ["uploadId"]) => Op::Abort,
         _ => return None,
     })
-}
-
-/// Whether there is a signature, and by whose key.
-fn let_in(state: &mut State, headers: &HeaderMap, op: Op) -> Result<(), (u16, &'static str)> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let signed = text(AUTHORIZATION.as_str());
-    let writes = !matches!(op, Op::Head | Op::Get | Op::List | Op::Uploads);
-    if state.gate.as_ref().is_some_and(|(name, value)| text(name) != value) {
-        return Err((403, "NobodyIsLetIn"));
-    }
-    if writes && state.is_read_only {
-        return Err((403, "AccessDenied"));
-    }
-    let bearer = state.token.as_ref().map(|token| format!("Bearer {token}"));
-    let as_others = match state.dialect {
-        Dialect::S3 => None,
-        // A key that says `disable_oauth` shows nothing: there is nobody here who would give a token for it.
-        Dialect::Google => Some(bearer.unwrap_or_default()),
-        Dialect::Azure => Some(bearer.unwrap_or_else(|| "SharedKey nixaccount:".to_owned())),
-    };
-    if let Some(expected) = as_others {
-        if !signed.starts_with(&expected) {
-            state.violation(format!("{op:?} has no {expected}: {signed:?}"));
-        }
-        return Ok(());
-    }
-    if let Some(token) = state.token.clone().filter(|token| text("x-amz-security-token") != token) {
-        state.violation(format!("{op:?} does not show {token}"));
-    }
-    let credential = signed.strip_prefix("AWS4-HMAC-SHA256 Credential=");
-    let Some((id, rest)) = credential.and_then(|rest| rest.split_once('/')) else {
-        state.violation(format!("{op:?} was not signed: {signed:?}"));
-        return Err((403, "AccessDenied"));
-    };
-    for needed in ["/s3/aws4_request", "SignedHeaders=", "host", "Signature="] {
-        if !rest.contains(needed) {
-            state.violation(format!("the signature of {op:?} lacks {needed}: {signed}"));
-        }
-    }
-    if text("x-amz-date").is_empty() || text("x-amz-content-sha256").is_empty() {
-        state.violation(format!("{op:?} has no date or no hash of its content"));
-    }
-    let known = |keys: &[super::Key]| keys.iter().any(|key| key.id == id);
-    match (known(&state.keys), known(&state.readers)) {
-        (true, _) => Ok(()),
-        (false, true) if matches!(op, Op::Head | Op::Get | Op::List | Op::Uploads) => Ok(()),
-        (false, true) => Err((403, "AccessDenied")),
-        (false, false) => Err((403, "InvalidAccessKeyId")),
-    }
 }
 
 fn check_length(state: &mut State, headers: &HeaderMap, op: Op, content: &Bytes) {

@@ -2,7 +2,7 @@
 
 use super::super::port::Port;
 use super::super::{Said, eventually};
-use super::garage::{config, field, program};
+use super::garage::{Contents, config, field, program, read};
 use super::{BUCKET, Key, hex};
 
 use std::fs::File;
@@ -70,6 +70,16 @@ impl Cluster {
     /// What Nix reads the bucket by, at the first node.
     pub fn website(&self) -> String {
         format!("http://{BUCKET}.web.localhost:{}", self.nodes[0].web.number())
+    }
+
+    /// What Nix is given of a file by the first node, if it is there.
+    pub fn read(&self, file: &str) -> Option<Vec<u8>> {
+        read(&self.nodes[0].web, file)
+    }
+
+    /// What the first node says of the bucket.
+    pub fn contents(&self) -> Contents {
+        Contents::parse(&self.nodes[0].admin(&["bucket", "info", BUCKET]))
     }
 
     /// Ends the last node as a power loss does.

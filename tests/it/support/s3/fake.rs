@@ -77,7 +77,9 @@ impl FakeS3 {
 
     /// Lets a key write, too.
     pub fn allow_to_write(&self, key: &Key) {
-        self.state().keys.push(key.clone());
+        let mut state = self.state();
+        state.readers.retain(|reader| reader.id != key.id);
+        state.keys.push(key.clone());
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {

@@ -2,8 +2,10 @@
 
 mod api;
 mod cluster;
+mod entry;
 mod fake;
 mod garage;
+mod signature;
 mod state;
 
 pub use cluster::Cluster;
@@ -13,6 +15,9 @@ pub use state::{Dialect, Op, Trouble};
 
 /// The bucket that the tests use.
 pub const BUCKET: &str = "nix-cache";
+
+/// The account that Azure's has.
+pub const ACCOUNT: &str = "nixaccount";
 
 /// A key for a bucket.
 #[derive(Clone, Debug)]

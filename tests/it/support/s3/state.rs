@@ -108,6 +108,11 @@ impl State {
         self.violations.push(what);
     }
 
+    /// Whom it lets in, and whether they may write.
+    pub fn known(&self) -> impl Iterator<Item = (&Key, bool)> {
+        self.keys.iter().map(|key| (key, true)).chain(self.readers.iter().map(|key| (key, false)))
+    }
+
     /// Puts an object, if it may be put.
     pub fn put(&mut self, name: &str, content: Bytes, on: &On) -> Result<(), (u16, &'static str)> {
         let create = matches!(on, On::Absent);
@@ -175,9 +180,7 @@ impl State {
         let Some(nar) = self.objects.get(&format!("{folder}{}", narinfo.url)) else {
             return self.violation(format!("{name} came before its archive"));
         };
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-        let hash = storewatch::nix::NarHash(Sha256::digest(nar).into()).to_string();
-        if field("FileHash:") != hash || field("FileSize:") != nar.len().to_string() {
+        if !narinfo.is_true_of(nar) {
             self.violation(format!("{name} lies about its archive"));
         }
     }
