@@ -31,7 +31,7 @@ const ANSWERING: Duration = Duration::from_secs(180);
 const SIP: Duration = Duration::from_secs(1);
 
 /// Bytes of a sip: a part of a large archive has more than fit into [`TAKING`].
-const SIZE: u64 = 64 * 1024;
+const SIZE: u64 = 128 * 1024;
 
 /// Bytes of the archive, which is sent in several parts where that is done.
 const ARCHIVE: u64 = 12_000_000;
