@@ -41,6 +41,26 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Of these paths those of which a cache shows what isn't well.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn distrusted(&self, cache: CacheId, paths: &[StorePath]) -> Result<Vec<StorePath>, QueueError> {
+        let mut asked = self
+            .db
+            .prepare_cached("SELECT 1 FROM distrusted WHERE path = ?1 AND cache = ?2")
+            .map_err(sqlite("look what isn't well"))?;
+        let mut distrusted = Vec::new();
+        for path in paths {
+            if asked.exists(params![path.base_name(), cache.0]).map_err(sqlite("look what isn't well"))? {
+                distrusted.push(path.clone());
+            }
+        }
+        Ok(distrusted)
+    }
+}
+
 /// Whether what the cache shows of that job's path isn't well.
 pub(super) fn is_distrusted(tx: &Transaction<'_>, job: i64) -> Result<bool, QueueError> {
     tx.prepare_cached("SELECT 1 FROM distrusted WHERE (path, cache) = (SELECT path, cache FROM jobs WHERE id = ?1)")

@@ -181,6 +181,8 @@ pub struct Job {
     pub reason: Option<String>,
     /// Whether it is to be uploaded even if its cache shows it: what that shows isn't well.
     pub anew: bool,
+    /// Whether its cache shows anything that isn't well, as far as that is known.
+    pub among_distrusted: bool,
 }
 
 /// How far an upload that is under way has come.

@@ -241,7 +241,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
         path  TEXT NOT NULL,               -- base name
         cache INTEGER NOT NULL REFERENCES caches (id),
         noted INTEGER NOT NULL,            -- ms since 1970
-        PRIMARY KEY (path, cache)
+        PRIMARY KEY (cache, path)
     ) WITHOUT ROWID, STRICT;
 ",
 ];

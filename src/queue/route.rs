@@ -55,31 +55,25 @@ impl Routes {
     /// Where a path goes on its own account; `None` for nowhere.
     #[must_use]
     pub fn wanted(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
-        let caches: Vec<CacheId> =
-            decision.uploads_to().iter().filter_map(|name| self.caches.get(name)).copied().collect();
-        (!caches.is_empty()).then(|| Wanted {
-            path: info.path.clone(),
-            row: info.id,
-            registered: info.registration_time,
-            caches,
-        })
+        let sent = decision.uploads_to().iter().filter_map(|name| self.caches.get(name));
+        to(info, sent.copied().collect())
     }
 
     /// Where a path goes that somebody has named: where the policy sends it; and where the policy sends it nowhere,
     /// everywhere that it isn't denied. `None` where nothing is left of that.
     #[must_use]
     pub fn wanted_by_hand(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
-        if !decision.uploads_to().is_empty() {
-            return self.wanted(info, decision);
+        match decision.uploads_to() {
+            [] => self.wherever_not_denied(info, decision),
+            _ => self.wanted(info, decision),
         }
+    }
+
+    /// Where a path may go, whatever the policy sends it to: a cache that shows what needs it is to have it. `None` for nowhere.
+    #[must_use]
+    pub fn wherever_not_denied(&self, info: &PathInfo, decision: &Decision) -> Option<Wanted> {
         let spared = self.caches.iter().filter(|(name, _)| !decision.denies(name));
-        let caches: Vec<CacheId> = spared.map(|(_, id)| *id).collect();
-        (!caches.is_empty()).then(|| Wanted {
-            path: info.path.clone(),
-            row: info.id,
-            registered: info.registration_time,
-            caches,
-        })
+        to(info, spared.map(|(_, id)| *id).collect())
     }
 
     /// Those caches, off on this host, that a path would go to beside others, if there are any; somebody has asked for it.
@@ -107,4 +101,13 @@ impl Routes {
         let why = if denied { Why::Denied } else { Why::Skipped };
         PassedOver { by: rule.as_ref().unwrap_or(decision.rule()).to_string(), why }
     }
+}
+/// That a path goes to these caches, if there are any.
+fn to(info: &PathInfo, caches: Vec<CacheId>) -> Option<Wanted> {
+    (!caches.is_empty()).then(|| Wanted {
+        path: info.path.clone(),
+        row: info.id,
+        registered: info.registration_time,
+        caches,
+    })
 }

@@ -45,10 +45,18 @@ pub(super) async fn find_references(
             None => asked.push(reference.clone()),
         }
     }
-    let missing = match job.walk {
+    let mut missing = match job.walk {
         true => presence.missing_now(&asked).await?,
         false => presence.missing(&asked).await?,
     };
+    if job.among_distrusted {
+        // What isn't well comes first: nothing new is to be shown that nobody could read for it.
+        let (cache, paths) = (job.cache, asked.clone());
+        match context.queue.call(move |queue| queue.distrusted(cache, &paths)).await {
+            Ok(distrusted) => missing.extend(distrusted.into_iter().filter(|path| *path != job.path)),
+            Err(error) => return Ok(References::Settled(retry(job, one_line(&error)).into())),
+        }
+    }
     // What is shown and isn't well counts for nothing: neither is it believed, nor does another cache's mend it.
     let is_there = !job.anew && !missing.contains(&job.path);
     if is_there && missing.is_empty() {

@@ -55,6 +55,7 @@ mod tests {
             collectable: false,
             reason: None,
             anew: false,
+            among_distrusted: false,
         }
     }
 

@@ -1,10 +1,10 @@
 //! A binary cache in a bucket of an object store: `s3://BUCKET`, `gs://BUCKET`, `az://CONTAINER`.
 //!
 //! An archive is sent under a name that no other upload has, then the narinfo that names it, and nothing is ever
-//! overwritten but a narinfo by its like, or by a good one if what it shows isn't well. Where the store knows how to put only what isn't there, the first of two hosts
-//! that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are true.
-//! The list of a path's files and the log of its build come last, the list only from who has won: two builds of one path
-//! need not be the same. `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
+//! overwritten but a narinfo by its like, or by a good one if what it shows isn't well. Where the store knows how to put
+//! only what isn't there, the first of two hosts that upload one path wins, and the other takes its archive back; elsewhere
+//! the last wins, and both narinfos are true. The list of a path's files and the log of its build come last, the list only
+//! from who has won: two builds of one path need not be the same. `unfinished` says what becomes of uploads that fail, are called off, or are cut by a crash.
 //!
 //! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
 //! and the uploader draws the conclusion.
@@ -122,7 +122,11 @@ impl BucketCache {
     /// there at the same moment is looked at, too, as far as the store knows how.
     async fn put_in_place(&self, file: &str, text: impl Fn(&[u8]) -> String) -> Result<Put, Arc<BucketError>> {
         for _ in 0..TRIES {
-            let shown = self.store.small(file).await?;
+            // Those who may not list are told this of what isn't there, and those who may only write of everything.
+            let shown = match self.store.small(file).await {
+                Err(error) if error.may_be_missing() => None,
+                shown => shown?,
+            };
             let content = text(shown.as_ref().map_or(&[], |shown| &shown.content));
             let mode = match shown {
                 Some(Small { meta: ObjectMeta { e_tag, version, .. }, .. }) => {

@@ -232,11 +232,12 @@ impl Store {
         let options = PutOptions { mode, attributes: content_type(kind), ..PutOptions::default() };
         match self.objects.put_opts(&self.object(file), payload, options).await {
             Ok(_) => Ok(Put::New),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
-                if has_condition =>
-            {
-                Ok(Put::Exists)
-            }
+            // What was to be replaced may be gone: that isn't as it was, either.
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. }
+                | object_store::Error::NotFound { .. },
+            ) if has_condition => Ok(Put::Exists),
             Err(error) => Err(unwrapped(Action::Upload, &self.name, &error)),
         }
     }

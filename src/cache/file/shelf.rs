@@ -227,7 +227,8 @@ fn list(root: &Path, what: Listed, pages: &mpsc::Sender<Vec<Entry>>) -> Result<(
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Option<Text>, CacheError> {
+/// A file, if it is there; of one that is longer than texts are, so much that it can't be taken for one.
+pub(super) fn read(path: &Path) -> Result<Option<Text>, CacheError> {
     let Some(file) = there(File::open(path), "open", path)? else { return Ok(None) };
     let modified = seconds(file.metadata().and_then(|metadata| metadata.modified()).ok());
     let mut content = Vec::new();

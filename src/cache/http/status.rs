@@ -33,9 +33,9 @@ pub(super) fn class_of(action: Action, status: u16, says: &ServerSays, retry_aft
             Some(after) => Class::Throttled { after: within(after) },
             None => Class::Unavailable,
         },
-        // A proxy that cuts a body makes the server call the request bad. A time-out may be the path's size.
         // It has waited too long, perhaps for what might not be sent.
         408 if uploading => Class::Transient,
+        // A proxy that cuts a body makes the server call the request bad. A time-out may be the path's size.
         400 | 504 | 524 if uploading => Class::Doubtful,
         408 | 421 | 423 | 425 | 500..=599 => Class::Unavailable,
         404 | 407 => Class::CacheWaits,

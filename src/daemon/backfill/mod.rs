@@ -57,13 +57,15 @@ pub struct Request {
     pub by_hand: bool,
     /// The policy file's fingerprint: by another one, what has been looked at is decided anew.
     pub policy: Option<String>,
-    /// What isn't well in the caches that it is for.
-    pub distrust: Distrust,
+    /// What isn't well in the caches that it is for, where these are to be repaired.
+    pub distrust: Option<Distrust>,
 }
 
 /// How explicitly a path is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
+    /// It is to be uploaded now wherever it isn't denied: the cache shows what needs it.
+    ToRepair,
     /// It is to be uploaded now, whatever skips it.
     ByHand,
     /// It was named.
@@ -75,14 +77,14 @@ enum Asked {
 impl Asked {
     fn lane(self) -> Lane {
         match self {
-            Self::ByHand => Lane::Fresh,
+            Self::ToRepair | Self::ByHand => Lane::Fresh,
             Self::ByName | Self::WithAll => Lane::Backfill,
         }
     }
 
     fn ended(self) -> Ended {
         match self {
-            Self::ByHand | Self::ByName => Ended::StartsAnew,
+            Self::ToRepair | Self::ByHand | Self::ByName => Ended::StartsAnew,
             Self::WithAll => Ended::StartsAnewUnlessEvicted,
         }
     }
@@ -91,6 +93,7 @@ impl Asked {
 impl Request {
     fn asked(&self) -> Asked {
         match self {
+            _ if self.distrust.is_some() => Asked::ToRepair,
             _ if self.by_hand => Asked::ByHand,
             _ if self.paths.is_empty() => Asked::WithAll,
             _ => Asked::ByName,
@@ -212,8 +215,8 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let routes = site.routes.clone().narrowed_to(&request.to);
     let beginning = async {
         let scan = Scan::open(&nix, &request).await?;
-        if request.distrust != Distrust::default() {
-            let (caches, distrust) = (Arc::clone(&routes.caches), request.distrust.clone());
+        if let Some(distrust) = request.distrust.clone() {
+            let caches = Arc::clone(&routes.caches);
             let note =
                 move |queue: &mut Queue| caches.values().try_for_each(|id| queue.distrust(*id, &distrust, now()));
             queue.call(note).await?;
@@ -372,7 +375,7 @@ impl Scanning {
                     let admission = Admission {
                         lane: asked.lane(),
                         ended: asked.ended(),
-                        needed: asked == Asked::ByHand,
+                        needed: matches!(asked, Asked::ToRepair | Asked::ByHand),
                         run: Some(id),
                         wanted: &batch.wanted,
                         now: now(),

@@ -289,9 +289,11 @@ impl Decider {
             return Ok(());
         }
         let decision = self.routes.policy.decide_loading(info, &self.store_dir, load)?;
-        let by_hand = self.asked == Asked::ByHand;
-        let wanted =
-            if by_hand { self.routes.wanted_by_hand(info, &decision) } else { self.routes.wanted(info, &decision) };
+        let wanted = match self.asked {
+            Asked::ToRepair => self.routes.wherever_not_denied(info, &decision),
+            Asked::ByHand => self.routes.wanted_by_hand(info, &decision),
+            Asked::ByName | Asked::WithAll => self.routes.wanted(info, &decision),
+        };
         match wanted {
             Some(wanted) => {
                 // Whoever asked for it is told of every cache that doesn't get it.

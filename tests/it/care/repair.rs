@@ -38,7 +38,7 @@ each_site! {
         storewatch.policy(&format!("{}{rule}", site.policy(&storewatch)));
         let said = cache(&storewatch, "verify", &["--repair"]);
         assert_eq!(said.code, Some(3), "{said:?}");
-        let line = format!("{}: it stays as it is, denied by", base_name(&chain[0]));
+        let line = format!("{}: it is not uploaded, denied by", base_name(&chain[0]));
         assert!(said.stdout.contains(&line), "{said:?}");
         assert_eq!(site.text(&narinfos[0]), before[0], "a closure that was readable would be broken");
         Reader::empty(&store).copy_from(&site.substituter(), &other.public, &chain).unwrap();
@@ -95,6 +95,28 @@ each_site! {
         let why = repaired["repair"]["undelivered"].to_string();
         assert!(why.contains("has changed since Nix registered it"), "{repaired:#}");
         assert_eq!((site.text(&name), site.names()), before, "nothing goes, and nothing is left behind");
+
+        // It is shown, and nobody can read it: neither could anybody what needs it.
+        let user = store.build(&expr::user_of(&chain[0])).unwrap().remove(0);
+        let said = storewatch.cmd(&["push", &user]);
+        assert_eq!(said.code, Some(3), "{said:?}");
+        assert!(!site.has(&user));
+    }
+
+    fn what_is_there_only_since_others_need_it_is_repaired_too(site: Site, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        let elsewhere = tempfile::tempdir().unwrap();
+        storewatch.policy(&format!(
+            "{}[caches.other]\nurl = \"file://{}\"\n\
+             [[rules]]\nmatch = {{ name = \"chain-0\" }}\naction = \"upload\"\nto = [\"other\"]\n",
+            site.policy(&storewatch),
+            elsewhere.path().display()
+        ));
+        let chain = pushed_chain(&storewatch, &store, 2);
+        site.remove(&site.narinfo(&chain[0]).url);
+        cache(&storewatch, "verify", &["--repair"]).ok();
+        assert_sound(&storewatch);
+        Reader::empty(&store).copy_from(&site.substituter(), &storewatch.public_key("team"), &chain).unwrap();
     }
 }
 

@@ -4,6 +4,8 @@
 //! path goes as any other, and what it shows at its end takes the place of what was shown. So what is refused by the policy, by
 //! a pause, a full disk or the store, or is cut at any moment, leaves the cache as it was. An archive with which no narinfo is
 //! content is doomed, as by a prune: no host names it anew, and when its paths have been uploaded anew, a prune removes it.
+//! Where they can't be, and it stays named, that holds until a prune finds it so a grace period later; each repair says it
+//! again.
 //!
 //! What only lacks the signature of the cache's key is uploaded anew, too, and keeps the signatures that it has.
 
@@ -93,7 +95,7 @@ pub(super) fn repair(
         };
         if let Some(reason) = kept_back(&setup.config.policy, &info, &setup.nix.logical, &cache.name) {
             is_kept_back = true;
-            repaired.undelivered.push(format!("{path}: it stays as it is, {reason}"));
+            repaired.undelivered.push(format!("{path}: it is not uploaded, {reason}"));
             continue;
         }
         if is_shown_badly {
@@ -115,14 +117,14 @@ pub(super) fn repair(
         0 if !is_all => ExitCode::FAILURE,
         code => ExitCode::from(code),
     };
+    // Other hosts remember them as well, and would name them anew.
+    runtime.block_on(doom(shelf, archives.iter().cloned())).map_err(failed(cache))?;
     if paths.is_empty() {
         let code = code(0);
         return Ok((repaired, code));
     }
-    // Other hosts remember them as well, and would name them anew.
-    runtime.block_on(doom(shelf, archives.iter().cloned())).map_err(failed(cache))?;
     let (distrust, policy) = (Distrust { paths: shown_badly, archives }, own.settings.fingerprint());
-    let request = Request { paths, since: None, roots: false, to, by_hand: true, policy, distrust };
+    let request = Request { paths, since: None, roots: false, to, by_hand: true, policy, distrust: Some(distrust) };
     let finished = work_off(own, request, None, runtime)?;
     if !json {
         summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
@@ -141,11 +143,9 @@ fn kept_back(policy: &Policy, info: &PathInfo, store_dir: &StoreDir, name: &Cach
         Ok(decision) => decision,
         Err(undecided @ NeedsReferences) => return Some(undecided.to_string()),
     };
-    let goes = decision.uploads_to();
-    let is_wanted = !decision.denies(name) && (goes.is_empty() || goes.contains(name));
-    (!is_wanted).then(|| {
+    decision.denies(name).then(|| {
         let rule = policy.rule_for(info, store_dir, name).unwrap_or_else(|_| decision.rule().clone());
-        format!("{} by {rule}", if decision.denies(name) { "denied" } else { "sent elsewhere" })
+        format!("denied by {rule}")
     })
 }
 
