@@ -6,11 +6,11 @@
 //!
 //! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too. Where
 //! something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked again; it may
-//! answer by what it has seen of itself: a bucket by a listing that is up to five minutes old. Another request for each
-//! reference would double what an upload costs, and a prune reckons with that (`cache/care/prune`); what else removes paths from a
-//! bucket doesn't. Only where somebody has named a path, or what refers to it, is nothing
-//! believed but what is there, since they may know that it has gone. That it is missing is never believed twice: it may be there
-//! by now.
+//! answer by what it has seen of itself: a bucket by a listing that is up to five minutes old, and for what is missing some
+//! seconds. Another request for each reference would double what an upload costs, and a prune reckons with that
+//! (`cache/care/prune`); what else removes paths from a bucket doesn't. Only where somebody has named a path, or what refers
+//! to it, is nothing believed but what is there, since they may know that it has gone. That it is missing is not remembered
+//! here: it may be there by now.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 

@@ -3,8 +3,8 @@
 //!
 //! An archive is sent as it is packed, under a name that no other upload has, then the narinfo that names it. Nothing is ever
 //! overwritten but `nix-cache-info`, a narinfo or a list of files by its like: of two hosts that upload one path at the same
-//! time the last wins, and both narinfos are true. The list of a path's files and the log of its build come last. What fails on its way is deleted, as far as the server knows how
-//! (`cache/unfinished`); a reader never sees it anyway.
+//! time the last wins, and both narinfos are true. The list of a path's files and the log of its build come last. What fails
+//! on its way is deleted, as far as the server knows how (`cache/unfinished`); a reader never sees it anyway.
 //!
 //! Servers differ. One that doesn't know HEAD is asked for the first byte; one that wants sizes beforehand gets archives as
 //! they are, not packed; one that lacks a folder is asked to make it.
