@@ -187,10 +187,11 @@ impl Balance {
         }
     }
 
-    /// What is known once one archive has been sent as it is.
+    /// What is known once one archive has been sent as it is: nothing by a small one, and the next is tried once packers are
+    /// found to be waited for again.
     fn after_trial(self, Measured { nar_size, elapsed, .. }: Measured) -> Self {
         if nar_size < MEASURED_FROM {
-            return Self { as_it_is: AsItIs::Due, ..self };
+            return Self { as_it_is: AsItIs::Untried, ..self };
         }
         let is_worth_the_room = elapsed.as_secs_f64() / nar_size as f64 * WORTH_THE_ROOM <= self.packed;
         if is_worth_the_room { self.at(Effort::AsItIs) } else { self }
@@ -326,6 +327,20 @@ mod tests {
                 prop_assert!(took(Effort::AsItIs) * 2 <= took(Effort::Level(START)) + Duration::from_millis(1));
             }
         }
+    }
+
+    #[test]
+    fn a_small_archive_that_is_sent_as_it_is_is_followed_by_no_other() {
+        let pace = Pace::over_a_line();
+        let second = Duration::from_secs(1);
+        let busy =
+            |effort| Measured { effort, nar_size: 64 << 20, busy: second, reading: Duration::ZERO, elapsed: second };
+        (0..ENOUGH.0).for_each(|_| pace.note(busy(Effort::Level(START))));
+        assert_eq!(pace.effort(), Effort::AsItIs, "one is tried");
+        pace.note(Measured { nar_size: 1000, ..busy(Effort::AsItIs) });
+        assert_eq!([pace.effort(), pace.effort()], [Effort::Level(FLOOR); 2]);
+        (0..ENOUGH.0).for_each(|_| pace.note(busy(Effort::Level(FLOOR))));
+        assert_eq!([pace.effort(), pace.effort()], [Effort::AsItIs, Effort::Level(FLOOR)]);
     }
 
     #[test]

@@ -73,13 +73,13 @@ pub(super) fn trust(tx: &Transaction<'_>, job: i64) -> Result<(), QueueError> {
     execute(tx, "DELETE FROM distrusted WHERE (path, cache) = (SELECT path, cache FROM jobs WHERE id = ?1)", [job])
 }
 
-/// Forgets what was noted before then (ms since 1970) and nobody is about to upload.
+/// Forgets what was noted before then (ms since 1970) and has no job that could still mend it.
 pub(super) fn forget_distrusted(tx: &Transaction<'_>, before: i64) -> Result<(), QueueError> {
     execute(
         tx,
         "DELETE FROM distrusted WHERE noted < ?1
            AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.path = distrusted.path AND j.cache = distrusted.cache
-                             AND j.state IN (0, 1, 3))",
+                             AND j.state IN (0, 1, 3, 4))",
         [before],
     )
 }
