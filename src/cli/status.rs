@@ -282,7 +282,8 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         if *orphaned == Some(true) {
             // Another cache of that name may be in use.
             let namesakes = status.caches.iter().filter(|cache| cache.counts.name == counts.name).count();
-            let which = if namesakes == 1 { &counts.name } else { &counts.url };
+            // What a URL has in it a shell would understand otherwise.
+            let which = if namesakes == 1 { counts.name.clone() } else { format!("'{}'", counts.url) };
             writeln!(
                 out,
                 "  the policy no longer names this cache; `storewatch queue drop --cache {which}` ends its jobs"

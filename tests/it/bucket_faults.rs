@@ -156,6 +156,29 @@ fn who_may_only_read_a_cache_leaves_nothing_behind() {
     fake.assert_sound();
 }
 
+/// A cache that can't be read is no empty one: nothing of what others have put there is overwritten.
+#[test]
+fn who_may_write_and_not_read_is_told_so() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let theirs = Storewatch::new(&store);
+    theirs.policy(&bucket_policy(&theirs, fake.port(), fake.key()));
+    let path = store.build(&expr::many(1)).unwrap().remove(0);
+    theirs.cmd(&["push", &path]).ok();
+    let before = fake.state().objects.clone();
+    fake.fail(&[Op::Get, Op::Head], Trouble::Code(403, "AccessDenied"));
+    let ours = Storewatch::new(&store);
+    ours.policy(&bucket_policy(&ours, fake.port(), fake.key()));
+    let said = ours.cmd(&["push", "--timeout", "1s", &path]);
+    assert_eq!(said.code, Some(4), "{said:?}");
+    assert!(said.stderr.contains("must be allowed to read"), "{said:?}");
+    assert!(fake.state().objects == before);
+    let said = ours.cmd(&["cache", "ping"]);
+    assert_ne!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.contains("must be allowed to read"), "{said:?}");
+    assert!(fake.state().objects == before);
+}
+
 /// Amazon tells those who may not list a bucket that what isn't there is forbidden.
 #[test]
 fn a_cache_that_is_not_there_yet_may_look_forbidden() {
@@ -165,7 +188,7 @@ fn a_cache_that_is_not_there_yet_may_look_forbidden() {
     let storewatch = Storewatch::new(&store);
     storewatch.policy(&bucket_policy(&storewatch, fake.port(), fake.key()));
     let ping = storewatch.cmd(&["cache", "ping"]).ok();
-    assert!(ping.contains("can be written") && ping.contains("there is no cache in it yet"), "{ping}");
+    assert!(ping.contains("lets us read and push; there is no cache in it yet"), "{ping}");
     assert!(storewatch.cmd(&["cache", "info", "team"]).ok().contains("there is no cache in it yet"));
     let mut running = storewatch.start();
     store.build(&expr::chain(2)).unwrap();

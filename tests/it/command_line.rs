@@ -132,7 +132,7 @@ fn a_cache_of_the_same_name_is_another_one_at_another_url() {
     running.stop();
     let text = storewatch.cmd(&["status"]).ok();
     let drop = format!("queue drop --cache {}", old.url());
-    assert!(text.contains(&format!("`storewatch {drop}` ends its jobs")), "{text}");
+    assert!(text.contains(&format!("`storewatch queue drop --cache '{}'` ends its jobs", old.url())), "{text}");
     for (state, told) in [("pending", true), ("done", false)] {
         let listed = storewatch.cmd(&["queue", "list", "--state", state]).ok();
         let which = format!("for {}, which the policy no longer names", old.url());

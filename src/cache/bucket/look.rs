@@ -1,12 +1,14 @@
 //! Looking at a cache in a bucket without opening it, and trying it out, step by step, so that each trouble is found where
 //! it lies.
 
+use std::sync::Arc;
+
 use object_store::multipart::MultipartStore;
 use object_store::{PutMode, PutPayload, UpdateVersion};
 use reqwest::Url;
 
 use super::build::{StoreOptions, endpoint_of_environment};
-use super::error::unwrapped;
+use super::error::{BucketError, unwrapped};
 use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
@@ -96,7 +98,7 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
         Ok(()) => Some(true),
         Err(error) => (error.class() == Class::Credentials).then_some(false),
     };
-    if let (Some(false), Some(forbidden)) = (trial.writes, forbidden) {
+    if let (Some(false), Some(forbidden)) = (trial.writes, forbidden.clone()) {
         (trial.reads, trial.remark) = (Some(false), None);
         // What is refused as a whole is told once.
         match written {
@@ -107,6 +109,13 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
             }
         }
         return trial;
+    }
+    if let (Some(true), Some(forbidden)) = (trial.writes, forbidden) {
+        trial.reads = lets_read(&store).await.ok();
+        if trial.reads == Some(false) {
+            trial.remark = None;
+            trial.troubles.push(forbidden.into());
+        }
     }
     trial.troubles.extend(written.err());
     trial
@@ -129,6 +138,20 @@ async fn put_in_vain(store: &Store) -> Result<(), CacheError> {
     match put? {
         Put::Exists => Ok(()),
         Put::New => Ok(store.delete(&file).await?),
+    }
+}
+
+/// Whether the key may read, where the store says of what is missing only that it may not be looked at: something is put, and
+/// read back.
+pub(super) async fn lets_read(store: &Store) -> Result<bool, Arc<BucketError>> {
+    let file = trial_file();
+    store.put(&file, PutPayload::new(), layout::NAR_TYPE).await?;
+    let read = store.text(&file).await;
+    // Who may not delete leaves it there: it is empty, and a prune removes it.
+    let _ = store.delete(&file).await;
+    match read {
+        Err(error) if error.may_be_missing() => Ok(false),
+        read => read.map(|_| true),
     }
 }
 

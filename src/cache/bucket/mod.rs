@@ -104,14 +104,18 @@ impl BucketCache {
                 return agree_on_store(&text, &self.binary.store_dir, name, &format!("{name}/{}", layout::CACHE_INFO));
             }
             Ok(None) => None,
-            // Those who may not list are told this of what isn't there.
-            Err(error) if error.may_be_missing() => Some(error),
+            // Those who may not list are told this of what isn't there; who may not read would take it for an empty cache.
+            Err(error) if error.may_be_missing() => match look::lets_read(&self.store).await {
+                Ok(true) => Some(error),
+                Ok(false) => return Err(error.into()),
+                Err(refused) if refused.class() == Class::Credentials => return Err(error.into()),
+                Err(failed) => return Err(failed.into()),
+            },
             Err(error) => return Err(error.into()),
         };
         let info = self.binary.cache_info();
         let put = self.store.put_where_none_is(layout::CACHE_INFO, info, layout::CACHE_INFO_TYPE).await;
         match (put, forbidden) {
-            // Credentials that may only write are enough.
             (Ok(Put::New | Put::Exists), _) => Ok(()),
             (Err(error), Some(forbidden)) if error.class() == Class::Credentials => Err(forbidden.into()),
             (Err(error), _) => Err(error.into()),
