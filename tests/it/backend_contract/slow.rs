@@ -36,6 +36,9 @@ const SIZE: u64 = 128 * 1024;
 /// Bytes of the archive, which is sent in several parts where that is done.
 const ARCHIVE: u64 = 12_000_000;
 
+/// Bytes of one that doesn't lie in between as a whole: a server that goes on once nobody waits any more never has all of it.
+const LARGE_ARCHIVE: u64 = 48_000_000;
+
 pub fn a_reader_that_is_slower_than_a_time_out_is_waited_for_while_it_reads(backend: &Backend, store: &ScratchStore) {
     match backend {
         Backend::Program(program) => a_program_that_is_too_slow(backend, program, store),
@@ -45,7 +48,7 @@ pub fn a_reader_that_is_slower_than_a_time_out_is_waited_for_while_it_reads(back
 
 fn a_server_that_reads_by_sips(backend: &Backend, store: &ScratchStore) {
     let storewatch = Storewatch::new(store);
-    let upload = Upload::new(backend, &storewatch, store);
+    let upload = Upload::new(backend, &storewatch, store, ARCHIVE);
     upload.proxy.fail(On::Puts("nar/"), Fault::Sips(SIZE));
     let sipping = async {
         let (began, mut seen) = (Instant::now(), 0);
@@ -70,7 +73,7 @@ fn a_server_that_reads_by_sips(backend: &Backend, store: &ScratchStore) {
 
 pub fn a_reader_that_stops_is_given_up_and_nothing_is_left(backend: &Backend, store: &ScratchStore) {
     let storewatch = Storewatch::new(store);
-    let upload = Upload::new(backend, &storewatch, store);
+    let upload = Upload::new(backend, &storewatch, store, LARGE_ARCHIVE);
     upload.proxy.fail(On::Puts("nar/"), Fault::StallAfter(1_000_000));
     let waiting = async {
         eventually("the stall", || upload.proxy.faults() > 0).await;
@@ -127,12 +130,12 @@ struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    fn new(backend: &Backend, storewatch: &'a Storewatch<'a>, store: &'a ScratchStore) -> Self {
+    fn new(backend: &Backend, storewatch: &'a Storewatch<'a>, store: &'a ScratchStore, bytes: u64) -> Self {
         let proxy = FlakyProxy::before(backend.port());
         let key = store.generate_key("team-1");
         let signed = format!("signing_key = {{ file = \"{}\" }}\n", signing_key(storewatch, &key).display());
         let policy = backend.policy_in_process(storewatch, proxy.port()) + &signed;
-        let path = store.build(&expr::sized(ARCHIVE)).unwrap().remove(0);
+        let path = store.build(&expr::sized(bytes)).unwrap().remove(0);
         Self { proxy, storewatch, store, key, policy, path, ended: Cell::new(false) }
     }
 
