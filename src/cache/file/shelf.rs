@@ -3,7 +3,7 @@
 //! The cache isn't opened: that sweeps what the service may be writing.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::TEMP_DIR;
-use super::temp::{self, TempFile, io_error};
+use super::temp::{self, TempFile, io_error, there};
 use crate::cache::care::{self, Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::{BoxFuture, CacheError, layout};
 use crate::nix::StoreDir;
@@ -177,15 +177,6 @@ impl Shelf for FileShelf {
 
     fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
         self.remove(&upload.id)
-    }
-}
-
-/// What is there; that it isn't is no error.
-fn there<T>(done: io::Result<T>, action: &'static str, path: &Path) -> Result<Option<T>, CacheError> {
-    match done {
-        Ok(done) => Ok(Some(done)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(io_error(action, path)(source)),
     }
 }
 

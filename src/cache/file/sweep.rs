@@ -1,13 +1,13 @@
 //! What crashes have left in a cache's `.tmp`.
 
 use std::fs::{self, DirEntry, File, Metadata};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use tracing::debug;
 
-use super::temp::{self, io_error};
+use super::temp::{self, io_error, there};
 use super::{TEMP_DIR, layout};
 use crate::cache::CacheError;
 use crate::report::one_line;
@@ -39,18 +39,23 @@ pub(super) fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
 }
 
 fn remove_left_over(dir: &Path, path: &Path) -> Result<(), CacheError> {
-    let start = read_start(path).map_err(io_error("read", path))?;
-    // First of all: another host's that was only asleep may still be renamed, and then its archive must stay.
-    fs::remove_file(path).map_err(io_error("remove", path))?;
+    let Some(start) = there(read_start(path), "read", path)? else { return Ok(()) };
     let is_narinfo = start.starts_with("StorePath:") && !temp::says_nothing(path);
-    let Some(url) = is_narinfo.then(|| layout::archive_of(&start)).flatten() else {
+    let archive = is_narinfo.then(|| layout::archive_of(&start)).flatten().map(|url| dir.join(url));
+    let Some(archive) = archive else { return remove(path) };
+    // First of all: another host's that was only asleep may still be renamed, and then its archive must stay. It is removed
+    // last, since nothing else tells that the archive is nobody's, should this process be killed here.
+    let retired = temp::retired(path);
+    if there(fs::rename(path, &retired), "rename", path)?.is_none() {
+        // Another host is sweeping it, too.
         return Ok(());
-    };
-    let archive = dir.join(url);
-    match fs::remove_file(&archive) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &archive)(error)),
-        _ => Ok(()),
     }
+    remove(&archive)?;
+    remove(&retired)
+}
+
+fn remove(file: &Path) -> Result<(), CacheError> {
+    there(fs::remove_file(file), "remove", file).map(drop)
 }
 
 /// The first lines of a file, enough to find in a narinfo where its archive is.
@@ -111,5 +116,25 @@ mod tests {
         assert_eq!(names.collect::<BTreeSet<_>>(), BTreeSet::from(["other.beef.2".into(), "notes".into()]));
         assert!(!archive.exists(), "its narinfo never stood");
         assert!(other.exists(), "a log is no narinfo, and a copy not one that never stood");
+    }
+
+    #[test]
+    fn a_sweep_that_was_cut_short_is_done_by_the_next() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (temp_dir, archive) = (dir.path().join(TEMP_DIR), dir.path().join("nar/0-1.nar"));
+        fs::create_dir_all(&temp_dir).expect("a folder");
+        let narinfo = "StorePath: /nix/store/00000000000000000000000000000000-a\nURL: nar/0-1.nar\n";
+        fs::write(temp_dir.join("own.beef.1"), narinfo).expect("written");
+        // A folder can't be removed as a file is: it ends there, as by a kill.
+        fs::create_dir_all(&archive).expect("a folder");
+        for _ in 0..2 {
+            assert!(sweep(dir.path(), "own").is_err());
+            assert!(!temp_dir.join("own.beef.1").exists(), "who made it can't show it any more");
+        }
+        fs::remove_dir(&archive).expect("removed");
+        fs::write(&archive, "").expect("written");
+        sweep(dir.path(), "own").expect("swept");
+        assert!(!archive.exists(), "its narinfo never stood");
+        assert_eq!(fs::read_dir(&temp_dir).expect("listed").count(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! A file that nobody sees until it is renamed, and that is gone if it isn't.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
@@ -34,6 +34,18 @@ pub(super) fn new_copy_name(instance: &str) -> String {
 pub(super) fn says_nothing(name: &Path) -> bool {
     let name = name.to_string_lossy();
     name.ends_with(LOG) || name.ends_with(COPY)
+}
+
+/// What stands behind the name of a narinfo that is being swept: who made it, should it wake up, finds it no more.
+const RETIRED: &str = ".retired";
+
+/// What a narinfo is called while it is swept. It is whose it was, so that a sweep that is cut short is done by the next.
+pub(super) fn retired(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    if !path.to_string_lossy().ends_with(RETIRED) {
+        name.push(RETIRED);
+    }
+    name.into()
 }
 
 /// Whether an earlier run of this instance has left a file of that name.
@@ -135,6 +147,15 @@ fn folder(file: &Path) -> &Path {
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheError {
     let path = path.to_owned();
     move |source| CacheError::Io { action, path, source }
+}
+
+/// What is there; that it isn't is no error.
+pub(super) fn there<T>(done: io::Result<T>, action: &'static str, path: &Path) -> Result<Option<T>, CacheError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(action, path)(source)),
+    }
 }
 
 /// Makes a directory's entries durable.
