@@ -24,6 +24,7 @@ mod nar;
 mod pace;
 pub mod pack;
 pub mod put;
+mod remote;
 mod run;
 mod trial;
 mod unfinished;

@@ -13,11 +13,13 @@ use tokio::sync::Semaphore;
 use super::clouds;
 use super::credentials::{Chain, S3Keys};
 use super::error::{BucketError, unwrapped};
+use super::listing::Listing;
 use super::send::SPARE;
 use super::store::Store;
 use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
 use crate::cache::http::{Action, Http, HttpOptions};
+use crate::cache::remote::ANSWERS_HOLD;
 use crate::cache::url::is_loopback;
 use crate::cache::{Addressing, BucketUrl, Service};
 use crate::secret::{Provider, Secret};
@@ -145,8 +147,8 @@ impl Store {
         let aborts = !matches!(url.service, Service::Azure { .. });
         let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
         let spare = Arc::new(Semaphore::new(SPARE));
-        let only_overwrites = Arc::default();
-        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts, only_overwrites })
+        let (only_overwrites, listing) = (Arc::default(), Arc::new(Listing::new(ANSWERS_HOLD)));
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts, only_overwrites, listing })
     }
 }
 

@@ -9,9 +9,10 @@ use reqwest::Url;
 
 use super::build::{StoreOptions, endpoint_of_environment};
 use super::error::{BucketError, unwrapped};
-use super::store::{Put, Store};
+use super::store::Store;
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
+use crate::cache::remote::Put;
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
 use crate::nix::StoreDir;
 

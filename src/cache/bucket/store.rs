@@ -14,9 +14,11 @@ use object_store::{
 use tokio::sync::Semaphore;
 
 use super::error::{BucketError, unwrapped};
+use super::listing::Listing;
 use super::uploads::Uploads;
 use super::wire::Wire;
 use crate::cache::http::Action;
+use crate::cache::remote::Put;
 use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, layout};
 
@@ -25,7 +27,7 @@ pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// A bucket. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Store {
+pub(in crate::cache) struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) multiparts: Arc<dyn MultipartStore>,
     pub(super) pages: Arc<dyn PaginatedListStore>,
@@ -42,15 +44,8 @@ pub(super) struct Store {
     pub(super) aborts: bool,
     /// Whether the store has said that it doesn't know how to put something on a condition.
     pub(super) only_overwrites: Arc<AtomicBool>,
-}
-
-/// What became of putting an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Put {
-    /// It was put.
-    New,
-    /// One was there already, and stays.
-    Exists,
+    /// What has been seen in it.
+    pub(super) listing: Arc<Listing>,
 }
 
 /// A page of a listing.
@@ -85,7 +80,7 @@ impl Store {
     }
 
     /// The text of a file, if it is there.
-    pub(super) async fn text(&self, file: &str) -> Result<Option<String>, Arc<BucketError>> {
+    pub(in crate::cache) async fn text(&self, file: &str) -> Result<Option<String>, Arc<BucketError>> {
         let action = action_of(file);
         let failed = |error| unwrapped(action, &self.name, &error);
         let Some(found) = self.get(file).await? else { return Ok(None) };
@@ -132,11 +127,6 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
-    }
-
-    /// Whether a file is there.
-    pub(super) async fn has(&self, file: &str) -> Result<bool, Arc<BucketError>> {
-        Ok(self.size(file).await?.is_some())
     }
 
     /// How many bytes a file has, if it is there. Those who may not list a bucket are told 403 of what is missing, so that
@@ -313,6 +303,7 @@ mod tests {
 
     use super::super::send::SPARE;
     use super::*;
+    use crate::cache::remote::ANSWERS_HOLD;
 
     /// The pages of a bucket of which nothing was ever pruned.
     struct NothingPruned;
@@ -332,7 +323,7 @@ mod tests {
 
     impl Store {
         /// A bucket in memory, `memory://b`.
-        pub(in crate::cache::bucket) fn in_memory() -> Self {
+        pub(in crate::cache) fn in_memory() -> Self {
             let memory = Arc::new(InMemory::new());
             Self {
                 objects: Arc::clone(&memory) as _,
@@ -345,6 +336,7 @@ mod tests {
                 spare: Arc::new(Semaphore::new(SPARE)),
                 aborts: true,
                 only_overwrites: Arc::default(),
+                listing: Arc::new(Listing::new(ANSWERS_HOLD)),
             }
         }
     }

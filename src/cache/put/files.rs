@@ -1,7 +1,6 @@
 //! The files of a cache on a web server: looked for, read, put, and taken back.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -31,13 +30,16 @@ pub(super) struct Files {
     pub(super) http: Http,
     /// Their folder, with a slash at its end.
     root: Url,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
+/// What has been found out about the server.
 #[derive(Default)]
-struct Shared {
-    /// Whether the server has been found not to know HEAD.
+pub(super) struct Shared {
+    /// Whether it doesn't know HEAD.
     knows_no_head: AtomicBool,
+    /// Whether it wants sizes beforehand.
+    pub(super) wants_sizes: AtomicBool,
     /// The folders that were asked for.
     folders: std::sync::Mutex<HashMap<String, Arc<Folder>>>,
 }
@@ -78,11 +80,6 @@ impl Files {
         url
     }
 
-    /// What errors about a file that is drawn a name for call its folder.
-    pub(super) fn path(&self) -> PathBuf {
-        PathBuf::from(self.root.as_str())
-    }
-
     /// An answer that no such server gives.
     pub(super) fn not_understood(&self, action: Action, problem: &str) -> HttpError {
         HttpError::NotUnderstood { action, host: origin(&self.root), problem: problem.to_owned() }
@@ -100,17 +97,6 @@ impl Files {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether a file is there that holds something, as far as the server says that: an empty narinfo is what a program that
-    /// doesn't sync leaves after a power failure.
-    pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
-        Ok(matches!(self.look(file).await?, Found::Some(_)))
-    }
-
-    /// Whether a file is there that has so many bytes, as far as the server says that: an archive may be cut in the same way.
-    pub(super) async fn has_whole(&self, file: &str, size: u64) -> Result<bool, HttpError> {
-        Ok(matches!(self.look(file).await?, Found::Some(found) if found.is_none_or(|found| found == size)))
     }
 
     /// Whether a file is there, empty or not.
