@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{Steps, failed, now, shelf, tell_left_alone, uploads_unseen};
+use super::care::{Steps, failed, now, shelf, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
@@ -101,7 +101,6 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
     let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);
     let pruned = pruned.map_err(failed(cache))?;
-    tell_left_alone(&*shelf);
     untold.map_or(Ok(()), Err)?;
     let told = Told {
         name: args.name.clone(),
