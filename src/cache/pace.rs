@@ -22,8 +22,8 @@ use super::Compression;
 /// The level of zstd to begin with: zstd's own default, and Nix's.
 pub const START: i32 = 3;
 
-/// The lowest level. On 1.1 GB of `/usr/lib` it takes a sixth less than level 2 and packs 5 % larger; level -1 would take another
-/// sixth less, and pack 10 % larger (zstd 1.5.4, one run).
+/// The lowest level. On 1.1 GB of `/usr/lib` it takes a sixth less than level 2 and packs 5 % larger; level -1 would
+/// take another sixth less, and pack 10 % larger (zstd 1.5.4, one run).
 pub const FLOOR: i32 = 1;
 
 /// The highest level: levels 7 and 8 take half as much memory again for each upload, some 8 MB, and level 9 twice that, so that

@@ -1,8 +1,9 @@
 //! Paths of which a cache shows what isn't well: its narinfo can't be used, or the archive that it names.
 //!
-//! Such a path is uploaded although the cache shows it, and what is uploaded takes the place of what is shown, at the end.
-//! Nothing is taken away beforehand, so that whatever keeps the path back (the policy, a pause, a full disk, a crash) leaves
-//! the cache as it was. It is noted before the path is admitted, and forgotten when the path has been uploaded.
+//! Such a path is uploaded although the cache shows it, and what is uploaded takes the place of what is shown, at the
+//! end. Nothing is taken away beforehand, so that whatever keeps the path back (the policy, a pause, a full disk, a
+//! crash) leaves the cache as it was. It is noted before the path is admitted, and forgotten when the path has been
+//! uploaded.
 
 use rusqlite::{Transaction, params};
 

@@ -96,8 +96,8 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         Outcome::Delivered(delivery) => {
             // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
             let is_seen = job.walk || walking(tx, job.id)?.is_empty();
-            // Or found that what the cache shows of it isn't well, or isn't again: it may have been delivered beside that, or
-            // by an archive that is damaged.
+            // Or found that what the cache shows of it isn't well, or isn't again: it may have been delivered beside
+            // that, or by an archive that is damaged.
             if let Some(noted) = job.distrusted {
                 trust(tx, job.id, noted)?;
             }

@@ -4,13 +4,14 @@
 //! out alone; what is asked meanwhile goes out together as the next one. So a single path waits for nothing, and a
 //! thousand make a handful of requests.
 //!
-//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too. Where
-//! something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked again; it
-//! may answer by what it has seen of itself: a bucket by a listing that is up to five minutes old, and for what is missing
-//! some seconds. Another request for each reference would double what an upload costs, and a prune reckons with that
-//! (`cache/care/prune`); what else removes paths from a bucket doesn't. Only where somebody has named a path, or what refers
-//! to it, is nothing believed but what is there, since they may know that it has gone. That it is missing is not remembered
-//! here: it may be there by now. Nor is it believed of a listing by who would throw an archive away for it.
+//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too.
+//! Where something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked
+//! again; it may answer by what it has seen of itself: a bucket by a listing that is up to five minutes old, and for
+//! what is missing some seconds. Another request for each reference would double what an upload costs, and a prune
+//! reckons with that (`cache/care/prune`); what else removes paths from a bucket doesn't. Only where somebody has named
+//! a path, or what refers to it, is nothing believed but what is there, since they may know that it has gone. That it
+//! is missing is not remembered here: it may be there by now. Nor is it believed of a listing by who would throw an
+//! archive away for it.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 
@@ -147,8 +148,9 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
-    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago, or by the cache itself
-    /// for as long as that holds; but what is missing by that may have come since, so that is asked for once more.
+    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago, or by the cache
+    /// itself for as long as that holds; but what is missing by that may have come since, so that is asked for once
+    /// more.
     pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
         let mut pauses = PATIENCE.into_iter();
         let missing = self.ask_with_patience(paths, By::WhatWasSeen, &mut pauses).await?;
