@@ -236,8 +236,7 @@ async fn ask<T: Send + 'static>(
 /// Whether the rows that a backfill has looked at are another database's than that whose last id is `last_id`, and which has
 /// `found` where the backfill's mark was. What is not there any more says nothing: garbage collection takes rows.
 fn is_of_another_database(run: &Run, last_id: i64, found: Option<&RowMark>) -> bool {
-    let differs = |(mark, found): (&Mark, &RowMark)| (&mark.path, mark.time) != (&found.path, found.registration_time);
-    last_id < run.row || run.mark.as_ref().zip(found).is_some_and(differs)
+    last_id < run.row || run.mark.as_ref().zip(found).is_some_and(|(mark, found)| mark.is_other_than(found))
 }
 
 async fn batch_of_names(
