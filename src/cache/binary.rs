@@ -122,7 +122,8 @@ impl BinaryCache {
         layout::narinfo(&self.store_dir, info, nar, &self.key)
     }
 
-    /// The same, to take the place of one that isn't well: signatures that others have made over the same stay.
+    /// The same, to take the place of one that isn't well: signatures by others stay, where that one says the same of the
+    /// path. They aren't verified, which who reads them does.
     pub(super) fn narinfo_in_place_of(&self, shown: &[u8], info: &PathInfo, nar: &StoredNar) -> String {
         let mut info = PathInfo { nar_size: nar.nar_size, ..info.clone() };
         let mut kept = signatures_over(&fingerprint(&self.store_dir, &info), shown, &self.store_dir);

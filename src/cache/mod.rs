@@ -125,9 +125,9 @@ pub struct Push {
 }
 
 impl Push {
-    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive is to be
-    /// looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no seat in a reading
-    /// that others share.
+    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive
+    /// is to be looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no
+    /// seat in a reading that others share.
     async fn recall(&mut self) -> Result<Option<StoredNar>, Hindrance> {
         let known = self.contents.recall(self.info.nar_hash).await;
         if known.is_some() {

@@ -9,6 +9,7 @@ mod limit;
 mod paths;
 mod pause;
 mod policy;
+mod print;
 mod progress;
 mod push;
 mod queue;

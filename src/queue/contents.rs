@@ -58,7 +58,8 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let Content { url, compression, file_hash, file_size, nar_size } = content;
         let sql = "INSERT OR REPLACE INTO contents
-             (cache, nar_hash, url, compression, file_hash, file_size, nar_size, noted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+             (cache, nar_hash, url, compression, file_hash, file_size, nar_size, noted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let (file_size, nar_size) = (*file_size as i64, *nar_size as i64);
         let values = params![cache.0, nar_hash.0, url, compression, file_hash.0, file_size, nar_size, now];
         let noted = self.db.prepare_cached(sql).and_then(|mut statement| statement.execute(values));

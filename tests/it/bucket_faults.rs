@@ -281,9 +281,14 @@ fn what_was_cut_is_taken_back_where_it_was_sent_and_nowhere_else() {
     assert_eq!((notes(), fake.state().multiparts.len()), (noted.clone(), 1));
 
     let elsewhere = storewatch.cache_at("elsewhere").url();
-    storewatch.policy(&format!("version = 1\n[caches.elsewhere]\nurl = \"{elsewhere}\"\n"));
+    let policy = format!("version = 1\n[caches.elsewhere]\nurl = \"{elsewhere}\"\n");
+    storewatch.policy(&policy);
     let mut running = storewatch.start();
-    running.eventually_logs("for the cache team any more");
+    let told = "for the cache team any more";
+    running.eventually_logs(told);
+    storewatch.policy(&format!("{policy}# As before.\n"));
+    running.eventually_logs("has changed and is in force");
+    assert_eq!(running.log().matches(told).count(), 1, "it is no news");
     running.stop();
     assert_eq!(notes(), noted);
 

@@ -66,8 +66,8 @@ each_nix! {
         assert!(logs.contains("the log says so"), "{logs}");
         assert!(std::fs::read_to_string(cache.dir().join("nix-cache-info")).unwrap().contains("Priority: 7\n"));
 
-        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and nothing over
-        // anything.
+        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and
+        // nothing over anything.
         let asked = nginx.asked();
         let mut put = BTreeMap::new();
         for (at, asked) in asked.iter().enumerate().filter(|(_, asked)| asked.method == "PUT") {

@@ -6,11 +6,12 @@
 //! listing, a backfill does soon, a large bucket is listed only for many paths, and where the listing was of no use it has
 //! at most doubled the costs.
 //!
-//! That a path is there is believed for minutes. That one is missing is believed for some seconds ([`MISSING_HOLDS`]): many
-//! are asked for at once where much is to be uploaded, and should another host bring one just then, its archive is sent in
-//! vain, no more. A path that the same opening of the cache has brought since is never taken for missing, and neither is one
-//! that a listing may have left out, because memory is bounded or the store didn't go through with it: that is asked for as
-//! before. So nothing but the reckoning depends on a store's order, and nothing on whether it may be listed at all.
+//! That a path is there is believed for minutes. That one is missing is believed for some seconds ([`MISSING_HOLDS`]):
+//! many are asked for at once where much is to be uploaded, and should another host bring one just then, its archive is
+//! sent in vain, no more. A path that the same opening of the cache has brought since is never taken for missing, and
+//! neither is one that a listing may have left out, because memory is bounded or the store didn't go through with it:
+//! that is asked for as before. So nothing but the reckoning depends on a store's order, and nothing on whether it may
+//! be listed at all.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use super::BucketError;
 use super::build::StoreOptions;
@@ -22,8 +23,8 @@ use crate::report::one_line;
 /// Chunks of an object that may wait to be read.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Folders in which nothing may be passed over.
-const OWN_FOLDERS: [&str; 2] = [layout::NAR_DIR, layout::PRUNED_DIR];
+/// Folders in which nothing may be passed over: there are archives, and what keeps them.
+const OF_ARCHIVES: [&str; 2] = [layout::NAR_DIR, layout::PRUNED_DIR];
 
 /// A cache's objects.
 pub struct BucketShelf {
@@ -31,7 +32,6 @@ pub struct BucketShelf {
     /// Whether the store puts on a condition only what the condition holds for, once that has been tried: some say that they
     /// don't know conditions, and others take what they are given without a word.
     keeps_conditions: OnceLock<bool>,
-    left_alone: Mutex<BTreeSet<String>>,
 }
 
 impl BucketShelf {
@@ -53,17 +53,17 @@ impl BucketShelf {
     /// # Errors
     /// [`CacheError::Bucket`].
     pub async fn open_unchecked(options: &StoreOptions) -> Result<Self, CacheError> {
-        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new(), left_alone: Mutex::default() })
+        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new() })
     }
 
-    /// Folder by folder, so that what others keep beside the cache stands in nobody's way.
+    /// The cache's own folders alone: what others keep beside them, however much it is, stands in nobody's way.
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
         let folders = self.folder("", true, take).await?;
-        for folder in folders.iter().filter(|_| what == Listed::Everything) {
+        for folder in folders.into_iter().filter(|_| what == Listed::Everything) {
             match self.folder(&format!("{folder}/"), false, take).await {
-                Err(error) if error.is_odd_name() && !OWN_FOLDERS.contains(&folder.as_str()) => {
-                    let why = format!("the folder `{folder}` is left alone: {}", one_line(&*error));
-                    self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).insert(why);
+                // Its files are counted, no more.
+                Err(error) if error.is_odd_name() && !OF_ARCHIVES.contains(&folder) => {
+                    debug!("{} is not listed to its end: {}", self.store.name, one_line(&*error));
                 }
                 listed => drop(listed?),
             }
@@ -71,19 +71,20 @@ impl BucketShelf {
         Ok(())
     }
 
-    /// Hands out what begins like that, and returns the folders that were passed over, if they are to be.
+    /// Hands out what begins like that, and returns which of the cache's folders were passed over, if folders are to be.
     async fn folder(
         &self,
         begin: &str,
         pass_over_folders: bool,
         take: Take<'_>,
-    ) -> Result<BTreeSet<String>, Arc<BucketError>> {
+    ) -> Result<BTreeSet<&'static str>, Arc<BucketError>> {
         let (mut token, mut folders) = (None, BTreeSet::new());
         loop {
             let page = self.store.objects_page(begin, pass_over_folders, token).await?;
             let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta.location)?.to_owned(), &meta));
             take(page.objects.into_iter().filter_map(named).collect());
-            folders.extend(page.folders.iter().filter_map(|folder| self.store.file(folder)).map(str::to_owned));
+            let is_there = |own: &&str| page.folders.iter().any(|folder| self.store.file(folder) == Some(own));
+            folders.extend(layout::FOLDERS.into_iter().filter(is_there));
             match page.next {
                 Some(next) => token = Some(next),
                 None => return Ok(folders),
@@ -156,10 +157,6 @@ impl Shelf for BucketShelf {
 
     fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(self.pages(what, take))
-    }
-
-    fn left_alone(&self) -> Vec<String> {
-        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {

@@ -11,6 +11,7 @@ use object_store::{
     Attribute, Attributes, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     PutPayload,
 };
+use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::error::{BucketError, unwrapped};
@@ -265,7 +266,7 @@ impl Place for Store {
     /// Buckets of one name are different ones at different servers; Azure's account is part of its server's name.
     fn address(&self) -> String {
         match &self.server {
-            Some(server) => format!("{} at {}", self.name, server.endpoint.as_str().trim_end_matches('/')),
+            Some(server) => format!("{} at {}", self.name, whose(&server.endpoint)),
             None => self.name.to_string(),
         }
     }
@@ -278,6 +279,16 @@ impl Place for Store {
         Ok(self.delete_object(&object).await?)
     }
 }
+
+/// Whose servers these are. Amazon has each bucket's name once, in whatever region: one that only the environment says, and
+/// says otherwise for who runs a command by hand, makes no other bucket of it.
+fn whose(endpoint: &Url) -> &str {
+    let is_amazon = endpoint.host_str().is_some_and(|host| host.ends_with(AMAZON));
+    if is_amazon { AMAZON.trim_start_matches('.') } else { endpoint.as_str().trim_end_matches('/') }
+}
+
+/// What the names of all Amazon's servers end with.
+const AMAZON: &str = ".amazonaws.com";
 
 /// The object of that very name: a derivation's may have a `?` in it, which the library would write otherwise.
 fn named(name: &str) -> Path {
@@ -350,6 +361,19 @@ mod tests {
             store.put(file, vec![b'x'; bytes], "text/plain").await.expect("put");
             let read = store.text(file).await;
             assert_eq!(read.is_ok_and(|text| text.is_some_and(|text| text.len() == bytes)), fits);
+        }
+    }
+
+    #[test]
+    fn a_bucket_of_amazons_is_the_same_in_whatever_region() {
+        let whose_is = |endpoint: &str| whose(&Url::parse(endpoint).expect("an address")).to_owned();
+        for region in ["us-east-1", "eu-west-1"] {
+            assert_eq!(whose_is(&format!("https://s3.{region}.amazonaws.com")), "amazonaws.com");
+        }
+        for other in
+            ["https://garage.example.com", "http://garage.example.com:3900", "https://amazonaws.com.example.com"]
+        {
+            assert_eq!(whose_is(other), other);
         }
     }
 }

@@ -2,9 +2,9 @@
 //! time-outs. The library signs them and understands the answers; what goes wrong is understood here, where status,
 //! headers and body are still to be seen.
 //!
-//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body; but who sends more of it
-//! from time to time is at work. What a server says
-//! of a failure is passed on without what the request has shown it.
+//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body; but who sends
+//! more of it from time to time is at work. What a server says of a failure is passed on without what the request has
+//! shown it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -63,11 +63,6 @@ pub trait Shelf: Send + Sync {
     /// Hands out what lies there, a page at a time and in no order. What comes or goes meanwhile may be among it or not.
     fn list<'a>(&'a self, what: Listed, take: Take<'a>) -> BoxFuture<'a, Result<(), CacheError>>;
 
-    /// What was left alone whenever it was listed, since others keep something there that can't be listed: a sentence each.
-    fn left_alone(&self) -> Vec<String> {
-        Vec::new()
-    }
-
     /// A file, if it is there.
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>>;
 

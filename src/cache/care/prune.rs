@@ -36,18 +36,19 @@
 //!
 //! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
 
+mod back;
 #[cfg(test)]
 mod laws;
 mod sweep;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use self::back::put_back;
 use self::sweep::Sweep;
 pub use self::sweep::doom;
 use super::at_once::{REQUESTS, at_once};
 use super::graph::Graph;
-use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
+use super::inventory::{Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
 use super::narinfo::needs;
 use super::plan::{Fate, Node, Plan, Terms, plan};
 use super::{Condition, Listed, Seconds, Shelf};
@@ -239,30 +240,6 @@ impl Contents {
         Ok(Self { inventory, graph, archives, lacking })
     }
 
-    /// Puts back what earlier prunes have hidden, as far as its archive is still there, references first. Returns how many
-    /// paths.
-    async fn put_back_what_is_needed(&self, shelf: &dyn Shelf) -> Result<u64, CacheError> {
-        let (mut seen, mut count) = (HashSet::new(), 0);
-        // Each path, and what is to be put back once its references are.
-        let mut waiting: Vec<(HashPart, Option<Mark>)> = self.lacking.iter().map(|hash| (*hash, None)).collect();
-        while let Some((hash, ready)) = waiting.pop() {
-            if let Some(mark) = ready {
-                count += u64::from(put_back(shelf, hash, mark).await?);
-                continue;
-            }
-            if !seen.insert(hash) {
-                continue;
-            }
-            let is_there = |condemned: &&Condemned| self.inventory.archive(condemned.mark).is_some();
-            let Some(Condemned { mark, .. }) = self.inventory.condemned(hash).iter().find(is_there) else { continue };
-            let Some(text) = shelf.read(&condemned_name(*mark, hash)).await? else { continue };
-            waiting.push((hash, Some(*mark)));
-            let references = needs(&text.content).0.into_iter();
-            waiting.extend(references.filter(|hash| self.inventory.is_hidden(*hash)).map(|hash| (hash, None)));
-        }
-        Ok(count)
-    }
-
     fn plan(&self, pruning: &Pruning) -> Plan {
         let Self { inventory, graph, archives, .. } = self;
         let node = |(narinfo, archive): (&Named, &Option<(Mark, Option<u32>)>)| {
@@ -389,12 +366,4 @@ async fn hide(
         let _ = shelf.remove(&listing_file(hash)).await;
     }
     Ok(true)
-}
-
-/// Shows a pruned path again, unless somebody has uploaded it anew: then what is kept of it waits for its archive to go.
-/// Returns whether it is shown by this.
-async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
-    let condemned = condemned_name(mark, hash);
-    let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    shelf.rename(&condemned, text, &narinfo_file(hash), Condition::Absent).await
 }

@@ -1,11 +1,11 @@
 //! Whether a cache is sound: everything that a reader asks for is there, and is what it is said to be.
 //!
-//! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive within
-//! the cache whose size is the one it says, has a signature by a trusted key or a content address that gives its path, and each
-//! reference is in the cache or in
-//! one of its upstreams. A reference that is in neither, and that this host has with the signature of an upstream's key,
-//! was left out when its referrer was uploaded: that upstream is trusted to deliver it, and it is told as such. If asked
-//! for, each archive is read and unpacked, and its hashes are compared.
+//! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive
+//! within the cache whose size is the one it says, has a signature by a trusted key or a content address that gives its
+//! path, and each reference is in the cache or in one of its upstreams. A reference that is in neither, and that this
+//! host has with the signature of an upstream's key, was left out when its referrer was uploaded: that upstream is
+//! trusted to deliver it, and it is told as such. If asked for, each archive is read and unpacked, and its hashes are
+//! compared.
 //!
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{Steps, failed, now, shelf, tell_left_alone, uploads_unseen};
+use super::care::{Steps, failed, now, shelf, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
@@ -101,7 +101,6 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
     let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);
     let pruned = pruned.map_err(failed(cache))?;
-    tell_left_alone(&*shelf);
     untold.map_or(Ok(()), Err)?;
     let told = Told {
         name: args.name.clone(),
@@ -204,7 +203,6 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, told: &Told) -> io:
 mod tests {
     use super::*;
     use crate::cache::CacheUrl;
-    use crate::config::{CommandConfig, HttpConfig, StoreKeyConfig};
     use crate::nix::NarHash;
     use crate::policy::CacheName;
     use crate::queue::{Content, Queue};
@@ -212,19 +210,9 @@ mod tests {
     #[tokio::test]
     async fn this_host_hears_of_what_is_gone_as_it_goes() {
         let dir = tempfile::tempdir().expect("a folder");
-        let cache = CacheConfig {
-            name: CacheName::new("team").expect("a legal name"),
-            url: "s3://team".to_owned(),
-            place: CacheUrl::parse("s3://team").expect("a good URL"),
-            uploads: None,
-            compression: None,
-            max_size: None,
-            signing_key: None,
-            store_keys: StoreKeyConfig::default(),
-            http: HttpConfig::default(),
-            command: CommandConfig::default(),
-            builtin: false,
-        };
+        let name = CacheName::new("team").expect("a legal name");
+        let place = CacheUrl::parse("s3://team").expect("a good URL");
+        let cache = CacheConfig::new(name, "s3://team".to_owned(), place);
         let mut queue = Queue::open(dir.path()).expect("a queue").queue;
         let id = queue.cache_id("team", &cache.url).expect("a cache");
         let hash = NarHash([7; 32]);

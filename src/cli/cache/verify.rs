@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use self::repair::{Broken, Repair, repair};
-use super::care::{LISTED, Steps, Told, failed, line, now, shelf, tell_left_alone, trusted, uploads_unseen};
+use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
@@ -112,7 +112,6 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         });
     });
     runtime.block_on(verified).map_err(failed(cache))?;
-    tell_left_alone(&*shelf);
     let mut code = if examined.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if !args.json {
         print(false, &(), |out| examined.write(out))?;

@@ -26,8 +26,9 @@ pub(super) struct Sweep<'a, O> {
     pub(super) gone: &'a [bool],
 }
 
-/// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune removes
-/// those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody from what comes next.
+/// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune
+/// removes those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody
+/// from what comes next.
 ///
 /// # Errors
 /// [`CacheError`] where it can't be said otherwise.
