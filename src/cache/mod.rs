@@ -144,8 +144,19 @@ pub trait Contents: Send + Sync {
     /// The archive with that hash, if it was given.
     fn recall(&self, nar_hash: NarHash) -> BoxFuture<'_, Option<StoredNar>>;
 
-    /// Notes that the cache was given it, and that a narinfo names it.
+    /// Notes that the cache was given it, and that a narinfo names it, or may.
     fn remember(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()>;
+
+    /// Notes that the cache was given it, and that a narinfo is about to name it: a later run recalls it, and this one not
+    /// before it is remembered. Who forgets everything with this run has nothing to note.
+    fn expect(&self, _nar_hash: NarHash, _nar: &StoredNar) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    /// Forgets what was expected: no narinfo names it, and it is to be deleted.
+    fn forget(&self, _nar_hash: NarHash, _nar: &StoredNar) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Why a path must not be shown after all.

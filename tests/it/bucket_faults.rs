@@ -269,7 +269,7 @@ fn what_was_cut_is_taken_back_where_it_was_sent_and_nowhere_else() {
         let notes = std::fs::read_dir(storewatch.state_dir().join("unfinished/team")).unwrap().flatten();
         notes.map(|note| std::fs::read_to_string(note.path()).unwrap()).collect::<Vec<_>>()
     };
-    running.eventually("a note of an upload in parts", || notes().iter().any(|note| note.lines().count() == 3));
+    running.eventually("a note of an upload in parts", || notes().iter().any(|note| note.lines().count() == 4));
     running.kill9();
     let noted = notes();
     fake.pass();

@@ -138,7 +138,7 @@ async fn put_in_vain(store: &Store) -> Result<(), CacheError> {
     let put = store.put_as(&file, PutPayload::new(), layout::NAR_TYPE, PutMode::Update(nobodys)).await;
     match put? {
         Put::Exists => Ok(()),
-        Put::New => Ok(store.delete(&file).await?),
+        Put::New => Ok(store.remove(&file).await?),
     }
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn lets_read(store: &Store) -> Result<bool, Arc<BucketError>> {
     store.put(&file, PutPayload::new(), layout::NAR_TYPE).await?;
     let read = store.text(&file).await;
     // Who may not delete leaves it there: it is empty, and a prune removes it.
-    let _ = store.delete(&file).await;
+    let _ = store.remove(&file).await;
     match read {
         Err(error) if error.may_be_missing() => Ok(false),
         read => read.map(|_| true),

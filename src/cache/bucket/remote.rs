@@ -12,16 +12,12 @@ use crate::cache::care::condemned_with;
 use crate::cache::pack::Packing;
 use crate::cache::remote::{Arrived, Departure, Put, Remote};
 use crate::cache::{BinaryCache, CacheError, NarStream, StoredNar, layout};
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::PathInfo;
 
 /// So often a narinfo is read again that others write at the same moment.
 const TRIES: u32 = 5;
 
 impl Remote for Store {
-    fn noted(&self, file: &str) -> String {
-        self.object(file).to_string()
-    }
-
     async fn has(&self, file: &str) -> Result<bool, CacheError> {
         Ok(self.size(file).await?.is_some())
     }
@@ -32,10 +28,6 @@ impl Remote for Store {
         let condemned = self.page(&condemned_with(&nar.url), None).await;
         let is_to_stay = condemned.is_ok_and(|(names, _)| names.is_empty());
         Ok(is_to_stay && self.size(&nar.url).await? == Some(nar.file_size))
-    }
-
-    async fn shown(&self, path: &StorePath) -> Result<Option<String>, CacheError> {
-        Ok(self.text(&layout::narinfo_name(path)).await?)
     }
 
     async fn add(&self, file: &str, content: Bytes, kind: &'static str) -> Result<(), CacheError> {

@@ -198,7 +198,7 @@ impl Shelf for BucketShelf {
     }
 
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.delete(file).await?) })
+        Box::pin(async move { Ok(self.store.remove(file).await?) })
     }
 
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
@@ -210,7 +210,7 @@ impl Shelf for BucketShelf {
     }
 
     fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.abort(&self.store.object(&upload.name), &upload.id).await?) })
+        Box::pin(async move { Ok(self.store.abort_parts(&self.store.object(&upload.name), &upload.id).await?) })
     }
 }
 

@@ -234,7 +234,7 @@ impl Store {
     }
 
     /// Takes an upload in parts back; that it isn't there any more is fine.
-    pub(super) async fn abort(&self, object: &Path, id: &str) -> Result<(), Arc<BucketError>> {
+    pub(super) async fn abort_parts(&self, object: &Path, id: &str) -> Result<(), Arc<BucketError>> {
         match self.multiparts.abort_multipart(object, &id.to_owned()).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => match unwrapped(Action::Upload, &self.name, &error) {
@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// Deletes a file; that it isn't there is fine.
-    pub(super) async fn delete(&self, file: &str) -> Result<(), Arc<BucketError>> {
+    pub(super) async fn remove(&self, file: &str) -> Result<(), Arc<BucketError>> {
         self.delete_object(&self.object(file)).await
     }
 
@@ -271,12 +271,23 @@ impl Place for Store {
         }
     }
 
-    async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
-        let object = named(object);
-        if let Some(parts) = parts.filter(|_| self.aborts) {
-            self.abort(&object, parts).await?;
+    fn noted(&self, file: &str) -> String {
+        self.object(file).to_string()
+    }
+
+    async fn shown(&self, narinfo: &str) -> Result<Option<String>, CacheError> {
+        Ok(self.text(narinfo).await?)
+    }
+
+    async fn abort(&self, object: &str, parts: &str) -> Result<(), CacheError> {
+        if self.aborts {
+            self.abort_parts(&named(object), parts).await?;
         }
-        Ok(self.delete_object(&object).await?)
+        Ok(())
+    }
+
+    async fn delete(&self, object: &str) -> Result<(), CacheError> {
+        Ok(self.delete_object(&named(object)).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use object_store::path::Path as Object;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -19,6 +19,9 @@ use crate::cache::CacheError;
 use crate::cache::http::Action;
 use crate::cache::remote::Remote;
 use crate::cache::unfinished::{Notes, Upload};
+
+/// For which an archive is sent.
+const NARINFO: &str = "0123456789abcdfghijklmnpqrsvwxyz.narinfo";
 
 /// A bucket in memory, and a folder for notes.
 struct Host {
@@ -36,7 +39,7 @@ impl Host {
 
     /// An archive that is there, and noted.
     async fn sent(&self, name: &str) -> Upload<Store> {
-        let upload = self.notes.begin(&self.store, name.to_owned()).await.expect("noted");
+        let upload = self.notes.begin(&self.store, name.to_owned(), NARINFO).await.expect("noted");
         self.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
         upload
     }
@@ -113,7 +116,7 @@ async fn what_was_refused_for_certain_leaves_no_note_and_what_may_be_there_does(
 async fn an_upload_in_parts_is_aborted_though_its_name_comes_when_nobody_waits_any_more() {
     let host = Host::new();
     let object = Object::from("a");
-    let mut upload = host.notes.begin(&host.store, object.to_string()).await.expect("noted");
+    let mut upload = host.notes.begin(&host.store, object.to_string(), NARINFO).await.expect("noted");
     let (begun, beginning) = oneshot::channel::<String>();
     let pushing =
         tokio::spawn(
@@ -137,7 +140,7 @@ async fn the_name_of_an_upload_in_parts_is_in_the_note() {
     let named = id.clone();
     assert_eq!(upload.begin_parts(async move { Ok(named) }).await.expect("begun"), id);
     let note = fs::read_to_string(&host.notes()[0]).expect("a note");
-    assert_eq!(note.lines().collect::<Vec<_>>(), ["memory://b", "a", &id]);
+    assert_eq!(note.lines().collect::<Vec<_>>(), ["memory://b", "a", NARINFO, &id]);
     upload.take_back().await;
     assert!(host.notes().is_empty() && !host.has("a").await);
 }
@@ -146,8 +149,8 @@ async fn the_name_of_an_upload_in_parts_is_in_the_note() {
 async fn what_an_earlier_run_left_is_tidied_up_and_what_is_not_of_this_bucket_stays() {
     let host = Host::new();
     let left = |name: &str, text: &str| fs::write(host.dir.path().join("notes").join(name), text).expect("written");
-    left("1.0", "memory://b\na\n");
-    left("1.1", "memory://other\nb\n");
+    left("1.0", &format!("memory://b\na\n{NARINFO}\n"));
+    left("1.1", &format!("memory://other\nb\n{NARINFO}\n"));
     left("1.2", "memory");
     let own = host.sent("c").await;
     for name in ["a", "b"] {
@@ -157,4 +160,29 @@ async fn what_an_earlier_run_left_is_tidied_up_and_what_is_not_of_this_bucket_st
     assert!(!host.has("a").await && host.has("b").await && host.has("c").await);
     assert_eq!(host.notes().len(), 2, "that of the other bucket and that of this run");
     own.let_go().await.expect("let go");
+}
+
+/// A state directory that came back from a backup has notes of uploads that went well since.
+#[tokio::test]
+async fn an_archive_that_is_shown_by_now_stays_and_so_does_one_of_which_an_old_note_tells() {
+    let host = Host::new();
+    let archives = ["nar/shown.nar", "nar/anothers.nar", "nar/nobodys.nar", "nar/old.nar"];
+    let narinfos =
+        [NARINFO, NARINFO, "1123456789abcdfghijklmnpqrsvwxyz.narinfo", "1123456789abcdfghijklmnpqrsvwxyz.narinfo"];
+    let text = format!("StorePath: /nix/store/0123456789abcdfghijklmnpqrsvwxyz-a\nURL: {}\n", archives[0]);
+    host.store.put(NARINFO, text, "text/x-nix-narinfo").await.expect("put");
+    for ((number, archive), narinfo) in archives.iter().enumerate().zip(narinfos) {
+        host.store.put(archive, "x", "application/x-nix-nar").await.expect("put");
+        let (note, object) = (host.dir.path().join(format!("notes/1.{number}")), host.store.object(archive));
+        fs::write(&note, format!("memory://b\n{object}\n{narinfo}\n")).expect("written");
+    }
+    let old = fs::File::options().write(true).open(host.dir.path().join("notes/1.3")).expect("opened");
+    old.set_modified(SystemTime::now() - Duration::from_secs(25 * 60 * 60)).expect("made old");
+    host.notes.clone().tidy_up(host.store.clone()).await;
+    let mut there = Vec::new();
+    for archive in archives {
+        there.push(host.has(archive).await);
+    }
+    assert_eq!(there, [true, false, false, true]);
+    assert!(host.notes().is_empty());
 }

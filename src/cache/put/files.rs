@@ -161,14 +161,6 @@ impl Files {
         self.http.client().put(self.url(file)).header(CONTENT_TYPE, kind)
     }
 
-    /// Deletes a file; that it isn't there is fine, and so is a server that doesn't know how.
-    pub(super) async fn delete(&self, file: &str) -> Result<(), HttpError> {
-        match self.http.ask(Action::Delete, self.http.client().delete(self.url(file))).await {
-            Err(error) if !needs_no_delete(&error) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether this is how the server says that a file's folder isn't there (nginx says 500, others 409 or 404), and the
     /// folder has been made since it was asked: now, or meanwhile for another file.
     pub(super) async fn has_made_the_folder(&self, error: &HttpError, file: &str, asked: Instant) -> bool {
@@ -224,8 +216,26 @@ impl Place for Files {
         self.root.to_string()
     }
 
-    async fn take_back(&self, object: &str, _: Option<&str>) -> Result<(), CacheError> {
-        Ok(self.delete(object).await?)
+    fn noted(&self, file: &str) -> String {
+        file.to_owned()
+    }
+
+    async fn shown(&self, narinfo: &str) -> Result<Option<String>, CacheError> {
+        let narinfo = self.read(narinfo).await?;
+        Ok(narinfo.map(|content| String::from_utf8_lossy(&content).into_owned()))
+    }
+
+    /// Archives are sent whole.
+    async fn abort(&self, _: &str, _: &str) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    /// Where a server doesn't know how, it stays.
+    async fn delete(&self, object: &str) -> Result<(), CacheError> {
+        match self.http.ask(Action::Delete, self.http.client().delete(self.url(object))).await {
+            Err(error) if !needs_no_delete(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -12,13 +12,9 @@ use crate::cache::http::{Action, Body, HttpError, Progress};
 use crate::cache::pack::{Packed, Packing};
 use crate::cache::remote::{Arrived, Departure, Put, Remote};
 use crate::cache::{BinaryCache, CacheError, Compression, NarStream, StoredNar, layout};
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::PathInfo;
 
 impl Remote for Files {
-    fn noted(&self, file: &str) -> String {
-        file.to_owned()
-    }
-
     /// As far as the server says that it holds something: an empty file is what a program that doesn't sync leaves after a
     /// power failure.
     async fn has(&self, file: &str) -> Result<bool, CacheError> {
@@ -32,11 +28,6 @@ impl Remote for Files {
         let is_whole =
             |found: Found| matches!(found, Found::Some(size) if size.is_none_or(|size| size == nar.file_size));
         Ok(is_to_stay && is_whole(self.look(&nar.url).await?))
-    }
-
-    async fn shown(&self, path: &StorePath) -> Result<Option<String>, CacheError> {
-        let narinfo = self.read(&layout::narinfo_name(path)).await?;
-        Ok(narinfo.map(|content| String::from_utf8_lossy(&content).into_owned()))
     }
 
     /// Over one that is there, too: there is no common way to put only what isn't.

@@ -22,25 +22,19 @@ pub(super) use self::upload::{Arrived, Departure};
 use super::unfinished::{Notes, Place};
 use super::{BinaryCache, CacheError, NarStream, StoredNar};
 use crate::limit::Tap;
-use crate::nix::{PathInfo, StorePath};
+use crate::nix::PathInfo;
 
 /// So long an answer that a path is there is believed. What removes paths from a server does it by the day.
 pub(super) const ANSWERS_HOLD: Duration = Duration::from_secs(5 * 60);
 
 /// Where the files of a cache lie on a server. They go by their names in the layout of binary caches. Cheap to clone.
 pub(super) trait Remote: Place {
-    /// What notes call a file.
-    fn noted(&self, file: &str) -> String;
-
     /// Whether a file is there.
     fn has(&self, file: &str) -> impl Future<Output = Result<bool, CacheError>> + Send;
 
     /// Whether an archive is there, whole, and no prune is about to remove it (`care/prune`). Where the latter can't be learnt,
     /// it had better be sent again.
     fn keeps(&self, nar: &StoredNar) -> impl Future<Output = Result<bool, CacheError>> + Send;
-
-    /// The narinfo that is shown of a path, if one is.
-    fn shown(&self, path: &StorePath) -> impl Future<Output = Result<Option<String>, CacheError>> + Send;
 
     /// Puts a small file where none is, as far as the server knows how.
     fn add(

@@ -14,7 +14,7 @@ use crate::cache::{
 };
 use crate::limit::{Lane, Slots};
 use crate::nix::nar::registered;
-use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
+use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts, StorePath};
 
 /// What a cache was given last.
 #[derive(Default)]
@@ -100,7 +100,7 @@ impl Host {
 
     /// What the narinfo of a path says.
     async fn narinfo(&self, path: &StorePath) -> Option<String> {
-        self.cache.remote.shown(path).await.expect("asked")
+        self.cache.remote.shown(&layout::narinfo_name(path)).await.expect("asked")
     }
 }
 
@@ -137,7 +137,7 @@ async fn content_that_was_removed_while_references_were_waited_for_is_sent_again
     let (store, archive) = (host.cache.remote.clone(), host.archive());
     let gone = archive.clone();
     let arrivals: Coming = Box::pin(async move {
-        store.take_back(&gone, None).await.expect("deleted");
+        Place::delete(&store, &gone).await.expect("deleted");
         Ok(())
     });
     let again = host.push(host.other(), host.nar(), arrivals, now()).await.expect("taken");

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use tokio::join;
+
 use super::{Put, Remote, RemoteCache};
 use crate::cache::binary::list;
 use crate::cache::pack::Packed;
@@ -58,7 +60,7 @@ impl<'p> Departure<'p> {
             path: PathBuf::from(remote.name()),
             source,
         })?;
-        let upload = notes.begin(remote, remote.noted(&url)).await?;
+        let upload = notes.begin(remote, remote.noted(&url), &layout::narinfo_name(&info.path)).await?;
         Ok((reader, Sending { url, compression, upload, binary, listed, _slot: slot, began: Instant::now() }))
     }
 }
@@ -99,33 +101,34 @@ impl<R: Remote> RemoteCache<R> {
         arrivals.await?;
         go_ahead.await?;
         upload.let_go().await?;
-        let put = match remote.publish(&self.binary, &info, &nar, anew).await {
-            Ok(put) => put,
-            Err(error) => {
-                if R::is_certain(&error) {
-                    self.notes.take_back_unshown(remote, remote.noted(&nar.url)).await;
-                }
-                return Err(error);
-            }
+        // Should all end here, the next run finds the archive again.
+        let published = remote.publish(&self.binary, &info, &nar, anew);
+        let ((), published) = join!(contents.expect(info.nar_hash, &nar), published);
+        let is_named = match &published {
+            Ok(Put::New) => true,
+            // Another host was faster.
+            Ok(Put::Exists) => !self.shows_another(&info, &nar).await,
+            // Perhaps.
+            Err(error) => !R::is_certain(error),
         };
-        let deduplicated = put == Put::Exists && self.shows_another(&info, &nar).await;
-        let listing = if deduplicated {
-            // Another host was faster. Two builds of one path need not be the same, so that its list isn't ours either.
-            self.notes.take_back_unshown(remote, remote.noted(&nar.url)).await;
-            None
-        } else {
+        if is_named {
             contents.remember(info.nar_hash, &nar).await;
-            listing
-        };
+        } else {
+            contents.forget(info.nar_hash, &nar).await;
+            self.notes.take_back_unshown(remote, remote.noted(&nar.url), &layout::narinfo_name(&info.path)).await;
+        }
+        published?;
+        // Two builds of one path need not be the same, so that the list of what another host has shown isn't ours.
+        let listing = listing.filter(|_| is_named);
         // Not before: a log may have to wait long until it is sent, and the go-ahead holds for a moment.
         self.put_beside(&info, lane, async { Ok(listing) }).await;
-        Ok(Pushed { read: nar.nar_size, sent: nar.file_size, deduplicated })
+        Ok(Pushed { read: nar.nar_size, sent: nar.file_size, deduplicated: !is_named })
     }
 
     /// Whether the narinfo that is there names another archive. It may be our own, where a proxy has sent it twice since it
     /// heard nothing of the first time; where that can't be learnt, the archive had better stay.
     async fn shows_another(&self, info: &PathInfo, nar: &StoredNar) -> bool {
-        let shown = self.remote.shown(&info.path).await;
+        let shown = self.remote.shown(&layout::narinfo_name(&info.path)).await;
         shown.is_ok_and(|text| text.is_some_and(|text| layout::field_of(&text, "URL") != Some(nar.url.as_str())))
     }
 }

@@ -21,12 +21,23 @@ pub(super) struct Left {
     text: String,
 }
 
+/// An upload, as it was noted.
+pub(super) struct Noted<'a> {
+    /// Where it was sent to: [`Place::address`](super::Place::address).
+    pub(super) place: &'a str,
+    pub(super) object: &'a str,
+    /// The narinfo for which it was sent.
+    pub(super) narinfo: &'a str,
+    /// The name of the upload in parts, if it had one.
+    pub(super) parts: Option<&'a str>,
+}
+
 impl Left {
-    /// Place, object, and the name of the upload in parts, if it had one. None where a power failure cut the note: what was
-    /// sent, if anything was, can't be found by it.
-    pub(super) fn parts(&self) -> Option<(&str, &str, Option<&str>)> {
+    /// None where a power failure cut the note: what was sent, if anything was, can't be found by it.
+    pub(super) fn noted(&self) -> Option<Noted<'_>> {
         let mut lines = self.text.lines();
-        Some((lines.next()?, lines.next()?, lines.next()))
+        let (place, object, narinfo) = (lines.next()?, lines.next()?, lines.next()?);
+        Some(Noted { place, object, narinfo, parts: lines.next() })
     }
 }
 
@@ -41,8 +52,8 @@ pub(super) fn of_earlier_runs(folder: &Path) -> io::Result<Vec<Left>> {
 /// Blocks.
 pub(super) fn tell(folder: &Path, left: &[Left]) {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-    for (place, ..) in left.iter().filter_map(Left::parts) {
-        *places.entry(place).or_default() += 1;
+    for noted in left.iter().filter_map(Left::noted) {
+        *places.entry(noted.place).or_default() += 1;
     }
     let cache = folder.file_name().unwrap_or_default().to_string_lossy();
     let is_news = |place: &str| {
