@@ -79,6 +79,8 @@ pub(in crate::cache) fn plain(text: &str) -> String {
 
 /// What was asked for.
 pub struct Answer {
+    /// One of success.
+    pub status: StatusCode,
     /// As it came.
     pub content: Vec<u8>,
     /// How many bytes the file has that was asked for, of which the content may be a part or, after HEAD, nothing; as far as

@@ -168,12 +168,12 @@ impl Http {
     ///
     /// # Errors
     /// [`HttpError`].
-    pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Vec<u8>, HttpError> {
+    pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Answer, HttpError> {
         let asked = error::url_of(&request);
         let (stream, progress) = body.split(Tap::of_this_task());
         let request = request.body(reqwest::Body::wrap_stream(stream));
         tokio::select! {
-            ended = self.exchange(action, asked.clone(), request) => Ok(ended?.content),
+            ended = self.exchange(action, asked.clone(), request) => ended,
             after = progress.stalled() => Err(HttpError::Stalled { action, host: error::host_of(asked.as_ref()), after }),
         }
     }
@@ -195,7 +195,7 @@ impl Http {
         let content = read_whole(response, &Movement::default()).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted(action);
-            return Ok(Answer { content, size: head.size });
+            return Ok(Answer { status: head.status, content, size: head.size });
         }
         let says = ServerSays::read(&content, |text| shown.blacken(text));
         let refused = self.credentials.refused_words(&shown, action, &head, &says);

@@ -6,13 +6,13 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::PutOptions;
-use crate::cache::http::{Action, Body, Http, HttpError, origin, refuse_own};
+use crate::cache::http::{Action, Answer, Body, Http, HttpError, origin, refuse_own};
 use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, layout};
 use crate::report::one_line;
@@ -125,12 +125,15 @@ impl Files {
     /// Puts a small file, over one that is there.
     pub(super) async fn put(&self, file: &str, content: impl Into<Bytes>, kind: &str) -> Result<(), HttpError> {
         let (content, began) = (content.into(), Instant::now());
-        match self.put_once(self.request(file, kind), content.clone()).await {
+        let size = content.len() as u64;
+        let answer = match self.put_once(self.request(file, kind), content.clone()).await {
             Err(error) if self.has_made_the_folder(&error, file, began).await => {
                 self.put_once(self.request(file, kind), content).await
             }
             put => put,
-        }
+        }?;
+        // Not after each: what stands in front of a server may remember that the file wasn't there a moment ago.
+        if answer.status == StatusCode::OK && is_page(&answer.content) { self.find(file, size).await } else { Ok(()) }
     }
 
     /// Finds out whether what is there could be put. The file stays as it is: a server that knows conditions says that they
@@ -139,22 +142,39 @@ impl Files {
         let request = self.request(file, kind).header(IF_MATCH, NOBODYS_TAG);
         match self.put_once(request, content.into()).await {
             Err(HttpError::Status { status: 412, .. }) => Ok(()),
-            put => put,
+            put => put.map(drop),
         }
     }
 
-    async fn put_once(&self, request: RequestBuilder, content: Bytes) -> Result<(), HttpError> {
+    async fn put_once(&self, request: RequestBuilder, content: Bytes) -> Result<Answer, HttpError> {
         let request = request.header(CONTENT_LENGTH, content.len());
-        self.http.upload(Action::Put, request, Body::whole(content)).await.map(drop)
+        self.http.upload(Action::Put, request, Body::whole(content)).await
     }
 
-    /// Puts an archive. `length`: its size in bytes, where that is known beforehand.
-    pub(super) async fn put_archive(&self, file: &str, body: Body, length: Option<u64>) -> Result<(), HttpError> {
+    /// Puts an archive, and returns what the server says to that. `length`: its size in bytes, where that is known beforehand.
+    pub(super) async fn put_archive(
+        &self,
+        file: &str,
+        body: Body,
+        length: Option<u64>,
+    ) -> Result<StatusCode, HttpError> {
         let mut request = self.request(file, layout::NAR_TYPE);
         if let Some(length) = length {
             request = request.header(CONTENT_LENGTH, length);
         }
-        self.http.upload(Action::Put, request, body).await.map(drop)
+        Ok(self.http.upload(Action::Put, request, body).await?.status)
+    }
+
+    /// Makes sure that a file of so many bytes is there that the server says to have taken. Not every yes is the server's: a page
+    /// to log in, or one that says that the server is being mended, comes with 200, too.
+    pub(super) async fn find(&self, file: &str, size: u64) -> Result<(), HttpError> {
+        match self.look(file).await? {
+            Found::Some(found) if found.is_none_or(|found| found == size) => Ok(()),
+            _ => Err(self.not_understood(
+                Action::Put,
+                "it says that it has taken a file, and doesn't have it; does something in front of it answer in its place?",
+            )),
+        }
     }
 
     fn request(&self, file: &str, kind: &str) -> RequestBuilder {
@@ -237,6 +257,12 @@ impl Place for Files {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an answer is a page for people.
+fn is_page(content: &[u8]) -> bool {
+    let start = content.trim_ascii_start().get(..5).unwrap_or_default().to_ascii_lowercase();
+    start == b"<html" || start == b"<!doc"
 }
 
 /// Whether an answer says that there is no such file.

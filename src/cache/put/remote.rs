@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use reqwest::StatusCode;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -104,14 +105,23 @@ async fn send_once(files: &Files, departure: &Departure<'_>, nar: NarStream) -> 
     };
     let progress = body.progress();
     let length = as_registered.map(|packed| packed.file_size);
-    if let Err(error) = files.put_archive(&sending.url, body, length).await {
-        // Only of that it is certain: a proxy may cut a body with 400 or 413 when what stands behind it has some of the file.
-        if error.is_about_credentials() {
-            sending.upload.nothing_was_taken().await;
+    let said = match files.put_archive(&sending.url, body, length).await {
+        Ok(said) => said,
+        Err(error) => {
+            // Only of that it is certain: a proxy may cut a body with 400 or 413 when what stands behind it has some of the
+            // file.
+            if error.is_about_credentials() {
+                sending.upload.nothing_was_taken().await;
+            }
+            return Err(progress.failure().map_or_else(|| error.into(), CacheError::from));
         }
-        return Err(progress.failure().map_or_else(|| error.into(), CacheError::from));
+    };
+    let packed = all_of_it(files, &progress, as_registered)?;
+    // What servers say of a new file, whose name nobody has asked for before.
+    if said != StatusCode::CREATED {
+        files.find(&sending.url, packed.file_size).await?;
     }
-    Ok(sending.arrived(all_of_it(files, &progress, as_registered)?))
+    Ok(sending.arrived(packed))
 }
 
 /// What an archive came to that the server says it has.
