@@ -12,7 +12,8 @@ use super::error::{BucketError, unwrapped};
 use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
-use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
+use crate::cache::trial::trial_file;
+use crate::cache::{CacheError, CacheInfo, Class, Trial, layout};
 use crate::nix::StoreDir;
 
 /// A tag that no object has.
@@ -153,11 +154,6 @@ pub(super) async fn lets_read(store: &Store) -> Result<bool, Arc<BucketError>> {
         Err(error) if error.may_be_missing() => Ok(false),
         read => read.map(|_| true),
     }
-}
-
-/// A file that no cache has.
-fn trial_file() -> String {
-    format!("{}/trial.{}", layout::NAR_DIR, run::new_name())
 }
 
 async fn greet(options: &StoreOptions, endpoint: String, trial: &mut Trial) -> Result<(), HttpError> {

@@ -13,12 +13,13 @@ use crate::config::CacheConfig;
 use crate::daemon::caches::{self, Unanswered};
 use crate::report::one_line;
 
-/// Find out whether caches can be reached and take what is uploaded. Nothing is uploaded.
+/// Find out whether caches can be reached and take what is uploaded. No path is uploaded.
 ///
 /// An Attic server is asked for a path that nobody has, which needs the permission to push. In an object store an upload is
 /// begun and taken back, or an object put on a condition that never holds. On a web server `nix-cache-info`, if it is there,
-/// is put on such a condition; one that knows none is given the content that it has. Into a directory a small file is
-/// written and removed, and a program is looked for. A cache that is off on this host is left out, unless it is off by the host's name only and is
+/// is put on such a condition, and another small file if it isn't; one that knows no conditions is given the content that it
+/// has, or has the file deleted again. Into a directory a small file is written and removed, and a program is looked for. So
+/// is the key by which a binary cache is signed. A cache that is off on this host is left out, unless it is off by the host's name only and is
 /// named here. The exit code is 0 when all is well, and 1 otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
