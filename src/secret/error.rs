@@ -190,6 +190,12 @@ fn owners(own: u32) -> String {
 }
 
 impl SecretError {
+    /// Whether it may be there for the service, though not for who asks: systemd gives it to the service alone.
+    #[must_use]
+    pub fn may_be_the_services_own(&self) -> bool {
+        matches!(self, Self::NoVariable { .. } | Self::NoCredentials { .. } | Self::NoCredential { .. })
+    }
+
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

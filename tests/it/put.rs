@@ -480,7 +480,21 @@ fn the_url_may_name_the_key_as_nix_has_it() {
         let paths = store.build(&expr::many(1)).unwrap();
         let refused = storewatch.cmd(&["push", "--timeout", "2s", &paths[0]]);
         assert!(refused.code != Some(0) && (refused.stdout + &refused.stderr).contains("others"), "readable by others");
+        for command in [&["cache", "ping"][..], &["doctor"]] {
+            let said = storewatch.cmd(command);
+            assert!(said.code == Some(1) && said.stdout.contains("can be read by others (mode 0644)"), "{said:?}");
+        }
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let key_text = std::fs::read_to_string(&file).unwrap();
+        for other in [&key.public, "junk"] {
+            write_secret(&file, other);
+            for command in [&["cache", "ping"][..], &["doctor"]] {
+                let said = storewatch.cmd(command);
+                assert!(said.code == Some(1) && said.stdout.contains("holds no signing key"), "{said:?}");
+            }
+        }
+        write_secret(&file, key_text);
+        assert_eq!(storewatch.cmd(&["cache", "ping"]).code, Some(0));
         storewatch.cmd(&["queue", "retry"]).ok();
         storewatch.cmd(&["push", &paths[0]]).ok();
         assert_eq!(storewatch.public_key("team"), key.public);
