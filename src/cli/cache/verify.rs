@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,13 +18,15 @@ use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
 use crate::cli::run::runtime;
 use crate::cli::words::bytes;
 use crate::cli::words::counted;
+use crate::config::parse_duration;
 
 /// Find out whether all that a cache shows is there and is what it is said to be.
 ///
 /// Of each narinfo: it can be read, its references are in the cache or at an upstream, its archive is there in the size that
 /// it says, and it has a good signature by the cache's key. A reference that this host has with the signature of one of
 /// `[upstreams] keys` is left to that upstream, and told. What nobody needs is listed, too; `cache prune` removes it.
-/// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, and 1 otherwise.
+/// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, or has been repaired, and 1 otherwise; 3
+/// where the policy keeps something back of a repair, or it has failed or is held, and 4 where --timeout or a signal ended it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The cache's name in the policy: one in a directory or in an object store.
@@ -37,6 +40,10 @@ pub(super) struct Args {
     /// with what to do, and left as it is.
     #[arg(long)]
     repair: bool,
+    /// End a repair after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with
+    /// the reason.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, requires = "repair")]
+    timeout: Option<Duration>,
     /// A public key, NAME:BASE64, whose signatures are good as well; may be given several times.
     #[arg(long, value_name = "KEY")]
     trust: Vec<String>,
@@ -118,7 +125,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         print(false, &(), |out| examined.write(out))?;
     }
     if !broken.findings.is_empty() {
-        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args.json)?;
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args)?;
         (examined.repair, code) = (Some(repaired), exit_code);
     }
     if args.json {
@@ -161,7 +168,7 @@ impl Examined {
                     self.leftover_files.push(LeftoverFile { what, file, size, age_seconds: age });
                 } else if !json {
                     let size = size.map_or_else(|| "size unknown".to_owned(), bytes);
-                    let age = indicatif::HumanDuration(std::time::Duration::from_secs(age.into()));
+                    let age = indicatif::HumanDuration(Duration::from_secs(age.into()));
                     tell(&format!("left over: {what} {file}, {size}, {age} old"));
                 }
             }

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use super::super::care::failed;
 use super::super::{CliError, Global, Setup};
+use super::Args;
 use crate::cache::care::{Fault, Finding, Shelf, doom};
 use crate::cli::backfill::named_caches;
 use crate::cli::error::NOT_ALL_DELIVERED;
@@ -66,7 +67,7 @@ pub(super) fn repair(
     shelf: &Arc<dyn Shelf>,
     broken: Broken,
     runtime: Runtime,
-    json: bool,
+    &Args { timeout, json, .. }: &Args,
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
@@ -125,7 +126,7 @@ pub(super) fn repair(
     }
     let (distrust, policy) = (Distrust { paths: shown_badly, archives }, own.settings.fingerprint());
     let request = Request { paths, since: None, roots: false, to, by_hand: true, policy, distrust: Some(distrust) };
-    let finished = work_off(own, request, None, runtime)?;
+    let finished = work_off(own, request, timeout, runtime)?;
     if !json {
         summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
     }
