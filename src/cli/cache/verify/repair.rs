@@ -36,6 +36,10 @@ use crate::report::one_line;
 const ELSEWHERE: &str = "this host doesn't have it: repair it from a host that does, or build it again and push it; \
                          until then, who needs it builds it";
 
+/// What to do about a narinfo that nobody here knows the path of.
+const NAMELESS: &str = "this host has no path of that name: repair it from a host that has one, or remove the narinfo, which is \
+                        of no use to anybody as it is";
+
 /// What a repair has come to.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Repair {
@@ -74,10 +78,13 @@ pub(super) fn repair(
     let archives: Vec<String> = broken.bad_archives.iter().cloned().collect();
     let (mut repaired, facts) = (Repair::default(), setup.nix.facts());
     let (mut paths, mut shown_badly, mut is_kept_back) = (Vec::new(), Vec::new(), false);
+    // What is to be said of what isn't here.
+    let mut told = Vec::new();
     for (path, is_shown_badly) in affected(broken, setup) {
         let path = match path {
             Ok(path) => path,
             Err(hash) => {
+                told.push(format!("{hash}.narinfo: {NAMELESS}"));
                 repaired.not_here.push(hash.to_string());
                 continue;
             }
@@ -85,6 +92,7 @@ pub(super) fn repair(
         let info = match runtime.block_on(facts.path_info(&path)) {
             Ok(Some(info)) => info,
             Ok(None) => {
+                told.push(format!("{path}: {ELSEWHERE}"));
                 repaired.not_here.push(path.to_string());
                 continue;
             }
@@ -105,12 +113,7 @@ pub(super) fn repair(
         paths.push(path);
     }
     if !json {
-        for path in &repaired.not_here {
-            println!("{path}: {ELSEWHERE}");
-        }
-        for path in &repaired.undelivered {
-            println!("{path}");
-        }
+        told.iter().chain(&repaired.undelivered).for_each(|line| println!("{line}"));
     }
     let is_all = repaired.not_here.is_empty() && repaired.undelivered.is_empty();
     let code = |code| match code {
