@@ -54,7 +54,7 @@ pub async fn find_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) ->
                 return Some(FoundKey::NotYet);
             }
             let secret = secret::read(&file, &nix.real);
-            (Source::file(file), secret)
+            (Source::owners_file(file), secret)
         }
     };
     let parsed = secret.map_err(CacheError::from).and_then(|text| parse_key(&text, &source.to_string()));
