@@ -154,6 +154,7 @@ impl AtticCache {
             priority,
             upstream_key_names: self.upstream_key_names.iter().cloned().map(plain).collect(),
             retention: self.configuration.retention(),
+            want_mass_query: None,
             directory: None,
             remark: (!self.is_told()).then_some(untold),
         }

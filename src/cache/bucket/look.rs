@@ -33,13 +33,7 @@ pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
     };
     let remark = text.is_none().then_some(NOT_THERE_YET);
     let text = text.unwrap_or_default();
-    Ok(CacheInfo {
-        substituter: Some(options.url.substituter()),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
-        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
-        remark,
-        ..CacheInfo::default()
-    })
+    Ok(CacheInfo { substituter: Some(options.url.substituter()), remark, ..CacheInfo::of_text(&text) })
 }
 
 /// Greets the server, then asks for what needs the permission to read, and begins an upload that it takes back.

@@ -35,21 +35,18 @@ pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
     };
     Ok(CacheInfo {
         substituter: Some(format!("file://{}", dir.display())),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
-        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         directory: Some(DirectoryInfo {
             path: dir.to_owned(),
-            want_mass_query: layout::field_of(&text, "WantMassQuery").map(|flag| flag == "1"),
             free_bytes: room.space.free,
             total_bytes: room.space.all,
         }),
         remark,
-        ..CacheInfo::default()
+        ..CacheInfo::of_text(&text)
     })
 }
 
 /// Writes a small file into a cache's directory, which is that place, and removes it. A directory that isn't there yet is
-/// not made.
+/// not made: another one is, where it would be, and removed.
 #[must_use]
 pub fn try_out(place: &Place, store_dir: &StoreDir) -> Trial {
     let dir = place.path();

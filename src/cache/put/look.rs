@@ -31,10 +31,8 @@ pub async fn look(options: &PutOptions) -> Result<CacheInfo, CacheError> {
     let text = String::from_utf8_lossy(&found.unwrap_or_default()).into_owned();
     Ok(CacheInfo {
         substituter: Some(options.endpoint.trim_end_matches('/').to_owned()),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
-        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         remark,
-        ..CacheInfo::default()
+        ..CacheInfo::of_text(&text)
     })
 }
 
