@@ -52,7 +52,7 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
     };
     if let Err(error) = greet(options, endpoint, &mut trial).await {
         // Who doesn't answer needn't be asked more.
-        trial.troubles.push(error.into());
+        trial.troubles.push(Arc::new(BucketError::from(error)).into());
         return trial;
     }
     let store = match Store::new(options).await {
