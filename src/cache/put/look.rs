@@ -11,9 +11,16 @@ use crate::cache::trial::trial_file;
 use crate::cache::{CacheError, CacheInfo, Class, Trial};
 use crate::nix::StoreDir;
 
-const NOT_THERE_YET: &str = "there is no cache yet; the first upload makes it";
+/// Said where it isn't known whether it may be made.
+const NOT_THERE_YET: &str = "there is no cache yet; the first upload makes it, if the server takes uploads";
 
-/// Said where the server has kept what was to be taken back.
+/// Said where it may.
+const CAN_BE_MADE: &str = "there is no cache yet; the first upload makes it";
+
+/// Said where it may not.
+const NONE_THERE: &str = "there is no cache yet";
+
+/// Said where it may, and the server has kept what was to be taken back.
 const TRIAL_STAYS: &str = "there is no cache yet; the first upload makes it. A small file stays in its folder `nar`, since the \
                            server deletes nothing";
 
@@ -70,7 +77,11 @@ pub async fn try_out(options: &PutOptions, store_dir: &StoreDir) -> Trial {
             trial.reads = Some(true);
             let tried = put_in_vain(&files).await;
             trial.writes = allows(tried.as_ref().map(drop));
-            trial.remark = Some(if matches!(tried, Ok(Left::Something)) { TRIAL_STAYS } else { NOT_THERE_YET });
+            trial.remark = Some(match &tried {
+                Ok(Left::Nothing) => CAN_BE_MADE,
+                Ok(Left::Something) => TRIAL_STAYS,
+                Err(_) => NONE_THERE,
+            });
             trial.troubles.extend(tried.err().map(CacheError::from));
         }
         Err(error) => {
@@ -144,7 +155,7 @@ mod tests {
         let endpoint = format!("http://{}/", server.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let heads = Arc::clone(&asked);
-        let serving = tokio::spawn(async move {
+        tokio::spawn(async move {
             for status in answers {
                 let (mut stream, _) = server.accept().await.expect("asked");
                 let mut head = Vec::new();
@@ -164,7 +175,6 @@ mod tests {
         });
         let options = PutOptions { endpoint, http: Default::default(), allow_self: true };
         let tried = put_in_vain(&Files::new(&options).await.expect("nothing is sent yet")).await;
-        serving.await.expect("no panic, and all were asked");
         let asked = asked.lock().expect("no panic").clone();
         (tried, asked)
     }
