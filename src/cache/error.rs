@@ -244,6 +244,9 @@ impl CacheError {
                     "the user that the service runs as must be able to read and write there; ask as that user, or as root",
                 ),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room on that file system"),
+                io::ErrorKind::NotADirectory => {
+                    Some("a file is where a folder should be: write another directory into the `url`")
+                }
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing"),
                 _ => None,
             },
@@ -262,6 +265,11 @@ impl CacheError {
                  start storewatch anew",
             ),
             Self::OtherStore { .. } => Some("name a cache that is for this host's store"),
+            Self::Malformed { file, .. } if file.starts_with("http://") || file.starts_with("https://") => Some(
+                "a cache is made where the server answers 404: let it do so for what isn't there, should it show a page \
+                 instead, or write another folder into the `url`; if there is such a file, remove it where nothing else is \
+                 in that folder",
+            ),
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
         }
@@ -334,6 +342,13 @@ impl CacheError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_may_be_no_file_nobody_is_told_to_remove_it() {
+        let hint = |file: &str| CacheError::Malformed { file: file.to_owned(), problem: String::new() }.hint();
+        assert!(hint("http://h/all/nix-cache-info").is_some_and(|hint| hint.contains("answers 404")));
+        assert!(hint("/srv/nix-cache-info").is_some_and(|hint| hint.starts_with("remove the file")));
+    }
 
     #[test]
     fn what_a_cache_says_at_the_last_moment_means_what_it_means_before() {

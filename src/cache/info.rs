@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::http::plain;
+use super::layout;
+
 /// What there is to say of a cache. Where a server tells nothing, there is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CacheInfo {
@@ -19,6 +22,8 @@ pub struct CacheInfo {
     pub store_dir: Option<String>,
     /// Its priority as a substituter; the lowest number is asked first.
     pub priority: Option<i64>,
+    /// Whether its `nix-cache-info` asks Nix to ask for many paths at once.
+    pub want_mass_query: Option<bool>,
     /// Names of the keys whose paths its readers have from elsewhere.
     pub upstream_key_names: Vec<String>,
     /// For how long it keeps what nobody reads.
@@ -27,6 +32,18 @@ pub struct CacheInfo {
     pub directory: Option<DirectoryInfo>,
     /// What else a person should know.
     pub remark: Option<&'static str>,
+}
+
+impl CacheInfo {
+    /// What its `nix-cache-info` says, as far as it says anything.
+    pub(super) fn of_text(text: &str) -> Self {
+        Self {
+            store_dir: layout::store_dir_of(text).map(plain),
+            priority: layout::field_of(text, "Priority").and_then(|priority| priority.parse().ok()),
+            want_mass_query: layout::field_of(text, "WantMassQuery").map(|flag| flag == "1"),
+            ..Self::default()
+        }
+    }
 }
 
 /// For how long a cache keeps what nobody reads.
@@ -44,10 +61,24 @@ pub enum Retention {
 pub struct DirectoryInfo {
     /// The directory.
     pub path: PathBuf,
-    /// Whether its `nix-cache-info` asks Nix to ask for many paths at once.
-    pub want_mass_query: Option<bool>,
     /// Bytes of its file system that are free for this user.
     pub free_bytes: u64,
     /// Bytes of its file system.
     pub total_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cache_says_of_itself_is_read_wherever_it_lies() {
+        let said = CacheInfo::of_text("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n");
+        assert_eq!(
+            (said.store_dir.as_deref(), said.want_mass_query, said.priority),
+            (Some("/nix/store"), Some(true), Some(30))
+        );
+        assert_eq!(CacheInfo::of_text("WantMassQuery: 0").want_mass_query, Some(false));
+        assert_eq!(CacheInfo::of_text("hi"), CacheInfo::default());
+    }
 }

@@ -1,14 +1,19 @@
-//! Trying a cache out: whether it can be reached, and whether it lets us in. Nothing is uploaded for it.
+//! Trying a cache out: whether it can be reached, and whether it lets us in. No path is uploaded for it.
 
 use std::time::Duration;
 
 use reqwest::Url;
 
-use super::CacheError;
 use super::http::{Http, HttpError, HttpOptions};
+use super::{CacheError, layout, run};
 
 /// So many greetings: the first opens a connection, and the median of the rest is what a request takes.
 const GREETINGS: usize = 5;
+
+/// A file that no cache has, to be put on trial. It lies where archives do, so that a prune removes it should it stay.
+pub(super) fn trial_file() -> String {
+    format!("{}/trial.{}", layout::NAR_DIR, run::new_name())
+}
 
 /// What came of trying a cache out.
 #[derive(Debug, Default)]

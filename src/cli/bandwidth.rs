@@ -16,7 +16,7 @@ use crate::config::{Config, parse_duration};
 use crate::daemon::bandwidth::{in_words, paused_in_words};
 use crate::daemon::conditions::{self, Found};
 use crate::limit::{Bandwidth, By, ByHand, InForce, Ruling, Whose};
-use crate::queue::{Queue, QueueError, StateLock, now};
+use crate::queue::{Paused, Queue, QueueError, StateLock, now};
 use crate::times::parse_zone;
 
 /// Longest time for which something can be said by hand: who means longer means until further notice.
@@ -102,6 +102,13 @@ fn open_or_make(state_dir: &Path) -> Result<Queue, CliError> {
 pub(super) struct Now {
     pub(super) in_force: InForce,
     zone: TimeZone,
+}
+
+impl Now {
+    /// Why a cache is paused, or backfill to it, with what ends that.
+    pub(super) fn paused(&self, cache: &str) -> Paused {
+        paused_in_words(&self.in_force, cache, &self.zone)
+    }
 }
 
 /// What is in force now by this policy and what was said by hand.

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::bandwidth::look;
 use super::setup::{View, check_state_is_there, client_state_dir};
 use super::words::{again_at, counted};
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
-use crate::queue::{JobFilter, JobState, JobView, Queue, QueueError, StateLock, now};
+use crate::queue::{JobFilter, JobState, JobView, Paused, Queue, QueueError, StateLock, now};
 
 /// Look at the queue, try jobs again, or drop them; also while the service runs.
 #[derive(clap::Args, Debug)]
@@ -141,22 +142,26 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
                 jobs.retain(|job| job.state != JobState::Done.name());
             }
             jobs.truncate(limit.unwrap_or(usize::MAX));
+            let config = View::find(global)?.config.ok();
+            let in_use = |job: &JobView| match &config {
+                Some(config) => {
+                    config.caches.iter().any(|cache| cache.name.as_str() == job.cache && cache.url == job.url)
+                }
+                // Without a good policy it isn't known which is which.
+                None => true,
+            };
             if let Ok(None) = StateLock::holder(&state_dir) {
-                jobs.iter_mut().for_each(forget_what_was_seen);
+                let now = config.as_ref().map(|config| look(config, &state_dir, Some(&queue))).transpose()?;
+                for job in &mut jobs {
+                    let paused = now.as_ref().filter(|_| in_use(job)).map(|now| now.paused(&job.cache));
+                    forget_what_was_seen(job, paused.unwrap_or_default());
+                }
             }
             if *json {
                 serde_json::to_writer_pretty(&mut out, &jobs).map_err(io::Error::from).and_then(|()| writeln!(out))
             } else if jobs.is_empty() {
                 writeln!(out, "{}", if which.is_everything() { "the queue is empty" } else { "there is no such job" })
             } else {
-                let config = View::find(global)?.config.ok();
-                let in_use = |job: &JobView| match &config {
-                    Some(config) => {
-                        config.caches.iter().any(|cache| cache.name.as_str() == job.cache && cache.url == job.url)
-                    }
-                    // Without a good policy it isn't known which is which.
-                    None => true,
-                };
                 write_jobs(&mut out, &jobs, in_use)
             }
         }
@@ -191,10 +196,13 @@ fn ids(jobs: &[JobView]) -> Vec<i64> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-/// Nobody is at work: how far an upload was, and how room was, is said by who has ended, and may be otherwise by now.
-fn forget_what_was_seen(job: &mut JobView) {
+/// Nobody is at work: how far an upload was, how room was, and what was paused, is said by who has ended, and may be otherwise
+/// by now. What is paused is known nevertheless.
+fn forget_what_was_seen(job: &mut JobView, Paused { all, backfill }: Paused) {
     job.step = (job.state == JobState::Uploading.name()).then_some("interrupted in mid-upload");
     job.backfill_waits = None;
+    let of_backfill = || backfill.filter(|_| job.is_backfill).map(|why| format!("for backfill {why}"));
+    job.paused = all.or_else(of_backfill).filter(|_| job.state == JobState::Pending.name());
 }
 
 /// One job a line. Why a cache takes nothing, or is paused, is said once for all of its jobs, and so is a reason that many
@@ -269,6 +277,7 @@ mod tests {
             cache: "team".to_owned(),
             url: "file:///team".to_owned(),
             state: state.name(),
+            is_backfill: false,
             step: None,
             attempts: 1,
             not_before: due,
@@ -300,9 +309,22 @@ mod tests {
             JobView { step: Some(Step::Waits.name()), ..job(9, JobState::Uploading, None) },
         ];
         let mut gone = [&jobs[7], &jobs[8]].map(JobView::clone);
-        gone.iter_mut().for_each(forget_what_was_seen);
+        gone.iter_mut().for_each(|job| forget_what_was_seen(job, Paused::default()));
         assert!(gone.iter().all(|job| job.backfill_waits.is_none()), "nobody is at work");
         assert_eq!(gone.map(|job| job.step), [None, Some("interrupted in mid-upload")]);
+        // What is paused now is said, whatever was when somebody worked.
+        let paused = |all: Option<&str>, backfill: Option<&str>| {
+            let paused = Paused { all: all.map(str::to_owned), backfill: backfill.map(str::to_owned) };
+            [(&jobs[6], false), (&jobs[6], true), (&jobs[8], true)].map(|(job, is_backfill)| {
+                let mut job = JobView { is_backfill, ..job.clone() };
+                forget_what_was_seen(&mut job, paused.clone());
+                job.paused
+            })
+        };
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(paused(None, None), [None, None, None]);
+        assert_eq!(paused(Some("x"), None), [said("x"), said("x"), None], "nothing else is under way");
+        assert_eq!(paused(None, Some("x")), [None, said("for backfill x"), None]);
         let mut out = Vec::new();
         write_jobs(&mut out, &jobs, |job| job.id != 6).expect("written");
         let time = times::shown(Timestamp::from_millisecond(due).expect("a time"), &TimeZone::system());

@@ -113,7 +113,7 @@ impl Said {
         match source {
             None => {}
             Some(Source::File { path, readable_by_others }) => {
-                self.line(&format!("{key}.file"), &(path, readable_by_others))
+                self.line(&format!("{key}.file"), &(path, readable_by_others == &Some(true)))
             }
             Some(Source::Env { name }) => self.line(&format!("{key}.env"), name),
             Some(Source::Credential { name }) => self.line(&format!("{key}.credential"), name),

@@ -148,6 +148,9 @@ pub struct JobView {
     pub url: String,
     /// Its state's name.
     pub state: &'static str,
+    /// Whether it is of a backfill, and of nothing fresh.
+    #[serde(skip)]
+    pub is_backfill: bool,
     /// Of what is being uploaded, the name of the [`Step`]; none within the first seconds, and where nobody is at work.
     pub step: Option<&'static str>,
     /// How often it has failed so far.
@@ -293,7 +296,7 @@ impl Queue {
                         CASE WHEN j.state = 0 THEN coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END) END,
                         c.url, CASE WHEN j.state = 0 THEN c.waiting_until END,
                         CASE WHEN j.state = 0 AND j.lane = 1 THEN {BACKFILL_WAITS} END,
-                        CASE WHEN j.state = 1 THEN j.step END
+                        CASE WHEN j.state = 1 THEN j.step END, j.lane = 1
                  FROM jobs j JOIN caches c ON c.id = j.cache
                  WHERE (?1 IS NULL OR j.state = ?1) AND (?2 IS NULL OR ?2 IN (c.name, c.url))
                    AND (?3 IS NULL OR instr(j.path, ?3) > 0)
@@ -312,6 +315,7 @@ impl Queue {
                     path: path.base_name().to_owned(),
                     cache: row.get(2)?,
                     state: state.map_or("unknown", JobState::name),
+                    is_backfill: row.get(15)?,
                     step: step.map(Step::name),
                     attempts: row.get(4)?,
                     not_before: row.get(5)?,

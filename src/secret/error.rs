@@ -26,27 +26,28 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// Others on this host could read it.
-    #[error(
-        "{path} can be read by others (mode {mode:04o}); run `chmod 600 {path}`, or write `readable_by_others = true` \
-         in the policy if that is meant"
-    )]
+    #[error("{path} can be read by others (mode {mode:04o}); run `chmod 600 {path}`{}", or_meant(*unless_meant))]
     Readable {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// Whether the policy could say that this is meant.
+        unless_meant: bool,
     },
     /// Another user could read and change it, whatever its mode says.
     #[error(
-        "{path} belongs to uid {owner}, who can read and change it, and has to belong to {}; run `chown` on it, or write \
-         `readable_by_others = true` in the policy if that is meant",
-        owners(rustix::process::geteuid().as_raw())
+        "{path} belongs to uid {owner}, who can read and change it, and has to belong to {}; run `chown` on it{}",
+        owners(rustix::process::geteuid().as_raw()),
+        or_meant(*unless_meant)
     )]
     AnothersFile {
         /// The file.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
+        /// Whether the policy could say that this is meant.
+        unless_meant: bool,
     },
     /// Nothing is there, or only white space. An empty token would be refused by the server, with a worse message.
     #[error("{from} gives no secret: it is empty")]
@@ -181,6 +182,11 @@ pub enum SecretError {
     },
 }
 
+/// `, or …`, where the policy has a place for it.
+fn or_meant(unless_meant: bool) -> &'static str {
+    if unless_meant { ", or write `readable_by_others = true` in the policy if that is meant" } else { "" }
+}
+
 /// Who may own a file with a secret.
 fn owners(own: u32) -> String {
     match own {
@@ -190,6 +196,12 @@ fn owners(own: u32) -> String {
 }
 
 impl SecretError {
+    /// Whether it may be there for the service, though not for who asks: systemd gives it to the service alone.
+    #[must_use]
+    pub fn may_be_the_services_own(&self) -> bool {
+        matches!(self, Self::NoVariable { .. } | Self::NoCredentials { .. } | Self::NoCredential { .. })
+    }
+
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

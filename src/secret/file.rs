@@ -22,7 +22,10 @@ const OTHERS_OF_A_CREDENTIAL: u32 = 0o007;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readers {
     /// Its owner alone, who is root or who this runs as: whoever else owns a file can read it, and change it.
-    Owner,
+    Owner {
+        /// Whether the policy could say that others may.
+        unless_meant: bool,
+    },
     /// Its owner alone, whoever that is: a key that storewatch has made for its user, at which root looks.
     OwnKeys,
     /// Whom systemd lets.
@@ -51,18 +54,19 @@ pub(super) fn contents(path: &Path, real_store: &Path, readers: Readers) -> Resu
         return Err(SecretError::NoFile { path: path.to_owned() });
     }
     let mode = metadata.mode() & 0o7777;
+    let unless_meant = readers == Readers::Owner { unless_meant: true };
     let others = match readers {
-        Readers::Owner | Readers::OwnKeys => OTHERS,
+        Readers::Owner { .. } | Readers::OwnKeys => OTHERS,
         Readers::Credential => OTHERS_OF_A_CREDENTIAL,
         Readers::Anybody => 0,
     };
     if mode & others != 0 {
-        return Err(SecretError::Readable { path: resolved, mode });
+        return Err(SecretError::Readable { path: resolved, mode, unless_meant });
     }
-    if readers == Readers::Owner
+    if matches!(readers, Readers::Owner { .. })
         && let Some(owner) = another_owner(metadata.uid(), rustix::process::geteuid().as_raw())
     {
-        return Err(SecretError::AnothersFile { path: resolved, owner });
+        return Err(SecretError::AnothersFile { path: resolved, owner, unless_meant });
     }
     // As long as it can get from the start: growing would leave copies behind.
     let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
@@ -179,7 +183,7 @@ mod tests {
         write_new(&path, "s3cret").expect("written");
         std::os::unix::fs::chown(&path, Some(65534), None).expect("given away");
         let store = Path::new("/nix/store");
-        let error = contents(&path, store, Readers::Owner).expect_err("another's");
+        let error = contents(&path, store, Readers::Owner { unless_meant: true }).expect_err("another's");
         assert!(matches!(error, SecretError::AnothersFile { owner: 65534, .. }), "{error}");
         for readers in [Readers::Anybody, Readers::OwnKeys, Readers::Credential] {
             assert!(contents(&path, store, readers).is_ok(), "{readers:?}");

@@ -210,7 +210,11 @@ pub fn read_here(source: &Source, real_store: &Path) -> Option<Result<Secret, Se
 
 /// Reads what lies on this host.
 fn read(source: &Source, form: Form, place: &Place) -> Result<Secret, SecretError> {
-    let readers = |by_others| if by_others { Readers::Anybody } else { Readers::Owner };
+    let readers = |by_others| match by_others {
+        Some(true) => Readers::Anybody,
+        Some(false) => Readers::Owner { unless_meant: true },
+        None => Readers::Owner { unless_meant: false },
+    };
     match source {
         Source::File { path, readable_by_others } => {
             Secret::new(&file::contents(path, &place.real_store, readers(*readable_by_others))?, form, source)
@@ -235,7 +239,7 @@ fn read(source: &Source, form: Form, place: &Place) -> Result<Secret, SecretErro
         Source::Netrc { path, readable_by_others } => {
             let host = place.host.as_deref().ok_or(SecretError::NoHost)?;
             let path = path.clone().map_or_else(|| netrc::default_path(place), Ok)?;
-            let bytes = file::contents(&path, &place.real_store, readers(*readable_by_others))?;
+            let bytes = file::contents(&path, &place.real_store, readers(Some(*readable_by_others)))?;
             let no_text = |_| SecretError::NoText { from: path.display().to_string(), problem: NoText::NotUtf8 };
             let found = netrc::entry(std::str::from_utf8(&bytes).map_err(no_text)?, &path, host)?;
             let text = match form {

@@ -20,8 +20,9 @@ pub enum Source {
     File {
         /// The file; absolute.
         path: PathBuf,
-        /// Whether it is taken although others on this host can read it.
-        readable_by_others: bool,
+        /// Whether it is taken although others on this host can read it. `None`: it isn't, and is named where nobody can say
+        /// so, as on the command line.
+        readable_by_others: Option<bool>,
     },
     /// A variable of this process's environment.
     Env {
@@ -59,10 +60,16 @@ pub enum Source {
 }
 
 impl Source {
-    /// A file that only its owner can read.
+    /// A file that only its owner can read, named where the policy could say otherwise.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self::File { path: path.into(), readable_by_others: false }
+        Self::File { path: path.into(), readable_by_others: Some(false) }
+    }
+
+    /// A file that only its owner can read, whatever anybody says.
+    #[must_use]
+    pub fn owners_file(path: impl Into<PathBuf>) -> Self {
+        Self::File { path: path.into(), readable_by_others: None }
     }
 }
 

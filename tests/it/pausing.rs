@@ -65,6 +65,21 @@ fn a_cache_that_is_paused_by_hand_is_given_nothing_until_it_is_resumed() {
     // Of several paths the jobs of any are meant, each once.
     let all = storewatch.cmd(&["queue", "drop", &first, &second, &first]).ok();
     assert_eq!(all, "4 jobs dropped\n");
+    // Nobody is at work: what is paused is what is paused now.
+    storewatch.cmd(&["pause"]).ok();
+    let third = store.build(&expr::many(3)).unwrap().remove(2);
+    assert_eq!(storewatch.cmd(&["push", "--timeout", "1s", "--to", "team", &third]).code, Some(4));
+    assert!(
+        storewatch.cmd(&["queue", "list"]).ok().contains("team is paused by hand; `storewatch resume` ends that\n")
+    );
+    storewatch.cmd(&["resume"]).ok();
+    let list = storewatch.cmd(&["queue", "list"]).ok();
+    assert!(list.starts_with("pending   team ") && !list.contains("paused"), "{list}");
+    assert_eq!(storewatch.jobs("pending")[0]["paused"], Value::Null);
+    storewatch.cmd(&["pause", "--cache", "team"]).ok();
+    assert!(storewatch.cmd(&["queue", "list"]).ok().contains("team is paused by hand"), "before anybody has noted it");
+    storewatch.cmd(&["resume"]).ok();
+    storewatch.cmd(&["queue", "drop", &third]).ok();
     // With nothing to take back, nothing counts from then on.
     let said = storewatch.cmd(&["resume"]).ok();
     assert!(said.contains("nothing was paused by hand") && !said.contains("nobody works the queue off"), "{said}");

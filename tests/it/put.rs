@@ -163,6 +163,41 @@ fn a_server_that_takes_no_uploads_says_so_until_it_does() {
     }
 }
 
+/// The first set-up, when one needs it: nobody has uploaded yet, and what would keep the first upload back is said.
+#[test]
+fn a_ping_finds_out_whether_a_cache_could_be_made() {
+    let Some(nix) = Nix::recent() else { return };
+    let no_deletes = WRITABLE.replace(" DELETE", "");
+    let without_folders = WRITABLE.replace("create_full_put_path on;", "").replace(" MKCOL", "");
+    let lets_push = "lets us read and push; there is no cache yet; the first upload makes it";
+    for (directives, who, code, words, stays) in [
+        (WRITABLE, WRITER, 0, lets_push, 0),
+        (&no_deletes, WRITER, 0, "A small file stays in its folder `nar`, since the server deletes nothing", 1),
+        (WRITABLE, READER, 1, "lets us read, but not push", 0),
+        (WRITABLE, (WRITER.0, "wrong"), 1, "401 Unauthorized", 0),
+        ("", WRITER, 1, "the server does not take uploads there (read-only)", 0),
+        ("limit_except GET HEAD { deny all; }", WRITER, 1, "lets us read, but not push", 0),
+        (&without_folders, WRITER, 1, "`create_full_put_path on` of nginx", 0),
+    ] {
+        let Some(nginx) = Nginx::with(directives) else { return };
+        let store = ScratchStore::new(&nix);
+        let storewatch = Storewatch::new(&store);
+        let file = storewatch.state_dir().with_file_name("password");
+        write_secret(&file, who.1);
+        let login = format!("user = \"{}\"\npassword = {{ file = \"{}\" }}\n", who.0, file.display());
+        policy(&storewatch, nginx.port(), "/sub", &login);
+        let ping = storewatch.cmd(&["cache", "ping"]);
+        assert!(ping.code == Some(code) && ping.stdout.contains(words), "{directives}: {ping:?}");
+        let doctor = storewatch.cmd(&["doctor"]);
+        let trouble = doctor.stdout.contains("trouble  cache team");
+        assert_eq!((trouble, doctor.stdout.contains("lets us read and push")), (code != 0, code == 0), "{doctor:?}");
+        let archives = std::fs::read_dir(nginx.cache().dir().join("sub/nar"));
+        // Asked twice.
+        assert_eq!(archives.into_iter().flatten().count(), 2 * stays, "{directives}");
+        assert!(!nginx.cache().dir().join("sub/nix-cache-info").exists(), "only an upload makes a cache");
+    }
+}
+
 /// Who is refused again and again has sent nothing, and has nothing to take back, which would be refused, too.
 #[test]
 fn who_may_only_read_a_server_leaves_nothing_behind() {
@@ -469,7 +504,21 @@ fn the_url_may_name_the_key_as_nix_has_it() {
         let paths = store.build(&expr::many(1)).unwrap();
         let refused = storewatch.cmd(&["push", "--timeout", "2s", &paths[0]]);
         assert!(refused.code != Some(0) && (refused.stdout + &refused.stderr).contains("others"), "readable by others");
+        for command in [&["cache", "ping"][..], &["doctor"]] {
+            let said = storewatch.cmd(command);
+            assert!(said.code == Some(1) && said.stdout.contains("can be read by others (mode 0644)"), "{said:?}");
+        }
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let key_text = std::fs::read_to_string(&file).unwrap();
+        for other in [&key.public, "junk"] {
+            write_secret(&file, other);
+            for command in [&["cache", "ping"][..], &["doctor"]] {
+                let said = storewatch.cmd(command);
+                assert!(said.code == Some(1) && said.stdout.contains("holds no signing key"), "{said:?}");
+            }
+        }
+        write_secret(&file, key_text);
+        assert_eq!(storewatch.cmd(&["cache", "ping"]).code, Some(0));
         storewatch.cmd(&["queue", "retry"]).ok();
         storewatch.cmd(&["push", &paths[0]]).ok();
         assert_eq!(storewatch.public_key("team"), key.public);

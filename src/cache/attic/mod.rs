@@ -96,11 +96,11 @@ impl AtticCache {
                 problem: "the answer is no cache's configuration; is it an Attic server?".to_owned(),
             })?,
             // A token that may only push is told nothing; that is no reason not to push with it.
-            Err(HttpError::Status { status: 403, says, .. }) if says.error.is_some() => {
+            Err(HttpError::Status { status: 403, says, .. }) if says.is_attics() => {
                 http.forgive(Action::Configuration);
                 Configuration::default()
             }
-            Err(HttpError::Status { status: 404, says, .. }) if says.error.is_some() => {
+            Err(HttpError::Status { status: 404, says, .. }) if says.is_attics() => {
                 return Err(CacheError::NoSuchCache { server: endpoint.to_string(), cache });
             }
             Err(error) => return Err(error.into()),
@@ -154,6 +154,7 @@ impl AtticCache {
             priority,
             upstream_key_names: self.upstream_key_names.iter().cloned().map(plain).collect(),
             retention: self.configuration.retention(),
+            want_mass_query: None,
             directory: None,
             remark: (!self.is_told()).then_some(untold),
         }

@@ -114,13 +114,13 @@ impl Files {
     }
 
     fn at(name: &str, credentials: PathBuf, config: PathBuf, real_store: &Path) -> Self {
-        let config_source = Source::File { path: config.clone(), readable_by_others: true };
+        let config_source = Source::File { path: config.clone(), readable_by_others: Some(true) };
         Self {
             name: name.to_owned(),
-            credentials_provider: Provider::of_lines(Source::file(credentials.clone()), real_store),
+            credentials_provider: Provider::of_lines(Source::owners_file(credentials.clone()), real_store),
             credentials,
             config_provider: Provider::of_lines(config_source, real_store),
-            config_keys_provider: Provider::of_lines(Source::file(config), real_store),
+            config_keys_provider: Provider::of_lines(Source::owners_file(config), real_store),
         }
     }
 

@@ -14,7 +14,19 @@ use crate::secret::SecretError;
 pub enum BucketError {
     /// It could not be asked.
     #[error(transparent)]
-    Http(#[from] HttpError),
+    Http(HttpError),
+    /// What answers there doesn't encrypt, which an endpoint without a scheme is taken to do.
+    #[error(
+        "{action} at {host}: this port does not speak https, but http, it seems; give the port that does, or write \
+         `endpoint={host}` into the `url` (with a temporary token only where the server is on this host, or with \
+         `allow_unencrypted = true`)"
+    )]
+    NotEncrypted {
+        /// What was asked of it.
+        action: Action,
+        /// Its server, by http.
+        host: String,
+    },
     /// It says no.
     #[error(
         "{action} at {bucket}: {}{}{}{}",
@@ -87,6 +99,17 @@ pub enum BucketError {
     },
 }
 
+impl From<HttpError> for BucketError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::NotEncrypted { action, host } => {
+                Self::NotEncrypted { action, host: host.replacen("https://", "http://", 1) }
+            }
+            error => Self::Http(error),
+        }
+    }
+}
+
 impl BucketError {
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
@@ -114,7 +137,9 @@ impl BucketError {
             Self::Refused { action, status, code, retry_after, .. } => {
                 class_of(*action == Action::Upload, *status, code, *retry_after)
             }
-            Self::OtherRegion { .. } | Self::Unencrypted { .. } | Self::OddName { .. } => Class::CacheWaits,
+            Self::NotEncrypted { .. } | Self::OtherRegion { .. } | Self::Unencrypted { .. } | Self::OddName { .. } => {
+                Class::CacheWaits
+            }
             Self::NoCredentials { .. } | Self::Secret(_) => Class::Credentials,
             Self::NotUnderstood { action: Action::Upload | Action::Missing, .. } => Class::Unavailable,
             Self::NotUnderstood { .. } => Class::CacheWaits,
@@ -158,7 +183,11 @@ impl BucketError {
             // at work still.
             Self::Refused { code: Code::Passing(_), .. } | Self::Refused { status: 408 | 409, .. } => false,
             Self::Refused { status, .. } => (400..=499).contains(status),
-            Self::OtherRegion { .. } | Self::NoCredentials { .. } | Self::Secret(_) | Self::Unencrypted { .. } => true,
+            Self::NotEncrypted { .. }
+            | Self::OtherRegion { .. }
+            | Self::NoCredentials { .. }
+            | Self::Secret(_)
+            | Self::Unencrypted { .. } => true,
             Self::Http(_) | Self::NotUnderstood { .. } | Self::OddName { .. } => false,
         }
     }
@@ -326,6 +355,11 @@ mod tests {
 
     #[test]
     fn messages_say_what_to_do() {
+        let host = "https://127.0.0.1:3900".to_owned();
+        let plain = BucketError::from(HttpError::NotEncrypted { action: Action::Greeting, host });
+        assert_eq!(plain.class(), Class::CacheWaits);
+        let plain = plain.to_string();
+        assert!(plain.contains("or write `endpoint=http://127.0.0.1:3900` into the `url`"), "{plain}");
         assert_eq!(
             refused(Action::Upload, 403, "AccessDenied").to_string(),
             "upload at s3://b: AccessDenied (403): Please reduce your rate; the key must be allowed to read, write and \

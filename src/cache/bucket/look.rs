@@ -13,7 +13,8 @@ use super::store::Store;
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
 use crate::cache::remote::Put;
-use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
+use crate::cache::trial::trial_file;
+use crate::cache::{CacheError, CacheInfo, Class, Trial, layout};
 use crate::nix::StoreDir;
 
 /// A tag that no object has.
@@ -33,13 +34,7 @@ pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
     };
     let remark = text.is_none().then_some(NOT_THERE_YET);
     let text = text.unwrap_or_default();
-    Ok(CacheInfo {
-        substituter: Some(options.url.substituter()),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
-        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
-        remark,
-        ..CacheInfo::default()
-    })
+    Ok(CacheInfo { substituter: Some(options.url.substituter()), remark, ..CacheInfo::of_text(&text) })
 }
 
 /// Greets the server, then asks for what needs the permission to read, and begins an upload that it takes back.
@@ -58,7 +53,7 @@ pub async fn try_out(options: &StoreOptions, store_dir: &StoreDir) -> Trial {
     };
     if let Err(error) = greet(options, endpoint, &mut trial).await {
         // Who doesn't answer needn't be asked more.
-        trial.troubles.push(error.into());
+        trial.troubles.push(Arc::new(BucketError::from(error)).into());
         return trial;
     }
     let store = match Store::new(options).await {
@@ -154,11 +149,6 @@ pub(super) async fn lets_read(store: &Store) -> Result<bool, Arc<BucketError>> {
         Err(error) if error.may_be_missing() => Ok(false),
         read => read.map(|_| true),
     }
-}
-
-/// A file that no cache has.
-fn trial_file() -> String {
-    format!("{}/trial.{}", layout::NAR_DIR, run::new_name())
 }
 
 async fn greet(options: &StoreOptions, endpoint: String, trial: &mut Trial) -> Result<(), HttpError> {

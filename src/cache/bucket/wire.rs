@@ -128,7 +128,7 @@ impl Wire {
         } else {
             movement.is_whole();
         }
-        let failed = |source| BucketError::Http(HttpError::of_transport(action, host.clone(), source));
+        let failed = |source| BucketError::from(HttpError::of_transport(action, host.clone(), source));
         let stalled = |after| BucketError::Http(HttpError::Stalled { action, host: host.clone(), after });
         let answered = async {
             let response = client.execute(request).await.map_err(failed)?;

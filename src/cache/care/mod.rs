@@ -36,7 +36,7 @@ pub(super) use self::inventory::{condemned_with, doomed_name};
 pub(super) use self::narinfo::signatures_over;
 pub use self::prune::{Choice, Owner, Pruned, Pruning, doom, prune};
 pub use self::sign::{Signed, Signing, sign};
-pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, verify};
+pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, Whose, verify};
 use super::{BoxFuture, CacheError, layout};
 
 /// Seconds since 1970, until 2106.

@@ -10,16 +10,19 @@
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.
 
+mod leftover;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::debug;
 
+pub use self::leftover::{Leftover, Whose};
 use super::at_once::{REQUESTS, at_once};
 use super::deep::{Archive, read_archive};
-use super::inventory::{Inventory, Kind, Mark, kind_of, narinfo_file};
+use super::inventory::{Inventory, Mark, narinfo_file};
 use super::narinfo::{Narinfo, needs};
-use super::{Entry, Listed, Seconds, Shelf, Text, archive_within};
+use super::{Listed, Seconds, Shelf, Text, archive_within};
 use crate::cache::{CacheError, Upstreams};
 use crate::nix::{HashPart, PublicKey, StoreDir, StoreFacts, StorePath};
 use crate::policy::Policy;
@@ -44,6 +47,8 @@ pub struct Verifying {
     pub deep: bool,
     /// The time, by which ages are told.
     pub now: Seconds,
+    /// What nothing names and is younger than so many seconds may be an upload's that is under way.
+    pub grace: Seconds,
 }
 
 /// What is wrong with a path in a cache.
@@ -132,19 +137,6 @@ pub struct Finding {
     pub fault: Fault,
 }
 
-/// A file that nobody needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leftover {
-    /// What it is: an archive that no narinfo names, a list of files without a narinfo, an upload that never ended.
-    pub what: &'static str,
-    /// The file.
-    pub file: String,
-    /// Bytes, where that is known.
-    pub size: Option<u64>,
-    /// Seconds since it was written.
-    pub age: Seconds,
-}
-
 /// A reference that an upstream is trusted to deliver, since its key has signed what this host has of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnTrust {
@@ -167,7 +159,7 @@ pub enum Found {
     BadArchive(String),
     /// A reference that isn't in the cache and that an upstream is trusted to deliver; each once.
     OnTrust(OnTrust),
-    /// A file that nobody needs.
+    /// A file that nothing names.
     Leftover(Leftover),
     /// Which uploads have never ended isn't known: why.
     UploadsUnseen(String),
@@ -348,50 +340,5 @@ impl Examiner {
     fn note_trust(&self, path: StorePath, key: String) -> Option<OnTrust> {
         let is_new = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).insert(HashPart::from(&path));
         is_new.then_some(OnTrust { path, key })
-    }
-
-    /// Hands out what nobody needs. What is pruned and waits for its archive to go is nobody's trouble.
-    async fn leftovers(&self, named: &[bool], mut tell: impl FnMut(Found) + Send) -> Result<(), CacheError> {
-        let Self { shelf, verifying, inventory, .. } = self;
-        let age = |modified| verifying.now.saturating_sub(modified);
-        let condemned = inventory.condemned.iter().map(|condemned| condemned.mark);
-        let mut waits: Vec<Mark> = condemned.chain(inventory.doomed.iter().map(|doomed| doomed.mark)).collect();
-        waits.sort_unstable();
-        let is_left = |name: &str| match kind_of(name) {
-            Kind::Archive { is_one: true } => {
-                let mark = Mark::of(name);
-                // One that has come since the first list is being uploaded.
-                let place = inventory.archive(mark);
-                (place.is_some_and(|place| !named[place]) && waits.binary_search(&mark).is_err()).then_some("archive")
-            }
-            Kind::Listing(hash) => inventory.narinfo(hash).is_none().then_some("list of files"),
-            _ => None,
-        };
-        let has_any = inventory.archives.iter().zip(named).any(|(archive, named)| archive.is_one && !named)
-            || inventory.listings.iter().any(|listing| inventory.narinfo(listing.hash).is_none());
-        if has_any {
-            // By their names, which were not kept.
-            let mut take = |page: Vec<Entry>| {
-                for Entry { name: file, size, modified, .. } in page {
-                    if let Some(what) = is_left(&file) {
-                        tell(Found::Leftover(Leftover { what, file, size: Some(size), age: age(modified) }));
-                    }
-                }
-            };
-            shelf.list(Listed::Everything, &mut take).await?;
-        }
-        // A cache is sound without that being known.
-        let uploads = match shelf.unfinished().await {
-            Ok(uploads) => uploads,
-            Err(error) => {
-                tell(Found::UploadsUnseen(error.with_cure()));
-                Vec::new()
-            }
-        };
-        for upload in uploads {
-            let leftover = Leftover { what: "upload", file: upload.name, size: upload.size, age: age(upload.modified) };
-            tell(Found::Leftover(leftover));
-        }
-        Ok(())
     }
 }

@@ -35,21 +35,18 @@ pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
     };
     Ok(CacheInfo {
         substituter: Some(format!("file://{}", dir.display())),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
-        priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         directory: Some(DirectoryInfo {
             path: dir.to_owned(),
-            want_mass_query: layout::field_of(&text, "WantMassQuery").map(|flag| flag == "1"),
             free_bytes: room.space.free,
             total_bytes: room.space.all,
         }),
         remark,
-        ..CacheInfo::default()
+        ..CacheInfo::of_text(&text)
     })
 }
 
 /// Writes a small file into a cache's directory, which is that place, and removes it. A directory that isn't there yet is
-/// not made.
+/// not made: another one is, where it would be, and removed.
 #[must_use]
 pub fn try_out(place: &Place, store_dir: &StoreDir) -> Trial {
     let dir = place.path();
@@ -61,7 +58,7 @@ pub fn try_out(place: &Place, store_dir: &StoreDir) -> Trial {
         written
     } else {
         trial.remark = Some(NOT_THERE_YET);
-        nearest(dir).map_err(io_error("look for", dir)).and_then(|(there, _)| may_write(there))
+        nearest(dir).map_err(io_error("look for", dir)).and_then(|(there, _)| make_and_remove(there))
     };
     trial.writes = Some(tried.is_ok());
     trial.troubles.extend(tried.err());
@@ -78,6 +75,13 @@ fn write_and_remove(dir: &Path) -> Result<(), CacheError> {
     // What an upload renames ends up in these two.
     let nar = dir.join(layout::NAR_DIR);
     [dir, &nar].into_iter().filter(|folder| folder.exists()).try_for_each(may_write)
+}
+
+/// What is only asked for may be allowed and not be possible, as in `/proc`.
+fn make_and_remove(folder: &Path) -> Result<(), CacheError> {
+    let made = folder.join(temp::new_name(TRIAL));
+    fs::create_dir(&made).map_err(io_error("create a folder in", folder))?;
+    fs::remove_dir(&made).map_err(io_error("remove a folder from", folder))
 }
 
 fn may_write(folder: &Path) -> Result<(), CacheError> {

@@ -229,3 +229,25 @@ async fn a_cache_of_another_store_is_refused() {
     let refused = FileCache::open(options(dir.path())).err().expect("refused");
     assert!(matches!(refused, CacheError::Malformed { .. }), "{refused}");
 }
+
+#[test]
+fn where_no_cache_can_be_made_is_told_before_the_first_upload() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tried = |dir: &Path| {
+        let place = Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default());
+        try_out(&place, &StoreDir::default())
+    };
+    assert_eq!(tried(&dir.path().join("a/b")).writes, Some(true));
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "nothing is made, and nothing is left");
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("written");
+    for below in [file.clone(), file.join("below")] {
+        let trial = tried(&below);
+        let hint = trial.troubles[0].hint();
+        assert_eq!(trial.writes, Some(false));
+        assert!(hint.is_some_and(|hint| hint.contains("a file is where a folder should be")), "{:?}", trial.troubles);
+    }
+    if cfg!(target_os = "linux") {
+        assert_eq!(tried(Path::new("/proc/cache")).writes, Some(false));
+    }
+}

@@ -14,10 +14,22 @@ const LONGEST_MESSAGE: usize = 200;
 /// What a server says beside its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerSays {
-    /// Its own name for the error, where it has one: it is then the server itself that speaks.
-    pub error: Option<String>,
+    /// Who says it, by the form in which it is said.
+    pub speaker: Speaker,
     /// In its words, shortened, without secrets and what could play tricks on a terminal.
     pub message: String,
+}
+
+/// Who answers, by the form of what is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaker {
+    /// Any server, or what stands in front of one.
+    #[default]
+    Unknown,
+    /// An Attic server itself, which names its errors.
+    Attic,
+    /// An object store, or the website of one.
+    ObjectStore,
 }
 
 impl ServerSays {
@@ -25,23 +37,37 @@ impl ServerSays {
     pub(super) fn read(answer: &[u8], blacken: impl Fn(&str) -> String) -> Self {
         #[derive(Deserialize)]
         struct Structured {
-            error: String,
+            #[serde(rename = "error")]
+            _name: String,
             message: String,
         }
-        if let Ok(Structured { error, message }) = serde_json::from_slice(answer) {
-            return Self { error: Some(plain(&blacken(&error))), message: plain(&blacken(&message)) };
+        if let Ok(Structured { message, .. }) = serde_json::from_slice(answer) {
+            return Self { speaker: Speaker::Attic, message: plain(&blacken(&message)) };
         }
         let text = String::from_utf8_lossy(answer);
+        // S3's form of an error, and what its websites make of that; Garage does as Amazon does.
+        let is_a_stores = text.contains("<Error>") && text.contains("<Code>") || text.contains("<li>Code: ");
+        let speaker = if is_a_stores { Speaker::ObjectStore } else { Speaker::Unknown };
         let text = match (text.find("<title>"), text.find("</title>")) {
             (Some(from), Some(to)) if from < to => &text[from + "<title>".len()..to],
             _ if text.trim_start().starts_with('<') => "",
             _ => &text,
         };
-        Self { error: None, message: plain(&blacken(text)) }
+        Self { speaker, message: plain(&blacken(text)) }
     }
 }
 
 impl ServerSays {
+    /// Whether an Attic server itself speaks, and nothing that stands in front of it.
+    pub(in crate::cache) fn is_attics(&self) -> bool {
+        self.speaker == Speaker::Attic
+    }
+
+    /// Whether an object store speaks, or the website of one.
+    pub(super) fn is_an_object_stores(&self) -> bool {
+        self.speaker == Speaker::ObjectStore
+    }
+
     /// What it says beyond its status, which many repeat: `: …`; nothing where there is no more.
     pub(super) fn beside(&self, status: u16) -> String {
         beside(status, &self.message)

@@ -94,6 +94,11 @@ pub(in crate::cache) fn reason(status: u16) -> String {
 /// What people can do about a status.
 pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -> String {
     match (action, status) {
+        _ if is_no_web_servers(action, status, says) => {
+            "; an object store answers there, or the website of one: that is what Nix reads from, and uploads go by \
+             `s3://BUCKET?endpoint=…` in the `url`"
+                .to_owned()
+        }
         (Action::Upload | Action::Put, 413) => format!(
             "; the server or a proxy in front of {host} refuses bodies of this size: raise its limit \
              (`client_max_body_size` of nginx), then `storewatch queue retry`"
@@ -140,11 +145,17 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
         }
         (_, 408 | 429 | 500..) => String::new(),
         // Attic names its errors.
-        (Action::Configuration | Action::Missing | Action::Upload, _) if says.error.is_none() => {
+        (Action::Configuration | Action::Missing | Action::Upload, _) if !says.is_attics() => {
             "; is it an Attic server?".to_owned()
         }
         _ => String::new(),
     }
+}
+
+/// Whether who refuses is an object store that is asked as if it were a web server: it would want other credentials, and
+/// another request.
+fn is_no_web_servers(action: Action, status: u16, says: &ServerSays) -> bool {
+    action.is_about_files() && says.is_an_object_stores() && matches!(status, 400 | 401 | 403 | 405 | 501)
 }
 
 /// What a server was shown, in words.
@@ -168,6 +179,7 @@ impl Shown {
     pub(super) fn refused(&self, action: Action, status: u16, says: &ServerSays) -> String {
         let expired = self.proof.as_ref().zip(self.expired);
         match (status, &self.proof) {
+            _ if is_no_web_servers(action, status, says) => String::new(),
             (401 | 403, Some(proof)) if self.is_prefixed => {
                 format!("; {proof} begins with `Bearer `, which is no part of it: leave that word out")
             }
@@ -188,22 +200,22 @@ impl Shown {
                 }
                 all => format!("; the server refuses {}, or does not let it in there", all.join(" or ")),
             },
-            (401 | 403, Some(proof)) if says.error.is_some() && self.is_foreign => {
+            (401 | 403, Some(proof)) if says.is_attics() && self.is_foreign => {
                 format!(
                     "; {proof} is no token of an Attic server's, which has three parts with dots in between: \
                      `atticadm make-token` makes one"
                 )
             }
-            (401, Some(proof)) if says.error.is_some() => {
+            (401, Some(proof)) if says.is_attics() => {
                 format!("; {proof} is wrong or expired, or there is no such cache")
             }
-            (401, None) if says.error.is_some() => {
+            (401, None) if says.is_attics() => {
                 "; the policy gives no `token` for it, and the cache is private or isn't there".to_owned()
             }
-            (403, Some(proof)) if says.error.is_some() => {
+            (403, Some(proof)) if says.is_attics() => {
                 format!("; {proof} does not allow this, or is wrong or expired")
             }
-            (403, None) if says.error.is_some() => "; the policy gives no `token` for it".to_owned(),
+            (403, None) if says.is_attics() => "; the policy gives no `token` for it".to_owned(),
             (403, _) if action == Action::Upload => String::new(),
             (401 | 403, _) if action != Action::Upstream => match self.all().as_slice() {
                 [] => "; it wants credentials, and the policy gives it none: neither `token`, nor `headers` for what \
@@ -224,6 +236,7 @@ impl Shown {
 mod tests {
     use std::time::Duration;
 
+    use super::super::Speaker;
     use super::*;
 
     #[test]
@@ -267,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_named_with_where_it_comes_from() {
-        let itself = ServerSays { error: Some("Unauthorized".to_owned()), ..ServerSays::default() };
+        let itself = ServerSays { speaker: Speaker::Attic, ..ServerSays::default() };
         let (proof, headers) = (Some("the token from /run/token".to_owned()), vec!["`x-id` from /run/id".to_owned()]);
         let nothing = Shown::default();
         let both = Shown { proof, headers, ..Shown::default() };
@@ -305,5 +318,24 @@ mod tests {
         assert_eq!(asked(&both, 500, &itself), "");
         assert_eq!(both.refused(Action::Upload, 403, &ServerSays::default()), "", "one path may be disliked");
         assert_eq!(nothing.refused(Action::Upstream, 401, &ServerSays::default()), "", "it is asked as anybody may");
+    }
+    #[test]
+    fn an_object_store_that_is_taken_for_a_web_server_is_told_as_what_it_is() {
+        // As Garage's website answers to PUT, and its API to those who sign nothing.
+        let website = "<title>400 Bad Request</title>\n<h1>400 Bad Request</h1>\n<ul>\n<li>Code: InvalidRequest</li>\n\
+                       <li>Message: Bad request: HTTP method not supported.</li>\n</ul>";
+        let api = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>AccessDenied</Code><Message>Forbidden: Garage does \
+                   not support anonymous access yet</Message><Resource>/nix/nix-cache-info</Resource></Error>";
+        for (action, status, answer) in [(Action::Put, 400, website), (Action::Read, 403, api), (Action::Put, 403, api)]
+        {
+            let says = ServerSays::read(answer.as_bytes(), str::to_owned);
+            let told = cure(action, status, &says, "http://h");
+            assert!(told.contains("`s3://BUCKET?endpoint=…`"), "{action:?} {status}: {told}");
+            assert_eq!(Shown::default().refused(action, status, &says), "", "other credentials are of no use");
+        }
+        let says = ServerSays::read(website.as_bytes(), str::to_owned);
+        assert!(!cure(Action::Put, 500, &says, "http://h").contains("s3://"), "it may be well again");
+        let page = ServerSays::read(b"<title>400 Bad Request</title>", str::to_owned);
+        assert_eq!(cure(Action::Put, 400, &page, "http://h"), "");
     }
 }

@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 
 pub use self::action::Action;
 use self::answer::Head;
-pub use self::answer::{Answer, ServerSays};
+pub use self::answer::{Answer, ServerSays, Speaker};
 pub(super) use self::answer::{beside, pause, plain};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};

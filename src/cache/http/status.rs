@@ -25,9 +25,10 @@ pub(super) fn class_of(action: Action, status: u16, says: &ServerSays, retry_aft
         401 => Class::Credentials,
         403 if action == Action::Put => Class::Credentials,
         // The server takes no files there as it is set up, whatever the path.
+        400 if action == Action::Put && says.is_an_object_stores() => Class::CacheWaits,
         405 | 409 | 411 | 501 | 507 if action == Action::Put => Class::CacheWaits,
         // A server that knows the token says so in its own words; what stands in front of it may dislike one path.
-        403 if !uploading || says.error.is_some() => Class::Credentials,
+        403 if !uploading || says.is_attics() => Class::Credentials,
         429 => Class::Throttled { after: within(retry_after.unwrap_or(UNTOLD_PAUSE)) },
         503 => match retry_after {
             Some(after) => Class::Throttled { after: within(after) },
@@ -81,6 +82,8 @@ mod tests {
             (Look, 403, "", Class::Credentials),
             (Look, 502, "", Class::Unavailable),
             (Put, 401, "", Class::Credentials),
+            (Put, 400, "", Class::Doubtful),
+            (Put, 400, "<h1>400 Bad Request</h1>\n<ul>\n<li>Code: InvalidRequest</li>", Class::CacheWaits),
             (Put, 403, "<html>", Class::Credentials),
             (Put, 404, "", Class::CacheWaits),
             (Put, 405, "", Class::CacheWaits),

@@ -136,13 +136,13 @@ impl Files {
         if answer.status == StatusCode::OK && is_page(&answer.content) { self.find(file, size).await } else { Ok(()) }
     }
 
-    /// Finds out whether what is there could be put. The file stays as it is: a server that knows conditions says that they
-    /// aren't met, and another is given the very content that it has.
-    pub(super) async fn may_put(&self, file: &str, content: Vec<u8>, kind: &str) -> Result<(), HttpError> {
+    /// Finds out whether a file could be put, on a condition that never holds. Returns whether it was put nevertheless, as by
+    /// a server that knows no conditions: so give it the very content that the file has, or take it back.
+    pub(super) async fn may_put(&self, file: &str, content: impl Into<Bytes>, kind: &str) -> Result<bool, HttpError> {
         let request = self.request(file, kind).header(IF_MATCH, NOBODYS_TAG);
         match self.put_once(request, content.into()).await {
-            Err(HttpError::Status { status: 412, .. }) => Ok(()),
-            put => put.map(drop),
+            Err(HttpError::Status { status: 412, .. }) => Ok(false),
+            put => put.map(|_| true),
         }
     }
 

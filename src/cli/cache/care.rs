@@ -18,6 +18,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// So many findings are printed as JSON at most; all are counted.
 pub(super) const LISTED: usize = 1_000;
 
+/// What is younger may be an upload's that is under way, and no prune removes it: longer than any upload takes.
+pub(super) const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The same, as it is written.
+pub(super) const GRACE_WRITTEN: &str = "1d";
+
 /// Opens the files of a cache.
 pub(super) async fn shelf(cache: &CacheConfig, setup: &Setup) -> Result<Arc<dyn Shelf>, CliError> {
     if let Some(error) = caches::out_of_sight(cache, &setup.state_dir) {
@@ -97,4 +103,15 @@ pub(super) fn uploads_unseen(why: &str) -> String {
 pub(super) fn line(Finding { hash, path, fault }: &Finding) -> String {
     let whose = path.as_ref().map_or_else(|| format!("{hash}.narinfo"), ToString::to_string);
     format!("{whose}: {fault}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_duration;
+
+    #[test]
+    fn the_grace_period_is_what_it_is_written_as() {
+        assert_eq!(parse_duration(GRACE_WRITTEN).ok(), Some(GRACE));
+    }
 }

@@ -82,7 +82,7 @@ fn write(out: &mut impl Write, described: &Described<'_>) -> io::Result<()> {
     if let Some(priority) = priority {
         line("priority", priority.to_string())?;
     }
-    if let Some(mass) = info.directory.as_ref().and_then(|directory| directory.want_mass_query) {
+    if let Some(mass) = info.want_mass_query {
         line("mass query", if mass { "yes" } else { "no" }.to_owned())?;
     }
     if !info.upstream_key_names.is_empty() {

@@ -10,15 +10,16 @@ use crate::cache::{CacheError, Trial};
 use crate::cli::run::runtime;
 use crate::cli::waiting::telling;
 use crate::config::CacheConfig;
-use crate::daemon::caches::{self, Unanswered};
+use crate::daemon::caches::{self, FoundKey, Unanswered};
 use crate::report::one_line;
 
-/// Find out whether caches can be reached and take what is uploaded. Nothing is uploaded.
+/// Find out whether caches can be reached and take what is uploaded. No path is uploaded.
 ///
 /// An Attic server is asked for a path that nobody has, which needs the permission to push. In an object store an upload is
 /// begun and taken back, or an object put on a condition that never holds. On a web server `nix-cache-info`, if it is there,
-/// is put on such a condition; one that knows none is given the content that it has. Into a directory a small file is
-/// written and removed, and a program is looked for. A cache that is off on this host is left out, unless it is off by the host's name only and is
+/// is put on such a condition, and another small file if it isn't; one that knows no conditions is given the content that it
+/// has, or has the file deleted again. Into a directory a small file is written and removed, and a program is looked for. So
+/// is the key by which a binary cache is signed. A cache that is off on this host is left out, unless it is off by the host's name only and is
 /// named here. The exit code is 0 when all is well, and 1 otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -56,6 +57,12 @@ struct Trouble {
     cure: Option<&'static str>,
 }
 
+impl From<&CacheError> for Trouble {
+    fn from(error: &CacheError) -> Self {
+        Self { what: one_line(error), cure: error.hint() }
+    }
+}
+
 pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let setup = Setup::read(global)?;
     let named: Vec<&CacheConfig> = if args.names.is_empty() {
@@ -70,21 +77,34 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     let names: Vec<&str> = asked.iter().map(|cache| cache.name.as_str()).collect();
     let left = Unanswered::new(&names);
     let answered = |place| left.answered(place);
-    let trying = caches::try_all(&asked, &setup.state_dir, &setup.nix, &setup.config.disk, answered);
-    let mut trials = runtime.block_on(telling(|| left.in_words(), trying)).into_iter();
+    let trying = async {
+        let caches = caches::try_all(&asked, &setup.state_dir, &setup.nix, &setup.config.disk, answered);
+        let (trials, keys) = tokio::join!(caches, find_keys(&asked, &setup));
+        trials.into_iter().zip(keys)
+    };
+    let mut trials = runtime.block_on(telling(|| left.in_words(), trying));
     // What hangs on a dead file system is not waited for.
     runtime.shutdown_background();
     let pinged = named.iter().map(|cache| match is_off(cache) {
         Some(host) => Pinged::off(cache, host),
         None => {
-            let trial = trials.next().unwrap_or_else(Trial::lost);
+            let (trial, key) = trials.next().unwrap_or_else(|| (Trial::lost(), None));
             let another_key = caches::note_key_that_was_told(cache, &setup.state_dir, trial.public_key.as_deref());
-            Pinged { another_key, ..Pinged::tried(cache, &trial) }
+            Pinged { another_key, ..Pinged::tried(cache, &trial, key) }
         }
     });
     let pinged: Vec<Pinged<'_>> = pinged.collect();
     print(args.json, &pinged, |out| pinged.iter().try_for_each(|pinged| pinged.write(out)))?;
     Ok(if pinged.iter().all(|pinged| pinged.troubles.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The keys with which these caches are to be signed, in their order.
+async fn find_keys(caches: &[&CacheConfig], setup: &Setup) -> Vec<Option<FoundKey>> {
+    let mut keys = Vec::with_capacity(caches.len());
+    for cache in caches {
+        keys.push(caches::find_key(cache, &setup.state_dir, &setup.nix).await);
+    }
+    keys
 }
 
 impl<'a> Pinged<'a> {
@@ -93,18 +113,34 @@ impl<'a> Pinged<'a> {
         Self { state: "off", off_since_it_is: Some(host), summary, ..Self::new(cache, &Trial::default()) }
     }
 
-    fn tried(cache: &'a CacheConfig, trial: &Trial) -> Self {
+    fn tried(cache: &'a CacheConfig, trial: &Trial, key: Option<FoundKey>) -> Self {
         match trial.troubles.as_slice() {
             [own] if own.is_own_server() => {
                 let summary = format!("off on this host: {own}");
                 Self { state: "off", summary, ..Self::new(cache, &Trial::default()) }
             }
-            _ => Self::new(cache, trial),
+            _ => Self::new(cache, trial).signed_with(key),
         }
     }
 
+    /// Without its key nothing goes to a cache that takes everything.
+    fn signed_with(mut self, key: Option<FoundKey>) -> Self {
+        let Some(FoundKey::At(_, Err(error))) = key else { return self };
+        match &error {
+            CacheError::Secret(secret) if secret.may_be_the_services_own() => {
+                let what =
+                    format!("its signing key is not to be had here, but perhaps for the service: {}", one_line(secret));
+                self.summary = if self.summary.is_empty() { what } else { format!("{}; {what}", self.summary) };
+            }
+            _ => {
+                self.state = "trouble";
+                self.troubles.push(Trouble::from(&error));
+            }
+        }
+        self
+    }
+
     fn new(cache: &'a CacheConfig, trial: &Trial) -> Self {
-        let trouble = |error: &CacheError| Trouble { what: one_line(error), cure: error.hint() };
         Self {
             name: cache.name.as_str(),
             url: &cache.url,
@@ -114,7 +150,7 @@ impl<'a> Pinged<'a> {
             clock_ahead_seconds: trial.clock_ahead,
             reads: trial.reads,
             writes: trial.writes,
-            troubles: trial.troubles.iter().map(trouble).collect(),
+            troubles: trial.troubles.iter().map(Trouble::from).collect(),
             summary: caches::summary(trial),
             another_key: None,
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{Steps, failed, now, shelf, uploads_unseen};
+use super::care::{GRACE_WRITTEN, Steps, failed, now, shelf, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
 use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
@@ -41,7 +41,7 @@ pub(super) struct Args {
     max_size: Option<ByteSize>,
     /// Remove nothing younger than this, and no archive earlier than this after its path. Longer than any upload takes;
     /// 0s only where nobody uploads meanwhile.
-    #[arg(long, value_name = "AGE", value_parser = parse_duration, allow_hyphen_values = true, default_value = "1d")]
+    #[arg(long, value_name = "AGE", value_parser = parse_duration, allow_hyphen_values = true, default_value = GRACE_WRITTEN)]
     grace: Duration,
     /// Remove it. Otherwise it is only said what would be.
     #[arg(long)]

@@ -6,24 +6,28 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use self::repair::{Broken, Repair, repair};
-use super::care::{LISTED, Steps, Told, failed, line, now, shelf, trusted, uploads_unseen};
+use super::care::{GRACE, LISTED, Steps, Told, failed, line, now, shelf, trusted, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
-use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, verify};
+use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, Whose, seconds, verify};
 use crate::cli::run::runtime;
 use crate::cli::words::bytes;
 use crate::cli::words::counted;
+use crate::config::parse_duration;
 
 /// Find out whether all that a cache shows is there and is what it is said to be.
 ///
 /// Of each narinfo: it can be read, its references are in the cache or at an upstream, its archive is there in the size that
 /// it says, and it has a good signature by the cache's key. A reference that this host has with the signature of one of
-/// `[upstreams] keys` is left to that upstream, and told. What nobody needs is listed, too; `cache prune` removes it.
-/// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, and 1 otherwise.
+/// `[upstreams] keys` is left to that upstream, and told. What nothing names is listed, too; `cache prune` removes it, a day
+/// later if it may be an upload's or others may still count on it.
+/// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, or has been repaired, and 1 otherwise; 3
+/// where the policy keeps something back of a repair, or it has failed or is held, and 4 where --timeout or a signal ended it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The cache's name in the policy: one in a directory or in an object store.
@@ -37,6 +41,10 @@ pub(super) struct Args {
     /// with what to do, and left as it is.
     #[arg(long)]
     repair: bool,
+    /// End a repair after so long at most, whatever is waited for: 90s, 10m, 2h. What is left stays queued, and is listed with
+    /// the reason.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, requires = "repair")]
+    timeout: Option<Duration>,
     /// A public key, NAME:BASE64, whose signatures are good as well; may be given several times.
     #[arg(long, value_name = "KEY")]
     trust: Vec<String>,
@@ -44,6 +52,12 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+/// Said of what may be an upload's.
+const PERHAPS: &str = "perhaps under way, being younger than a day: what no upload needs by then is removed by a prune";
+
+/// Said of what a prune or a repair has marked.
+const WAITING: &str = "that a prune or a repair has marked: a prune removes them a grace period later";
 
 /// What has been found out.
 #[derive(Default, Serialize)]
@@ -60,8 +74,16 @@ struct Examined {
     on_trust: u64,
     /// The first of them.
     on_trust_paths: Vec<String>,
+    /// Files that nobody needs.
     leftovers: u64,
     leftover_bytes: u64,
+    /// Files that nothing names, and that are so young that an upload may be at them.
+    perhaps_under_way: u64,
+    perhaps_under_way_bytes: u64,
+    /// Archives that nobody may show any more, and that a prune removes when their grace period is over.
+    waiting_for_prune: u64,
+    waiting_for_prune_bytes: u64,
+    /// The first of all these.
     leftover_files: Vec<LeftoverFile>,
     /// Why it isn't known which uploads have never ended, should that be so.
     uploads_unseen: Option<String>,
@@ -73,6 +95,8 @@ struct Examined {
 
 #[derive(Serialize)]
 struct LeftoverFile {
+    /// `left_over`, `perhaps_under_way` or `waiting_for_prune`.
+    state: &'static str,
     what: &'static str,
     file: String,
     size: Option<u64>,
@@ -100,6 +124,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         facts: setup.nix.facts(),
         deep: args.deep,
         now: now(),
+        grace: seconds(GRACE),
     };
     let verified = verify(&shelf, verifying, |found| {
         if let Found::BadArchive(file) = &found {
@@ -117,7 +142,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         print(false, &(), |out| examined.write(out))?;
     }
     if !broken.findings.is_empty() {
-        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args.json)?;
+        let (repaired, exit_code) = repair(global, &setup, cache, &shelf, broken, runtime, args)?;
         (examined.repair, code) = (Some(repaired), exit_code);
     }
     if args.json {
@@ -153,17 +178,7 @@ impl Examined {
                     tell(&format!("on trust: {path} is not in the cache, and {key} has signed it"));
                 }
             }
-            Found::Leftover(Leftover { what, file, size, age }) => {
-                self.leftovers += 1;
-                self.leftover_bytes += size.unwrap_or(0);
-                if json && self.leftover_files.len() < LISTED {
-                    self.leftover_files.push(LeftoverFile { what, file, size, age_seconds: age });
-                } else if !json {
-                    let size = size.map_or_else(|| "size unknown".to_owned(), bytes);
-                    let age = indicatif::HumanDuration(std::time::Duration::from_secs(age.into()));
-                    tell(&format!("left over: {what} {file}, {size}, {age} old"));
-                }
-            }
+            Found::Leftover(leftover) => self.take_leftover(leftover, json),
             Found::UploadsUnseen(why) => {
                 if !json {
                     tell(&uploads_unseen(&why));
@@ -179,6 +194,28 @@ impl Examined {
         }
     }
 
+    fn take_leftover(&mut self, Leftover { what, file, size, age, whose }: Leftover, json: bool) {
+        let (state, words) = match whose {
+            Whose::Nobodys => ("left_over", "left over"),
+            Whose::PerhapsAnUploads => ("perhaps_under_way", "perhaps under way"),
+            Whose::ThePrunes => ("waiting_for_prune", "waits for a prune"),
+        };
+        let (files, all) = match whose {
+            Whose::Nobodys => (&mut self.leftovers, &mut self.leftover_bytes),
+            Whose::PerhapsAnUploads => (&mut self.perhaps_under_way, &mut self.perhaps_under_way_bytes),
+            Whose::ThePrunes => (&mut self.waiting_for_prune, &mut self.waiting_for_prune_bytes),
+        };
+        *files += 1;
+        *all += size.unwrap_or(0);
+        if json && self.leftover_files.len() < LISTED {
+            self.leftover_files.push(LeftoverFile { state, what, file, size, age_seconds: age });
+        } else if !json {
+            let size = size.map_or_else(|| "size unknown".to_owned(), bytes);
+            let age = indicatif::HumanDuration(Duration::from_secs(age.into()));
+            tell(&format!("{words}: {what} {file}, {size}, {age} old"));
+        }
+    }
+
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let narinfos = counted(self.narinfos as u64, "path");
         match self.faults {
@@ -189,14 +226,15 @@ impl Examined {
             let paths = counted(self.on_trust, "reference");
             writeln!(out, "{paths} taken on trust: left to an upstream whose key has signed what this host has of it")?;
         }
-        if self.leftovers > 0 {
-            let (files, size) = (counted(self.leftovers, "file"), bytes(self.leftover_bytes));
-            writeln!(
-                out,
-                "{files} ({size}) that nobody needs: `storewatch cache prune {}` removes those that have been there for a day, \
-                 or for `--grace`",
-                self.name
-            )?;
+        let needless = format!("that nobody needs: `storewatch cache prune {}` removes them", self.name);
+        for (files, size, what) in [
+            (self.leftovers, self.leftover_bytes, needless.as_str()),
+            (self.perhaps_under_way, self.perhaps_under_way_bytes, PERHAPS),
+            (self.waiting_for_prune, self.waiting_for_prune_bytes, WAITING),
+        ] {
+            if files > 0 {
+                writeln!(out, "{} ({}) {what}", counted(files, "file"), bytes(size))?;
+            }
         }
         Ok(())
     }

@@ -171,8 +171,7 @@ impl Display {
         }
         if !waiting.is_empty() && !std::mem::replace(&mut self.is_end_known, true) {
             self.line(
-                "it is waited for; Ctrl-C ends this, and so does the `--timeout` of `push` and `backfill` by itself: what is left \
-                 stays queued",
+                "it is waited for; Ctrl-C ends this, and so does `--timeout` by itself: what is left stays queued",
             );
         }
         self.waiting = waiting;

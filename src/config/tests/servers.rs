@@ -26,7 +26,7 @@ fn a_secret_comes_from_where_the_policy_says() {
         ("{ file = \"/run/t\" }", Source::file("/run/t")),
         (
             "{ file = \"/run/t\", readable_by_others = true }",
-            Source::File { path: "/run/t".into(), readable_by_others: true },
+            Source::File { path: "/run/t".into(), readable_by_others: Some(true) },
         ),
         ("{ env = \"ATTIC_TOKEN\" }", env("ATTIC_TOKEN")),
         ("{ credential = \"attic-token\" }", Source::Credential { name: "attic-token".to_owned() }),

@@ -183,7 +183,11 @@ fn the_url_names_the_key_that_signs_or_the_policy_does() {
     let policy = |url: &str, line: &str| format!("version = 1\n[caches.a]\nurl = \"{url}\"\n{line}");
     for url in ["file:///c", "s3://b", "gs://b", "az://c?account=a", "https://h/nix"] {
         let url = format!("{url}{}secret-key=/run/secrets/key", if url.contains('?') { '&' } else { '?' });
-        assert_eq!(good(&policy(&url, "")).caches[0].signing_key, Some(Source::file("/run/secrets/key")), "{url}");
+        assert_eq!(
+            good(&policy(&url, "")).caches[0].signing_key,
+            Some(Source::owners_file("/run/secrets/key")),
+            "{url}"
+        );
         bad(
             &policy(&url, "signing_key = { file = \"/k\" }"),
             &["4:1: `signing_key` is given although the URL has a `secret-key`: keep one of them"],

@@ -173,7 +173,7 @@ fn secret_key(
         problems.add(url.span(), message);
         return None;
     }
-    Some(Source::file(file.to_owned()))
+    Some(Source::owners_file(file))
 }
 
 /// Whether the keys go with that kind of cache, and nothing secret goes over an open line.

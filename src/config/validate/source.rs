@@ -53,7 +53,8 @@ pub(super) fn source(
     let readable_by_others = raw.readable_by_others.as_ref().is_some_and(|flag| *flag.get_ref());
     let source = match place {
         "file" => {
-            Source::File { path: file("file", secret.what, raw.file.as_ref()?, store, problems)?, readable_by_others }
+            let path = file("file", secret.what, raw.file.as_ref()?, store, problems)?;
+            Source::File { path, readable_by_others: Some(readable_by_others) }
         }
         "env" => Source::Env { name: variable(raw.env.as_ref()?, problems)? },
         "credential" => Source::Credential { name: credential(raw.credential.as_ref()?, problems)? },

@@ -57,7 +57,7 @@ pub async fn key_to_sign(
         let key = tokio::task::spawn_blocking(move || keys::signing_key(&config, &surroundings)).await;
         return key.unwrap_or(Err(CacheError::LostThread { action: "take the key" }));
     };
-    let source = Source::file(file.to_owned());
+    let source = Source::owners_file(file);
     let text = Provider::new(source.clone(), &surroundings.nix.real, None).get().await?;
     keys::parse_key(&text, &source.to_string())
 }

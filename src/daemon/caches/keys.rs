@@ -33,6 +33,34 @@ fn given_key(source: &Source, config: &CacheConfig, surroundings: &CacheSurround
     Ok(key)
 }
 
+/// The key that is to sign what goes into a cache, as whoever asks finds it.
+#[derive(Debug)]
+pub enum FoundKey {
+    /// Nobody has made it: the first start does.
+    NotYet,
+    /// Where it comes from, and whether it can be used.
+    At(Source, Result<(), CacheError>),
+}
+
+/// Looks for the key that is to sign what goes into a cache where opening the cache would, and makes none. `None` where
+/// storewatch signs nothing.
+pub async fn find_key(config: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<FoundKey> {
+    let (source, secret) = match &config.signing_key {
+        Some(source) => (source.clone(), Provider::new(source.clone(), &nix.real, None).get().await),
+        None if matches!(config.place, CacheUrl::Attic { .. } | CacheUrl::Command { .. }) => return None,
+        None => {
+            let file = own_key_file(state_dir, config);
+            if !file.exists() {
+                return Some(FoundKey::NotYet);
+            }
+            let secret = secret::read(&file, &nix.real);
+            (Source::owners_file(file), secret)
+        }
+    };
+    let parsed = secret.map_err(CacheError::from).and_then(|text| parse_key(&text, &source.to_string()));
+    Some(FoundKey::At(source, parsed.map(drop)))
+}
+
 pub(super) fn parse_key(text: &Secret, from: &str) -> Result<SecretKey, CacheError> {
     SecretKey::parse(text.expose()).map_err(key_error(from))
 }
@@ -107,7 +135,7 @@ fn noted_key(file: &Path) -> Option<PublicKey> {
 }
 
 /// The file of the key that is made for a cache whose policy names none.
-pub(in crate::daemon) fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
+fn own_key_file(state_dir: &Path, config: &CacheConfig) -> PathBuf {
     state_dir.join("keys").join(format!("{}.secret", config.name))
 }
 

@@ -1,7 +1,7 @@
 //! Looking at a cache of the policy from outside the service: what it is, and whether it would take something.
 //!
-//! Nothing is uploaded, and nothing changes there: a cache in a directory isn't even opened, since that sweeps what the
-//! service may be writing.
+//! No path is uploaded, and nothing changes there, but for what is put on trial and taken back: a cache in a directory isn't
+//! even opened, since that sweeps what the service may be writing.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -13,8 +13,7 @@ use std::thread::available_parallelism;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-pub(super) use self::keys::own_key_file;
-pub use self::keys::{note_key_that_was_told, public_key};
+pub use self::keys::{FoundKey, find_key, note_key_that_was_told, public_key};
 use self::keys::{public_key_file, signing_key, tell_servers_key};
 pub use self::left::tell_what_is_left;
 pub use self::look::{Unanswered, describe, summary, try_all};

@@ -13,7 +13,6 @@ use crate::config::{CacheConfig, Config, NixStore};
 use crate::daemon::caches::{Unanswered, note_key_that_was_told, off_by_name, own_server, summary, try_all};
 use crate::queue::{CacheCounts, Queue, now};
 use crate::report::one_line;
-use crate::secret::SecretError;
 use crate::times;
 
 /// Clocks that are further apart (seconds) will soon be too far: tokens say from when to when they hold.
@@ -91,16 +90,8 @@ fn of_cache(cache: &CacheConfig, trial: &Trial, lacking_since: Option<i64>) -> V
     trial.troubles.iter().map(trouble).collect()
 }
 
-/// Whether a secret may be there for the service, though not for who examines: systemd gives it to the service alone.
-pub(super) fn is_the_services_own(error: &SecretError) -> bool {
-    matches!(
-        error,
-        SecretError::NoVariable { .. } | SecretError::NoCredentials { .. } | SecretError::NoCredential { .. }
-    )
-}
-
 fn is_hidden(error: &BucketError) -> bool {
-    matches!(error, BucketError::Secret(source) if is_the_services_own(source))
+    matches!(error, BucketError::Secret(source) if source.may_be_the_services_own())
 }
 
 fn of_clock(cache: &CacheConfig, ahead: i64) -> Finding {

@@ -1,6 +1,6 @@
 //! Examines this host: everything that storewatch needs in order to work, one finding each.
 //!
-//! Nothing changes by it, but for two small files that are written and removed again. It works beside a running service
+//! Nothing changes by it, but for small files that are written and removed again. It works beside a running service
 //! and without one, as any user, with a bad policy and without Nix: what can't be examined is itself a finding.
 //!
 //! Invariant kept here: **nothing leaks.** Of a secret it is said where it comes from, never what it is; proxies are shown

@@ -4,14 +4,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::Finding;
-use super::caches::is_the_services_own;
-use crate::cache::CacheUrl;
 use crate::cache::http::{expiry, is_prefixed, is_web_token, lets_push};
+use crate::cache::{CacheError, CacheUrl};
 use crate::config::{CacheConfig, Config, HeaderValue, NixStore};
-use crate::daemon::caches::own_key_file;
-use crate::nix::SecretKey;
+use crate::daemon::caches::{FoundKey, find_key};
 use crate::report::one_line;
-use crate::secret::{self, Provider, Secret, SecretError, Source};
+use crate::secret::{Provider, Secret, SecretError, Source};
 use crate::times;
 
 pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -> Vec<Finding> {
@@ -59,28 +57,12 @@ pub(super) async fn examine(config: &Config, state_dir: &Path, nix: &NixStore) -
 
 async fn signing_key(cache: &CacheConfig, state_dir: &Path, nix: &NixStore) -> Option<Finding> {
     let about = format!("signing key of {}", cache.name);
-    if let Some(source) = &cache.signing_key {
-        let secret = Provider::new(source.clone(), &nix.real, None).get().await;
-        return Some(of_key(about, source, &secret));
-    }
-    if matches!(cache.place, CacheUrl::Attic { .. } | CacheUrl::Command { .. }) {
-        return None;
-    }
-    let file = own_key_file(state_dir, cache);
-    if !file.exists() {
-        return Some(Finding::ok(about, "there is none yet; the first start makes it"));
-    }
-    let secret = secret::read(&file, &nix.real);
-    Some(of_key(about, &Source::file(file), &secret))
-}
-
-fn of_key(about: String, source: &Source, secret: &Result<Secret, SecretError>) -> Finding {
-    let bad = secret.as_ref().ok().and_then(|secret| SecretKey::parse(secret.expose()).err());
-    match bad {
-        Some(problem) => Finding::trouble(about, format!("{source} holds no signing key: {problem}"))
-            .cured_by("`nix-store --generate-binary-cache-key` writes one"),
-        None => of_secret(about, source, secret),
-    }
+    Some(match find_key(cache, state_dir, nix).await? {
+        FoundKey::NotYet => Finding::ok(about, "there is none yet; the first start makes it"),
+        FoundKey::At(source, Ok(())) => had_from(about, &source),
+        FoundKey::At(_, Err(CacheError::Secret(error))) => not_had(about, &error),
+        FoundKey::At(_, Err(error)) => Finding::trouble(about, one_line(&error)).cured_by(error.hint()),
+    })
 }
 
 /// What a token says of itself: until when it holds, and for a cache of an Attic server's, whether it is one and lets push
@@ -122,11 +104,21 @@ fn of_token(
 
 fn of_secret(about: String, source: &Source, secret: &Result<Secret, SecretError>) -> Finding {
     match secret {
-        Ok(_) => Finding::ok(about, format!("it is to be had from {source}")),
-        Err(error) if is_the_services_own(error) => Finding::warning(about, one_line(error))
-            .cured_by("this is of no account where only the service gets it, as systemd gives it"),
-        Err(error) => Finding::trouble(about, one_line(error)).cured_by(error.hint()),
+        Ok(_) => had_from(about, source),
+        Err(error) => not_had(about, error),
     }
+}
+
+fn had_from(about: String, source: &Source) -> Finding {
+    Finding::ok(about, format!("it is to be had from {source}"))
+}
+
+fn not_had(about: String, error: &SecretError) -> Finding {
+    if error.may_be_the_services_own() {
+        return Finding::warning(about, one_line(error))
+            .cured_by("this is of no account where only the service gets it, as systemd gives it");
+    }
+    Finding::trouble(about, one_line(error)).cured_by(error.hint())
 }
 
 #[cfg(test)]
@@ -135,6 +127,7 @@ mod tests {
 
     use super::super::Grade;
     use super::*;
+    use crate::secret;
 
     #[test]
     fn a_token_says_until_when_it_holds() {

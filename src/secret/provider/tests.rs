@@ -131,7 +131,8 @@ async fn nothing_comes_from_the_store() {
     symlink(host.path("store"), host.path("other-name")).expect("a link");
     for path in [inside, host.path("link"), host.path("other-name/abc-token")] {
         for readable_by_others in [false, true] {
-            let provider = host.provider(Source::File { path: path.clone(), readable_by_others });
+            let provider =
+                host.provider(Source::File { path: path.clone(), readable_by_others: Some(readable_by_others) });
             let error = provider.get().await.expect_err("in the store");
             assert!(matches!(error, SecretError::InStore { .. }), "{error}");
         }
@@ -150,7 +151,10 @@ async fn what_others_can_read_is_taken_only_where_that_is_meant() {
     let path = host.write("token", "s3cret", 0o644);
     let error = host.provider(Source::file(&path)).get().await.expect_err("readable by others");
     assert!(shown(&error).contains("readable_by_others = true") && !shown(&error).contains("s3cret"), "{error}");
-    let provider = host.provider(Source::File { path, readable_by_others: true });
+    let nowhere_said = host.provider(Source::owners_file(&path)).get().await.expect_err("readable by others");
+    let chmod = format!("run `chmod 600 {}`", path.display());
+    assert!(nowhere_said.to_string().ends_with(&chmod), "the policy has no place for more: {nowhere_said}");
+    let provider = host.provider(Source::File { path, readable_by_others: Some(true) });
     assert_eq!(text(provider.get().await), "s3cret");
     // A pipe is no file, and nobody waits for who might write into it.
     let pipe = host.pipe();

@@ -48,7 +48,7 @@ each_attic! {
         let paths = store.build(&expr::many(2)).unwrap();
         let mut push = team.storewatch.spawn(&["push", &paths[0], &paths[1]]);
         push.eventually_logs("valid credentials missing since 2");
-        push.eventually_logs("Ctrl-C ends this, and so does the `--timeout`");
+        push.eventually_logs("Ctrl-C ends this, and so does `--timeout`");
         team.replace_token("a.wrong.token");
         push.eventually_logs("is wrong or expired");
         push.signal(Signal::INT);

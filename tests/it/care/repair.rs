@@ -73,6 +73,11 @@ each_site! {
         assert!(all() == before, "while it is paused");
         repairing.kill9();
         assert!(all() == before, "after it was killed");
+        let ended = cache(&storewatch, "verify", &["--repair", "--timeout", "1s"]);
+        assert!(ended.code == Some(4) && ended.stdout.contains("the time is over with 3 paths to go"), "{ended:?}");
+        assert!(ended.stdout.contains("still queued     3 for team, which is paused by hand"), "{ended:?}");
+        assert!(all() == before, "after its time was over");
+        assert_eq!(cache(&storewatch, "verify", &["--timeout", "1s"]).code, Some(2), "nothing is waited for");
         storewatch.cmd(&["resume"]).ok();
         let mut running = storewatch.start();
         eventually_done(&mut running, &storewatch, 3);

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use super::super::care::failed;
 use super::super::{CliError, Global, Setup};
+use super::Args;
 use crate::cache::care::{Fault, Finding, Shelf, doom};
 use crate::cli::backfill::named_caches;
 use crate::cli::error::NOT_ALL_DELIVERED;
@@ -34,6 +35,10 @@ use crate::report::one_line;
 /// What to do about what isn't here.
 const ELSEWHERE: &str = "this host doesn't have it: repair it from a host that does, or build it again and push it; \
                          until then, who needs it builds it";
+
+/// What to do about a narinfo that nobody here knows the path of.
+const NAMELESS: &str = "this host has no path of that name: repair it from a host that has one, or remove the narinfo, which is \
+                        of no use to anybody as it is";
 
 /// What a repair has come to.
 #[derive(Debug, Default, Serialize)]
@@ -66,17 +71,20 @@ pub(super) fn repair(
     shelf: &Arc<dyn Shelf>,
     broken: Broken,
     runtime: Runtime,
-    json: bool,
+    &Args { timeout, json, .. }: &Args,
 ) -> Result<(Repair, ExitCode), CliError> {
     let own = setup::Setup::read(global)?;
     let to = named_caches(&[cache.name.to_string()], &own)?;
     let archives: Vec<String> = broken.bad_archives.iter().cloned().collect();
     let (mut repaired, facts) = (Repair::default(), setup.nix.facts());
     let (mut paths, mut shown_badly, mut is_kept_back) = (Vec::new(), Vec::new(), false);
+    // What is to be said of what isn't here.
+    let mut told = Vec::new();
     for (path, is_shown_badly) in affected(broken, setup) {
         let path = match path {
             Ok(path) => path,
             Err(hash) => {
+                told.push(format!("{hash}.narinfo: {NAMELESS}"));
                 repaired.not_here.push(hash.to_string());
                 continue;
             }
@@ -84,6 +92,7 @@ pub(super) fn repair(
         let info = match runtime.block_on(facts.path_info(&path)) {
             Ok(Some(info)) => info,
             Ok(None) => {
+                told.push(format!("{path}: {ELSEWHERE}"));
                 repaired.not_here.push(path.to_string());
                 continue;
             }
@@ -104,12 +113,7 @@ pub(super) fn repair(
         paths.push(path);
     }
     if !json {
-        for path in &repaired.not_here {
-            println!("{path}: {ELSEWHERE}");
-        }
-        for path in &repaired.undelivered {
-            println!("{path}");
-        }
+        told.iter().chain(&repaired.undelivered).for_each(|line| println!("{line}"));
     }
     let is_all = repaired.not_here.is_empty() && repaired.undelivered.is_empty();
     let code = |code| match code {
@@ -125,7 +129,7 @@ pub(super) fn repair(
     }
     let (distrust, policy) = (Distrust { paths: shown_badly, archives }, own.settings.fingerprint());
     let request = Request { paths, since: None, roots: false, to, by_hand: true, policy, distrust: Some(distrust) };
-    let finished = work_off(own, request, None, runtime)?;
+    let finished = work_off(own, request, timeout, runtime)?;
     if !json {
         summarise(&finished).map_err(|source| CliError::System { action: "print the summary", source })?;
     }
