@@ -8,8 +8,8 @@
 //!
 //! Where packers are what is waited for at the level of the beginning, the least is next, and one archive is sent as it is. If
 //! that takes no more than half the time, all are, as long as it does; otherwise it is tried again only after the link has
-//! been found slow. One that never arrives, or is too small to be measured, says neither: where packers are still what is
-//! waited for, another is sent. A directory gets packed archives in any case: what counts there is room.
+//! been found slow. One that never arrives says neither: where packers are still what is waited for, another is sent. A
+//! directory gets packed archives in any case: what counts there is room.
 //!
 //! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
 //! step that was seen was 2.9, from 4 to 5 on text.
@@ -88,10 +88,10 @@ impl Pace {
         Self(Mutex::new(Balance { as_it_is: AsItIs::Untried, ..Balance::default() }))
     }
 
-    /// How the next archive is packed.
+    /// How the next archive is packed, which has so many bytes.
     #[must_use]
-    pub fn compression(&self) -> Compression {
-        match self.lock().next_effort(Instant::now()) {
+    pub fn compression(&self, nar_size: u64) -> Compression {
+        match self.lock().next_effort(nar_size, Instant::now()) {
             Effort::AsItIs => Compression::None,
             Effort::Level(level) => Compression::Auto { level },
         }
@@ -127,7 +127,7 @@ struct Balance {
 enum AsItIs {
     Never,
     Untried,
-    /// The next archive is to be.
+    /// The next archive is to be that is large enough to be measured.
     Due,
     /// One is being, since then.
     UnderWay(Instant),
@@ -144,9 +144,9 @@ impl Default for Balance {
 }
 
 impl Balance {
-    /// The effort for the archive that is packed now.
-    fn next_effort(&mut self, now: Instant) -> Effort {
-        if self.as_it_is == AsItIs::Due {
+    /// The effort for an archive of so many bytes that is packed now. A small one would say nothing by being sent as it is.
+    fn next_effort(&mut self, nar_size: u64, now: Instant) -> Effort {
+        if self.as_it_is == AsItIs::Due && nar_size >= MEASURED_FROM {
             self.as_it_is = AsItIs::UnderWay(now);
             return Effort::AsItIs;
         }
@@ -206,12 +206,8 @@ impl Balance {
         }
     }
 
-    /// What is known once one archive has been sent as it is: nothing by a small one, and the next is tried once packers are
-    /// found to be waited for again.
+    /// What is known once one archive has been sent as it is.
     fn after_trial(self, Measured { nar_size, elapsed, .. }: Measured) -> Self {
-        if nar_size < MEASURED_FROM {
-            return Self { as_it_is: AsItIs::Untried, ..self };
-        }
         let is_worth_the_room = elapsed.as_secs_f64() / nar_size as f64 * WORTH_THE_ROOM <= self.packed;
         if is_worth_the_room { self.at(Effort::AsItIs) } else { Self { as_it_is: AsItIs::Tried, ..self } }
     }

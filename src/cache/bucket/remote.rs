@@ -40,7 +40,8 @@ impl Remote for Store {
     }
 
     async fn send(&self, departure: &Departure<'_>, nar: NarStream) -> Result<Arrived<Self>, CacheError> {
-        let (reader, mut sending) = departure.begin(self, nar, || departure.binary.compression()).await?;
+        let compression = || departure.binary.compression(departure.info.nar_size);
+        let (reader, mut sending) = departure.begin(self, nar, compression).await?;
         let nar_size = departure.info.nar_size;
         let packing = Packing::start(reader, sending.compression, nar_size);
         let packed = send::send(self, &sending.url, packing, nar_size, &mut sending.upload).await?;

@@ -40,7 +40,7 @@ impl FileCache {
         let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
-        let compression = binary.compression();
+        let compression = binary.compression(info.nar_size);
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = TempFile::create(self.new_temp(), dir.join(&url))?;

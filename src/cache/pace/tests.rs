@@ -42,8 +42,9 @@ impl Line {
     fn efforts(&self, pace: &Pace, sizes: &[f64], uploads: usize) -> Vec<Effort> {
         let mut now = Instant::now();
         let next = |n: usize| {
-            let effort = pace.lock().next_effort(now);
-            let upload = self.upload(effort, sizes[n % sizes.len()]);
+            let mib = sizes[n % sizes.len()];
+            let effort = pace.lock().next_effort((mib * 1_048_576.0) as u64, now);
+            let upload = self.upload(effort, mib);
             now += upload.elapsed;
             let balance = pace.lock().after(upload, now);
             *pace.lock() = balance;
@@ -132,28 +133,28 @@ impl Balance {
 const LEAST: Effort = Effort::Level(FLOOR);
 
 #[test]
-fn a_small_archive_that_is_sent_as_it_is_is_followed_by_no_other() {
+fn a_small_archive_is_not_tried_as_it_is_since_it_would_say_nothing() {
     let (mut balance, now) = (waited_for(), Instant::now());
-    assert_eq!(balance.next_effort(now), Effort::AsItIs, "one is tried");
-    balance = balance.after(Measured { nar_size: 1000, ..mib(Effort::AsItIs) }, now);
-    assert_eq!([balance.next_effort(now), balance.next_effort(now)], [LEAST; 2]);
-    balance = balance.after_uploads(LEAST, now);
-    assert_eq!([balance.next_effort(now), balance.next_effort(now)], [Effort::AsItIs, LEAST]);
+    assert_eq!(balance.next_effort(MEASURED_FROM - 1, now), LEAST);
+    assert_eq!([0, 1].map(|_| balance.next_effort(MEASURED_FROM, now)), [Effort::AsItIs, LEAST], "one is");
 }
 
 #[test]
 fn an_archive_that_is_sent_as_it_is_and_never_arrives_is_followed_by_another() {
     let (mut balance, begun) = (waited_for(), Instant::now());
-    assert_eq!(balance.next_effort(begun), Effort::AsItIs);
+    assert_eq!(balance.next_effort(MEASURED_FROM, begun), Effort::AsItIs);
     balance = balance.after_uploads(LEAST, begun);
-    assert_eq!(balance.next_effort(begun), LEAST, "it may still be under way");
+    assert_eq!(balance.next_effort(MEASURED_FROM, begun), LEAST, "it may still be under way");
     let later = begun + TRIED_FOR;
-    assert_eq!(balance.next_effort(later), LEAST, "not before packers are waited for again");
+    assert_eq!(balance.next_effort(MEASURED_FROM, later), LEAST, "not before packers are waited for again");
     balance = balance.after_uploads(LEAST, later);
-    assert_eq!([balance.next_effort(later), balance.next_effort(later)], [Effort::AsItIs, LEAST]);
+    assert_eq!(
+        [balance.next_effort(MEASURED_FROM, later), balance.next_effort(MEASURED_FROM, later)],
+        [Effort::AsItIs, LEAST]
+    );
     // It arrives, and took as long.
     let mut tried = balance.after(mib(Effort::AsItIs), later).after_uploads(LEAST, later + TRIED_FOR);
-    assert_eq!(tried.next_effort(later + TRIED_FOR), LEAST, "the link has said what it is like");
+    assert_eq!(tried.next_effort(MEASURED_FROM, later + TRIED_FOR), LEAST, "the link has said what it is like");
     let fast = Measured { elapsed: Duration::from_millis(400), ..mib(Effort::AsItIs) };
     assert_eq!(balance.after(fast, later).effort, Effort::AsItIs);
 }

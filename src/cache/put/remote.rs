@@ -91,7 +91,7 @@ impl Remote for Files {
 async fn send_once(files: &Files, departure: &Departure<'_>, nar: NarStream) -> Result<Arrived<Files>, CacheError> {
     let wanted = || match files.shared.wants_sizes.load(Ordering::Relaxed) {
         true => Compression::None,
-        false => departure.binary.compression(),
+        false => departure.binary.compression(departure.info.nar_size),
     };
     let (reader, mut sending) = departure.begin(files, nar, wanted).await?;
     let (compression, info) = (sending.compression, departure.info);

@@ -120,7 +120,7 @@ async fn what_waits_for_its_turn_is_packed_as_the_link_is_found_to_be_meanwhile(
         host.cache.binary.pace.note(measured);
     };
     // Packers are what is waited for, until one archive is sent as it is, in no time.
-    while let Compression::Auto { level } = host.cache.binary.compression() {
+    while let Compression::Auto { level } = host.cache.binary.compression(1 << 20) {
         took(Effort::Level(level), Duration::from_secs(1), Duration::from_secs(1));
     }
     took(Effort::AsItIs, Duration::ZERO, Duration::from_millis(1));
