@@ -11,7 +11,7 @@ use super::build::{StoreOptions, endpoint_of_environment};
 use super::error::{BucketError, unwrapped};
 use super::store::{Put, Store};
 use crate::cache::binary::agree_on_store;
-use crate::cache::http::{Action, HttpError, HttpOptions};
+use crate::cache::http::{Action, HttpError, HttpOptions, plain};
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout, run};
 use crate::nix::StoreDir;
 
@@ -34,7 +34,7 @@ pub async fn look(options: &StoreOptions) -> Result<CacheInfo, CacheError> {
     let text = text.unwrap_or_default();
     Ok(CacheInfo {
         substituter: Some(options.url.substituter()),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
+        store_dir: layout::store_dir_of(&text).map(plain),
         priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         remark,
         ..CacheInfo::default()

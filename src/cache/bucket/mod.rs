@@ -11,12 +11,14 @@
 
 mod arriving;
 mod build;
+mod clock;
 mod clouds;
 mod code;
 mod credentials;
 mod error;
 mod listing;
 mod look;
+mod pages;
 mod profile;
 mod send;
 mod shelf;

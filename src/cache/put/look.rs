@@ -4,7 +4,7 @@
 use super::files::{Files, parse};
 use super::{PutOptions, layout};
 use crate::cache::binary::agree_on_store;
-use crate::cache::http::{HttpError, refuse_own};
+use crate::cache::http::{HttpError, plain, refuse_own};
 use crate::cache::{CacheError, CacheInfo, Class, Trial};
 use crate::nix::StoreDir;
 
@@ -21,7 +21,7 @@ pub async fn look(options: &PutOptions) -> Result<CacheInfo, CacheError> {
     let text = String::from_utf8_lossy(&found.unwrap_or_default()).into_owned();
     Ok(CacheInfo {
         substituter: Some(options.endpoint.trim_end_matches('/').to_owned()),
-        store_dir: layout::store_dir_of(&text).map(str::to_owned),
+        store_dir: layout::store_dir_of(&text).map(plain),
         priority: layout::field_of(&text, "Priority").and_then(|priority| priority.parse().ok()),
         remark,
         ..CacheInfo::default()
