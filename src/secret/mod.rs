@@ -19,7 +19,7 @@ mod source;
 mod text;
 
 pub use error::{NoText, SecretError};
-pub use file::{read, write_new};
+pub use file::{read, sweep, write_new};
 pub use provider::{Fingerprint, Provider, read_here};
 pub use source::{DEFAULT_LIFETIME, DEFAULT_TIMEOUT, Source};
 pub use text::Secret;

@@ -183,7 +183,7 @@ async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Ar
     let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
     let credentials = Arc::clone(&http.credentials);
     let (near, bucket) = (client(near).await?, name.to_owned());
-    Ok(Wire { client: client_there, near, endpoint, credentials, bucket, keys: None })
+    Ok(Wire { client: client_there, near, endpoint, credentials, bucket, keys: None, clock: Arc::default() })
 }
 
 /// The bucket behind the endpoint.

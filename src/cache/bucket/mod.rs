@@ -9,12 +9,14 @@
 
 mod arriving;
 mod build;
+mod clock;
 mod clouds;
 mod code;
 mod credentials;
 mod error;
 mod listing;
 mod look;
+mod pages;
 mod profile;
 mod remote;
 mod send;

@@ -11,9 +11,10 @@ use tracing::debug;
 use super::BucketError;
 use super::build::StoreOptions;
 use super::error::unwrapped;
+use super::pages::Pages;
 use super::store::{Small, Store};
 use crate::cache::binary::agree_on_store;
-use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
+use crate::cache::care::{Chunks, Clock, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
 use crate::cache::remote::Put;
 use crate::cache::{BoxFuture, CacheError, layout};
@@ -78,17 +79,17 @@ impl BucketShelf {
         pass_over_folders: bool,
         take: Take<'_>,
     ) -> Result<BTreeSet<&'static str>, Arc<BucketError>> {
-        let (mut token, mut folders) = (None, BTreeSet::new());
+        let (mut token, mut folders, mut pages) = (None, BTreeSet::new(), Pages::default());
         loop {
             let page = self.store.objects_page(begin, pass_over_folders, token).await?;
+            let is_empty = page.objects.is_empty() && page.folders.is_empty();
             let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta.location)?.to_owned(), &meta));
             take(page.objects.into_iter().filter_map(named).collect());
             let is_there = |own: &&str| page.folders.iter().any(|folder| self.store.file(folder) == Some(own));
             folders.extend(layout::FOLDERS.into_iter().filter(is_there));
-            match page.next {
-                Some(next) => token = Some(next),
-                None => return Ok(folders),
-            }
+            let Some(next) = page.next else { return Ok(folders) };
+            pages.next(Action::Missing, &self.store.name, &next, is_empty)?;
+            token = Some(next);
         }
     }
 
@@ -159,6 +160,11 @@ impl Shelf for BucketShelf {
         Box::pin(self.pages(what, take))
     }
 
+    fn clock(&self) -> BoxFuture<'_, Option<Clock>> {
+        let told = self.store.server.as_ref().and_then(|server| server.clock.now());
+        Box::pin(async move { told.map(Clock::Servers) })
+    }
+
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
         Box::pin(async move {
             let found = self.store.head(file).await?;
@@ -221,4 +227,18 @@ fn seconds(meta: &ObjectMeta) -> Seconds {
 fn entry(name: String, meta: &ObjectMeta) -> Entry {
     // Stores don't tell when an object was read.
     Entry { name, size: meta.size, modified: seconds(meta), read: seconds(meta) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pages::tests::Endless;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bucket_whose_pages_have_no_end_is_given_up() {
+        let store = Store { pages: Arc::new(Endless::default()), ..Store::in_memory() };
+        let shelf = BucketShelf { store, keeps_conditions: OnceLock::new() };
+        let error = shelf.list(Listed::Everything, &mut drop).await.expect_err("it doesn't end");
+        assert!(one_line(&error).contains("200 pages in a row are empty"), "{error}");
+    }
 }

@@ -21,6 +21,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::arriving::Arriving;
+use super::clock::StoreClock;
 use super::code::Code;
 use super::error::{BucketError, Carried};
 use super::watched::Watched;
@@ -68,6 +69,8 @@ pub(super) struct Wire {
     pub(super) bucket: String,
     /// Where the keys come from, in words, as far as that is known.
     pub(super) keys: Option<Arc<str>>,
+    /// What time it is there.
+    pub(super) clock: Arc<StoreClock>,
 }
 
 impl std::fmt::Debug for Wire {
@@ -154,6 +157,9 @@ impl Wire {
     ) -> Result<HttpResponse, BucketError> {
         let Asked { action, method, shown, most } = asked;
         let (status, host) = (response.status(), origin(response.url()));
+        if action != Action::Credentials {
+            self.clock.note(response.headers());
+        }
         if (status.is_success() && *method != Method::POST) || is_for_the_library(method, status) {
             let response: http::Response<reqwest::Body> = response.into();
             let bucket = self.bucket.clone();
@@ -367,6 +373,7 @@ mod tests {
             credentials: Arc::default(),
             bucket: "az://c".to_owned(),
             keys: None,
+            clock: Arc::default(),
         };
         for (kind, is_handed_on) in [("multipart/mixed; boundary=b", true), ("application/xml", false)] {
             let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);

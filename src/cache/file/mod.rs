@@ -14,6 +14,7 @@ mod look;
 mod shelf;
 mod sweep;
 mod temp;
+mod text;
 mod write;
 
 use std::fs::{self, DirBuilder};

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::commit::Files;
 use super::temp::{self, TempFile, io_error};
-use super::{FileCache, FileOptions, TEMP_DIR, shelf};
+use super::{FileCache, FileOptions, TEMP_DIR, text};
 use crate::cache::binary::RealisationFile;
 use crate::cache::care::condemned_with;
 use crate::cache::pack::{PackError, pack};
@@ -67,7 +67,7 @@ impl FileCache {
         let FileOptions { dir, binary, .. } = &self.options;
         let target = dir.join(layout::narinfo_name(&info.path));
         // Mostly nothing, and what can't be read has nothing to be kept.
-        let shown = shelf::read(&target).ok().flatten().map(|text| text.content).unwrap_or_default();
+        let shown = text::read(&target).ok().flatten().map(|text| text.content).unwrap_or_default();
         let text = binary.narinfo_in_place_of(&shown, info, stored);
         TempFile::holding(dir.join(TEMP_DIR).join(name), target, text.as_bytes(), "write a narinfo in")
     }

@@ -97,7 +97,7 @@ fn without<'t>(text: &'t str, words: &str) -> &'t str {
 }
 
 /// A server's text in one line, shortened, and without what could play tricks on a terminal.
-pub(in crate::cache) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     words.join(" ").chars().take(LONGEST_MESSAGE).collect()

@@ -33,8 +33,9 @@ use zeroize::Zeroizing;
 
 pub use self::action::Action;
 use self::answer::Head;
+pub(crate) use self::answer::plain;
 pub use self::answer::{Answer, ServerSays, Speaker};
-pub(super) use self::answer::{beside, pause, plain};
+pub(super) use self::answer::{beside, pause};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;

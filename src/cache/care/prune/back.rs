@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use super::Contents;
+use super::path::put_back;
 use crate::cache::CacheError;
-use crate::cache::care::inventory::{Condemned, Mark, condemned_name, narinfo_file};
-use crate::cache::care::narinfo::needs;
-use crate::cache::care::{Condition, Shelf};
+use crate::cache::care::Shelf;
+use crate::cache::care::inventory::{Condemned, Mark, condemned_name};
+use crate::cache::care::narinfo::{Needs, needs};
 use crate::nix::HashPart;
 
 impl Contents {
@@ -36,7 +37,7 @@ impl Contents {
     async fn kept_of(&self, shelf: &dyn Shelf, hash: HashPart) -> Result<Option<(Mark, Vec<HashPart>)>, CacheError> {
         for Condemned { mark, .. } in self.inventory.condemned(hash) {
             let Some(text) = shelf.read(&condemned_name(*mark, hash)).await? else { continue };
-            let (references, archive) = needs(&text.content);
+            let Needs { references, archive, .. } = needs(&text.content);
             // It may lie in a folder of others, which isn't listed.
             let is_there = match archive {
                 _ if self.inventory.archive(*mark).is_some() => true,
@@ -49,12 +50,4 @@ impl Contents {
         }
         Ok(None)
     }
-}
-
-/// Shows a pruned path again, unless somebody has uploaded it anew: then what is kept of it waits for its archive to go.
-/// Returns whether it is shown by this.
-pub(super) async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
-    let condemned = condemned_name(mark, hash);
-    let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    shelf.rename(&condemned, text, &narinfo_file(hash), Condition::Absent).await
 }
