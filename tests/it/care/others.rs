@@ -81,21 +81,6 @@ fn uploads_in_parts_whose_list_does_not_end_keep_nothing_else_from_being_done() 
     });
 }
 
-#[test]
-fn what_was_left_alone_is_told_although_a_prune_fails() {
-    with_each_fake(|site, fake, store| {
-        let storewatch = Storewatch::new(store);
-        storewatch.policy(&site.policy(&storewatch));
-        storewatch.cmd(&["push", &store.build(&expr::many(1)).unwrap()[0]]).ok();
-        site.set("other//thing", "theirs");
-        site.set("nar/orphan.nar.zst", "nobody names it");
-        fake.fail(&[Op::Delete, Op::Batch], Trouble::Code(403, "AccessDenied"));
-        let said = cache(&storewatch, "prune", &PRUNE);
-        assert_eq!(said.code, Some(1), "{said:?}");
-        assert!(said.stderr.contains("the folder `other` is left alone"), "{said:?}");
-    });
-}
-
 /// Neither hides the other.
 #[test]
 fn that_a_prune_fails_and_that_the_queue_was_not_told_is_both_said() {

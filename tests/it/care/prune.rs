@@ -120,7 +120,7 @@ each_site! {
         storewatch.policy(&site.policy(&storewatch));
         let paths = store.build(&expr::many(2)).unwrap();
         storewatch.cmd(&["push", &paths[0], &paths[1]]).ok();
-        let (theirs, archive) = ("backups/disk.img", site.narinfo(&paths[0]).url);
+        let (theirs, archive) = ("disk.img", site.narinfo(&paths[0]).url);
         site.set(theirs, "others'");
         site.set(&narinfo(&paths[0]), site.text(&narinfo(&paths[0])).replace(&archive, theirs));
         age(&site, &paths, 100);
