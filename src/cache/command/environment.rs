@@ -11,7 +11,7 @@ use super::{CommandOptions, Gives};
 
 /// What a program needs to find its things, its way out, and Nix. Secrets of the policy that lie in variables have other
 /// names, and systemd's folder of credentials isn't among these either.
-const PASSED: [&str; 41] = [
+const PASSED: [&str; 42] = [
     "HOME",
     "LANG",
     "LANGUAGE",
@@ -50,6 +50,7 @@ const PASSED: [&str; 41] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
+    "ALL_PROXY",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -129,6 +130,13 @@ mod tests {
         assert_eq!(said("me", "me too, at me@proxy"), "me too, at [secret]proxy");
         let secrets = ["hunter".to_owned(), "hunter-and-more".to_owned()];
         assert_eq!(blacken("hunter-and-more", secrets.into()), "[secret]");
+    }
+
+    #[test]
+    fn each_variable_of_proxies_is_handed_on_in_both_of_its_forms() {
+        for name in ["all_proxy", "http_proxy", "https_proxy", "no_proxy"] {
+            assert!(PASSED.contains(&name) && PASSED.contains(&name.to_ascii_uppercase().as_str()), "{name}");
+        }
     }
 
     #[test]
