@@ -11,7 +11,8 @@ use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 
 use super::build::StoreKeys;
-use super::error::{BucketError, Carried, unwrapped};
+use super::environment::{UNSENDABLE, can_be_sent, given, key_file, variable};
+use super::error::{BucketError, Carried};
 use super::profile::{self, Profile};
 use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};
@@ -65,10 +66,14 @@ impl Chain {
         };
         let named = profile.clone().or_else(|| variable("AWS_PROFILE"));
         let files = Files::find(named.as_deref().unwrap_or("default"), real_store);
-        let region = match region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"))
-        {
-            Some(region) => region,
-            None => files.region().await.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        let of_variable = |name: &'static str| variable(name).map(|region| (region, name));
+        let said = region.clone().map(|region| (region, "the `url`"));
+        let region = match said.or_else(|| of_variable("AWS_REGION")).or_else(|| of_variable("AWS_DEFAULT_REGION")) {
+            Some((region, from)) => usable_region(region, from, url)?,
+            None => match files.region().await {
+                Some(region) => usable_region(region, "the profile", url)?,
+                None => DEFAULT_REGION.to_owned(),
+            },
         };
         let keys = match keys {
             StoreKeys { access_key_id: Some(id), secret_access_key: Some(secret), session_token: token, .. } => {
@@ -94,6 +99,15 @@ impl Chain {
     }
 }
 
+/// A region, if it can be one: it stands in names of hosts and in what requests are signed by.
+fn usable_region(region: String, from: &str, url: &BucketUrl) -> Result<String, Arc<BucketError>> {
+    if region.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(region);
+    }
+    let problem = format!("the region that {from} names {UNSENDABLE}; write it anew");
+    Err(Arc::new(BucketError::NotUnderstood { action: Action::Configuration, bucket: url.name(), problem }))
+}
+
 /// The files in which Amazon's tools keep profiles.
 struct Files {
     name: String,
@@ -117,10 +131,10 @@ impl Files {
         let config_source = Source::File { path: config.clone(), readable_by_others: true };
         Self {
             name: name.to_owned(),
-            credentials_provider: Provider::of_lines(Source::file(credentials.clone()), real_store),
+            credentials_provider: key_file(&credentials, real_store),
             credentials,
             config_provider: Provider::of_lines(config_source, real_store),
-            config_keys_provider: Provider::of_lines(Source::file(config), real_store),
+            config_keys_provider: key_file(&config, real_store),
         }
     }
 
@@ -155,6 +169,8 @@ pub(super) struct S3Keys {
     pub(super) chain: Chain,
     /// The library's own way to get what a cloud gives.
     pub(super) clouds: AwsCredentialProvider,
+    /// What that shows to the cloud is in this file.
+    pub(super) token_file: Option<Provider>,
     pub(super) bucket: String,
     /// Whether a token must not be sent, since everybody on the way could read it.
     pub(super) readable_on_the_way: bool,
@@ -197,14 +213,23 @@ impl S3Keys {
                 })?;
                 AwsCredential { key_id, secret_key, token }
             }
-            Keys::Clouds => match self.clouds.get_credential().await {
-                Ok(credential) => return Ok(self.checked(credential)?),
-                Err(error) => {
-                    let why = unwrapped(Action::Credentials, &self.bucket, &error);
-                    let is_named = CLOUDS_SOURCES.iter().any(|key| variable(&key.as_ref().to_uppercase()).is_some());
-                    return Err(if is_named || stumbles(&why) { why } else { Arc::new(self.given_none(&why)) });
+            Keys::Clouds => {
+                if let Some(file) = &self.token_file {
+                    file.get().await.map_err(secret)?;
                 }
-            },
+                match given(&*self.clouds, &self.bucket).await {
+                    Ok(credential) => return Ok(self.checked(credential)?),
+                    Err(why) => {
+                        let is_named =
+                            CLOUDS_SOURCES.iter().any(|key| variable(&key.as_ref().to_uppercase()).is_some());
+                        return Err(if is_named || is_told_as_it_is(&why) {
+                            why
+                        } else {
+                            Arc::new(self.given_none(&why))
+                        });
+                    }
+                }
+            }
         };
         Ok(self.checked(Arc::new(credential))?)
     }
@@ -220,6 +245,14 @@ impl S3Keys {
     fn checked(&self, credential: Arc<AwsCredential>) -> Result<Arc<AwsCredential>, BucketError> {
         if credential.token.is_some() && self.readable_on_the_way {
             return Err(BucketError::Unencrypted { bucket: self.bucket.clone() });
+        }
+        let id = Some(("the key's id", credential.key_id.as_str()));
+        for (what, value) in id.into_iter().chain(credential.token.as_deref().map(|token| ("the session token", token)))
+        {
+            if !can_be_sent(value) {
+                let from = self.chain.source().unwrap_or_else(|| "what this machine's cloud gives".to_owned());
+                return Err(self.none(format!("{what} {UNSENDABLE} ({from}); write it anew")));
+            }
         }
         Ok(credential)
     }
@@ -238,14 +271,15 @@ impl CredentialProvider for S3Keys {
     }
 }
 
-/// Whether that is the answer of a cloud that gives credentials, only not now.
-fn stumbles(why: &BucketError) -> bool {
-    matches!(why, BucketError::Refused { status: 429 | 500..=599, .. })
-}
-
-/// A variable of the environment that says something.
-pub(super) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+/// Whether that is more than that there is no cloud that gives credentials: one that gives them, only not now; or one that
+/// must not be asked, or can't be, as it is named.
+fn is_told_as_it_is(why: &BucketError) -> bool {
+    matches!(
+        why,
+        BucketError::Refused { status: 429 | 500..=599, .. }
+            | BucketError::HandedOutInTheOpen { .. }
+            | BucketError::NoCredentials { .. }
+    )
 }
 
 #[cfg(test)]
@@ -288,8 +322,8 @@ mod tests {
             retry_after: None,
         };
         for status in [429, 500, 503] {
-            assert!(stumbles(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
+            assert!(is_told_as_it_is(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
         }
-        assert!(!stumbles(&refused(404)), "the machine has no role");
+        assert!(!is_told_as_it_is(&refused(404)), "the machine has no role");
     }
 }
