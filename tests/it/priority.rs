@@ -24,6 +24,27 @@ fn at_low_priority_every_thread_is_nicer_and_leaves_a_processor() {
     }
 }
 
+/// Its memory has secrets in it.
+#[test]
+fn a_crash_leaves_no_core_file() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    // Where whoever starts it lets nobody have any, nothing is shown.
+    let core = |pid: &str| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap().trim().to_owned()
+    };
+    if core("self").starts_with("0 ") {
+        println!("skipped: the limit of core files is 0 here already");
+        return;
+    }
+    let running = storewatch.start();
+    let limit = core(&running.pid().to_string());
+    assert!(limit.starts_with("0 "), "{limit}");
+    running.stop();
+}
+
 /// Its niceness, and how many processors it may run on.
 fn of_thread(folder: &Path) -> (i64, u32) {
     let status = fs::read_to_string(folder.join("status")).unwrap();

@@ -10,7 +10,6 @@ use object_store::{ObjectStore, RetryConfig};
 use reqwest::Url;
 use tokio::sync::Semaphore;
 
-use super::clouds;
 use super::credentials::{Chain, S3Keys};
 use super::environment::{token_file, variable};
 use super::error::{BucketError, unwrapped};
@@ -18,6 +17,7 @@ use super::send::SPARE;
 use super::store::Store;
 use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
+use super::{azure, google};
 use crate::cache::http::{Action, Http, HttpOptions};
 use crate::cache::url::is_loopback;
 use crate::cache::{Addressing, BucketUrl, Service};
@@ -134,7 +134,7 @@ impl Store {
                 }
                 Service::Gcs { .. } => {
                     let key = secret(&keys.service_account_key).await?;
-                    let store = Arc::new(clouds::google(url, &endpoint, wire.clone(), key.as_ref(), real_store).await?);
+                    let store = Arc::new(google::google(url, &endpoint, wire.clone(), key.as_ref(), real_store).await?);
                     let signer = Signer::Google(Arc::clone(store.credentials()));
                     let bucket = Url::parse(&below(&wire.endpoint, &url.bucket)).ok();
                     uploads = bucket.map(|bucket| Uploads { wire, bucket, signer });
@@ -142,7 +142,7 @@ impl Store {
                 }
                 Service::Azure { .. } => {
                     let key = secret(&keys.account_key).await?;
-                    let store = Arc::new(clouds::azure(url, &endpoint, wire, key.as_ref(), real_store, readable)?);
+                    let store = Arc::new(azure::azure(url, &endpoint, wire, key.as_ref(), real_store, readable)?);
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
             };
@@ -179,7 +179,7 @@ fn shown_to_a_cloud(builder: &AmazonS3Builder) -> Option<String> {
 
 /// Where Azure has the account that the environment names.
 pub(super) fn endpoint_of_environment(url: &BucketUrl) -> Result<String, Arc<BucketError>> {
-    Ok(format!("https://{}.blob.core.windows.net", clouds::account(url)?))
+    Ok(format!("https://{}.blob.core.windows.net", azure::account(url)?))
 }
 
 async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Arc<BucketError>> {
@@ -208,4 +208,32 @@ fn below(endpoint: &Url, bucket: &str) -> String {
 fn in_front(endpoint: &Url, bucket: &str) -> String {
     let (scheme, rest) = endpoint.as_str().split_once("://").unwrap_or(("https", endpoint.as_str()));
     format!("{scheme}://{bucket}.{}", rest.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_the_library_shows_to_amazon_is_known() {
+        use AmazonS3ConfigKey::{
+            ContainerAuthorizationTokenFile, ContainerCredentialsFullUri, ContainerCredentialsRelativeUri, RoleArn,
+            WebIdentityTokenFile,
+        };
+        let (web, role) = ((WebIdentityTokenFile, "/web"), (RoleArn, "r"));
+        let (full, file) = ((ContainerCredentialsFullUri, "http://h"), (ContainerAuthorizationTokenFile, "/pod"));
+        let relative = (ContainerCredentialsRelativeUri, "/r");
+        for (says, expected) in [
+            (vec![], None),
+            (vec![web, role, full, file], Some("/web")),
+            (vec![web], None),
+            (vec![web, full, file], Some("/pod")),
+            (vec![full], None),
+            (vec![relative, full, file], None),
+        ] {
+            let builder =
+                says.iter().fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(*key, *value));
+            assert_eq!(shown_to_a_cloud(&builder).as_deref(), expected, "{says:?}");
+        }
+    }
 }

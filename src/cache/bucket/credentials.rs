@@ -246,10 +246,9 @@ impl S3Keys {
         if credential.token.is_some() && self.readable_on_the_way {
             return Err(BucketError::Unencrypted { bucket: self.bucket.clone() });
         }
-        let id = Some(("the key's id", credential.key_id.as_str()));
-        for (what, value) in id.into_iter().chain(credential.token.as_deref().map(|token| ("the session token", token)))
-        {
-            if !can_be_sent(value) {
+        let token = credential.token.as_deref();
+        for (what, value) in [("the key's id", Some(credential.key_id.as_str())), ("the session token", token)] {
+            if value.is_some_and(|value| !can_be_sent(value)) {
                 let from = self.chain.source().unwrap_or_else(|| "what this machine's cloud gives".to_owned());
                 return Err(self.none(format!("{what} {UNSENDABLE} ({from}); write it anew")));
             }
@@ -287,9 +286,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use object_store::StaticCredentialProvider;
+
     use super::super::code::Code;
+    use super::super::environment::token_file;
     use super::*;
-    use crate::cache::Class;
+    use crate::cache::{CacheUrl, Class};
     use crate::secret::SecretError;
 
     #[tokio::test]
@@ -325,5 +327,59 @@ mod tests {
             assert!(is_told_as_it_is(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
         }
         assert!(!is_told_as_it_is(&refused(404)), "the machine has no role");
+    }
+
+    fn keys_of(credential: AwsCredential, token_file: Option<Provider>) -> S3Keys {
+        let chain = Chain { region: DEFAULT_REGION.to_owned(), keys: Keys::Clouds };
+        let clouds = Arc::new(StaticCredentialProvider::new(credential));
+        S3Keys { chain, clouds, token_file, bucket: "s3://b".to_owned(), readable_on_the_way: false }
+    }
+
+    /// The library panics where it can't put them into a request.
+    #[tokio::test]
+    async fn a_key_that_no_request_can_carry_is_told_and_not_sent() {
+        for (id, token, what) in [
+            ("AKIA", None, None),
+            ("AKIA", Some("t"), None),
+            ("\u{feff}AKIA", None, Some("the key's id has")),
+            ("AKIA\nX", None, Some("the key's id has")),
+            ("AKIA", Some("t\u{a0}s"), Some("the session token has")),
+        ] {
+            let credential =
+                AwsCredential { key_id: id.to_owned(), secret_key: "s".to_owned(), token: token.map(str::to_owned) };
+            match keys_of(credential, None).get().await {
+                Ok(_) => assert_eq!(what, None, "{id:?} {token:?}"),
+                Err(error) => {
+                    assert!(matches!(&*error, BucketError::NoCredentials { .. }), "{error}");
+                    let told = error.to_string();
+                    assert!(what.is_some_and(|what| told.contains(what)) && !told.contains("AKIA"), "{told}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_in_the_store_is_shown_to_nobody() {
+        let store = tempfile::tempdir().expect("a folder");
+        let file = store.path().join("token");
+        fs::write(&file, "s3cret").expect("written");
+        let credential = || AwsCredential { key_id: "A".to_owned(), secret_key: "s".to_owned(), token: None };
+        let outside = keys_of(credential(), Some(token_file(&file, Path::new("/nix/store"))));
+        assert!(outside.get().await.is_ok(), "clusters let all that run in them read it");
+        let error = keys_of(credential(), Some(token_file(&file, store.path()))).get().await.expect_err("in the store");
+        assert!(matches!(&*error, BucketError::Secret(SecretError::InStore { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_region_has_no_odd_characters() {
+        let CacheUrl::Bucket { bucket, .. } = CacheUrl::parse("s3://b").expect("a good URL") else {
+            panic!("a bucket")
+        };
+        for (region, may) in
+            [("eu-central-1", true), ("garage", true), ("eu\u{a0}", false), ("a\nb", false), ("a b", false)]
+        {
+            let usable = usable_region(region.to_owned(), "AWS_REGION", &bucket);
+            assert_eq!(usable.as_deref().ok(), may.then_some(region), "{region:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::task::Poll;
 use object_store::CredentialProvider;
 use reqwest::header::HeaderValue;
 
-use super::error::{BucketError, unwrapped};
+use super::error::{BucketError, Carried, unwrapped};
 use crate::cache::http::Action;
 use crate::secret::{Provider, Source};
 
@@ -75,6 +75,20 @@ pub(super) async fn given<C: Send + Sync>(
             Err(Arc::new(BucketError::NoCredentials { bucket: bucket.to_owned(), problem }))
         }
     }
+}
+
+/// An error on its way through the library.
+pub(super) fn carried(error: Arc<BucketError>) -> object_store::Error {
+    object_store::Error::Generic { store: "a cloud's", source: Box::new(Carried(error)) }
+}
+
+/// Refuses a token that can't be sent.
+pub(super) fn sendable(token: &str, bucket: &str) -> object_store::Result<()> {
+    if can_be_sent(token) {
+        return Ok(());
+    }
+    let problem = format!("the token {UNSENDABLE}; write it anew");
+    Err(carried(Arc::new(BucketError::NoCredentials { bucket: bucket.to_owned(), problem })))
 }
 
 #[cfg(test)]

@@ -10,12 +10,13 @@
 //! and the uploader draws the conclusion.
 
 mod arriving;
+mod azure;
 mod build;
-mod clouds;
 mod code;
 mod credentials;
 mod environment;
 mod error;
+mod google;
 mod listing;
 mod look;
 mod near;

@@ -1,8 +1,8 @@
-//! The library's view of Google's and of Azure's buckets.
+//! The library's view of Azure's buckets.
 //!
-//! What the policy says wins: where it has a key, nothing of the environment is asked for credentials, and where a bucket's
-//! servers are is always said by its URL. A token that crosses the network crosses it encrypted. Files that the environment
-//! names are looked at before the library reads them, as far as it does.
+//! Where the policy has a key, nothing of the environment is asked for credentials, and where the servers are is always said by
+//! the URL. A token that crosses the network crosses it encrypted. A file that the environment names is looked at before the
+//! library reads it, if it does.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,106 +12,16 @@ use object_store::CredentialProvider;
 use object_store::azure::{
     AzureConfigKey, AzureCredential, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder,
 };
-use object_store::gcp::{
-    GcpCredential, GcpCredentialProvider, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey,
-};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::build::once;
-use super::environment::{UNSENDABLE, can_be_sent, given, key_file, token_file, variable};
-use super::error::{BucketError, Carried, unwrapped};
+use super::environment::{UNSENDABLE, carried, given, sendable, token_file, variable};
+use super::error::{BucketError, unwrapped};
 use super::wire::Wire;
 use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};
 use crate::secret::{Provider, Secret};
-
-/// Where `gcloud` keeps a user's key, below the home directory.
-const OF_GCLOUD: &str = ".config/gcloud/application_default_credentials.json";
-
-/// A bucket of Google's, whose servers are at `endpoint`.
-pub(super) async fn google(
-    url: &BucketUrl,
-    endpoint: &str,
-    wire: Wire,
-    key: Option<&Secret>,
-    real_store: &Path,
-) -> Result<GoogleCloudStorage, Arc<BucketError>> {
-    let builder = match key {
-        Some(key) => GoogleCloudStorageBuilder::new().with_service_account_key(key.expose()),
-        None => {
-            let builder = trimmed_google(GoogleCloudStorageBuilder::from_env());
-            if let Some(file) = google_key(&builder, std::env::var_os("HOME").map(PathBuf::from)) {
-                key_file(&file, real_store).get().await.map_err(|error| Arc::new(BucketError::Secret(error)))?;
-            }
-            builder
-        }
-    };
-    let builder =
-        builder.with_http_connector(wire).with_retry(once()).with_bucket_name(&url.bucket).with_base_url(endpoint);
-    let library = |error: object_store::Error| match key {
-        // Its own words may repeat the key.
-        Some(_) => {
-            let problem =
-                "`service_account_key` is no key of Google's: it is JSON, with `client_email` and `private_key`";
-            let (action, bucket) = (Action::Configuration, url.name());
-            Arc::new(BucketError::NotUnderstood { action, bucket, problem: problem.to_owned() })
-        }
-        None => unwrapped(Action::Configuration, &url.name(), &error),
-    };
-    // Built a first time for the library's own chain of credentials.
-    let chain = Arc::clone(builder.clone().build().map_err(library)?.credentials());
-    builder.with_credentials(Arc::new(GoogleKeys { chain, bucket: url.name() })).build().map_err(library)
-}
-
-/// Without white space around what variables say.
-fn trimmed_google(mut builder: GoogleCloudStorageBuilder) -> GoogleCloudStorageBuilder {
-    use GoogleConfigKey::{ApplicationCredentials, BearerToken, ServiceAccount, ServiceAccountKey};
-    for key in [ServiceAccount, ServiceAccountKey, ApplicationCredentials, BearerToken] {
-        if let Some(value) = builder.get_config_value(&key) {
-            builder = builder.with_config(key, value.trim());
-        }
-    }
-    builder
-}
-
-/// The file from which the library takes Google's key, if it takes one from any.
-fn google_key(builder: &GoogleCloudStorageBuilder, home: Option<PathBuf>) -> Option<PathBuf> {
-    let says = |key| builder.get_config_value(&key);
-    if let Some(file) = says(GoogleConfigKey::ServiceAccount) {
-        return Some(file.into());
-    }
-    if says(GoogleConfigKey::ServiceAccountKey).or_else(|| says(GoogleConfigKey::BearerToken)).is_some() {
-        return None;
-    }
-    match says(GoogleConfigKey::ApplicationCredentials) {
-        Some(file) => Some(file.into()),
-        None => home.map(|home| home.join(OF_GCLOUD)).filter(|file| file.exists()),
-    }
-}
-
-/// What requests to Google carry.
-struct GoogleKeys {
-    chain: GcpCredentialProvider,
-    bucket: String,
-}
-
-impl std::fmt::Debug for GoogleKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GoogleKeys({})", self.bucket)
-    }
-}
-
-#[async_trait]
-impl CredentialProvider for GoogleKeys {
-    type Credential = GcpCredential;
-
-    async fn get_credential(&self) -> object_store::Result<Arc<GcpCredential>> {
-        let credential = given(&*self.chain, &self.bucket).await.map_err(carried)?;
-        sendable(&credential.bearer, &self.bucket)?;
-        Ok(credential)
-    }
-}
 
 /// A bucket of Azure's, whose servers are at `endpoint`; `readable`: what is sent there could be read on the way, and must
 /// not be.
@@ -125,12 +35,12 @@ pub(super) fn azure(
 ) -> Result<MicrosoftAzure, Arc<BucketError>> {
     let builder = match key {
         Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose()),
-        None => trimmed_azure(MicrosoftAzureBuilder::from_env()),
+        None => trimmed(MicrosoftAzureBuilder::from_env()),
     };
-    let source = AzureSource::of(&builder);
+    let source = Chosen::of(&builder);
     let token_file = match &source {
-        AzureSource::TokenFile(file) => Some(token_file(file, real_store)),
-        AzureSource::Az | AzureSource::Directly => None,
+        Chosen::TokenFile(file) => Some(token_file(file, real_store)),
+        Chosen::Az | Chosen::Directly => None,
     };
     let builder = builder
         .with_http_connector(wire)
@@ -144,7 +54,7 @@ pub(super) fn azure(
     let library = |error: object_store::Error| unwrapped(Action::Configuration, &url.name(), &error);
     // Built a first time for the library's own chain of credentials.
     let chain = Arc::clone(builder.clone().build().map_err(library)?.credentials());
-    let runs_az = source == AzureSource::Az;
+    let runs_az = source == Chosen::Az;
     let keys = AzureKeys { chain, token_file, runs_az, bucket: url.name(), readable_on_the_way: readable };
     builder.with_credentials(Arc::new(keys)).build().map_err(library)
 }
@@ -166,7 +76,7 @@ pub(super) fn account(url: &BucketUrl) -> Result<String, Arc<BucketError>> {
 }
 
 /// Without white space around what variables say.
-fn trimmed_azure(mut builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
+fn trimmed(mut builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
     use AzureConfigKey::{
         AccessKey, AuthorityHost, AuthorityId, ClientId, ClientSecret, FederatedTokenFile, MsiEndpoint, SasKey, Token,
     };
@@ -182,7 +92,7 @@ fn trimmed_azure(mut builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
 
 /// Where the library takes Azure's credentials from.
 #[derive(Debug, PartialEq, Eq)]
-enum AzureSource {
+enum Chosen {
     /// From a server, which is shown the token in this file.
     TokenFile(PathBuf),
     /// From the program `az`, whose end the library waits for where it stands.
@@ -191,7 +101,7 @@ enum AzureSource {
     Directly,
 }
 
-impl AzureSource {
+impl Chosen {
     /// In the library's own order.
     fn of(builder: &MicrosoftAzureBuilder) -> Self {
         let says = |key| builder.get_config_value(&key);
@@ -279,26 +189,13 @@ impl AzureKeys {
     }
 }
 
-/// An error on its way through the library.
-fn carried(error: Arc<BucketError>) -> object_store::Error {
-    object_store::Error::Generic { store: "a cloud's", source: Box::new(Carried(error)) }
-}
-
-/// Refuses a token that can't be sent.
-fn sendable(token: &str, bucket: &str) -> object_store::Result<()> {
-    if can_be_sent(token) {
-        return Ok(());
-    }
-    let problem = format!("the token {UNSENDABLE}; write it anew");
-    Err(carried(Arc::new(BucketError::NoCredentials { bucket: bucket.to_owned(), problem })))
-}
-
 #[cfg(test)]
 mod tests {
     use object_store::StaticCredentialProvider;
     use object_store::azure::AzureAccessKey;
 
     use super::*;
+    use crate::secret::SecretError;
 
     #[tokio::test]
     async fn azures_tokens_do_not_cross_an_open_line_and_its_keys_sign_there() {
@@ -323,5 +220,84 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_no_request_can_carry_is_not_sent() {
+        let chain = Arc::new(StaticCredentialProvider::new(AzureCredential::BearerToken("s3cret\n".to_owned())));
+        let bucket = "az://c".to_owned();
+        let keys = AzureKeys { chain, token_file: None, runs_az: false, bucket, readable_on_the_way: false };
+        let error = unwrapped(Action::Upload, "az://c", &keys.get_credential().await.expect_err("a newline"));
+        assert!(matches!(*error, BucketError::NoCredentials { .. }), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_token_in_the_store_is_shown_to_nobody() {
+        let store = tempfile::tempdir().expect("a folder");
+        let file = store.path().join("token");
+        std::fs::write(&file, "s3cret").expect("written");
+        let chain = Arc::new(StaticCredentialProvider::new(AzureCredential::BearerToken("t".to_owned())));
+        let (bucket, token_file) = ("az://c".to_owned(), Some(token_file(&file, store.path())));
+        let keys = AzureKeys { chain, token_file, runs_az: false, bucket, readable_on_the_way: false };
+        let error = unwrapped(Action::Upload, "az://c", &keys.get_credential().await.expect_err("in the store"));
+        assert!(matches!(&*error, BucketError::Secret(SecretError::InStore { .. })), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_runs_a_program_holds_nobody_up() {
+        /// Waits where it stands until somebody else has had a turn.
+        #[derive(Debug)]
+        struct Blocks(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+        #[async_trait]
+        impl CredentialProvider for Blocks {
+            type Credential = AzureCredential;
+
+            async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+                let waits = std::time::Duration::from_secs(60);
+                self.0.lock().expect("no panic").recv_timeout(waits).expect("somebody had a turn");
+                Ok(Arc::new(AzureCredential::BearerToken("t".to_owned())))
+            }
+        }
+
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (chain, bucket) = (Arc::new(Blocks(receiver.into())), "az://c".to_owned());
+        let keys = AzureKeys { chain, token_file: None, runs_az: true, bucket, readable_on_the_way: false };
+        let (given, ()) = tokio::join!(keys.get_credential(), async { sender.send(()).expect("waited for") });
+        assert!(given.is_ok());
+    }
+
+    #[test]
+    fn it_is_known_where_the_library_takes_credentials_from() {
+        use AzureConfigKey::{
+            AccessKey, AuthorityId, ClientId, ClientSecret, CredentialType, FederatedTokenFile, SasKey, Token,
+            UseAzureCli,
+        };
+        let workload = [(ClientId, "c"), (AuthorityId, "t"), (FederatedTokenFile, "/t\n")];
+        let with = |more: &[(AzureConfigKey, &str)]| {
+            let all = workload.iter().chain(more);
+            let builder =
+                all.fold(MicrosoftAzureBuilder::new(), |builder, (key, value)| builder.with_config(*key, *value));
+            Chosen::of(&trimmed(builder))
+        };
+        let only = |says: &[(AzureConfigKey, &str)]| {
+            let builder = says
+                .iter()
+                .fold(MicrosoftAzureBuilder::new(), |builder, (key, value)| builder.with_config(*key, *value));
+            Chosen::of(&builder)
+        };
+        let file = || Chosen::TokenFile(PathBuf::from("/t"));
+        assert_eq!(with(&[]), file());
+        assert_eq!(with(&[(SasKey, "s")]), file());
+        assert_eq!(with(&[(Token, "t\n")]), Chosen::Directly);
+        assert_eq!(with(&[(AccessKey, "a")]), Chosen::Directly);
+        assert_eq!(with(&[(CredentialType, "managed_identity")]), Chosen::Directly);
+        assert_eq!(with(&[(AccessKey, "a"), (CredentialType, "workload_identity")]), file());
+        assert_eq!(only(&[(FederatedTokenFile, "/t")]), Chosen::Directly);
+        assert_eq!(only(&[(UseAzureCli, "true")]), Chosen::Az);
+        assert_eq!(only(&[(UseAzureCli, "true"), (SasKey, "s")]), Chosen::Directly);
+        let secret = [(ClientId, "c"), (AuthorityId, "t"), (ClientSecret, "s"), (UseAzureCli, "true")];
+        assert_eq!(only(&secret), Chosen::Directly);
     }
 }
