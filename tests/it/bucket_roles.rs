@@ -104,9 +104,10 @@ fn the_identity_of_a_workload_at_azure() {
 /// Asks whether a bucket would take something, by what `role` adds to the environment. Gives what was said.
 fn ping(url: &str, role: &dyn Fn(&Storewatch<'_>) -> Variables) -> Option<String> {
     let nix = Nix::recent()?;
-    let store = ScratchStore::new(&nix);
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
     let storewatch = Storewatch::new(&store);
-    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}endpoint=http://127.0.0.1:9\"\n"));
+    let endpoint = format!("http://127.0.0.1:{}", fake.port());
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}endpoint={endpoint}\"\n"));
     let mut command = storewatch.command();
     let said = Said::by(command.args(["cache", "ping"]).envs(role(&storewatch)));
     assert_eq!(said.code, Some(1), "{said:?}");
@@ -139,7 +140,7 @@ fn a_pipe_in_a_keys_place_holds_nobody_up() {
 
 /// The library that speaks to the clouds panics where a request can't carry something.
 #[test]
-fn what_no_request_can_carry_is_told() {
+fn what_can_not_be_sent_is_told() {
     let said = ping("gs://b?", &|_| vec![("GCE_METADATA_HOST", "127.0.0.1:9\n".to_owned())]);
     let Some(said) = said else { return };
     assert!(said.contains("there are no credentials for gs://b: a variable"), "{said}");
@@ -161,9 +162,6 @@ fn nobody_on_the_network_is_asked_for_keys_in_the_open() {
         ]
     });
     let Some(said) = said else { return };
-    assert!(
-        said.contains("would be asked of http://192.0.2.1") || said.contains("would be asked of 192.0.2.1"),
-        "{said}"
-    );
+    assert!(said.contains("would be asked of") && said.contains("192.0.2.1"), "{said}");
     assert!(said.contains("cross the network unencrypted") && !said.contains(OF_THE_MACHINE), "{said}");
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use object_store::CredentialProvider;
-use reqwest::header::HeaderValue;
 
 use super::error::{BucketError, Carried, unwrapped};
 use crate::cache::http::Action;
@@ -43,14 +42,15 @@ fn source(path: &Path, credentials: Option<&OsStr>) -> Source {
     }
 }
 
-/// Whether a request can carry a value in its head.
+/// Whether a request can carry a value in its head, and a server understand it. What isn't ASCII can be carried, and is nothing
+/// that a store knows: a mark that an editor has put in front, say, or a space that is none.
 pub(super) fn can_be_sent(value: &str) -> bool {
-    HeaderValue::from_str(value).is_ok()
+    value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// What keeps a value from being sent, in words.
 pub(super) const UNSENDABLE: &str =
-    "has a character that no request can carry: a line's end, perhaps, or one that isn't to be seen";
+    "has a character that can't be sent: a line's end, perhaps, or one that isn't to be seen";
 
 /// What the library's own chain of credentials gives for a bucket.
 ///
