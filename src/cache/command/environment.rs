@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_a_proxy_is_shown_is_not_said_in_any_form() {
-        let said = |login: &str, text: &str| secret::blackened(text, &shown_to_a_proxy(login));
+        let said = |login: &str, text: &str| secret::blackened(text, shown_to_a_proxy(login));
         for text in
             ["407 for me:p%40ssword@proxy", "407 for p@ssword", "407 for p%40ssword", "407 for me:p@ssword@proxy"]
         {
