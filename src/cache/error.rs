@@ -173,8 +173,9 @@ pub enum CacheError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A thread of storewatch's was lost: by a defect, or because the system gives none.
-    #[error("the thread that was to {action} was lost")]
+    /// What was to do it broke off, by a defect of storewatch's, which the log has. Keeps whoever reads it from looking for the
+    /// fault at the cache.
+    #[error("what was to {action} broke off, by a defect of storewatch: its log has more")]
     LostThread {
         /// What it was to do.
         action: &'static str,

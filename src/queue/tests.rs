@@ -240,6 +240,21 @@ fn what_was_sent_is_not_forgotten_when_a_referrer_needs_it_once_more() {
     assert_eq!((volume(&bench), sent.sent), (sent, 7));
 }
 
+/// A program may have said so. SQLite's `sum` fails then.
+#[test]
+fn a_sum_that_no_number_holds_hides_nothing() {
+    let mut bench = Bench::new();
+    bench.fresh(&[1, 2]);
+    for job in bench.claim(2) {
+        let most = i64::MAX.cast_unsigned();
+        bench.settle(job, uploaded(Volume { read: most, sent: most, saved: most }));
+    }
+    let counts = bench.queue.counts().expect("counted").remove(0);
+    assert_eq!((counts.done, counts.bytes_sent), (2, i64::MAX.cast_unsigned()));
+    bench.queue.db.execute("UPDATE jobs SET run = 1", []).expect("as a backfill's");
+    assert_eq!(bench.queue.run_summary(RunId(1)).expect("summed up").uploaded, 2);
+}
+
 #[test]
 fn what_was_sent_is_not_forgotten_when_it_is_asked_for_again() {
     let mut bench = Bench::new();

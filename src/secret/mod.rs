@@ -9,7 +9,9 @@
 //!
 //! Deliberately absent: what a secret is for. Whether a server takes a token is the server's to say.
 
+mod blackened;
 mod command;
+mod core_file;
 mod error;
 mod file;
 mod keychain;
@@ -18,6 +20,8 @@ mod provider;
 mod source;
 mod text;
 
+pub use blackened::blackened;
+pub use core_file::leave_no_core_file;
 pub use error::{NoText, SecretError};
 pub use file::{read, sweep, write_new};
 pub use provider::{Fingerprint, Provider, read_here};

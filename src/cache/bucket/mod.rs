@@ -8,14 +8,17 @@
 //! and the uploader draws the conclusion.
 
 mod arriving;
+mod azure;
 mod build;
 mod clock;
-mod clouds;
 mod code;
 mod credentials;
+mod environment;
 mod error;
+mod google;
 mod listing;
 mod look;
+mod near;
 mod pages;
 mod profile;
 mod remote;
