@@ -54,7 +54,7 @@ pub async fn key_to_sign(
     state_dir: &Path,
     nix: &NixStore,
 ) -> Result<Option<SecretKey>, CacheError> {
-    let named = file.map(|file| Source::owners_file(file)).or_else(|| config.signing_key.clone());
+    let named = file.map(Source::owners_file).or_else(|| config.signing_key.clone());
     let Some(source) = named else {
         let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
         let key = tokio::task::spawn_blocking(move || keys::own_key_there(&config, &state_dir, &nix)).await;
