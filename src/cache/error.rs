@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bucket::BucketError;
+use super::bucket::{BucketError, InVain};
 use super::command::CommandError;
 use super::http::HttpError;
 use super::{Hindrance, UrlError};
@@ -88,6 +88,9 @@ pub enum CacheError {
     /// Its object store could not be asked, or refused.
     #[error(transparent)]
     Bucket(#[from] Arc<BucketError>),
+    /// The same, by who cares for the cache and has asked for an object as often as it is worth it.
+    #[error(transparent)]
+    InVain(#[from] InVain),
     /// The program that is the cache didn't take it.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -250,6 +253,7 @@ impl CacheError {
             Self::Http(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::Bucket(error) => error.hint(),
+            Self::InVain(error) => error.hint(),
             Self::Command(error) => error.hint(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Some(
@@ -330,6 +334,7 @@ impl CacheError {
             Self::Hindered(Hindrance::Unknown) => Class::ToldByAnother,
             Self::Http(error) => error.class(),
             Self::Bucket(error) => error.class(),
+            Self::InVain(error) => error.class(),
             Self::Command(error) => error.class(),
             Self::Secret(_) => Class::Credentials,
             Self::NoRoom(NoRoom::TooLarge(_)) => Class::NoRoomYet,

@@ -31,6 +31,12 @@ pub const DEBUG_DIR: &str = "debuginfo";
 /// `nar/`, or into no directory.
 pub const FOLDERS: [&str; 6] = [NAR_DIR, PRUNED_DIR, LOG_DIR, REALISATIONS_DIR, BUILD_TRACE_DIR, DEBUG_DIR];
 
+/// Whether a cache has a folder of that name for itself: one of these, or one of what is being written to a directory.
+#[must_use]
+pub fn is_own_folder(name: &str) -> bool {
+    FOLDERS.contains(&name) || [".tmp", ".links"].contains(&name)
+}
+
 /// What stands behind the hash part in a narinfo's name.
 pub const NARINFO: &str = ".narinfo";
 
@@ -207,17 +213,59 @@ pub fn is_narinfo_of(text: &str, path: &StorePath) -> bool {
     named.is_some_and(|full| full.rsplit('/').next() == Some(path.base_name()))
 }
 
-/// The archive that a narinfo names, relative to the cache's root, if it lies where archives do.
+/// Whether a file, by its name relative to the cache's root, can be one of the cache's archives: directly in `nar/`, and called
+/// as Nix (`BinaryCacheStore::addToStoreCommon`), those who speak its protocol, and we call them: `HASH.nar`, `HASH.nar.xz`,
+/// `HASH-SUFFIX.nar.zst`, or, where Nix was killed while it wrote into a directory, `HASH.nar.xz.tmp.PID.NUMBER`. All else there
+/// is somebody else's, such as another cache that lies in this one's folder.
+#[must_use]
+pub fn is_archive(file: &str) -> bool {
+    let Some(name) = file.strip_prefix(NAR_DIR).and_then(|rest| rest.strip_prefix('/')) else { return false };
+    let is_word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let mut parts = name.split('.');
+    let is_called = parts.next().is_some_and(|stem| !stem.is_empty());
+    is_called && !name.contains('/') && parts.by_ref().any(|part| part == "nar") && parts.all(is_word)
+}
+
+/// The archive that a narinfo names, relative to the cache's root, if it can be one.
 #[must_use]
 pub fn archive_of(narinfo: &str) -> Option<&str> {
-    let url = field_of(narinfo, "URL")?;
-    let name = url.strip_prefix(NAR_DIR)?.strip_prefix('/')?;
-    (!name.is_empty() && !name.contains('/') && !name.starts_with('.')).then_some(url)
+    field_of(narinfo, "URL").filter(|url| is_archive(url))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_archive_is_known_by_its_name() {
+        let hash = "1w1fff338fvdw53sqgamddn1b2xgds473pv6y13gizdbqjv4i5p3";
+        for packed in ["", ".xz", ".zst", ".bz2", ".lzip", ".lz4", ".br", ".xz.tmp.4711.0"] {
+            assert!(is_archive(&format!("nar/{hash}.nar{packed}")), "{packed}");
+        }
+        for compression in
+            [Compression::None, Compression::AUTO, Compression::Zstd { level: 3 }, Compression::Xz { level: 6 }]
+        {
+            assert!(is_archive(&nar_name(&NarHash([7; 32]), [9; 5], compression)));
+        }
+        for others in [
+            format!("{hash}.nar"),
+            format!("narrow/{hash}.nar"),
+            format!("nar/nar/{hash}.nar"),
+            format!("nar/{hash}.nar/x"),
+            format!("nar/{hash}.narinfo"),
+            format!("nar/{hash}.ls"),
+            format!("nar/{hash}"),
+            format!("nar/{hash}.zst"),
+            format!("nar/{hash}.nar."),
+            "nar/nar".to_owned(),
+            "nar/.nar".to_owned(),
+            "nar/.hidden.nar".to_owned(),
+            "nar/nix-cache-info".to_owned(),
+            "nar/".to_owned(),
+        ] {
+            assert!(!is_archive(&others), "{others}");
+        }
+    }
 
     #[test]
     fn a_narinfo_is_what_nix_would_write() {

@@ -42,7 +42,7 @@ pub use binary::BinaryCache;
 pub use compression::Compression;
 pub use error::{CacheError, Class, NarFailure};
 pub use info::{CacheInfo, DirectoryInfo, Retention};
-pub use layout::{Layout, StoredNar, narinfo_name};
+pub use layout::{Layout, StoredNar, is_own_folder, narinfo_name};
 pub use nar::{CallOff, Gate, Listed, NarReader, NarStream, Pass, Punctuality, Seat, Tally};
 pub use pace::Pace;
 pub use trial::Trial;

@@ -12,7 +12,7 @@ const GREETINGS: usize = 5;
 
 /// A file that no cache has, to be put on trial. It lies where archives do, so that a prune removes it should it stay.
 pub(super) fn trial_file() -> String {
-    format!("{}/trial.{}", layout::NAR_DIR, run::new_name())
+    format!("{}/trial.{}.nar", layout::NAR_DIR, run::new_name())
 }
 
 /// What came of trying a cache out.

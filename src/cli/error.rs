@@ -25,6 +25,10 @@ pub const NOT_ALL_DELIVERED: u8 = 3;
 /// is enough to wait or to ask again.
 pub const NOT_THROUGH: u8 = 4;
 
+/// A cache could not be examined or cared for to the end, since it could not be asked, or didn't let it be done: that says
+/// nothing of how it is, and it may be enough to try again.
+const NOT_ASKED: u8 = 5;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -72,6 +76,14 @@ pub enum CliError {
     /// A cache doesn't say what it is.
     #[error("cache {name}")]
     Cache {
+        /// Its name in the policy.
+        name: String,
+        /// Why not.
+        source: Box<CacheError>,
+    },
+    /// A cache can't be cared for.
+    #[error("cache {name}")]
+    Care {
         /// Its name in the policy.
         name: String,
         /// Why not.
@@ -143,8 +155,12 @@ impl CliError {
             Self::Config(_) | Self::BadPolicy(_) | Self::NoStorePath(_) | Self::NotValid(_) | Self::Usage(_) => {
                 WRONG_INPUT
             }
-            // Where anything is to be changed first, that comes first.
-            Self::Several(errors) => errors.iter().map(Self::exit_code).max().unwrap_or(FAILED),
+            Self::Care { source, .. } if keeps_from_asking(source) => NOT_ASKED,
+            // Where anything is to be changed first, that comes first; and trying again doesn't help with what else there is.
+            Self::Several(errors) => {
+                let codes = || errors.iter().map(Self::exit_code);
+                codes().find(|code| *code == WRONG_INPUT).or(codes().min()).unwrap_or(FAILED)
+            }
             _ => FAILED,
         }
     }
@@ -153,7 +169,7 @@ impl CliError {
         match self {
             Self::Config(error) | Self::BadPolicy(error) => error.hint(),
             Self::Policy(error) => error.hint(),
-            Self::Cache { source, .. } => source.hint(),
+            Self::Cache { source, .. } | Self::Care { source, .. } => source.hint(),
             Self::StateAway { .. } => Some(AtWork::CURE),
             Self::NoStateDir => Some("give --state-dir, or set HOME"),
             Self::Queue(error) | Self::Service(ServiceError::Queue(error)) => error.hint(),
@@ -166,6 +182,37 @@ impl CliError {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether it is the way to the cache, or to what else is asked of it, that is at fault, and not the cache, nor what is wanted
+/// of it.
+fn keeps_from_asking(error: &CacheError) -> bool {
+    match error {
+        CacheError::Bucket(_)
+        | CacheError::InVain(_)
+        | CacheError::Http(_)
+        | CacheError::Io { .. }
+        | CacheError::Hangs { .. }
+        | CacheError::OutOfSight { .. }
+        | CacheError::NoRoom(_)
+        | CacheError::Facts(_)
+        | CacheError::LostThread { .. } => true,
+        CacheError::Nar(_)
+        | CacheError::Hindered(_)
+        | CacheError::OtherStore { .. }
+        | CacheError::Command(_)
+        | CacheError::NoSuchCache { .. }
+        | CacheError::OwnServer { .. }
+        | CacheError::Unencrypted { .. }
+        | CacheError::LargerThanCache { .. }
+        | CacheError::NoCacheThere { .. }
+        | CacheError::RestsTooLong { .. }
+        | CacheError::NotOurs { .. }
+        | CacheError::Url(_)
+        | CacheError::Secret(_)
+        | CacheError::Key { .. }
+        | CacheError::Malformed { .. } => false,
     }
 }
 

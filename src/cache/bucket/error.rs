@@ -159,6 +159,14 @@ impl BucketError {
         }
     }
 
+    /// The pause that it asks for, if it says how long.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether both times the store has said the same, whatever it was asked.
     pub(super) fn is_the_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -4,9 +4,11 @@
 //! two hosts that upload one path wins, and the other takes its archive back; elsewhere the last wins, and both narinfos are
 //! true. A narinfo gives way to a good one if what it shows isn't well.
 //!
-//! Deliberately absent: trying again, which the library would do too. What a failure means is said by [`BucketError`],
-//! and the uploader draws the conclusion.
+//! Deliberately absent: trying uploads again, which the library would do too. What a failure means is said by [`BucketError`],
+//! and the uploader draws the conclusion. Who cares for the cache has nobody who would, so there requests are tried again one by
+//! one (`again`).
 
+mod again;
 mod arriving;
 mod azure;
 mod build;
@@ -33,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::again::InVain;
 pub use self::build::{StoreKeys, StoreOptions};
 pub use self::code::Code;
 pub use self::error::BucketError;

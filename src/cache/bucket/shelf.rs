@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
 
-use object_store::{ObjectMeta, PutMode, UpdateVersion};
+use bytes::Bytes;
+use object_store::{GetResult, ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::BucketError;
+use super::again::{InVain, Tries, again};
 use super::build::StoreOptions;
 use super::error::unwrapped;
 use super::pages::Pages;
@@ -43,7 +44,7 @@ impl BucketShelf {
     pub async fn open(options: &StoreOptions, store_dir: &StoreDir) -> Result<Self, CacheError> {
         let shelf = Self::open_unchecked(options).await?;
         let store = &shelf.store;
-        let there = store.text(layout::CACHE_INFO).await?;
+        let there = again(layout::CACHE_INFO, || store.text(layout::CACHE_INFO)).await?;
         let text = there.ok_or_else(|| CacheError::NoCacheThere { cache: store.name.to_string() })?;
         agree_on_store(&text, store_dir, &store.name, &format!("{}/{}", store.name, layout::CACHE_INFO))?;
         Ok(shelf)
@@ -63,8 +64,8 @@ impl BucketShelf {
         for folder in folders.into_iter().filter(|_| what == Listed::Everything) {
             match self.folder(&format!("{folder}/"), false, take).await {
                 // Its files are counted, no more.
-                Err(error) if error.is_odd_name() && !OF_ARCHIVES.contains(&folder) => {
-                    debug!("{} is not listed to its end: {}", self.store.name, one_line(&*error));
+                Err(error) if error.source.is_odd_name() && !OF_ARCHIVES.contains(&folder) => {
+                    debug!("{} is not listed to its end: {}", self.store.name, one_line(&error.source));
                 }
                 listed => drop(listed?),
             }
@@ -78,17 +79,20 @@ impl BucketShelf {
         begin: &str,
         pass_over_folders: bool,
         take: Take<'_>,
-    ) -> Result<BTreeSet<&'static str>, Arc<BucketError>> {
+    ) -> Result<BTreeSet<&'static str>, InVain> {
         let (mut token, mut folders, mut pages) = (None, BTreeSet::new(), Pages::default());
+        let list = format!("the list of `{begin}`");
         loop {
-            let page = self.store.objects_page(begin, pass_over_folders, token).await?;
+            let page = || self.store.objects_page(begin, pass_over_folders, token.clone());
+            let page = again(&list, page).await?;
             let is_empty = page.objects.is_empty() && page.folders.is_empty();
             let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta.location)?.to_owned(), &meta));
             take(page.objects.into_iter().filter_map(named).collect());
             let is_there = |own: &&str| page.folders.iter().any(|folder| self.store.file(folder) == Some(own));
             folders.extend(layout::FOLDERS.into_iter().filter(is_there));
             let Some(next) = page.next else { return Ok(folders) };
-            pages.next(Action::Missing, &self.store.name, &next, is_empty)?;
+            let ends = pages.next(Action::Missing, &self.store.name, &next, is_empty);
+            ends.map_err(|error| InVain::once(&list, error))?;
             token = Some(next);
         }
     }
@@ -101,43 +105,59 @@ impl BucketShelf {
                 PutMode::Update(UpdateVersion { e_tag: e_tag.clone(), version: version.clone() })
             }
         };
-        let put = async |mode| self.store.put_as(file, content.clone().into(), layout::NARINFO_TYPE, mode).await;
+        let content = Bytes::from(content);
+        let mut tries = Tries::default();
         let keeps_conditions = self.keeps_conditions.get().copied();
         if keeps_conditions == Some(true) {
-            return Ok(put(mode).await? == Put::New);
+            let put = self.put_as(file, &content, &mode, &mut tries).await?;
+            return self.is_ours(file, &content, put, &tries).await;
         }
         // A look just before is all that can be done where it doesn't, and as long as that isn't known.
         if !self.holds(file, condition).await? {
             return Ok(false);
         }
         if keeps_conditions == Some(false) || matches!(condition, Condition::Always) {
-            return Ok(put(PutMode::Overwrite).await? == Put::New);
+            return Ok(self.put_as(file, &content, &PutMode::Overwrite, &mut tries).await? == Put::New);
         }
-        match put(mode.clone()).await {
-            Err(error) if error.is_not_implemented() => {
+        match self.put_as(file, &content, &mode, &mut tries).await {
+            Err(error) if error.source.is_not_implemented() => {
                 let _ = self.keeps_conditions.set(false);
-                Ok(put(PutMode::Overwrite).await? == Put::New)
+                Ok(self.put_as(file, &content, &PutMode::Overwrite, &mut tries).await? == Put::New)
             }
             Ok(Put::New) => {
                 // The condition doesn't hold any more. Who takes the same once more doesn't look at it.
-                if let Ok(again) = put(mode).await {
+                if let Ok(again) = self.put_as(file, &content, &mode, &mut Tries::default()).await {
                     let _ = self.keeps_conditions.set(again == Put::Exists);
                 }
                 Ok(true)
             }
             refused => {
-                refused?;
+                let put = refused?;
                 let _ = self.keeps_conditions.set(true);
-                Ok(false)
+                self.is_ours(file, &content, put, &tries).await
             }
         }
+    }
+
+    async fn put_as(&self, file: &str, content: &Bytes, mode: &PutMode, tries: &mut Tries) -> Result<Put, InVain> {
+        let put = || self.store.put_as(file, content.clone().into(), layout::NARINFO_TYPE, mode.clone());
+        tries.ask(file, put).await
+    }
+
+    /// Whether what was put on a condition is there. The condition doesn't hold any more where an earlier try has put it, whose
+    /// answer was lost.
+    async fn is_ours(&self, file: &str, content: &Bytes, put: Put, tries: &Tries) -> Result<bool, CacheError> {
+        if put == Put::New || !tries.has_failed() {
+            return Ok(put == Put::New);
+        }
+        Ok(self.read_text(file).await?.is_some_and(|there| there.content == *content))
     }
 
     /// Whether a condition holds at this moment.
     async fn holds(&self, file: &str, condition: Condition<'_>) -> Result<bool, CacheError> {
         Ok(match condition {
             Condition::Always => true,
-            Condition::Absent => self.store.head(file).await?.is_none(),
+            Condition::Absent => again(file, || self.store.head(file)).await?.is_none(),
             Condition::Unchanged(text) => {
                 self.read_text(file).await?.is_some_and(|there| there.content == text.content)
             }
@@ -145,7 +165,7 @@ impl BucketShelf {
     }
 
     async fn read_text(&self, file: &str) -> Result<Option<Text>, CacheError> {
-        let Some(Small { content, meta }) = self.store.small(file).await? else { return Ok(None) };
+        let Some(Small { content, meta }) = again(file, || self.store.small(file)).await? else { return Ok(None) };
         let modified = seconds(&meta);
         Ok(Some(Text { content, modified, edition: Edition { e_tag: meta.e_tag, version: meta.version } }))
     }
@@ -167,7 +187,7 @@ impl Shelf for BucketShelf {
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
         Box::pin(async move {
-            let found = self.store.head(file).await?;
+            let found = again(file, || self.store.head(file)).await?;
             Ok(found.map(|meta| entry(file.to_owned(), &meta)))
         })
     }
@@ -178,16 +198,13 @@ impl Shelf for BucketShelf {
 
     fn stream<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Chunks>, CacheError>> {
         Box::pin(async move {
-            let Some(found) = self.store.get(file).await? else { return Ok(None) };
-            let (mut stream, name) = (found.into_stream(), self.store.name.clone());
+            let Some(found) = again(file, || self.store.get(file)).await? else { return Ok(None) };
             let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
+            let (store, file) = (self.store.clone(), file.to_owned());
             tokio::spawn(async move {
-                while let Some(chunk) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
-                    let chunk = chunk.map_err(|error| unwrapped(Action::Fetch, &name, &error).into());
-                    let is_last = chunk.is_err();
-                    if chunks.send(chunk).await.is_err() || is_last {
-                        return;
-                    }
+                if let Err(error) = hand_on(&store, &file, found, &chunks).await {
+                    // Who reads it may have ended.
+                    let _ = chunks.send(Err(error.into())).await;
                 }
             });
             Ok(Some(arriving))
@@ -204,19 +221,59 @@ impl Shelf for BucketShelf {
     }
 
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.remove(file).await?) })
+        Box::pin(async move { Ok(again(file, || self.store.remove(file)).await?) })
     }
 
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
         Box::pin(async move {
             let Some(uploads) = &self.store.uploads else { return Ok(Vec::new()) };
             // Others' uploads may lie beside the cache's, which are all of archives.
-            Ok(uploads.list(self.store.file_prefix(), &format!("{}/", layout::NAR_DIR)).await?)
+            let mut begun = uploads.list(self.store.file_prefix(), &format!("{}/", layout::NAR_DIR)).await?;
+            begun.retain(|upload| layout::is_archive(&upload.name));
+            Ok(begun)
         })
     }
 
     fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.abort_parts(&self.store.object(&upload.name), &upload.id).await?) })
+        Box::pin(async move {
+            let object = self.store.object(&upload.name);
+            Ok(again(&upload.name, || self.store.abort_parts(&object, &upload.id)).await?)
+        })
+    }
+}
+
+/// Hands a file on as it comes. What is cut is asked for from there on, as long as it is still the same file, and as often as
+/// anything of it comes.
+async fn hand_on(
+    store: &Store,
+    file: &str,
+    mut found: GetResult,
+    chunks: &mpsc::Sender<Result<Bytes, CacheError>>,
+) -> Result<(), InVain> {
+    let (whole, mut passed, mut tries) = (found.meta.clone(), 0, Tries::default());
+    loop {
+        let mut stream = found.into_stream();
+        let cut = loop {
+            match poll_fn(|context| stream.as_mut().poll_next(context)).await {
+                None => return Ok(()),
+                Some(Err(error)) => break unwrapped(Action::Fetch, &store.name, &error),
+                Some(Ok(chunk)) => {
+                    passed += chunk.len() as u64;
+                    tries.begin_anew();
+                    if chunks.send(Ok(chunk)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        if passed == whole.size {
+            return Ok(());
+        }
+        tries.wait_after(file, Arc::clone(&cut)).await?;
+        let rest = tries.ask(file, || store.get_from(file, passed)).await?;
+        // Another one in its place, or none, is told by what cut this one.
+        let is_same = |rest: &GetResult| rest.meta.e_tag == whole.e_tag && rest.meta.size == whole.size;
+        found = rest.filter(is_same).ok_or_else(|| InVain::once(file, cut))?;
     }
 }
 

@@ -8,12 +8,13 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload,
+    Attribute, Attributes, GetOptions, GetRange, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutOptions, PutPayload,
 };
 use reqwest::Url;
 use tokio::sync::Semaphore;
 
+use super::code::Code;
 use super::error::{BucketError, unwrapped};
 use super::listing::Listing;
 use super::uploads::Uploads;
@@ -113,7 +114,13 @@ impl Store {
 
     /// A file, whose content is on its way, if it is there.
     pub(super) async fn get(&self, file: &str) -> Result<Option<GetResult>, Arc<BucketError>> {
-        match self.objects.get(&self.object(file)).await {
+        self.get_from(file, 0).await
+    }
+
+    /// The same, from a byte on.
+    pub(super) async fn get_from(&self, file: &str, byte: u64) -> Result<Option<GetResult>, Arc<BucketError>> {
+        let range = (byte > 0).then_some(GetRange::Offset(byte));
+        match self.objects.get_opts(&self.object(file), GetOptions { range, ..GetOptions::default() }).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(unwrapped(action_of(file), &self.name, &error)),
@@ -126,6 +133,16 @@ impl Store {
         match self.objects.head(&self.object(file)).await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
+            // An answer to HEAD says no more, and the library hands it on as it is.
+            Err(object_store::Error::PermissionDenied { .. }) => Err(Arc::new(BucketError::Refused {
+                action: Action::Missing,
+                bucket: self.name.to_string(),
+                status: 403,
+                code: Code::None,
+                says: String::new(),
+                keys: None,
+                retry_after: None,
+            })),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
     }

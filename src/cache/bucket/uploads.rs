@@ -12,11 +12,15 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use object_store::gcp::GcpCredentialProvider;
 use reqwest::Url;
 
+use super::again::{InVain, again};
 use super::error::{BucketError, unwrapped};
 use super::pages::Pages;
 use super::wire::{Wire, unescaped};
 use crate::cache::care::{Seconds, Unfinished};
 use crate::cache::http::Action;
+
+/// As messages call what is asked for here.
+const LIST: &str = "the list of uploads in parts";
 
 /// Who signs a request.
 pub(super) enum Signer {
@@ -34,11 +38,11 @@ pub(super) struct Uploads {
 
 impl Uploads {
     /// Those whose objects' names begin like that behind `prefix`, which is left out of their names.
-    pub(super) async fn list(&self, prefix: &str, begin: &str) -> Result<Vec<Unfinished>, Arc<BucketError>> {
+    pub(super) async fn list(&self, prefix: &str, begin: &str) -> Result<Vec<Unfinished>, InVain> {
         let (mut found, mut from, whole) = (Vec::new(), None, format!("{prefix}{begin}"));
         let mut pages = Pages::default();
         loop {
-            let text = self.page(&whole, from.as_ref()).await?;
+            let text = again(LIST, || self.page(&whole, from.as_ref())).await?;
             let uploads = text.split("<Upload>").skip(1).filter_map(|upload| {
                 let name = element(upload, "Key")?.strip_prefix(prefix)?.to_owned();
                 let (id, began) = (element(upload, "UploadId")?, element(upload, "Initiated")?);
@@ -50,7 +54,8 @@ impl Uploads {
             let is_more = element(&text, "IsTruncated").is_some_and(|said| said == "true");
             let next = element(&text, "NextKeyMarker").zip(element(&text, "NextUploadIdMarker"));
             let Some(next) = next.filter(|_| is_more) else { return Ok(found) };
-            pages.next(Action::Missing, &self.wire.bucket, &next, found.len() == before)?;
+            let ends = pages.next(Action::Missing, &self.wire.bucket, &next, found.len() == before);
+            ends.map_err(|error| InVain::once(LIST, error))?;
             from = Some(next);
         }
     }
@@ -86,7 +91,8 @@ impl Uploads {
         }
         let answer = self.wire.exchange(request).await.map_err(Arc::new)?;
         let body = answer.into_body().collect().await;
-        let body = body.map_err(|_| not_understood("its answer was cut".to_owned()))?;
+        let cut = |error| object_store::Error::Generic { store: "uploads", source: Box::new(error) };
+        let body = body.map_err(|error| unwrapped(Action::Missing, &self.wire.bucket, &cut(error)))?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 }

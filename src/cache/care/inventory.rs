@@ -53,8 +53,8 @@ pub(super) struct Archive {
     pub(super) modified: Seconds,
     /// When it was read or written last.
     pub(super) read: Seconds,
-    /// Whether it lies where archives do, and so is one even if no narinfo names it. Of what lies elsewhere nobody but who put
-    /// it there knows what it is.
+    /// Whether it lies where archives do and is called as they are, and so is one even if no narinfo names it. Of all else
+    /// nobody but who put it there knows what it is.
     pub(super) is_one: bool,
 }
 
@@ -182,10 +182,6 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Folders of what is no archive, and of what is being written to a directory.
-const LEFT_ALONE: [&str; 6] =
-    [layout::LOG_DIR, layout::REALISATIONS_DIR, layout::BUILD_TRACE_DIR, layout::DEBUG_DIR, ".tmp", ".links"];
-
 pub(super) fn kind_of(name: &str) -> Kind {
     if name == layout::CACHE_INFO {
         return Kind::Other;
@@ -208,14 +204,9 @@ pub(super) fn kind_of(name: &str) -> Kind {
                 None => Kind::Other,
             }
         }
-        Some((folder, _)) if LEFT_ALONE.contains(&folder) => Kind::Other,
-        Some((folder, _)) => Kind::Archive { is_one: folder == layout::NAR_DIR },
+        Some((folder, _)) if folder != layout::NAR_DIR && layout::is_own_folder(folder) => Kind::Other,
+        Some(_) => Kind::Archive { is_one: layout::is_archive(name) },
     }
-}
-
-/// Whether a file lies where archives do.
-pub(super) fn is_archive(name: &str) -> bool {
-    kind_of(name) == Kind::Archive { is_one: true }
 }
 
 /// Where a path's narinfo lies.
@@ -275,6 +266,9 @@ mod tests {
             (format!("{text}.ls"), Kind::Listing(hash)),
             ("nar/a.nar.xz".to_owned(), Kind::Archive { is_one: true }),
             ("a.nar.xz".to_owned(), Kind::Archive { is_one: false }),
+            ("nar/nix-cache-info".to_owned(), Kind::Archive { is_one: false }),
+            (format!("nar/{text}.narinfo"), Kind::Archive { is_one: false }),
+            ("nar/nar/a.nar.xz".to_owned(), Kind::Archive { is_one: false }),
             ("a.narinfo".to_owned(), Kind::Archive { is_one: false }),
             ("nix-cache-info".to_owned(), Kind::Other),
             (format!("log/{text}-a.drv"), Kind::Other),

@@ -30,13 +30,14 @@
 //! empty file fits, that dooms its archive; who uploads there through a web server then doesn't learn of it. An object is
 //! copied first.
 //!
-//! Between that read and the removal lie some milliseconds, in which another host may show the path anew by a narinfo of
-//! its own. In a directory that is seen, and the new one stays, but for a kill at that very moment. Of an object store's it
+//! Between that read and the removal lie some milliseconds, or seconds where the store has to be asked again, in which another
+//! host may show the path anew by a narinfo of its own. In a directory that is seen, and the new one stays, but for a kill at that very moment. Of an object store's it
 //! goes unseen, since few of them know how to delete an object only if it is still the same: then the path is uploaded once
 //! more when something needs it.
 //!
-//! What a narinfo names outside `nar/` is neither doomed nor removed, and doesn't count as the cache's: whoever may write
-//! narinfos could have others' files removed so. It is left alone, and told of ([`Pruned::elsewhere`]).
+//! What a narinfo names that lies elsewhere than archives do, or isn't called as they are (`layout::is_archive`), is neither
+//! doomed nor removed, and doesn't count as the cache's: whoever may write narinfos could have others' files removed so. It is
+//! left alone, and told of ([`Pruned::elsewhere`]). So is what else lies in `nar/`, such as another cache.
 //!
 //! What is old is so by the store's clock, where that can be known (`clock`).
 //!

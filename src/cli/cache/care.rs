@@ -35,7 +35,7 @@ pub(super) async fn shelf(cache: &CacheConfig, setup: &Setup) -> Result<Arc<dyn 
 /// Says whose trouble it is.
 pub(super) fn failed(cache: &CacheConfig) -> impl Fn(CacheError) -> CliError {
     let name = cache.name.to_string();
-    move |source| CliError::Cache { name: name.clone(), source: Box::new(source) }
+    move |source| CliError::Care { name: name.clone(), source: Box::new(source) }
 }
 
 /// The cache's own key, as far as it is known here, and those that were named.

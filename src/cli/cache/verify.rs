@@ -28,7 +28,8 @@ use crate::config::parse_duration;
 /// `[upstreams] keys` is left to that upstream, and told. What nothing names is listed, too; `cache prune` removes it, a day
 /// later if it may be an upload's or others may still count on it.
 /// Hosts may upload to the cache meanwhile. The exit code is 0 when all is well, or has been repaired, and 1 otherwise; 3
-/// where the policy keeps something back of a repair, or it has failed or is held, and 4 where --timeout or a signal ended it.
+/// where the policy keeps something back of a repair, or it has failed or is held, 4 where --timeout or a signal ended it, and 5
+/// where the cache could not be looked at.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The cache's name in the policy: one in a directory or in an object store.

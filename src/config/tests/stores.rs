@@ -166,6 +166,55 @@ url = "s3://b/folder"
 }
 
 #[test]
+fn no_cache_lies_in_what_another_has_for_itself() {
+    bad_v1(
+        r#"[caches.a]
+url = "s3://b?endpoint=h:1"
+[caches.b]
+url = "s3://b/nar?endpoint=https://h:1/&region=eu"
+[caches.c]
+url = "file:///srv/c/log/c"
+[caches.d]
+url = "file:///srv/c/"
+[caches.e]
+url = "https://h/nix"
+[caches.f]
+url = "https://H/nix/realisations/f"
+"#,
+        &[
+            "5:7: the cache `a` of line 2 has its folder `nar` for itself, and this one would lie in it: give this one another \
+             folder",
+            "9:7: the cache `c` of line 6 lies in the folder `log` of this one, which this one has for itself: give one of the \
+             two another folder",
+            "13:7: the cache `e` of line 10 has its folder `realisations` for itself, and this one would lie in it: give this \
+             one another folder",
+        ],
+    );
+    good(
+        r#"version = 1
+[caches.a]
+url = "s3://b"
+[caches.b]
+url = "s3://b/team/nar"
+[caches.c]
+url = "s3://b/narrow"
+[caches.d]
+url = "s3://other/nar"
+[caches.e]
+url = "s3://b/nar?endpoint=h:1"
+[caches.f]
+url = "attic+https://h/team"
+[caches.g]
+url = "attic+https://h/team/nar"
+[caches.h]
+url = "command:///opt/push"
+[caches.i]
+url = "command:///opt/push"
+"#,
+    );
+}
+
+#[test]
 fn headers_for_a_store_are_none_of_its_own() {
     let policy = |header: &str| format!("version = 1\n[caches.a]\nurl = \"s3://b\"\nheaders = {{ {header} = \"x\" }}");
     assert_eq!(good(&policy("cf-access-client-id")).caches[0].http.headers[0].0, "cf-access-client-id");

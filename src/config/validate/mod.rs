@@ -6,9 +6,9 @@ mod command;
 mod compression;
 mod disk;
 mod pin;
+mod place;
 mod source;
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,6 @@ use crate::policy::{Built, ByteSize, CacheName, Effect, Globs, Kind, Match, Poli
 use super::duration::parse_duration;
 use super::problems::Problems;
 use super::raw::{RawMatch, RawPolicy, RawRule, RawStore, RawUpstreams};
-use super::raw_cache::RawCache;
 use super::raw_limits::RawLimits;
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
@@ -69,7 +68,7 @@ pub(super) fn validate(
     let pin = raw.store.pin.as_ref().and_then(|text| pin::pin(text, problems));
     let mut caches: Vec<_> =
         raw.caches.iter().filter_map(|raw| cache::cache(raw, &store, check_url, problems)).collect();
-    each_place_once(&raw.caches, problems);
+    place::each_its_own(&raw.caches, problems);
     if raw.caches.is_empty() {
         caches.push(defaults.cache());
     }
@@ -95,28 +94,6 @@ pub(super) fn validate(
     match Policy::new(names, rules, upstream_keys, raw.builtin_rules.unwrap_or(true)) {
         Ok(policy) => Some(Validated { store, pin, caches, upstreams, policy, limits, schedule, disk }),
         Err(unknown) => unreachable!("the rules name known caches alone, or are a problem: {unknown}"),
-    }
-}
-
-/// Two caches in one place would each take what the other wrote for what is there, and sign it with another key.
-fn each_place_once(caches: &[RawCache], problems: &mut Problems<'_>) {
-    let mut seen = BTreeMap::new();
-    for (raw, text) in caches.iter().filter_map(|raw| Some((raw, raw.url.as_ref()?))) {
-        let place = match CacheUrl::parse(text.get_ref()) {
-            // Without a slash at its end.
-            Ok(CacheUrl::File { dir, .. }) => dir.components().as_path().to_string_lossy().into_owned(),
-            Ok(url @ (CacheUrl::Http { .. } | CacheUrl::Bucket { .. } | CacheUrl::Attic { .. })) => {
-                url.normal(text.get_ref())
-            }
-            // One program may serve several, by its arguments.
-            Ok(CacheUrl::Command { .. }) | Err(_) => continue,
-        };
-        let first = *seen.entry(place).or_insert(raw);
-        if !std::ptr::eq(first, raw) {
-            let (name, line) = (first.name.get_ref(), problems.line(&first.name.span()));
-            let message = format!("the cache `{name}` of line {line} is in the same place: leave one of the two out");
-            problems.add(text.span(), message);
-        }
     }
 }
 

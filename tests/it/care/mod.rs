@@ -1,6 +1,8 @@
 //! Care of a cache that has no server: it is broken in every way, and mended; it is pruned, beside uploads too; it gets
 //! another key. Each time real Nix reads back what is left, signatures required.
 
+mod again;
+mod nested;
 mod others;
 mod prune;
 mod repair;

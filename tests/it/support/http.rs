@@ -4,11 +4,14 @@ use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Frame;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::LazyLock;
+use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
@@ -18,6 +21,25 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// A body that is all there.
 pub fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of which no more comes than that, whatever its head says.
+pub fn cut(bytes: Bytes) -> Body {
+    Cut(Some(bytes)).boxed_unsync()
+}
+
+struct Cut(Option<Bytes>);
+
+impl hyper::body::Body for Cut {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(Some(match self.0.take() {
+            Some(bytes) => Ok(Frame::data(bytes)),
+            None => Err(io::ErrorKind::ConnectionReset.into()),
+        }))
+    }
 }
 
 /// An answer with a body of a type.

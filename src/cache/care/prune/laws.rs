@@ -292,6 +292,25 @@ fn what_a_narinfo_names_outside_the_folder_of_archives_is_left_alone() {
     assert!(prune().archives.is_empty() && theirs.exists());
 }
 
+/// Such as another cache, which somebody keeps there.
+#[test]
+fn what_lies_among_the_archives_and_is_none_is_left_alone() {
+    let dir = two_old_paths();
+    fs::create_dir(dir.path().join("nar/nar")).expect("a folder");
+    let others = ["nix-cache-info", &format!("{}.narinfo", hash(7)), "nar/7.nar", "7.narrow", "disk.img"];
+    for name in others {
+        write(&dir.path().join("nar").join(name), &[b'x'; 1_000], NOW - 2 * GRACE, NOW - 2 * GRACE);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let bytes = runtime.block_on(size(&shelf(dir.path()))).expect("listed");
+    assert!(bytes < 1_000, "{bytes} bytes are counted as the cache's");
+    let prune = || pruned(dir.path(), Vec::new(), 0, &Heard::default()).expect("pruned");
+    assert_eq!(prune().hidden.len(), 2);
+    date(dir.path(), "", NOW - GRACE);
+    assert_eq!(prune().archives.len(), 2);
+    assert!(others.iter().all(|name| dir.path().join("nar").join(name).exists()));
+}
+
 /// A narinfo of another program's may name it by more than its name.
 #[test]
 fn what_may_be_the_archive_of_something_shown_is_nobodys_orphan() {

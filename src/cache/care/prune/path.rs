@@ -1,9 +1,9 @@
 //! Hiding one path, and showing it again.
 
-use crate::cache::CacheError;
-use crate::cache::care::inventory::{Mark, condemned_name, doomed_file, is_archive, listing_file, narinfo_file};
+use crate::cache::care::inventory::{Mark, condemned_name, doomed_file, listing_file, narinfo_file};
 use crate::cache::care::narinfo::needs;
 use crate::cache::care::{Condition, Seconds, Shelf};
+use crate::cache::{CacheError, layout};
 use crate::nix::HashPart;
 
 /// Hides a path, if its narinfo is still the one that was read before. Returns whether it is hidden.
@@ -22,7 +22,7 @@ pub(super) async fn hide(
     }
     // A narinfo that names no archive is nothing that could be put back.
     if let Some(mark) = mark {
-        if archive.is_some_and(|archive| is_archive(&archive)) {
+        if archive.is_some_and(|archive| layout::is_archive(&archive)) {
             match shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await {
                 // A directory without room for an empty file: there the hidden narinfo itself dooms the archive, whose mark
                 // begins its name.

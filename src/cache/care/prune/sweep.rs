@@ -8,12 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Choice, Contents, Owner, Pruned, Pruning, read_all};
-use crate::cache::CacheError;
 use crate::cache::care::at_once::{REQUESTS, at_once};
-use crate::cache::care::inventory::{
-    Archive, Inventory, Mark, Named, condemned_name, doomed_file, is_archive, listing_file,
-};
+use crate::cache::care::inventory::{Archive, Inventory, Mark, Named, condemned_name, doomed_file, listing_file};
 use crate::cache::care::{Condition, Entry, Listed, Seconds, Shelf};
+use crate::cache::{CacheError, layout};
 use crate::nix::HashPart;
 
 /// Removes archives that nothing names, and what else is left over.
@@ -177,7 +175,7 @@ impl<O: Owner> Sweep<'_, O> {
         // One that was written anew since it was listed is an upload's.
         let pruning = self.pruning;
         let is_doomed = |file: &Entry| {
-            pruning.is_over(file.modified) && is_archive(&file.name) && doomed.contains(&Mark::of(&file.name))
+            pruning.is_over(file.modified) && layout::is_archive(&file.name) && doomed.contains(&Mark::of(&file.name))
         };
         let files = self.files(is_doomed).await?;
         // Before: of what is forgotten in vain nothing is lost, and what fails half way is forgotten as well.

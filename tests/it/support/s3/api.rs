@@ -1,6 +1,6 @@
 //! What the fake S3 answers.
 
-use super::super::http::{Body, answer as with_body, query as query_of, whole};
+use super::super::http::{Body, answer as with_body, cut, query as query_of, whole};
 use super::BUCKET;
 use super::entry::let_in;
 use super::fake::Shared;
@@ -8,9 +8,10 @@ use super::state::{Dialect, On, Op, State, Trouble, e_tag};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, DATE, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, IF_MATCH, IF_NONE_MATCH, RANGE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,7 +47,8 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
     if bucket != BUCKET {
         return Ok(refuse(404, "NoSuchBucket", head));
     }
-    let trouble = shared.trouble.borrow().clone().filter(|at| at.hits(op, name)).map(|at| at.trouble);
+    let trouble = shared.trouble.borrow().clone().filter(|at| at.hits(op, name, request_line(&parts)));
+    let trouble = trouble.map(|at| at.trouble);
     let _flying = Flying::start(&shared, op);
     let content = match trouble {
         Some(Trouble::CutAfterDone) => {
@@ -61,7 +63,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
             shared.state().troubled += 1;
             content
         }
-        None => body.collect().await?.to_bytes(),
+        None | Some(Trouble::HalfAnswer) => body.collect().await?.to_bytes(),
         Some(Trouble::Code(status, code)) => {
             let _ = body.collect().await;
             shared.state().troubled += 1;
@@ -81,10 +83,23 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         }
     };
     check_length(&mut shared.state(), &parts.headers, op, &content);
-    let mut state = shared.state();
-    let mut done = act(&mut state, op, name, &query, &parts.headers, content);
-    done.headers_mut().insert(DATE, httpdate::fmt_http_date(state.now()).parse()?);
-    Ok(done)
+    let done = {
+        let mut state = shared.state();
+        let mut done = act(&mut state, op, name, &query, &parts.headers, content);
+        done.headers_mut().insert(DATE, httpdate::fmt_http_date(state.now()).parse()?);
+        done
+    };
+    if !matches!(trouble, Some(Trouble::HalfAnswer)) {
+        return Ok(done);
+    }
+    shared.state().troubled += 1;
+    let (head, body) = done.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Response::from_parts(head, cut(body.slice(..body.len() / 2))))
+}
+
+fn request_line(request: &Parts) -> String {
+    format!("{} {}", request.method, request.uri)
 }
 
 /// An upload under way: how many there are at once is noted.
@@ -153,7 +168,7 @@ fn act(
 ) -> Response<Body> {
     let id = query.get("uploadId").map(String::as_str).unwrap_or_default();
     let done = match op {
-        Op::Head | Op::Get => return object(state, name, op == Op::Head),
+        Op::Head | Op::Get => return object(state, name, op == Op::Head, headers),
         Op::List => return listing(state, query),
         Op::Uploads => return uploads(state, query),
         Op::Put => state.put(name, content, &condition(state.dialect, headers)),
@@ -256,17 +271,27 @@ fn condition(dialect: Dialect, headers: &HeaderMap) -> On {
     }
 }
 
-fn object(state: &State, name: &str, head: bool) -> Response<Body> {
+fn object(state: &State, name: &str, head: bool, headers: &HeaderMap) -> Response<Body> {
     let Some(content) = state.objects.get(name) else {
         let (status, code) = if state.hides_what_is_missing { (403, "AccessDenied") } else { (404, "NoSuchKey") };
         return refuse(status, code, head);
     };
-    Response::builder()
-        .header("etag", e_tag(content))
-        .header("x-goog-generation", e_tag(content).trim_matches('"'))
+    let from = headers.get(RANGE).map_or(0, |range| {
+        let range = range.to_str().unwrap();
+        range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')).unwrap().parse().unwrap()
+    });
+    let mut response = Response::builder();
+    if from > 0 {
+        let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+        response = response.status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, range);
+    }
+    let content = content.slice(from..);
+    response
+        .header("etag", e_tag(&state.objects[name]))
+        .header("x-goog-generation", e_tag(&state.objects[name]).trim_matches('"'))
         .header("last-modified", httpdate::fmt_http_date(state.modified(name)))
         .header(CONTENT_LENGTH, content.len())
-        .body(whole(if head { Bytes::new() } else { content.clone() }))
+        .body(whole(if head { Bytes::new() } else { content }))
         .unwrap()
 }
 

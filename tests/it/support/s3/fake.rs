@@ -34,11 +34,14 @@ pub struct At {
     /// A part of the object's name.
     part: &'static str,
     pub trouble: Trouble,
+    /// The requests that it has happened to, where it happens to each only once.
+    hit: Option<Arc<Mutex<BTreeSet<String>>>>,
 }
 
 impl At {
-    pub fn hits(&self, op: Op, name: &str) -> bool {
-        self.ops.contains(&op) && name.contains(self.part)
+    pub fn hits(&self, op: Op, name: &str, request: String) -> bool {
+        let is_new = || self.hit.as_ref().is_none_or(|hit| hit.lock().unwrap().insert(request));
+        self.ops.contains(&op) && name.contains(self.part) && is_new()
     }
 }
 
@@ -93,7 +96,13 @@ impl FakeS3 {
 
     /// The same, to those of objects whose names have this part.
     pub fn fail_at(&self, ops: &[Op], part: &'static str, trouble: Trouble) {
-        self.shared.trouble.send_replace(Some(At { ops: ops.to_vec(), part, trouble }));
+        self.shared.trouble.send_replace(Some(At { ops: ops.to_vec(), part, trouble, hit: None }));
+    }
+
+    /// The same, to each request when it is made for the first time.
+    pub fn fail_once(&self, ops: &[Op], part: &'static str, trouble: Trouble) {
+        let hit = Some(Arc::default());
+        self.shared.trouble.send_replace(Some(At { ops: ops.to_vec(), part, trouble, hit }));
     }
 
     /// From now on, all goes well.

@@ -40,6 +40,8 @@ pub enum Trouble {
     Cut,
     /// Does what it is asked, and ends the connection without a word.
     CutAfterDone,
+    /// Answers with the first half of what there is.
+    HalfAnswer,
     /// Does it twice and answers once, as a proxy that has heard nothing of the first time.
     Twice,
     /// Takes nothing any more, until the trouble is over.
