@@ -58,8 +58,15 @@ impl BucketShelf {
 
     /// Folder by folder, so that what others keep beside the cache stands in nobody's way.
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
-        let folders = self.folder("", true, take).await?;
-        for folder in folders.iter().filter(|_| what == Listed::Everything) {
+        let folders = match what {
+            Listed::Below(folder) => BTreeSet::from([folder.to_owned()]),
+            Listed::Everything => self.folder("", true, take).await?,
+            Listed::Root => {
+                self.folder("", true, take).await?;
+                BTreeSet::new()
+            }
+        };
+        for folder in &folders {
             match self.folder(&format!("{folder}/"), false, take).await {
                 Err(error) if error.is_odd_name() && !OWN_FOLDERS.contains(&folder.as_str()) => {
                     let why = format!("the folder `{folder}` is left alone: {}", one_line(&*error));
@@ -99,7 +106,8 @@ impl BucketShelf {
                 PutMode::Update(UpdateVersion { e_tag: e_tag.clone(), version: version.clone() })
             }
         };
-        let put = async |mode| self.store.put_as(file, content.clone().into(), layout::NARINFO_TYPE, mode).await;
+        let kind = if layout::is_realisation(file) { layout::JSON_TYPE } else { layout::NARINFO_TYPE };
+        let put = async |mode| self.store.put_as(file, content.clone().into(), kind, mode).await;
         let keeps_conditions = self.keeps_conditions.get().copied();
         if keeps_conditions == Some(true) {
             return Ok(put(mode).await? == Put::New);

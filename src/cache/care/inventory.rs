@@ -183,7 +183,8 @@ pub(super) enum Kind {
 }
 
 /// Folders of what is no archive: Nix's logs and realisations, its index of debug symbols, and what is being written.
-const LEFT_ALONE: [&str; 6] = ["log", "realisations", "build-trace-v2", "debuginfo", ".tmp", ".links"];
+const LEFT_ALONE: [&str; 6] =
+    [layout::LOG_DIR, layout::REALISATIONS_DIR, layout::BUILD_TRACE_DIR, "debuginfo", ".tmp", ".links"];
 
 pub(super) fn kind_of(name: &str) -> Kind {
     if name == layout::CACHE_INFO {
