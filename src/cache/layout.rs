@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::Compression;
-use crate::nix::{Derivation, NarHash, PathInfo, Realisation, SecretKey, StoreDir, StorePath, fingerprint, nix32};
+use crate::nix::{
+    Derivation, NarHash, PathInfo, Realisation, SecretKey, StoreDir, StorePath, WrittenRealisation, fingerprint, nix32,
+};
 
 /// Name of the file that describes the cache.
 pub const CACHE_INFO: &str = "nix-cache-info";
@@ -18,10 +20,10 @@ pub const PRUNED_DIR: &str = "pruned";
 /// Directory of the logs of builds.
 pub const LOG_DIR: &str = "log";
 
-/// Directory of what older Nix has noted of content-addressed derivations.
+/// Directory of the realisations that Nix up to 2.34 reads.
 pub const REALISATIONS_DIR: &str = "realisations";
 
-/// The same from Nix 2.34 on.
+/// Directory of those that Nix from 2.35 on reads.
 pub const BUILD_TRACE_DIR: &str = "build-trace-v2";
 
 /// Directory of Nix's index of debug symbols.
@@ -76,20 +78,38 @@ pub fn log_name(derivation: &StorePath) -> String {
     format!("{LOG_DIR}/{}", derivation.base_name())
 }
 
+/// What stands behind the output in the name of a realisation.
+const REALISATION: &str = ".doi";
+
 /// Where a realisation lies, and in what folder.
 #[must_use]
 pub fn realisation_name(realisation: &Realisation) -> (String, String) {
     let output = &realisation.output;
-    match &realisation.derivation {
-        Derivation::Hash { hash, .. } => {
-            (REALISATIONS_DIR.to_owned(), format!("{REALISATIONS_DIR}/{hash}!{output}.doi"))
-        }
-        Derivation::Path(derivation) => {
-            let folder = format!("{BUILD_TRACE_DIR}/{}", derivation.base_name());
-            let file = format!("{folder}/{output}.doi");
-            (folder, file)
-        }
-    }
+    let (folder, file) = match &realisation.derivation {
+        Derivation::Hash { hash, .. } => (REALISATIONS_DIR.to_owned(), format!("{hash}!{output}")),
+        Derivation::Path(derivation) => (format!("{BUILD_TRACE_DIR}/{}", derivation.base_name()), output.clone()),
+    };
+    let name = format!("{folder}/{file}{REALISATION}");
+    (folder, name)
+}
+
+/// Whether a file of the cache is a realisation, by its name.
+#[must_use]
+pub fn is_realisation(file: &str) -> bool {
+    let is_in = |folder: &str| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    file.ends_with(REALISATION) && (is_in(REALISATIONS_DIR) || is_in(BUILD_TRACE_DIR))
+}
+
+/// Reads the file of a realisation, or says what is wrong with it. From Nix 2.35 on its name alone says which one it is.
+///
+/// # Errors
+/// A sentence; what is said in it may have any characters.
+pub fn read_realisation(file: &str, text: &[u8]) -> Result<WrittenRealisation, String> {
+    let Some(by_path) = file.strip_prefix(BUILD_TRACE_DIR) else { return WrittenRealisation::by_hash(text) };
+    let named = by_path.strip_prefix('/').and_then(|file| file.strip_suffix(REALISATION)?.split_once('/'));
+    let named = named.and_then(|(derivation, output)| Some((StorePath::from_base_name(derivation).ok()?, output)));
+    let (derivation, output) = named.ok_or("its name says of no derivation's output that it is its")?;
+    WrittenRealisation::by_path(derivation, output, text)
 }
 
 /// A name for an archive that no other upload has: `nar/NARHASH-SUFFIX.nar.zst`.

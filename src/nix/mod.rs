@@ -29,6 +29,6 @@ pub use hash_part::HashPart;
 pub use indirect_root::add_indirect_root;
 pub use path_info::{NarHash, NarHashError, PathInfo, nix32};
 pub(crate) use patience::Patience;
-pub use realisation::{Derivation, Realisation};
+pub use realisation::{Derivation, Realisation, WrittenRealisation};
 pub use signature::{BadPublicKey, BadSecretKey, PublicKey, SecretKey, fingerprint};
 pub use store_path::{HASH_PART_LEN, StoreDir, StorePath, StorePathError};

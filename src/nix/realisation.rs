@@ -10,9 +10,13 @@
 //!
 //! Signed is the JSON without its signatures, keys sorted and without spaces, as `nlohmann::json::dump` writes it.
 
+mod written;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+pub use written::WrittenRealisation;
 
 use super::{SecretKey, StorePath};
 
@@ -74,14 +78,23 @@ struct Key<'r> {
 struct Value<'r> {
     out_path: &'r str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    signatures: Option<Vec<Signature<'r>>>,
+    signatures: Option<Vec<Signature>>,
 }
 
-#[derive(Serialize)]
+/// A signature from Nix 2.35 on.
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Signature<'s> {
-    key_name: &'s str,
-    sig: &'s str,
+struct Signature {
+    key_name: String,
+    sig: String,
+}
+
+impl Signature {
+    /// One that is written as `NAME:BASE64`.
+    fn of(text: &str) -> Option<Self> {
+        let (key_name, sig) = text.split_once(':')?;
+        Some(Self { key_name: key_name.to_owned(), sig: sig.to_owned() })
+    }
 }
 
 impl Realisation {
@@ -95,34 +108,51 @@ impl Realisation {
         hash && !self.output.is_empty() && !self.output.starts_with('.') && self.output.bytes().all(output)
     }
 
+    /// What is signed of it: each text says less than the one before it, and is true if that is.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<String> {
+        let (output, out_path) = (&self.output, self.out_path.base_name());
+        match &self.derivation {
+            Derivation::Hash { hash, depends_on } => {
+                let id = format!("{hash}!{output}");
+                let unsigned = |dependent_realisations| {
+                    json(&ByHash { dependent_realisations, id: &id, out_path, signatures: None })
+                };
+                let mut fingerprints = vec![unsigned(base_names(depends_on))];
+                if !depends_on.is_empty() {
+                    // To Nix 2.34 what it depends on is no part of what is signed.
+                    fingerprints.push(unsigned(BTreeMap::new()));
+                }
+                fingerprints
+            }
+            Derivation::Path(derivation) => {
+                let key = Key { drv_path: derivation.base_name(), output_name: output };
+                vec![json(&ByPath { key, value: Value { out_path, signatures: None } })]
+            }
+        }
+    }
+
     /// What stands in its file in a binary cache, signed with `key`, too.
     #[must_use]
     pub fn signed_json(&self, key: &SecretKey) -> String {
         let out_path = self.out_path.base_name();
         let mut signatures: BTreeSet<String> = self.signatures.iter().cloned().collect();
+        signatures.extend(self.fingerprints().iter().map(|text| key.sign(text)));
         match &self.derivation {
             Derivation::Hash { hash, depends_on } => {
-                let id = format!("{hash}!{}", self.output);
-                let unsigned = |dependent_realisations| {
-                    json(&ByHash { dependent_realisations, id: &id, out_path, signatures: None })
-                };
-                let dependent_realisations: BTreeMap<_, _> =
-                    depends_on.iter().map(|(id, path)| (id.as_str(), path.base_name())).collect();
-                signatures.insert(key.sign(&unsigned(dependent_realisations.clone())));
-                // To Nix 2.34 what it depends on is no part of what is signed.
-                signatures.insert(key.sign(&unsigned(BTreeMap::new())));
+                let (id, dependent_realisations) = (format!("{hash}!{}", self.output), base_names(depends_on));
                 json(&ByHash { dependent_realisations, id: &id, out_path, signatures: Some(signatures) })
             }
-            Derivation::Path(derivation) => {
-                let key_of = Key { drv_path: derivation.base_name(), output_name: &self.output };
-                signatures
-                    .insert(key.sign(&json(&ByPath { key: key_of, value: Value { out_path, signatures: None } })));
-                let signatures = signatures.iter().filter_map(|text| text.split_once(':'));
-                let signatures = signatures.map(|(key_name, sig)| Signature { key_name, sig }).collect();
+            Derivation::Path(_) => {
+                let signatures = signatures.iter().filter_map(|text| Signature::of(text)).collect();
                 json(&Value { out_path, signatures: Some(signatures) })
             }
         }
     }
+}
+
+fn base_names(depends_on: &BTreeMap<String, StorePath>) -> BTreeMap<&str, &str> {
+    depends_on.iter().map(|(id, path)| (id.as_str(), path.base_name())).collect()
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -16,7 +16,7 @@ use crate::cache::Class;
 /// So often something is asked for that isn't answered: the pauses between come to some eight seconds.
 const TRIES: u32 = 5;
 
-/// The first pause; each one behind it is twice as long. A server that is hit too hard is given as much as S3's own clients do.
+/// The first pause; each one behind it is twice as long.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// No pause is longer, whatever the answer says: somebody is waiting for the command.

@@ -60,11 +60,20 @@ impl BucketShelf {
 
     /// The cache's own folders alone: what others keep beside them, however much it is, stands in nobody's way.
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
-        let folders = self.folder("", true, take).await?;
-        for folder in folders.into_iter().filter(|_| what == Listed::Everything) {
+        let folders = match what {
+            Listed::Below(folder) => BTreeSet::from([folder]),
+            Listed::Everything => self.folder("", true, take).await?,
+            Listed::Root => {
+                self.folder("", true, take).await?;
+                BTreeSet::new()
+            }
+        };
+        for folder in folders {
             match self.folder(&format!("{folder}/"), false, take).await {
                 // Its files are counted, no more.
-                Err(error) if error.source.is_odd_name() && !OF_ARCHIVES.contains(&folder) => {
+                Err(error)
+                    if what == Listed::Everything && error.source.is_odd_name() && !OF_ARCHIVES.contains(&folder) =>
+                {
                     debug!("{} is not listed to its end: {}", self.store.name, one_line(&error.source));
                 }
                 listed => drop(listed?),
@@ -140,7 +149,8 @@ impl BucketShelf {
     }
 
     async fn put_as(&self, file: &str, content: &Bytes, mode: &PutMode, tries: &mut Tries) -> Result<Put, InVain> {
-        let put = || self.store.put_as(file, content.clone().into(), layout::NARINFO_TYPE, mode.clone());
+        let kind = if layout::is_realisation(file) { layout::JSON_TYPE } else { layout::NARINFO_TYPE };
+        let put = || self.store.put_as(file, content.clone().into(), kind, mode.clone());
         tries.ask(file, put).await
     }
 

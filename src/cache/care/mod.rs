@@ -9,12 +9,13 @@
 //!
 //! - **Nothing broken.** A prune shows a path as long as a path that stays refers to it, and the referrer goes first.
 //!   `prune` says what protects an upload that is under way meanwhile.
-//! - **Nothing corrupt.** A narinfo gets a signature only after one that is trusted has been verified, and nothing else
-//!   in it changes.
+//! - **Nothing corrupt.** A narinfo or a realisation gets a signature only after one that is trusted has been verified, and
+//!   nothing else in it changes.
 //! - Nothing outside the cache is read, whatever a narinfo says ([`archive_within`]), and nothing is removed but from the
 //!   folders that a cache has: what lies elsewhere may be others', whoever names it.
 //!
-//! Deliberately absent: logs of builds and realisations, which nobody needs to read a path. They are left alone.
+//! Deliberately absent: logs of builds, and but for their signatures realisations, which nobody needs to read a path. They are
+//! left alone.
 
 mod at_once;
 mod clock;
@@ -37,7 +38,7 @@ pub use self::inventory::size;
 pub(super) use self::inventory::{condemned_with, doomed_name};
 pub(super) use self::narinfo::signatures_over;
 pub use self::prune::{Choice, Owner, Pruned, Pruning, doom, prune};
-pub use self::sign::{Signed, Signing, sign};
+pub use self::sign::{Counts, RealisationFault, RealisationFinding, Signed, Signing, Step, sign};
 pub use self::verify::{Fault, Finding, Found, Leftover, OnTrust, Verifying, Whose, verify};
 use super::{BoxFuture, CacheError, layout};
 
@@ -134,6 +135,8 @@ pub enum Listed {
     Everything,
     /// Only those that lie in no folder: the narinfos.
     Root,
+    /// Only those below a folder.
+    Below(&'static str),
 }
 
 /// A file of a cache.

@@ -98,7 +98,7 @@ pub enum Fault {
     },
 }
 
-fn made_by(signed: &[String]) -> String {
+pub(super) fn made_by(signed: &[String]) -> String {
     if signed.is_empty() { String::new() } else { format!(" (it says it is signed by {})", signed.join(", ")) }
 }
 

@@ -207,7 +207,8 @@ fn entry(name: String, metadata: &Metadata) -> Entry {
 
 /// Sends what lies below a directory, a page at a time. Links are not followed: they may lead out of the cache.
 fn list(root: &Path, what: Listed, pages: &mpsc::Sender<Vec<Entry>>) -> Result<(), CacheError> {
-    let (mut folders, mut page) = (vec![String::new()], Vec::with_capacity(PAGE));
+    let first = if let Listed::Below(folder) = what { format!("{folder}/") } else { String::new() };
+    let (mut folders, mut page) = (vec![first], Vec::with_capacity(PAGE));
     while let Some(folder) = folders.pop() {
         let path = root.join(&folder);
         let Some(entries) = there(fs::read_dir(&path), "list", &path)? else { continue };
@@ -216,7 +217,7 @@ fn list(root: &Path, what: Listed, pages: &mpsc::Sender<Vec<Entry>>) -> Result<(
             // Nothing of a cache has such a name.
             let Some(name) = file.file_name().to_str().map(|name| format!("{folder}{name}")) else { continue };
             let Some(metadata) = there(file.metadata(), "look at", &file.path())? else { continue };
-            if metadata.is_dir() && what == Listed::Everything && name != TEMP_DIR {
+            if metadata.is_dir() && what != Listed::Root && name != TEMP_DIR {
                 folders.push(format!("{name}/"));
             } else if metadata.is_file() {
                 page.push(entry(name, &metadata));

@@ -69,8 +69,13 @@ impl Steps {
     }
 
     pub(super) fn at(&mut self, done: usize, of: usize) {
+        self.at_kind(done, of, "narinfos");
+    }
+
+    /// How far it is with files of another kind.
+    pub(super) fn at_kind(&mut self, done: usize, of: usize, kind: &str) {
         if self.last.elapsed() >= INTERVAL {
-            self.step(&format!("{done} of {of} narinfos"));
+            self.step(&format!("{done} of {of} {kind}"));
         }
     }
 }

@@ -122,6 +122,10 @@ fn an_object_of_others_with_an_odd_name_stands_in_nobodys_way() {
         assert_eq!(json(&storewatch, "prune", &PRUNE).0["orphaned_archives"], 1);
         assert_sound(&storewatch);
         assert!(site.get("other//thing").is_some());
+        cache(&storewatch, "sign", &[]).ok();
+        site.set("realisations//thing", "theirs as well");
+        let said = cache(&storewatch, "sign", &[]);
+        assert!(said.code == Some(5) && said.stderr.contains("realisations//thing"), "{said:?}");
         // Where it is in the way, it is said which it is.
         site.set("nar//thing", "theirs, too");
         let said = cache(&storewatch, "verify", &[]);

@@ -158,6 +158,14 @@ fn check_length(state: &mut State, headers: &HeaderMap, op: Op, content: &Bytes)
     }
 }
 
+/// What Nix says that a realisation is, whoever writes it last.
+fn check_kind(state: &mut State, name: &str, headers: &HeaderMap) {
+    let kinds = ["content-type", "x-ms-blob-content-type"].map(|header| headers.get(header));
+    if name.ends_with(".doi") && !kinds.into_iter().flatten().any(|kind| kind == "application/json") {
+        state.violation(format!("{name} is no JSON by its content type"));
+    }
+}
+
 fn act(
     state: &mut State,
     op: Op,
@@ -171,7 +179,10 @@ fn act(
         Op::Head | Op::Get => return object(state, name, op == Op::Head, headers),
         Op::List => return listing(state, query),
         Op::Uploads => return uploads(state, query),
-        Op::Put => state.put(name, content, &condition(state.dialect, headers)),
+        Op::Put => {
+            check_kind(state, name, headers);
+            state.put(name, content, &condition(state.dialect, headers))
+        }
         Op::Delete => {
             state.delete(name);
             return empty(204);

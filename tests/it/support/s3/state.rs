@@ -141,8 +141,8 @@ impl State {
             if matches!(on, On::Whatever) && !self.overwrites {
                 self.violation(format!("{name} was put without a condition"));
             }
-        } else if self.objects.get(name).is_some_and(|there| *there != content) {
-            // By the like it may be: two hosts that open an empty cache at once both write its `nix-cache-info`.
+        } else if !matches!(on, On::Unchanged(_)) && self.objects.get(name).is_some_and(|there| *there != content) {
+            // By who has read it just before it may be, as to sign it, and by the like: two hosts that open an empty cache at once both write its `nix-cache-info`.
             self.violation(format!("{name} was overwritten"));
         }
         self.objects.insert(name.to_owned(), content);
