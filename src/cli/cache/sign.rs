@@ -11,7 +11,7 @@ use super::{CliError, Global, Setup, print};
 use crate::cache::care::{Signing, sign};
 use crate::cli::run::runtime;
 use crate::cli::words::counted;
-use crate::daemon::caches::{CacheSurroundings, care};
+use crate::daemon::caches::{Allowances, CacheSurroundings, care};
 use crate::disk::Places;
 
 /// Give every path of a cache one more signature, by another key: the way from an old key to a new one.
@@ -66,6 +66,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         // Nothing is written but narinfos that stand.
         instance: String::new(),
         places: Places::default(),
+        allowances: Allowances::new(),
     };
     let key = runtime.block_on(care::key_to_sign(cache, args.key.as_deref(), &surroundings)).map_err(failed(cache))?;
     let mut said = Said {
