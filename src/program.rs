@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
-/// How much is kept of the end of what a program says, in bytes.
+/// How much of the end of what a program says is looked at for what to show, in bytes. As much before it is kept to know
+/// the secrets by that reach into it: none that a message may repeat is longer.
 const SAID_KEPT: usize = 4 * 1024;
 
 /// How much of that is shown, in characters: the last lines of any client's complaint.
@@ -73,12 +74,16 @@ impl Drop for Running {
 
 /// The end of what a program says on a pipe. There may be a secret in it, so it is wiped.
 #[derive(Debug)]
-pub struct Tail(Zeroizing<Vec<u8>>);
+pub struct Tail {
+    said: Zeroizing<Vec<u8>>,
+    /// Whether something before that was cut off, perhaps in the middle of a secret.
+    is_cut: bool,
+}
 
 impl Default for Tail {
     fn default() -> Self {
         // As long as it gets: growing would leave copies behind.
-        Self(Zeroizing::new(Vec::with_capacity(3 * SAID_KEPT)))
+        Self { said: Zeroizing::new(Vec::with_capacity(4 * SAID_KEPT)), is_cut: false }
     }
 }
 
@@ -95,19 +100,23 @@ impl Tail {
             if read == 0 {
                 return Ok(());
             }
-            self.0.extend_from_slice(&chunk[..read]);
-            if self.0.len() > 2 * SAID_KEPT {
-                let surplus = self.0.len() - SAID_KEPT;
-                self.0.drain(..surplus);
+            self.said.extend_from_slice(&chunk[..read]);
+            if self.said.len() > 3 * SAID_KEPT {
+                let surplus = self.said.len() - 2 * SAID_KEPT;
+                self.said.drain(..surplus);
+                self.is_cut = true;
             }
         }
     }
 
-    /// The end of a message: `: …`, or nothing where nothing was said. `blacken` takes out what nobody is to see. What was
-    /// cut off in front is longer than what is shown, so that no secret can stand half in the one and half in the other.
+    /// The end of a message: `: …`, or nothing where nothing was said. `blacken` takes out what nobody is to see. Where
+    /// something was cut off, the end of a secret may stand in front, which nothing can tell any more; so as much as any
+    /// secret has is left out there.
     #[must_use]
     pub fn explanation(&self, blacken: impl Fn(&str) -> String) -> String {
-        let text = blacken(&String::from_utf8_lossy(&self.0));
+        let text = blacken(&String::from_utf8_lossy(&self.said));
+        let left_out = if self.is_cut { SAID_KEPT.min(text.len()) } else { 0 };
+        let text = String::from_utf8_lossy(&text.as_bytes()[left_out..]);
         let words: Vec<&str> =
             text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
         let line = words.join(" ");
@@ -118,5 +127,29 @@ impl Tail {
             Some((at, _)) => format!(": …{}", &line[at..]),
             None => format!(": {line}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Progress bars are mostly white space: joined, all that is kept of them would be shown, from its first byte on.
+    #[tokio::test]
+    async fn no_end_of_a_secret_stands_where_something_was_cut_off() {
+        let secret = "correct horse\nbattery staple";
+        let explanation = |said: Vec<u8>| async move {
+            let mut tail = Tail::default();
+            tail.read(Some(said.as_slice())).await.expect("read");
+            tail.explanation(|text| text.replace(secret, "[secret]"))
+        };
+        for behind in (0..4 * SAID_KEPT).step_by(7) {
+            let said = format!("{}{secret}{}over quota", "x".repeat(3 * SAID_KEPT), " ".repeat(behind));
+            let told = explanation(said.into_bytes()).await;
+            assert!(told.ends_with("over quota") && !told.contains("staple"), "{behind}: {told}");
+        }
+        assert_eq!(explanation(b"no room\nleft".to_vec()).await, ": no room left");
+        let long = explanation(" ä".repeat(4 * SAID_KEPT).into_bytes()).await;
+        assert!(long.starts_with(": …") && long.chars().count() < SAID_SHOWN + 10, "{long}");
     }
 }

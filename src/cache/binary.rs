@@ -36,10 +36,10 @@ pub struct BinaryCache {
 }
 
 impl BinaryCache {
-    /// How the next archive is packed.
-    pub(super) fn compression(&self) -> Compression {
+    /// How the next archive is packed, which has so many bytes.
+    pub(super) fn compression(&self, nar_size: u64) -> Compression {
         match self.layout.compression.unwrap_or_default() {
-            Compression::Auto { .. } => self.pace.compression(),
+            Compression::Auto { .. } => self.pace.compression(nar_size),
             given => given,
         }
     }
@@ -122,7 +122,8 @@ impl BinaryCache {
         layout::narinfo(&self.store_dir, info, nar, &self.key)
     }
 
-    /// The same, to take the place of one that isn't well: signatures that others have made over the same stay.
+    /// The same, to take the place of one that isn't well: signatures by others stay, where that one says the same of the
+    /// path. They aren't verified, which who reads them does.
     pub(super) fn narinfo_in_place_of(&self, shown: &[u8], info: &PathInfo, nar: &StoredNar) -> String {
         let mut info = PathInfo { nar_size: nar.nar_size, ..info.clone() };
         let mut kept = signatures_over(&fingerprint(&self.store_dir, &info), shown, &self.store_dir);
@@ -226,23 +227,24 @@ mod tests {
             facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
             pace: Pace::default(),
         };
+        let nar_size = 64 << 20;
         let upload = |cache: &BinaryCache, busy: Option<Duration>| {
             let took = busy.map(|busy| Took { busy, reading: Duration::ZERO });
-            let (file_hash, nar_size) = (NarHash([1; 32]), 64 << 20);
-            let packed = Packed { compression: cache.compression(), file_hash, file_size: 20 << 20, nar_size, took };
+            let (compression, file_hash, file_size) = (cache.compression(nar_size), NarHash([1; 32]), 20 << 20);
+            let packed = Packed { compression, file_hash, file_size, nar_size, took };
             (0..10).for_each(|_| cache.note_pace(&packed, Duration::from_secs(10)));
         };
         for given in [None, Some(Compression::None), Some(Compression::Zstd { level: 9 })] {
             let cache = cache(given);
             upload(&cache, Some(Duration::from_millis(1)));
-            assert_eq!(cache.compression(), given.unwrap_or(Compression::DEFAULT_ZSTD));
+            assert_eq!(cache.compression(nar_size), given.unwrap_or(Compression::DEFAULT_ZSTD));
         }
         let cache = cache(Some(Compression::AUTO));
         upload(&cache, None);
-        assert_eq!(cache.compression(), Compression::AUTO, "what is packed already says nothing");
+        assert_eq!(cache.compression(nar_size), Compression::AUTO, "what is packed already says nothing");
         upload(&cache, Some(Duration::from_millis(1)));
         assert!(
-            matches!((cache.compression(), Compression::AUTO), (Compression::Auto { level: now }, Compression::Auto { level: before }) if now > before)
+            matches!((cache.compression(nar_size), Compression::AUTO), (Compression::Auto { level: now }, Compression::Auto { level: before }) if now > before)
         );
     }
 }

@@ -142,6 +142,17 @@ pub enum CacheError {
         /// The directory, or the bucket.
         cache: String,
     },
+    /// By a clock that is far ahead, all that a cache shows is old.
+    #[error(
+        "by this host's clock, which says {now}, nothing was written into {cache} within the time that is to be kept, nor \
+         within a month, but for the last hour: all that it shows would go"
+    )]
+    RestsTooLong {
+        /// The cache.
+        cache: String,
+        /// What time it is by this host.
+        now: String,
+    },
     /// The cache's files are not within our reach.
     #[error("this can't be done for such a cache: {why}")]
     NotOurs {
@@ -162,8 +173,9 @@ pub enum CacheError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A thread of storewatch's was lost: by a defect, or because the system gives none.
-    #[error("the thread that was to {action} was lost")]
+    /// What was to do it broke off, by a defect of storewatch's, which the log has. Keeps whoever reads it from looking for the
+    /// fault at the cache.
+    #[error("what was to {action} broke off, by a defect of storewatch: its log has more")]
     LostThread {
         /// What it was to do.
         action: &'static str,
@@ -279,6 +291,10 @@ impl CacheError {
                  instead, or write another folder into the `url`; if there is such a file, remove it where nothing else is \
                  in that folder",
             ),
+            Self::RestsTooLong { .. } => Some(
+                "set the clock if it is wrong; if it is right, and nothing was uploaded for so long, `--max-size` without \
+                 `--keep` goes by no ages",
+            ),
             Self::Malformed { .. } => Some("remove the file if nothing else is in that directory, or name another one"),
             _ => None,
         }
@@ -341,6 +357,7 @@ impl CacheError {
             | Self::Malformed { .. }
             | Self::NotOurs { .. }
             | Self::NoCacheThere { .. }
+            | Self::RestsTooLong { .. }
             | Self::OutOfSight { .. }
             | Self::Url(_)
             | Self::Key { .. } => Class::CacheWaits,

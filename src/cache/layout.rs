@@ -15,6 +15,22 @@ pub const NAR_DIR: &str = "nar";
 /// Directory of the narinfos of pruned paths, as long as their archives are there, and of what marks these archives.
 pub const PRUNED_DIR: &str = "pruned";
 
+/// Directory of the logs of builds.
+pub const LOG_DIR: &str = "log";
+
+/// Directory of what older Nix has noted of content-addressed derivations.
+pub const REALISATIONS_DIR: &str = "realisations";
+
+/// The same from Nix 2.34 on.
+pub const BUILD_TRACE_DIR: &str = "build-trace-v2";
+
+/// Directory of Nix's index of debug symbols.
+pub const DEBUG_DIR: &str = "debuginfo";
+
+/// All directories of a cache. An archive may lie wherever its narinfo says, but whoever makes a cache puts it into
+/// `nar/`, or into no directory.
+pub const FOLDERS: [&str; 6] = [NAR_DIR, PRUNED_DIR, LOG_DIR, REALISATIONS_DIR, BUILD_TRACE_DIR, DEBUG_DIR];
+
 /// What stands behind the hash part in a narinfo's name.
 pub const NARINFO: &str = ".narinfo";
 
@@ -48,9 +64,6 @@ pub fn listing_name(path: &StorePath) -> String {
     format!("{}{LISTING}", path.hash_part())
 }
 
-/// Directory of the logs of builds.
-pub const LOG_DIR: &str = "log";
-
 /// Where the log of a derivation's build lies, not compressed: `nix log` looks for it there.
 #[must_use]
 pub fn log_name(derivation: &StorePath) -> String {
@@ -62,9 +75,11 @@ pub fn log_name(derivation: &StorePath) -> String {
 pub fn realisation_name(realisation: &Realisation) -> (String, String) {
     let output = &realisation.output;
     match &realisation.derivation {
-        Derivation::Hash { hash, .. } => ("realisations".to_owned(), format!("realisations/{hash}!{output}.doi")),
+        Derivation::Hash { hash, .. } => {
+            (REALISATIONS_DIR.to_owned(), format!("{REALISATIONS_DIR}/{hash}!{output}.doi"))
+        }
         Derivation::Path(derivation) => {
-            let folder = format!("build-trace-v2/{}", derivation.base_name());
+            let folder = format!("{BUILD_TRACE_DIR}/{}", derivation.base_name());
             let file = format!("{folder}/{output}.doi");
             (folder, file)
         }

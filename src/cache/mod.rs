@@ -24,6 +24,7 @@ mod nar;
 mod pace;
 pub mod pack;
 pub mod put;
+mod remote;
 mod run;
 mod trial;
 mod unfinished;
@@ -124,9 +125,9 @@ pub struct Push {
 }
 
 impl Push {
-    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive is to be
-    /// looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no seat in a reading
-    /// that others share.
+    /// An archive of the same content, if the cache was given one before. The references have arrived then: the archive
+    /// is to be looked for when that is over, since it may take hours, in which a cache is pruned, and who waits has no
+    /// seat in a reading that others share.
     async fn recall(&mut self) -> Result<Option<StoredNar>, Hindrance> {
         let known = self.contents.recall(self.info.nar_hash).await;
         if known.is_some() {
@@ -143,8 +144,19 @@ pub trait Contents: Send + Sync {
     /// The archive with that hash, if it was given.
     fn recall(&self, nar_hash: NarHash) -> BoxFuture<'_, Option<StoredNar>>;
 
-    /// Notes that the cache was given it, and that a narinfo names it.
+    /// Notes that the cache was given it, and that a narinfo names it, or may.
     fn remember(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()>;
+
+    /// Notes that the cache was given it, and that a narinfo is about to name it: a later run recalls it, and this one not
+    /// before it is remembered. Who forgets everything with this run has nothing to note.
+    fn expect(&self, _nar_hash: NarHash, _nar: &StoredNar) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    /// Forgets what was expected: no narinfo names it, and it is to be deleted.
+    fn forget(&self, _nar_hash: NarHash, _nar: &StoredNar) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Why a path must not be shown after all.

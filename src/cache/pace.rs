@@ -8,21 +8,22 @@
 //!
 //! Where packers are what is waited for at the level of the beginning, the least is next, and one archive is sent as it is. If
 //! that takes no more than half the time, all are, as long as it does; otherwise it is tried again only after the link has
-//! been found slow. A directory gets packed archives in any case: what counts there is room.
+//! been found slow. One that never arrives says neither: where packers are still what is waited for, another is sent. A
+//! directory gets packed archives in any case: what counts there is room.
 //!
 //! It comes to rest on a link that stays as it is, as long as no level takes three times as long as the one below: the widest
 //! step that was seen was 2.9, from 4 to 5 on text.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Compression;
 
 /// The level of zstd to begin with: zstd's own default, and Nix's.
 pub const START: i32 = 3;
 
-/// The lowest level. On 1.1 GB of `/usr/lib` it takes a sixth less than level 2 and packs 5 % larger; level -1 would take another
-/// sixth less, and pack 10 % larger (zstd 1.5.4, one run).
+/// The lowest level. On 1.1 GB of `/usr/lib` it takes a sixth less than level 2 and packs 5 % larger; level -1 would
+/// take another sixth less, and pack 10 % larger (zstd 1.5.4, one run).
 pub const FLOOR: i32 = 1;
 
 /// The highest level: levels 7 and 8 take half as much memory again for each upload, some 8 MB, and level 9 twice that, so that
@@ -44,6 +45,10 @@ const WORTH_THE_ROOM: f64 = 2.0;
 
 /// So many uploads at a level, and so long ones in all, say what it is like.
 const ENOUGH: (u32, Duration) = (3, Duration::from_secs(1));
+
+/// An archive that was sent as it is and hasn't arrived after so long is taken for one that never will: over a link for which
+/// packers are waited it takes that long only where it has some GB, and then another one that is as large does no harm.
+const TRIED_FOR: Duration = Duration::from_secs(60);
 
 /// What has been seen counts half from then on.
 const OLD: Duration = Duration::from_secs(10);
@@ -83,20 +88,10 @@ impl Pace {
         Self(Mutex::new(Balance { as_it_is: AsItIs::Untried, ..Balance::default() }))
     }
 
-    /// How the next archive is packed.
-    fn effort(&self) -> Effort {
-        let mut balance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if balance.as_it_is == AsItIs::Due {
-            balance.as_it_is = AsItIs::Tried;
-            return Effort::AsItIs;
-        }
-        balance.effort
-    }
-
-    /// How the next archive is packed.
+    /// How the next archive is packed, which has so many bytes.
     #[must_use]
-    pub fn compression(&self) -> Compression {
-        match self.effort() {
+    pub fn compression(&self, nar_size: u64) -> Compression {
+        match self.lock().next_effort(nar_size, Instant::now()) {
             Effort::AsItIs => Compression::None,
             Effort::Level(level) => Compression::Auto { level },
         }
@@ -104,8 +99,12 @@ impl Pace {
 
     /// Notes how an upload went.
     pub fn note(&self, measured: Measured) {
-        let mut balance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *balance = balance.after(measured);
+        let mut balance = self.lock();
+        *balance = balance.after(measured, Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Balance> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,9 +127,11 @@ struct Balance {
 enum AsItIs {
     Never,
     Untried,
-    /// The next archive is to be.
+    /// The next archive is to be that is large enough to be measured.
     Due,
-    /// One has been, or is being, since the link was last found slow.
+    /// One is being, since then.
+    UnderWay(Instant),
+    /// One has been since the link was last found slow.
     Tried,
 }
 
@@ -143,6 +144,24 @@ impl Default for Balance {
 }
 
 impl Balance {
+    /// The effort for an archive of so many bytes that is packed now. A small one would say nothing by being sent as it is.
+    fn next_effort(&mut self, nar_size: u64, now: Instant) -> Effort {
+        if self.as_it_is == AsItIs::Due && nar_size >= MEASURED_FROM {
+            self.as_it_is = AsItIs::UnderWay(now);
+            return Effort::AsItIs;
+        }
+        self.effort
+    }
+
+    /// Whether an archive is to be sent as it is, should packers be what is waited for.
+    fn is_to_be_tried(&self, now: Instant) -> bool {
+        match self.as_it_is {
+            AsItIs::Untried => true,
+            AsItIs::UnderWay(since) => now.saturating_duration_since(since) >= TRIED_FOR,
+            AsItIs::Never | AsItIs::Due | AsItIs::Tried => false,
+        }
+    }
+
     /// With another effort, of which nothing has been seen yet.
     fn at(self, effort: Effort) -> Self {
         let as_it_is = match effort {
@@ -154,9 +173,9 @@ impl Balance {
     }
 
     /// What is known once this has been seen, too. What was begun with another effort says nothing of this one.
-    fn after(self, measured: Measured) -> Self {
+    fn after(self, measured: Measured, now: Instant) -> Self {
         let Measured { effort, nar_size, busy, reading, elapsed } = measured;
-        if effort == Effort::AsItIs && self.effort != effort && self.as_it_is == AsItIs::Tried {
+        if effort == Effort::AsItIs && matches!(self.as_it_is, AsItIs::UnderWay(_)) {
             return self.after_trial(measured);
         }
         if effort != self.effort || nar_size < MEASURED_FROM {
@@ -173,7 +192,7 @@ impl Balance {
         };
         if seen.uploads >= ENOUGH.0
             && seen.elapsed >= ENOUGH.1
-            && let Some(next) = seen.next()
+            && let Some(next) = seen.next(now)
         {
             return next;
         }
@@ -187,18 +206,14 @@ impl Balance {
         }
     }
 
-    /// What is known once one archive has been sent as it is: nothing by a small one, and the next is tried once packers are
-    /// found to be waited for again.
+    /// What is known once one archive has been sent as it is.
     fn after_trial(self, Measured { nar_size, elapsed, .. }: Measured) -> Self {
-        if nar_size < MEASURED_FROM {
-            return Self { as_it_is: AsItIs::Untried, ..self };
-        }
         let is_worth_the_room = elapsed.as_secs_f64() / nar_size as f64 * WORTH_THE_ROOM <= self.packed;
-        if is_worth_the_room { self.at(Effort::AsItIs) } else { self }
+        if is_worth_the_room { self.at(Effort::AsItIs) } else { Self { as_it_is: AsItIs::Tried, ..self } }
     }
 
     /// Where to go from here, if anywhere.
-    fn next(self) -> Option<Self> {
+    fn next(self, now: Instant) -> Option<Self> {
         let pace = self.elapsed.as_secs_f64() / self.bytes as f64;
         let level = match self.effort {
             Effort::AsItIs => return (pace * WORTH_THE_ROOM > self.packed).then(|| self.at(Effort::Level(FLOOR))),
@@ -212,7 +227,7 @@ impl Balance {
             return None;
         }
         let lower = if level <= START { FLOOR } else { level - 1 };
-        if level <= START && self.as_it_is == AsItIs::Untried {
+        if level <= START && self.is_to_be_tried(now) {
             return Some(Self { packed: pace, as_it_is: AsItIs::Due, ..self }.at(Effort::Level(lower)));
         }
         (level > FLOOR).then(|| self.at(Effort::Level(lower)))
@@ -220,150 +235,4 @@ impl Balance {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A host and a link as they may be.
-    #[derive(Clone, Debug)]
-    struct Line {
-        /// Seconds that a MiB takes to be packed, by level from [`FLOOR`] on.
-        packing: Vec<f64>,
-        /// Seconds that reading a MiB takes.
-        reading: f64,
-        /// MiB that the link takes in a second.
-        link: f64,
-        /// Whether an archive is sent while it is packed, or afterwards.
-        overlaps: bool,
-    }
-
-    impl Line {
-        fn upload(&self, effort: Effort, mib: f64) -> Measured {
-            let (busy, sent) = match effort {
-                Effort::AsItIs => (0.0, mib),
-                Effort::Level(level) => {
-                    let busy = mib * self.packing[usize::try_from(level - FLOOR).expect("a level")];
-                    // Each level packs a little smaller.
-                    (busy, mib * 0.35 * 0.98_f64.powi(level))
-                }
-            };
-            let (reading, sent) = (mib * self.reading, sent / self.link);
-            let elapsed = reading + if self.overlaps { busy.max(sent) } else { busy + sent };
-            Measured {
-                effort,
-                nar_size: (mib * 1_048_576.0) as u64,
-                busy: Duration::from_secs_f64(busy),
-                reading: Duration::from_secs_f64(if effort == Effort::AsItIs { 0.0 } else { reading }),
-                elapsed: Duration::from_secs_f64(elapsed),
-            }
-        }
-
-        /// The efforts of so many uploads, one after the other.
-        fn efforts(&self, pace: &Pace, sizes: &[f64], uploads: usize) -> Vec<Effort> {
-            let next = |n: usize| {
-                let effort = pace.effort();
-                pace.note(self.upload(effort, sizes[n % sizes.len()]));
-                effort
-            };
-            (0..uploads).map(next).collect()
-        }
-    }
-
-    prop_compose! {
-        fn lines()(
-            first in 0.0005..0.02_f64,
-            reading in 0.0..0.01_f64,
-            steps in prop::collection::vec(1.0..2.9_f64, usize::try_from(CEILING - FLOOR).expect("levels")),
-            link in prop::sample::select(vec![0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 1_000.0, 100_000.0]),
-            overlaps in any::<bool>(),
-        ) -> Line {
-            let mut packing = vec![first];
-            steps.iter().for_each(|step| packing.push(packing[packing.len() - 1] * step));
-            Line { packing, reading, link, overlaps }
-        }
-    }
-
-    fn paces() -> [Pace; 2] {
-        [Pace::default(), Pace::over_a_line()]
-    }
-
-    proptest! {
-        #[test]
-        fn it_stays_within_bounds_and_comes_to_rest(line in lines(), sizes in prop::collection::vec(20.0..200.0_f64, 1..8)) {
-            for (pace, packs_all) in paces().into_iter().zip([true, false]) {
-                let efforts = line.efforts(&pace, &sizes, 5_000);
-                let is_within = |effort: &Effort| match effort {
-                    Effort::AsItIs => !packs_all,
-                    Effort::Level(level) => (FLOOR..=CEILING).contains(level),
-                };
-                prop_assert!(efforts.iter().all(is_within));
-                let at_rest = &efforts[4_000..];
-                prop_assert!(at_rest.iter().all(|effort| *effort == at_rest[0]), "{:?}", &at_rest[..20]);
-            }
-        }
-
-        #[test]
-        fn another_line_is_followed(line in lines()) {
-            for (pace, least) in paces().into_iter().zip([Effort::Level(FLOOR), Effort::AsItIs]) {
-                line.efforts(&pace, &[50.0], 1_000);
-                for _ in 0..2 {
-                    let slow = Line { link: 1e-4, ..line.clone() };
-                    let at_rest = slow.efforts(&pace, &[50.0], 1_000)[999];
-                    prop_assert_eq!(at_rest, Effort::Level(CEILING), "a slow link is worth all effort");
-                    // What is read in no time takes none.
-                    let fast = Line { link: 1e9, reading: 0.0, ..line.clone() };
-                    prop_assert_eq!(fast.efforts(&pace, &[50.0], 1_000)[999], least, "a fast one none");
-                }
-            }
-        }
-
-        // Whatever the line is like, nothing that rests takes twice as long as packing.
-        #[test]
-        fn what_is_sent_as_it_is_is_sent_faster(line in lines()) {
-            let pace = Pace::over_a_line();
-            if line.efforts(&pace, &[50.0], 5_000)[4_999] == Effort::AsItIs {
-                let took = |effort| line.upload(effort, 50.0).elapsed;
-                prop_assert!(took(Effort::AsItIs) * 2 <= took(Effort::Level(START)) + Duration::from_millis(1));
-            }
-        }
-    }
-
-    #[test]
-    fn a_small_archive_that_is_sent_as_it_is_is_followed_by_no_other() {
-        let pace = Pace::over_a_line();
-        let second = Duration::from_secs(1);
-        let busy =
-            |effort| Measured { effort, nar_size: 64 << 20, busy: second, reading: Duration::ZERO, elapsed: second };
-        (0..ENOUGH.0).for_each(|_| pace.note(busy(Effort::Level(START))));
-        assert_eq!(pace.effort(), Effort::AsItIs, "one is tried");
-        pace.note(Measured { nar_size: 1000, ..busy(Effort::AsItIs) });
-        assert_eq!([pace.effort(), pace.effort()], [Effort::Level(FLOOR); 2]);
-        (0..ENOUGH.0).for_each(|_| pace.note(busy(Effort::Level(FLOOR))));
-        assert_eq!([pace.effort(), pace.effort()], [Effort::AsItIs, Effort::Level(FLOOR)]);
-    }
-
-    #[test]
-    fn what_says_nothing_of_the_level_changes_nothing() {
-        let pace = Pace::default();
-        let idle = Measured {
-            effort: Effort::Level(START),
-            nar_size: 64 << 20,
-            busy: Duration::from_millis(1),
-            reading: Duration::ZERO,
-            elapsed: Duration::from_secs(9),
-        };
-        for _ in 0..100 {
-            pace.note(Measured { effort: Effort::Level(START + 1), ..idle });
-            pace.note(Measured { nar_size: MEASURED_FROM - 1, ..idle });
-        }
-        assert_eq!(pace.effort(), Effort::Level(START));
-        for _ in 0..ENOUGH.0 {
-            pace.note(idle);
-        }
-        assert_eq!(pace.effort(), Effort::Level(START + 1));
-        // One that seems to be packed for longer than it took is no reason to panic.
-        pace.note(Measured { effort: Effort::Level(START + 1), busy: Duration::from_secs(99), ..idle });
-        assert_eq!(pace.effort(), Effort::Level(START + 1));
-    }
-}
+mod tests;

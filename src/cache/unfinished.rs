@@ -3,14 +3,17 @@
 //!
 //! Each is noted in a file of the state directory before its first byte is sent, and the note goes when all is tidied up:
 //! parts that were sent are aborted, and an archive that no narinfo names is deleted. What an earlier run has noted is
-//! tidied up at the next start, if it was sent to where the cache still is; what isn't, is told (`left`).
+//! tidied up at the next start, if it was sent to where the cache still is; what isn't, is told (`left`). A state directory
+//! may have come back from a backup, or be the copy of another host's: its notes are of uploads that have ended long ago. So
+//! an archive stays that the narinfo names for which it was sent, and so does each whose note is older than a day; one that
+//! nobody needs after all is found by a prune.
 //!
 //! A note goes too, and with it every claim to the archive, before the narinfo is sent: from then on the narinfo may be
 //! there, whatever is heard of it. So it must not come back with a power failure either: the folder is synced, and where
-//! that fails no narinfo is sent. A crash just then leaves an archive that nobody names, which does no harm but take up
-//! room; deleting one that a narinfo names would. An archive is also left behind by a power failure in the first seconds of
-//! a small one, whose note isn't synced, and by one between a store's beginning of an upload in parts and its name's being
-//! noted.
+//! that fails no narinfo is sent. From then on the archive is expected (`Contents::expect`), so that the next try, or the
+//! next run, names it and sends nothing again. A crash in between leaves an archive that nobody names, which does no harm but
+//! take up room; deleting one that a narinfo names would. So do a power failure in the first seconds of a small one, whose
+//! note isn't synced, and one between a store's beginning of an upload in parts and its name's being noted.
 
 mod left;
 
@@ -28,20 +31,25 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use self::left::Left;
 pub use self::left::tell_of_cut_uploads;
-use super::{CacheError, Class, run};
+use self::left::{Left, Noted};
+use super::{CacheError, Class, layout, run};
 use crate::report::one_line;
 
 /// How long to wait before what could not be taken back is tried again.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
 
-/// Where nothing may be deleted, so many notes are kept all the same, a few hundred bytes each: the right to may be given later.
+/// Where nothing may be taken back, so many notes are kept all the same, a few hundred bytes each: the right to may be given
+/// later.
 const REFUSED_KEPT: usize = 1_000;
 
 /// They are kept for so long: 30 days.
 const REFUSED_KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What a note of an earlier run says of an archive is believed for so long, 1 day: another path's narinfo may name that
+/// archive by now, if the state directory came back from a backup.
+const BELIEVED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where archives are sent, as far as they can be taken back from there.
 pub(super) trait Place: Clone + Send + Sync + 'static {
@@ -51,8 +59,26 @@ pub(super) trait Place: Clone + Send + Sync + 'static {
     /// As notes call it, and no other place.
     fn address(&self) -> String;
 
-    /// Aborts what was sent in parts under that name, and deletes what was put. That nothing is there is fine.
-    fn take_back(&self, object: &str, parts: Option<&str>) -> impl Future<Output = Result<(), CacheError>> + Send;
+    /// What notes call a file of the cache.
+    fn noted(&self, file: &str) -> String;
+
+    /// The narinfo that is shown under that name, if one is.
+    fn shown(&self, narinfo: &str) -> impl Future<Output = Result<Option<String>, CacheError>> + Send;
+
+    /// Aborts what was sent in parts under that name. That there is nothing is fine.
+    fn abort(&self, object: &str, parts: &str) -> impl Future<Output = Result<(), CacheError>> + Send;
+
+    /// Deletes what was put under that name. That there is nothing is fine.
+    fn delete(&self, object: &str) -> impl Future<Output = Result<(), CacheError>> + Send;
+}
+
+/// What is to be taken back.
+struct Sent<'a> {
+    object: &'a str,
+    /// The name of the upload in parts.
+    parts: Option<&'a str>,
+    /// The narinfo for which it was sent, where an earlier run has sent it: it may be shown.
+    narinfo: Option<&'a str>,
 }
 
 /// An archive on its way. Dropped before [`Upload::let_go`], it is taken back.
@@ -96,20 +122,29 @@ impl Notes {
         Ok(Self { folder: folder.to_owned(), removals: Arc::default(), refused: Arc::default() })
     }
 
-    /// Notes an upload that is about to begin.
-    pub(super) async fn begin<P: Place>(&self, place: &P, object: String) -> Result<Upload<P>, CacheError> {
+    /// Notes that an archive is about to be sent, and the narinfo that will name it.
+    pub(super) async fn begin<P: Place>(
+        &self,
+        place: &P,
+        object: String,
+        narinfo: &str,
+    ) -> Result<Upload<P>, CacheError> {
         let note = self.folder.join(run::new_name());
-        add(note.clone(), format!("{}\n{object}\n", place.address()), false).await?;
+        if let Err(error) = add(note.clone(), format!("{}\n{object}\n{narinfo}\n", place.address()), false).await {
+            // On a full disk there may be a file with nothing in it.
+            let _ = self.remove(&note).await;
+            return Err(error);
+        }
         let (place, notes) = (place.clone(), self.clone());
         Ok(Upload { place, notes, note: Some(note), object, beginning: None, parts: None })
     }
 
     /// Takes an archive back that was let go and that no narinfo names for certain.
-    pub(super) async fn take_back_unshown<P: Place>(&self, place: &P, object: String) {
+    pub(super) async fn take_back_unshown<P: Place>(&self, place: &P, object: String, narinfo: &str) {
         // What can't be noted is tried once.
-        match self.begin(place, object.clone()).await {
+        match self.begin(place, object.clone(), narinfo).await {
             Ok(upload) => upload.take_back().await,
-            Err(_) => drop(place.take_back(&object, None).await),
+            Err(_) => drop(place.delete(&object).await),
         }
     }
 
@@ -119,19 +154,19 @@ impl Notes {
         let (folder, address) = (self.folder.clone(), place.address());
         let look = move || {
             let left = left::of_earlier_runs(&folder).unwrap_or_default();
-            let is_own = |left: &Left| left.parts().is_none_or(|(whose, ..)| whose == address);
+            let is_own = |left: &Left| left.noted().is_none_or(|noted| noted.place == address);
             let (own, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_own);
             left::tell(&folder, &others);
             own
         };
         let Ok(own) = spawn_blocking(look).await else { return };
         for left in own {
-            let Some((_, object, parts)) = left.parts() else {
+            let Some(Noted { object, narinfo, parts, .. }) = left.noted() else {
                 let _ = self.remove(&left.note).await;
                 continue;
             };
-            let note = &left.note;
-            if let Err(error) = self.take_back(&place, object, parts, note).await
+            let sent = Sent { object, parts, narinfo: Some(narinfo) };
+            if let Err(error) = self.take_back(&place, &sent, &left.note).await
                 && !is_refused(&error)
             {
                 return;
@@ -141,17 +176,11 @@ impl Notes {
 
     /// Takes an upload back, and tries again for a while where its place can't be reached: what made the upload fail may
     /// last. What is still there then waits for the next start, and so does what may not be deleted, within bounds.
-    async fn take_back<P: Place>(
-        &self,
-        place: &P,
-        object: &str,
-        parts: Option<&str>,
-        note: &Path,
-    ) -> Result<(), CacheError> {
+    async fn take_back<P: Place>(&self, place: &P, sent: &Sent<'_>, note: &Path) -> Result<(), CacheError> {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let Err(error) = self.take_back_once(place, object, parts, note).await else { return Ok(()) };
-            debug!("what was sent of {object} stays in {} for now: {}", place.name(), one_line(&error));
+            let Err(error) = self.take_back_once(place, sent, note).await else { return Ok(()) };
+            debug!("what was sent of {} stays in {} for now: {}", sent.object, place.name(), one_line(&error));
             if is_refused(&error) {
                 self.keep_within_bounds(place, note, &error).await;
                 return Err(error);
@@ -170,25 +199,24 @@ impl Notes {
             let name = place.name();
             info!("what is left of failed uploads stays in {name}, where it may not be deleted: {}", one_line(error));
         }
-        let file = note.to_owned();
-        let age = spawn_blocking(move || fs::metadata(file)?.modified()).await;
-        // One whose age can't be learnt is kept, as are those from times to come.
-        let age = age.ok().and_then(Result::ok).and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
-        if refused >= REFUSED_KEPT || age >= REFUSED_KEPT_FOR {
+        if refused >= REFUSED_KEPT || age(note).await >= REFUSED_KEPT_FOR {
             // Should it stay, it is forgotten at the next start.
             let _ = self.remove(note).await;
         }
     }
 
     /// Takes an upload back, and forgets the note when that went well.
-    async fn take_back_once<P: Place>(
-        &self,
-        place: &P,
-        object: &str,
-        parts: Option<&str>,
-        note: &Path,
-    ) -> Result<(), CacheError> {
-        place.take_back(object, parts).await?;
+    async fn take_back_once<P: Place>(&self, place: &P, sent: &Sent<'_>, note: &Path) -> Result<(), CacheError> {
+        if let Some(parts) = sent.parts {
+            place.abort(sent.object, parts).await?;
+        }
+        let may_be_named = match sent.narinfo {
+            Some(narinfo) => age(note).await >= BELIEVED_FOR || names(place, narinfo, sent.object).await?,
+            None => false,
+        };
+        if !may_be_named {
+            place.delete(sent.object).await?;
+        }
         // Should it stay, the next start deletes what isn't there.
         let _ = self.remove(note).await;
         Ok(())
@@ -290,8 +318,8 @@ impl<P: Place> Upload<P> {
     /// Takes it back now, or, where that fails, as if it were dropped.
     pub(super) async fn take_back(mut self) {
         let Some(note) = self.note.clone() else { return };
-        let parts = self.parts.as_deref();
-        if self.notes.take_back_once(&self.place, &self.object, parts, &note).await.is_ok() {
+        let sent = Sent { object: &self.object, parts: self.parts.as_deref(), narinfo: None };
+        if self.notes.take_back_once(&self.place, &sent, &note).await.is_ok() {
             self.note = None;
         }
     }
@@ -311,9 +339,23 @@ impl<P: Place> Drop for Upload<P> {
                 parts = Some(id);
             }
             // What can't be taken back was told, and stays noted.
-            let _ = notes.take_back(&place, &object, parts.as_deref(), &note).await;
+            let sent = Sent { object: &object, parts: parts.as_deref(), narinfo: None };
+            let _ = notes.take_back(&place, &sent, &note).await;
         });
     }
+}
+
+/// Whether a narinfo that is shown names an archive.
+async fn names<P: Place>(place: &P, narinfo: &str, object: &str) -> Result<bool, CacheError> {
+    let shown = place.shown(narinfo).await?;
+    Ok(shown.is_some_and(|text| layout::archive_of(&text).is_some_and(|url| place.noted(url) == object)))
+}
+
+/// How long ago a note was written. One whose age can't be learnt is new, as are those from times to come.
+async fn age(note: &Path) -> Duration {
+    let file = note.to_owned();
+    let modified = spawn_blocking(move || fs::metadata(file)?.modified()).await;
+    modified.ok().and_then(Result::ok).and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
 }
 
 /// Whether what was sent may not be deleted, which time alone doesn't change.
@@ -321,7 +363,7 @@ fn is_refused(error: &CacheError) -> bool {
     matches!(error.class(), Class::Credentials | Class::Permanent)
 }
 
-/// Adds to a note: the place, the object, and the name of the upload in parts, a line each.
+/// Adds to a note: the place, the object, its narinfo, and the name of the upload in parts, a line each.
 async fn add(file: PathBuf, text: String, durable: bool) -> Result<(), CacheError> {
     let path = file.clone();
     let written = spawn_blocking(move || {
@@ -357,7 +399,19 @@ mod tests {
             self.name().to_owned()
         }
 
-        async fn take_back(&self, _: &str, _: Option<&str>) -> Result<(), CacheError> {
+        fn noted(&self, file: &str) -> String {
+            file.to_owned()
+        }
+
+        async fn shown(&self, _: &str) -> Result<Option<String>, CacheError> {
+            Ok(None)
+        }
+
+        async fn abort(&self, object: &str, _: &str) -> Result<(), CacheError> {
+            self.delete(object).await
+        }
+
+        async fn delete(&self, _: &str) -> Result<(), CacheError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let error = HttpError::Status {
                 action: Action::Delete,
@@ -374,7 +428,9 @@ mod tests {
     #[test]
     fn what_is_left_elsewhere_is_told_of_for_a_while() {
         let dir = tempfile::tempdir().expect("a folder");
-        let write = |name: &str| fs::write(dir.path().join(name), "s3://b at https://h\nnar/a\nid\n").expect("written");
+        let write = |name: &str| {
+            fs::write(dir.path().join(name), "s3://b at https://h\nnar/a\na.narinfo\nid\n").expect("written")
+        };
         write("1.0");
         write("1.1");
         // Of this process, which takes it back by itself.
@@ -390,7 +446,7 @@ mod tests {
     async fn notes_of_what_may_not_be_deleted_are_kept_within_bounds() {
         let dir = tempfile::tempdir().expect("a folder");
         for name in ["1.0", "1.1", "1.2"] {
-            fs::write(dir.path().join(name), format!("refusing\n{name}\n")).expect("written");
+            fs::write(dir.path().join(name), format!("refusing\n{name}\na.narinfo\nid\n")).expect("written");
         }
         let old = File::options().write(true).open(dir.path().join("1.1")).expect("opened");
         old.set_modified(SystemTime::now() - REFUSED_KEPT_FOR).expect("made old");

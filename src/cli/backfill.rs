@@ -157,6 +157,7 @@ fn dry_run(setup: &Setup, request: &Request, runtime: &Runtime) -> Result<ExitCo
                 writeln!(out, "would pass over {paths} not understood, named above")
             }
             Why::Unclear => writeln!(out, "would pass over {paths} not understood: {by}"),
+            Why::Refused => writeln!(out, "would pass over {paths} that the Nix daemon refuses to tell of: {by}"),
         })
     });
     written.map_err(|source| CliError::System { action: "print what would be done", source })?;

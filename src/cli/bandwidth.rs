@@ -270,7 +270,7 @@ pub(super) fn tell_if_none(taken_back: &[ByHand], line: &str) -> Result<News, Cl
     if taken_back.iter().any(|said| said.is_in_force(now)) {
         return Ok(News::Something);
     }
-    print(line).map(|()| News::Nothing)
+    say(line).map(|()| News::Nothing)
 }
 
 /// Whether something is in force now that wasn't before.
@@ -280,7 +280,7 @@ pub(super) enum News {
     Nothing,
 }
 
-pub(super) fn print(line: &str) -> Result<(), CliError> {
+pub(super) fn say(line: &str) -> Result<(), CliError> {
     writeln!(io::stdout(), "{line}").map_err(|source| CliError::System { action: "print what was done", source })
 }
 

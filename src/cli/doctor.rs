@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::print::print;
 use super::run::runtime;
 use super::setup::View;
 use super::waiting::telling;
@@ -44,13 +45,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     runtime.shutdown_background();
     let count = |grade| findings.iter().filter(|finding| finding.grade == grade).count();
     let report = Report { troubles: count(Grade::Trouble), warnings: count(Grade::Warning), findings };
-    let mut out = io::stdout().lock();
-    let written = if args.json {
-        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
-    } else {
-        write_text(&mut out, &report)
-    };
-    written.map_err(|source| CliError::System { action: "print what was found", source })?;
+    print(args.json, &report, |out| write_text(out, &report))?;
     Ok(if report.troubles == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,12 +1,12 @@
 //! `storewatch limit`
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::bandwidth::{
-    News, Shown, WhoseArgs, look, open_to_say, parse_for, print, tell, tell_if_none, until, view, write_all,
+    News, Shown, WhoseArgs, look, open_to_say, parse_for, say, tell, tell_if_none, until, view, write_all,
 };
+use super::print::print;
 use super::setup::View;
 use super::{CliError, Global};
 use crate::cache::CacheUrl;
@@ -73,7 +73,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
             queue.say_by_hand(&ByHand { whose, bandwidth, since: now(), until: until(args.duration) })?;
             tell(&view, &queue, News::Something)?;
             if is_idle {
-                print(NOTHING_OVER_LINE)?;
+                say(NOTHING_OVER_LINE)?;
             }
         }
         (None, true) => {
@@ -126,13 +126,5 @@ fn show(global: &Global, json: bool) -> Result<(), CliError> {
     view.check_state_is_there()?;
     let View { state_dir, config, .. } = view;
     let in_force = look(&config.map_err(CliError::BadPolicy)?, &state_dir, queue.as_ref())?;
-    let mut out = io::stdout().lock();
-    let written = if json {
-        serde_json::to_writer_pretty(&mut out, &Shown::of(&in_force, &state_dir))
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
-    } else {
-        write_all(&mut out, &in_force)
-    };
-    written.map_err(|source| CliError::System { action: "print what is in force", source })
+    print(json, &Shown::of(&in_force, &state_dir), |out| write_all(out, &in_force))
 }

@@ -9,6 +9,7 @@ mod limit;
 mod paths;
 mod pause;
 mod policy;
+mod print;
 mod progress;
 mod push;
 mod queue;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::error::CliError;
+use crate::secret::leave_no_core_file;
 
 /// Puts every path that becomes valid in the Nix store into your binary caches.
 ///
@@ -85,6 +87,7 @@ enum Command {
 /// Parses the command line, does what it says, and gives the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    leave_no_core_file();
     let Cli { global, command } = Cli::parse();
     let global = global.or_environment();
     let done = match command {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::bandwidth::{News, WhoseArgs, open_to_say, parse_for, print, tell, tell_if_none, until};
+use super::bandwidth::{News, WhoseArgs, open_to_say, parse_for, say, tell, tell_if_none, until};
 use super::setup::View;
 use super::{CliError, Global};
 use crate::limit::{Bandwidth, ByHand, Whose};
@@ -54,9 +54,9 @@ pub(super) fn resume(global: &Global, args: &ResumeArgs) -> Result<ExitCode, Cli
     let line_is_paused = whose.is_some() && queue.by_hand()?.iter().any(pauses_line);
     let news = match (whose, line_is_paused) {
         (Some(Whose::Cache(name)), true) => {
-            print(&format!("`{name}` itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?
+            say(&format!("`{name}` itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?
         }
-        (_, true) => print(&format!("backfill itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?,
+        (_, true) => say(&format!("backfill itself is not paused by hand, {BUT_LINE}")).map(|()| News::Something)?,
         (_, false) => tell_if_none(&taken_back, "nothing was paused by hand")?,
     };
     tell(&view, &queue, news)?;

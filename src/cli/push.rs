@@ -18,7 +18,8 @@ use crate::daemon::backfill::Request;
 /// far behind it. They go before a backfill, and whether or not a rule skips them; what a rule denies stays here. Beside a running
 /// service that does the work; alone, it is done here. A cache that takes nothing is waited for, whatever the reason;
 /// Ctrl-C or --timeout ends that, and what is left stays queued. Exit code 3 says that some paths failed, are held back,
-/// denied or not understood, 4 that some are left, or that nothing has arrived since all caches are off on this host.
+/// denied, not understood or refused by the Nix daemon, 4 that some are left, or that nothing has arrived since all caches
+/// are off on this host.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Store paths, or links to them, or their base names.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::bandwidth::{self, CacheShown, RulingShown, look, view, write_cache, write_line};
+use super::print::print;
 use super::setup::{View, nix_store};
 use super::words::{bytes, counted, in_words, past, takes_nothing};
 use super::{CliError, Global};
@@ -142,13 +143,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         caches,
         now: bandwidth,
     };
-    let mut out = io::stdout().lock();
-    let written = if args.json {
-        serde_json::to_writer_pretty(&mut out, &status).map_err(io::Error::from).and_then(|()| writeln!(out))
-    } else {
-        write_text(&mut out, &status)
-    };
-    written.map_err(|source| CliError::System { action: "print the status", source })?;
+    print(args.json, &status, |out| write_text(out, &status))?;
     config.map(|_| ExitCode::SUCCESS).map_err(CliError::BadPolicy)
 }
 

@@ -47,6 +47,26 @@ pub struct CacheConfig {
     pub builtin: bool,
 }
 
+impl CacheConfig {
+    /// A cache of which the policy says no more than where it is: `place` is what its `url` says.
+    #[must_use]
+    pub fn new(name: CacheName, url: String, place: CacheUrl) -> Self {
+        Self {
+            name,
+            url,
+            place,
+            uploads: None,
+            compression: None,
+            max_size: None,
+            signing_key: None,
+            store_keys: StoreKeyConfig::default(),
+            http: HttpConfig::default(),
+            command: CommandConfig::default(),
+            builtin: false,
+        }
+    }
+}
+
 /// Where the keys of an object store come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreKeyConfig {

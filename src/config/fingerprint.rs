@@ -136,19 +136,9 @@ mod tests {
 
     #[test]
     fn it_changes_with_what_is_said_of_the_cache_and_with_nothing_else() {
-        let cache = CacheConfig {
-            name: CacheName::new("team").expect("a legal name"),
-            url: "file:///srv/team".to_owned(),
-            place: CacheUrl::parse("file:///srv/team").expect("a good URL"),
-            uploads: None,
-            compression: None,
-            max_size: None,
-            signing_key: None,
-            store_keys: StoreKeyConfig::default(),
-            http: HttpConfig::default(),
-            command: CommandConfig::default(),
-            builtin: false,
-        };
+        let name = CacheName::new("team").expect("a legal name");
+        let place = CacheUrl::parse("file:///srv/team").expect("a good URL");
+        let cache = CacheConfig::new(name, "file:///srv/team".to_owned(), place);
         let http = |http| CacheConfig { http, ..cache.clone() };
         let plain = |text: &str| vec![("x-team".to_owned(), HeaderValue::Plain(text.to_owned()))];
         let command = |argument: &str| Source::Command {

@@ -9,7 +9,8 @@
 //! (`limit::Allowance`).
 //!
 //! Whoever writes there, the folder of the archives tells that there are others; only then the cache is listed, and only
-//! where it has grown too large its narinfos are read.
+//! where it has grown too large its narinfos are read. That takes memory by the number of its paths, some 300 bytes each
+//! (`cache/care`), as nothing else of the service does; it is given back when the cache has been looked through.
 
 mod size;
 
@@ -25,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use self::size::{Size, open};
 use super::caches::Allowances;
-use crate::cache::care::{self, Choice, Owner, Pruned, Pruning, prune, seconds};
+use crate::cache::care::{self, Choice, Clock, Owner, Pruned, Pruning, prune, seconds};
 use crate::cache::{BoxFuture, CacheError, CacheUrl, CallOff};
 use crate::config::{CacheConfig, NixStore};
 use crate::limit::Allowance;
@@ -226,20 +227,21 @@ impl Upkeep {
             return Ok((State::Fits, Some(before)));
         }
         let Some(needed) = self.under_way().await else { return Ok((State::NotKnown, Some(before))) };
+        let here = seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let pruning = Pruning {
             choice: Choice::LongestUnread,
             needed,
             keep: None,
             max_size: Some(care::after_a_prune(cache.max_size)),
             grace: seconds(GRACE),
-            now: seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            clock: Clock::of(&*shelf, here).await,
             is_meant: true,
         };
-        let Pruned { paths, left, archives, .. } = prune(&shelf, &pruning, self).await?;
+        let Pruned { paths, left, archives, elsewhere, .. } = prune(&shelf, &pruning, self).await?;
         if paths > 0 || !archives.is_empty() {
             let (had, may) = (ByteSize(before), ByteSize(cache.max_size));
             info!(
-                cache = %cache.name, paths, archives = archives.len(),
+                cache = %cache.name, paths, archives = archives.len(), left_alone = elsewhere.len(),
                 "what was longest unread was dropped: the cache had {had} and may have {may}"
             );
         }

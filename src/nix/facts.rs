@@ -46,9 +46,9 @@ pub enum FactsError {
     /// The daemon, which was asked since the database can't be read.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// The thread that asked was lost, by a defect or since the system gives none. Keeps whoever reads it from looking for
-    /// the fault at Nix.
-    #[error("{verb}: the thread that was to ask Nix was lost")]
+    /// What asked broke off, by a defect of storewatch's, which the log has. Keeps whoever reads it from looking for the fault
+    /// at Nix.
+    #[error("{verb}: what was to ask Nix broke off, by a defect of storewatch: its log has more")]
     LostThread {
         /// What was to be done.
         verb: &'static str,

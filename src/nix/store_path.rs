@@ -172,6 +172,14 @@ impl Default for StoreDir {
 }
 
 #[cfg(test)]
+impl StorePath {
+    /// For tests: a path of that number.
+    pub(crate) fn nth(n: usize) -> Self {
+        Self::from_base_name(&format!("{n:0>32}-p{n}")).expect("a legal name")
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

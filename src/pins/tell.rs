@@ -94,10 +94,6 @@ mod tests {
 
     use super::*;
 
-    fn path(n: u8) -> StorePath {
-        StorePath::from_base_name(&format!("{}-p", char::from(b'0' + n).to_string().repeat(32))).expect("a store path")
-    }
-
     #[test]
     fn a_link_that_cannot_be_made_known_costs_the_others_nothing() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -105,7 +101,7 @@ mod tests {
         fs::create_dir_all(&auto).expect("a folder");
         let open = || PinFolder::open(dir.path(), dir.path(), StoreDir::default()).expect("opened");
         let mut folder = open();
-        folder.pin_just(&[path(1), path(2), path(3)]).expect("pinned");
+        folder.pin_just(&[StorePath::nth(1), StorePath::nth(2), StorePath::nth(3)]).expect("pinned");
         assert!(by_state_dir(&mut folder, dir.path()).expect("its own").is_ok());
         let first = fs::read_dir(&auto).expect("listed").flatten().next().expect("one");
         // In the way, as if the disk refused it.
@@ -116,7 +112,7 @@ mod tests {
         let untold = by_state_dir(&mut again, dir.path()).expect("its own").expect_err("one is in the way");
         assert_eq!(untold.to_string(), "1 of the pins could not be made known to Nix");
         assert_eq!(again.unknown().len(), 1);
-        again.pin_just(&[path(1), path(2), path(3), path(4)]).expect("pinned");
+        again.pin_just(&[StorePath::nth(1), StorePath::nth(2), StorePath::nth(3), StorePath::nth(4)]).expect("pinned");
         assert!(by_state_dir(&mut again, dir.path()).expect("its own").is_err());
         assert_eq!(again.unknown().len(), 1, "the new one is known");
     }

@@ -27,12 +27,12 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = StorePath::from_base_name(&format!("{}-p", "0".repeat(32))).expect("a store path");
+        let path = StorePath::nth(0);
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let cache = queue.cache_id("team", "file:///c").expect("a cache");
         let wanted = [Wanted { path: path.clone(), row: None, registered: 0, caches: vec![cache] }];
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
-        let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
+        let admission = Admission { lane, ended, ..Admission::of_new(&wanted, 1) };
         queue.admit(&admission, None).expect("admitted");
         fs::create_dir_all(dir.path().join("gcroots/auto")).expect("a folder");
         let socket = dir.path().join("socket");

@@ -38,6 +38,15 @@ pub struct Admission<'a> {
     pub now: i64,
 }
 
+impl<'a> Admission<'a> {
+    /// Of what is new.
+    #[must_use]
+    pub fn of_new(wanted: &'a [Wanted], now: i64) -> Self {
+        let ended = Ended::StartsAnewIfRegisteredAnew;
+        Self { lane: Lane::Fresh, ended, needed: false, run: None, wanted, now }
+    }
+}
+
 /// What becomes of a job that had ended before its path was admitted again. Gone ones always start anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -78,6 +87,14 @@ pub struct Mark {
     pub path: String,
     /// Its registration time (seconds since 1970).
     pub time: i64,
+}
+
+impl Mark {
+    /// Whether the row that is found in its place is another.
+    #[must_use]
+    pub fn is_other_than(&self, found: &RowMark) -> bool {
+        (&self.path, self.time) != (&found.path, found.registration_time)
+    }
 }
 
 impl From<(i64, RowMark)> for Mark {

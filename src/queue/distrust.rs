@@ -1,8 +1,9 @@
 //! Paths of which a cache shows what isn't well: its narinfo can't be used, or the archive that it names.
 //!
-//! Such a path is uploaded although the cache shows it, and what is uploaded takes the place of what is shown, at the end.
-//! Nothing is taken away beforehand, so that whatever keeps the path back (the policy, a pause, a full disk, a crash) leaves
-//! the cache as it was. It is noted before the path is admitted, and forgotten when the path has been uploaded.
+//! Such a path is uploaded although the cache shows it, and what is uploaded takes the place of what is shown, at the
+//! end. Nothing is taken away beforehand, so that whatever keeps the path back (the policy, a pause, a full disk, a
+//! crash) leaves the cache as it was. It is noted before the path is admitted, and forgotten when the path has been
+//! uploaded.
 
 use rusqlite::{Transaction, params};
 
@@ -68,9 +69,13 @@ pub(super) fn is_distrusted(tx: &Transaction<'_>, job: i64) -> Result<bool, Queu
         .map_err(sqlite("look whether a path is to be uploaded anew"))
 }
 
-/// It has been uploaded.
-pub(super) fn trust(tx: &Transaction<'_>, job: i64) -> Result<(), QueueError> {
-    execute(tx, "DELETE FROM distrusted WHERE (path, cache) = (SELECT path, cache FROM jobs WHERE id = ?1)", [job])
+/// It has been uploaded since that was noted (ms since 1970). What was noted later, of what was uploaded perhaps, stays.
+pub(super) fn trust(tx: &Transaction<'_>, job: i64, noted: i64) -> Result<(), QueueError> {
+    execute(
+        tx,
+        "DELETE FROM distrusted WHERE (path, cache) = (SELECT path, cache FROM jobs WHERE id = ?1) AND noted = ?2",
+        params![job, noted],
+    )
 }
 
 /// Forgets what was noted before then (ms since 1970) and has no job that could still mend it.

@@ -179,8 +179,8 @@ pub struct Job {
     pub collectable: bool,
     /// Why it was held until it was released by itself, or why it is tried again.
     pub reason: Option<String>,
-    /// Whether it is to be uploaded even if its cache shows it: what that shows isn't well.
-    pub anew: bool,
+    /// Since when (ms since 1970) it is known that what its cache shows of it isn't well: then it is uploaded all the same.
+    pub distrusted: Option<i64>,
     /// Whether its cache shows anything that isn't well, as far as that is known.
     pub among_distrusted: bool,
 }

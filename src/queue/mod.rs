@@ -62,6 +62,7 @@ pub use admit::{Admission, Cursor, Ended, Mark, Wanted};
 pub use at_work::{AtWork, name_of};
 pub use by_hand::Paused;
 pub use contents::Content;
+use contents::Expected;
 pub use disks::DiskView;
 pub use distrust::Distrust;
 pub use finds_nothing::FindsNothing;
@@ -225,6 +226,7 @@ pub struct Queue {
     data_version: i64,
     /// The files that were opened, database and log, by device and number.
     files: [Option<(u64, u64)>; 2],
+    expected: Expected,
 }
 
 impl Queue {

@@ -68,6 +68,8 @@ pub enum Why {
     Off = 2,
     /// What Nix says of it can't be understood.
     Unclear = 3,
+    /// The Nix daemon, which was asked for it, refused to tell of it. It may pass.
+    Refused = 4,
 }
 
 impl Why {
@@ -76,6 +78,7 @@ impl Why {
             1 => Self::Denied,
             2 => Self::Off,
             3 => Self::Unclear,
+            4 => Self::Refused,
             _ => Self::Skipped,
         }
     }
@@ -84,7 +87,8 @@ impl Why {
 /// What made a backfill pass a path over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PassedOver {
-    /// By which rule; for [`Why::Off`], for which caches; for [`Why::Unclear`], what of it, or where that is told.
+    /// By which rule; for [`Why::Off`], for which caches; for [`Why::Unclear`] and [`Why::Refused`], what is wrong with
+    /// it, or where that is told.
     pub by: String,
     /// In what way.
     pub why: Why,

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::contents::Expected;
 use super::migrations::MIGRATIONS;
 use super::{Queue, QueueError, sqlite};
 
@@ -160,7 +161,13 @@ impl Queue {
                 // Who makes it hasn't come to its first table yet.
                 Ordering::Less if found == 0 => Err(QueueError::NoQueue { dir: state_dir.to_owned() }),
                 Ordering::Less => Err(QueueError::OlderSchema { path: path.clone() }),
-                Ordering::Equal => Ok(Self { db, files: Self::files_at(&path), path: path.clone(), data_version: 0 }),
+                Ordering::Equal => Ok(Self {
+                    db,
+                    files: Self::files_at(&path),
+                    path: path.clone(),
+                    data_version: 0,
+                    expected: Expected::new(),
+                }),
             }
         };
         look().map_err(|error| name_corruption(error, state_dir))
@@ -179,7 +186,7 @@ impl Queue {
         db.pragma_update(None, "synchronous", "normal").map_err(sqlite("set synchronous"))?;
         migrate(&mut db, path)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self { db, path: path.to_owned(), data_version: 0, files: Self::files_at(path) })
+        Ok(Self { db, path: path.to_owned(), data_version: 0, files: Self::files_at(path), expected: Expected::new() })
     }
 
     fn check_integrity(&self) -> Result<(), QueueError> {

@@ -96,11 +96,12 @@ fn settle_one(tx: &Transaction<'_>, job: &Job, outcome: &Outcome, now: i64) -> R
         Outcome::Delivered(delivery) => {
             // Since it was claimed somebody has asked for its closure: it is claimed once more, and then for that.
             let is_seen = job.walk || walking(tx, job.id)?.is_empty();
-            // Or that what the cache shows of it isn't well, which it may have been delivered beside.
-            let is_through = is_seen && (job.anew || !is_distrusted(tx, job.id)?);
-            if job.anew {
-                trust(tx, job.id)?;
+            // Or found that what the cache shows of it isn't well, or isn't again: it may have been delivered beside
+            // that, or by an archive that is damaged.
+            if let Some(noted) = job.distrusted {
+                trust(tx, job.id, noted)?;
             }
+            let is_through = is_seen && !is_distrusted(tx, job.id)?;
             move_on(if is_through { Event::Delivered } else { Event::Returned }, None)?;
             execute(tx, "UPDATE jobs SET evicted = 0 WHERE id = ?1 AND evicted = 1", [job.id])?;
             match delivery {

@@ -126,17 +126,18 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn run_summary(&self, run: RunId) -> Result<RunSummary, QueueError> {
+        // Bytes by `total`: `sum` fails where it is too large.
         let mut summary = self
             .db
             .prepare_cached(
                 "SELECT coalesce(sum(state = 2 AND NOT found), 0),
-                        coalesce(sum(uploaded) FILTER (WHERE state = 2 AND NOT found), 0),
+                        CAST(total(uploaded) FILTER (WHERE state = 2 AND NOT found) AS INTEGER),
                         coalesce(sum(state = 2 AND found = 1), 0), coalesce(sum(state = 4), 0),
                         coalesce(sum(state = 3), 0), coalesce(sum(state = 5), 0),
                         coalesce(sum(state IN (0, 1) AND cache NOT IN (SELECT id FROM caches WHERE off = 1)), 0),
                         coalesce(sum(state = 2 AND found = 2), 0),
-                        coalesce(sum(read) FILTER (WHERE state = 2 AND NOT found), 0),
-                        coalesce(sum(saved) FILTER (WHERE state = 2 AND NOT found), 0),
+                        CAST(total(read) FILTER (WHERE state = 2 AND NOT found) AS INTEGER),
+                        CAST(total(saved) FILTER (WHERE state = 2 AND NOT found) AS INTEGER),
                         coalesce(sum(state = 2 AND found = 3), 0)
                  FROM asked_for WHERE run = ?1",
             )

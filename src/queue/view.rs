@@ -179,6 +179,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Sqlite`].
     pub fn counts(&self) -> Result<Vec<CacheCounts>, QueueError> {
+        // `sum` fails where a sum of bytes is too large, and nobody could see anything any more for one that says nonsense.
         let mut statement = self
             .db
             .prepare_cached(&format!(
@@ -186,7 +187,8 @@ impl Queue {
                         coalesce(sum(j.state = 0 AND NOT j.was_done), 0), coalesce(sum(j.state = 1), 0),
                         coalesce(sum(j.state = 2 OR (j.state = 0 AND j.was_done)), 0),
                         coalesce(sum(j.state = 3), 0), coalesce(sum(j.state = 4), 0), coalesce(sum(j.state = 5), 0),
-                        coalesce(sum(j.uploaded), 0), c.off, coalesce(sum(j.read), 0), coalesce(sum(j.saved), 0),
+                        CAST(total(j.uploaded) AS INTEGER), c.off,
+                        CAST(total(j.read) AS INTEGER), CAST(total(j.saved) AS INTEGER),
                         c.waiting_until, coalesce(sum(j.state = 2 AND j.evicted), 0),
                         coalesce(sum(j.state = 0 AND j.was_done), 0), c.size, c.sized,
                         CASE WHEN sum(j.state = 0 AND j.lane = 1) > 0 THEN {BACKFILL_WAITS} END,

@@ -91,19 +91,15 @@ mod tests {
     use super::*;
     use crate::limit::Lane;
 
-    fn path(n: u8) -> StorePath {
-        StorePath::from_base_name(&format!("{}-p", char::from(b'0' + n).to_string().repeat(32))).expect("a store path")
-    }
-
     #[test]
     fn fresh_paths_come_first_and_each_once() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let [one, two, off] = ["one", "two", "off"].map(|name| queue.cache_id(name, "file:///c").expect("a cache"));
         let mut admit = |lane, n, caches: &[CacheId]| {
-            let wanted = [Wanted { path: path(n), row: None, registered: 0, caches: caches.to_vec() }];
+            let wanted = [Wanted { path: StorePath::nth(n), row: None, registered: 0, caches: caches.to_vec() }];
             let ended = Ended::StartsAnew;
-            let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
+            let admission = Admission { lane, ended, ..Admission::of_new(&wanted, 1) };
             queue.admit(&admission, None).expect("admitted");
         };
         admit(Lane::Fresh, 1, &[one, two]);
@@ -112,13 +108,21 @@ mod tests {
         admit(Lane::Fresh, 4, &[off]);
         queue.note_cache(off, Standing::Off("it is this host"), 1).expect("noted");
         let waiting = |queue: &Queue, caches: &[CacheId], limit| queue.waiting(caches, limit).expect("listed");
-        assert_eq!(waiting(&queue, &[one, two, off], 10), [path(2), path(1), path(3)]);
-        assert_eq!(waiting(&queue, &[one, two, off], 1), [path(2)]);
-        assert_eq!(waiting(&queue, &[two], 10), [path(2), path(1)], "another's is nobody's business");
+        assert_eq!(waiting(&queue, &[one, two, off], 10), [StorePath::nth(2), StorePath::nth(1), StorePath::nth(3)]);
+        assert_eq!(waiting(&queue, &[one, two, off], 1), [StorePath::nth(2)]);
+        assert_eq!(
+            waiting(&queue, &[two], 10),
+            [StorePath::nth(2), StorePath::nth(1)],
+            "another's is nobody's business"
+        );
         assert!(waiting(&queue, &[], 10).is_empty());
         let claimed = queue.claim(one, Lane::Fresh, 1, 1).expect("claimed");
-        assert_eq!(claimed[0].path, path(1));
-        assert_eq!(waiting(&queue, &[one], 10), [path(2), path(1), path(3)], "it may come back");
+        assert_eq!(claimed[0].path, StorePath::nth(1));
+        assert_eq!(
+            waiting(&queue, &[one], 10),
+            [StorePath::nth(2), StorePath::nth(1), StorePath::nth(3)],
+            "it may come back"
+        );
     }
     #[test]
     fn what_waits_for_references_is_listed_with_them_and_a_lane_is_that_of_the_path() {
@@ -126,9 +130,9 @@ mod tests {
         let mut queue = Queue::open(dir.path()).expect("opened").queue;
         let [one, two] = ["one", "two"].map(|name| queue.cache_id(name, "file:///c").expect("a cache"));
         let mut admit = |lane, n, caches: &[CacheId]| {
-            let wanted = [Wanted { path: path(n), row: None, registered: 0, caches: caches.to_vec() }];
+            let wanted = [Wanted { path: StorePath::nth(n), row: None, registered: 0, caches: caches.to_vec() }];
             let ended = Ended::StartsAnew;
-            let admission = Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 };
+            let admission = Admission { lane, ended, ..Admission::of_new(&wanted, 1) };
             queue.admit(&admission, None).expect("admitted");
         };
         admit(Lane::Backfill, 1, &[one, two]);
@@ -136,9 +140,9 @@ mod tests {
         admit(Lane::Fresh, 1, &[two]);
         admit(Lane::Backfill, 4, &[one]);
         let claimed = queue.claim(one, Lane::Fresh, 1, 1).expect("claimed").remove(0);
-        queue.settle(&[(claimed, Outcome::WaitsFor(vec![path(3)]))], &[], 1).expect("settled");
+        queue.settle(&[(claimed, Outcome::WaitsFor(vec![StorePath::nth(3)]))], &[], 1).expect("settled");
         let waiting = queue.waiting(&[one, two], 10).expect("listed");
-        assert_eq!(waiting, [path(3), path(2), path(1), path(4)]);
+        assert_eq!(waiting, [StorePath::nth(3), StorePath::nth(2), StorePath::nth(1), StorePath::nth(4)]);
         assert_eq!(queue.waiting(&[one, two], 3).expect("listed"), waiting[..3]);
     }
 

@@ -99,7 +99,7 @@ impl Queue {
                                  AND (runs.id = run OR runs.id IN (SELECT s.run FROM shared s
                                                                    WHERE s.job = jobs.id AND s.state IS NULL))),
                        collectable, reason,
-                       EXISTS (SELECT 1 FROM distrusted d WHERE d.path = jobs.path AND d.cache = jobs.cache),
+                       (SELECT noted FROM distrusted d WHERE d.path = jobs.path AND d.cache = jobs.cache),
                        EXISTS (SELECT 1 FROM distrusted d WHERE d.cache = jobs.cache)"
         );
         let mut statement = self.db.prepare_cached(&claim).map_err(sqlite("claim jobs"))?;
@@ -317,7 +317,7 @@ fn job_from_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         walk: row.get(7)?,
         collectable: row.get(8)?,
         reason: row.get(9)?,
-        anew: row.get(10)?,
+        distrusted: row.get(10)?,
         among_distrusted: row.get(11)?,
     })
 }

@@ -174,8 +174,8 @@ pub enum SecretError {
         /// For how long.
         after: Duration,
     },
-    /// A thread of storewatch's was lost: by a defect, or because the system gives none.
-    #[error("the thread that was to read {from} was lost")]
+    /// What was to read it broke off, by a defect of storewatch's, which the log has.
+    #[error("what was to read {from} broke off, by a defect of storewatch: its log has more")]
     LostThread {
         /// Where the secret should come from.
         from: String,

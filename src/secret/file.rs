@@ -1,5 +1,6 @@
 //! Secrets in files: who else could read them, and new ones.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -125,6 +126,9 @@ fn read_up_to(mut file: File, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// What the extension of a secret's temporary name begins with; 16 digits of base 16 stand behind it.
+const NEW: &str = "new-";
+
 /// Writes a new secret to a file that only its owner can read; makes its folder. The file appears whole or not at all,
 /// and one that is there is left alone.
 ///
@@ -136,7 +140,7 @@ pub fn write_new(path: &Path, secret: &str) -> Result<(), SecretError> {
     // Drawn, since the number of a process in a container is that of the one before it, which may have left a file. Where
     // nothing can be drawn, it has to do.
     let draw = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
-    let temp = path.with_extension(format!("new-{draw:016x}"));
+    let temp = path.with_extension(format!("{NEW}{draw:016x}"));
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -152,8 +156,25 @@ pub fn write_new(path: &Path, secret: &str) -> Result<(), SecretError> {
     written
 }
 
+/// Removes the temporary names beside a secret that [`write_new`] has left where it was killed: one may be the secret's own
+/// second name, which would outlive it. Only for a secret that is there: another that is just being made would be too late.
+pub fn sweep(path: &Path) {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(OsStr::to_str)) else { return };
+    let is_left = |name: &str| {
+        let draw = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.')?.strip_prefix(NEW));
+        draw.is_some_and(|draw| draw.len() == 16 && draw.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    };
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if file.file_name().to_str().is_some_and(is_left) {
+            // The next one tries again.
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -167,6 +188,20 @@ mod tests {
         assert!(matches!(write_new(&path, "other"), Err(SecretError::Io { .. })), "an existing secret is left alone");
         assert_eq!(read(&path, Path::new("/nix/store")).expect("read").expose(), "s3cret");
         assert_eq!(fs::read_dir(dir.path().join("keys")).expect("a folder").count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_a_kill_has_left_beside_a_secret_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a.b.secret");
+        write_new(&path, "s3cret").expect("written");
+        fs::hard_link(&path, dir.path().join("a.b.new-0123456789abcdef")).expect("a second name");
+        let others = ["a.new-0123456789abcdef", "a.b.new-0123456789abcdef.secret", "a.b.new-mine", "a.b.public"];
+        others.iter().for_each(|other| fs::write(dir.path().join(other), "theirs").expect("written"));
+        sweep(&path);
+        let names = fs::read_dir(dir.path()).expect("a folder").flatten().map(|file| file.file_name());
+        let expected = others.into_iter().chain(["a.b.secret"]).map(std::ffi::OsString::from);
+        assert_eq!(names.collect::<BTreeSet<_>>(), expected.collect());
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //!
 //! Deliberately absent: what a secret is for. Whether a server takes a token is the server's to say.
 
+mod blackened;
 mod command;
+mod core_file;
 mod error;
 mod file;
 mod keychain;
@@ -18,8 +20,10 @@ mod provider;
 mod source;
 mod text;
 
+pub use blackened::blackened;
+pub use core_file::leave_no_core_file;
 pub use error::{NoText, SecretError};
-pub use file::{read, write_new};
+pub use file::{read, sweep, write_new};
 pub use provider::{Fingerprint, Provider, read_here};
 pub use source::{DEFAULT_LIFETIME, DEFAULT_TIMEOUT, Source};
 pub use text::Secret;

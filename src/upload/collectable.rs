@@ -270,16 +270,12 @@ mod tests {
         collectable: Collectable,
     }
 
-    fn path(n: usize) -> StorePath {
-        StorePath::from_base_name(&format!("{n:0>32}-p")).expect("a store path")
-    }
-
     /// A store of some paths, of which the first is a root, and all of them queued.
     async fn bench(paths: usize) -> Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let (roots, db) = (dir.path().join("gcroots"), dir.path().join("db.sqlite"));
         std::fs::create_dir(&roots).expect("a folder");
-        std::fs::write(roots.join(path(0).base_name()), "").expect("a root");
+        std::fs::write(roots.join(StorePath::nth(0).base_name()), "").expect("a root");
         let nix = Connection::open(&db).expect("a database");
         nix.execute_batch(
             "create table ValidPaths (id integer primary key autoincrement, path text, hash text, registrationTime integer);
@@ -290,10 +286,11 @@ mod tests {
         let queue = QueueHandle::start(Queue::open(dir.path()).expect("opened").queue).expect("a thread");
         let admit = move |queue: &mut Queue| {
             let cache = queue.cache_id("team", "file:///c")?;
-            let wanted: Vec<_> =
-                (0..paths).map(|n| Wanted { path: path(n), row: None, registered: 0, caches: vec![cache] }).collect();
+            let wanted: Vec<_> = (0..paths)
+                .map(|n| Wanted { path: StorePath::nth(n), row: None, registered: 0, caches: vec![cache] })
+                .collect();
             let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
-            queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
+            queue.admit(&Admission { lane, ended, ..Admission::of_new(&wanted, 1) }, None)?;
             Ok(cache)
         };
         let cache = queue.call(admit).await.expect("admitted");
@@ -314,7 +311,7 @@ mod tests {
         let cache = bench.cache;
         let claimed = bench.queue.call(move |queue| queue.claim_collectable(cache, 9, 1)).await.expect("claimed");
         let claimed: Vec<_> = claimed.into_iter().map(|job| job.path).collect();
-        assert_eq!(claimed, [path(1), path(2)], "not the root");
+        assert_eq!(claimed, [StorePath::nth(1), StorePath::nth(2)], "not the root");
         bench.collectable.rest();
         assert!(!bench.collectable.look_at(vec![bench.cache]), "the next time is another");
     }
@@ -324,7 +321,7 @@ mod tests {
         let mut bench = bench(3).await;
         bench.nix.execute_batch("begin exclusive").expect("Nix writes");
         let patient = bench.facts.clone().patient();
-        let waiting = tokio::spawn(async move { patient.path_info(&path(1)).await.map(drop) });
+        let waiting = tokio::spawn(async move { patient.path_info(&StorePath::nth(1)).await.map(drop) });
         let looked = Arc::clone(&bench.collectable.is_judged);
         bench.collectable.look_at(vec![bench.cache]);
         let found_out = async {
@@ -340,7 +337,13 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_asked_together_than_a_bound() {
         let bench = bench(3).await;
-        let kept = |queries| bench.facts.which_are_kept((0..3).map(path).collect(), |path_| *path_ == path(0), queries);
+        let kept = |queries| {
+            bench.facts.which_are_kept(
+                (0..3).map(StorePath::nth).collect(),
+                |path_| *path_ == StorePath::nth(0),
+                queries,
+            )
+        };
         assert_eq!(kept(0).await.expect("asked"), [true], "the first in any case");
         assert_eq!(kept(1).await.expect("asked"), [true, false]);
         assert_eq!(kept(9).await.expect("asked"), [true, false, false]);

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use crate::cache::{BoxFuture, Compression, Contents, StoredNar};
 use crate::nix::{NarHash, StorePath};
-use crate::queue::{CacheId, Content, QueueHandle, now};
+use crate::queue::{CacheId, Content, Queue, QueueError, QueueHandle, now};
 use crate::report::one_line;
 
 /// What the queue remembers of one cache. That it can't be asked is no reason not to upload.
@@ -24,6 +24,14 @@ impl Remembered {
         found.map(HashSet::from_iter).unwrap_or_else(|error| {
             debug!("{}", one_line(&error));
             HashSet::new()
+        })
+    }
+
+    fn noted(&self, verb: impl FnMut(&mut Queue) -> Result<(), QueueError> + Send + 'static) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.queue.call(verb).await {
+                debug!("{}", one_line(&error));
+            }
         })
     }
 }
@@ -46,14 +54,23 @@ impl Contents for Remembered {
     }
 
     fn remember(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()> {
-        let StoredNar { url, compression, file_hash, file_size, nar_size } = nar.clone();
-        let content = Content { url, compression: compression.name().to_owned(), file_hash, file_size, nar_size };
-        let cache = self.cache;
-        Box::pin(async move {
-            let noted = self.queue.call(move |queue| queue.note_content(cache, &nar_hash, &content, now())).await;
-            if let Err(error) = noted {
-                debug!("{}", one_line(&error));
-            }
-        })
+        let (cache, content) = (self.cache, content(nar));
+        self.noted(move |queue| queue.note_content(cache, &nar_hash, &content, now()))
     }
+
+    fn expect(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()> {
+        let (cache, content) = (self.cache, content(nar));
+        self.noted(move |queue| queue.expect_content(cache, &nar_hash, &content, now()))
+    }
+
+    fn forget(&self, nar_hash: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()> {
+        let (cache, url) = (self.cache, nar.url.clone());
+        self.noted(move |queue| queue.forget_expected(cache, &nar_hash, &url))
+    }
+}
+
+/// What the queue remembers of an archive.
+fn content(nar: &StoredNar) -> Content {
+    let StoredNar { url, compression, file_hash, file_size, nar_size } = nar.clone();
+    Content { url, compression: compression.name().to_owned(), file_hash, file_size, nar_size }
 }

@@ -222,7 +222,7 @@ async fn deliver_alone(
     });
     let go_ahead = Box::pin(go_ahead(context.clone(), name.clone(), presence.clone(), info.clone(), job.needed, there));
     let contents = Arc::new(Remembered { queue: context.queue.clone(), cache: job.cache });
-    let push = Push { info: info.clone(), nar, arrivals, go_ahead, contents, anew: job.anew };
+    let push = Push { info: info.clone(), nar, arrivals, go_ahead, contents, anew: job.distrusted.is_some() };
     let pushed = tokio::select! {
         biased;
         pushed = Arc::clone(&cache).push(push) => pushed,

@@ -4,13 +4,14 @@
 //! out alone; what is asked meanwhile goes out together as the next one. So a single path waits for nothing, and a
 //! thousand make a handful of requests.
 //!
-//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too. Where
-//! something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked again; it may
-//! answer by what it has seen of itself: a bucket by a listing that is up to five minutes old, and for what is missing some
-//! seconds. Another request for each reference would double what an upload costs, and a prune reckons with that
-//! (`cache/care/prune`); what else removes paths from a bucket doesn't. Only where somebody has named a path, or what refers
-//! to it, is nothing believed but what is there, since they may know that it has gone. That it is missing is not remembered
-//! here: it may be there by now.
+//! That a path is there is believed for as long as the cache says its answers hold, since caches collect garbage too.
+//! Where something that refers to it is about to be shown, it is believed for some seconds only, and the cache is asked
+//! again; it may answer by what it has seen of itself: a bucket by a listing that is up to five minutes old, and for
+//! what is missing some seconds. Another request for each reference would double what an upload costs, and a prune
+//! reckons with that (`cache/care/prune`); what else removes paths from a bucket doesn't. Only where somebody has named
+//! a path, or what refers to it, is nothing believed but what is there, since they may know that it has gone. That it
+//! is missing is not remembered here: it may be there by now. Nor is it believed of a listing by who would throw an
+//! archive away for it.
 //!
 //! Of a cache that can't say what it has, the queue knows what it was given, and that counts.
 
@@ -147,17 +148,29 @@ impl Presence {
         Ok(paths.into_iter().filter(|path| missing.contains(path)).collect())
     }
 
-    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago, or by the cache itself for as
-    /// long as that holds; where another was told why there is no answer, asks again for a while.
+    /// For who has sent an archive already, which would be sent again. By what was seen a moment ago, or by the cache
+    /// itself for as long as that holds; but what is missing by that may have come since, so that is asked for once
+    /// more.
     pub(super) async fn missing_with_patience(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, Unanswered> {
+        let mut pauses = PATIENCE.into_iter();
+        let missing = self.ask_with_patience(paths, By::WhatWasSeen, &mut pauses).await?;
+        self.ask_with_patience(&missing, By::WhatIsThere, &mut pauses).await
+    }
+
+    /// Where another was told why there is no answer, asks again after these pauses.
+    async fn ask_with_patience(
+        &self,
+        paths: &[StorePath],
+        by: By,
+        pauses: &mut (dyn Iterator<Item = Duration> + Send),
+    ) -> Result<Vec<StorePath>, Unanswered> {
         let fresh = self.cache.answers_hold().min(AS_GOOD_AS_NOW);
-        for pause in PATIENCE {
-            match self.missing_for(paths, fresh, By::WhatWasSeen).await {
-                Err(Unanswered::WithOthers) => sleep(pause).await,
-                answered => return answered,
-            }
+        loop {
+            let answered = self.missing_for(paths, fresh, by).await;
+            let Err(Unanswered::WithOthers) = answered else { return answered };
+            let Some(pause) = pauses.next() else { return answered };
+            sleep(pause).await;
         }
-        self.missing_for(paths, fresh, By::WhatWasSeen).await
     }
 
     /// Asks until nobody waits.
@@ -240,144 +253,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::cache::{BoxFuture, Push, Pushed};
-
-    /// Lacks every path whose name begins with `lacking`, and answers when it is let.
-    struct Slow {
-        asked: Mutex<Vec<usize>>,
-        let_through: Semaphore,
-        answers_hold: Duration,
-        /// So often it fails first.
-        fails: AtomicU32,
-    }
-
-    impl Slow {
-        fn new(answers_hold: Duration, fails: u32) -> Arc<Self> {
-            Arc::new(Self {
-                asked: Mutex::default(),
-                let_through: Semaphore::new(0),
-                answers_hold,
-                fails: fails.into(),
-            })
-        }
-    }
-
-    impl Cache for Slow {
-        fn missing<'a>(&'a self, paths: &'a [StorePath]) -> BoxFuture<'a, Result<Vec<StorePath>, CacheError>> {
-            Box::pin(async move {
-                self.asked.lock().expect("no panic").push(paths.len());
-                self.let_through.acquire().await.expect("open").forget();
-                let fails = |left: u32| left.checked_sub(1);
-                if self.fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok() {
-                    return Err(CacheError::LostThread { action: "answer" });
-                }
-                Ok(paths.iter().filter(|path| path.name().starts_with("lacking")).cloned().collect())
-            })
-        }
-
-        fn answers_hold(&self) -> Duration {
-            self.answers_hold
-        }
-
-        fn push(self: Arc<Self>, _: Push) -> BoxFuture<'static, Result<Pushed, CacheError>> {
-            unreachable!("nothing is pushed here")
-        }
-    }
-
-    fn path(name: &str) -> StorePath {
-        StorePath::from_base_name(&format!("0123456789abcdfghijklmnpqrsvwxyz-{name}")).expect("a legal name")
-    }
-
-    #[tokio::test]
-    async fn what_is_asked_while_a_question_is_under_way_goes_out_together() {
-        let cache = Slow::new(Duration::ZERO, 0);
-        let presence = Presence::new(cache.clone(), None);
-        let mut asking = tokio::task::JoinSet::new();
-        for number in 0..100 {
-            let presence = presence.clone();
-            asking.spawn(async move {
-                let asked = [path(&format!("there-{number}")), path(&format!("lacking-{number}"))];
-                (presence.missing(&asked).await.ok(), asked)
-            });
-        }
-        cache.let_through.add_permits(1_000);
-        while let Some(answered) = asking.join_next().await {
-            let (missing, [_, lacking]) = answered.expect("no panic");
-            assert_eq!(missing, Some(vec![lacking]), "each is told of its own paths");
-        }
-        let asked = cache.asked.lock().expect("no panic").clone();
-        assert_eq!(asked.iter().sum::<usize>(), 200, "{asked:?}");
-        assert!(asked.len() < 10, "{asked:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_there_is_believed_for_a_while_and_what_is_missing_is_not() {
-        let cache = Slow::new(Duration::from_secs(60), 0);
-        cache.let_through.add_permits(1_000);
-        let presence = Presence::new(cache.clone(), None);
-        let asked = [path("there"), path("lacking")];
-        let asked_so_far = || cache.asked.lock().expect("no panic").clone();
-        for _ in 0..2 {
-            assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
-        }
-        assert_eq!(asked_so_far(), [2, 1]);
-        presence.saw(&path("lacking"));
-        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![]), "it has just arrived");
-        assert_eq!(asked_so_far(), [2, 1]);
-        tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(presence.missing_now(&asked).await.ok(), Some(vec![path("lacking")]), "somebody asks for it");
-        assert_eq!(presence.missing_now(&asked[..1]).await.ok(), Some(vec![]), "as others have just now");
-        assert_eq!(asked_so_far(), [2, 1, 2]);
-        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]), "it isn't believed any more");
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
-        assert_eq!(asked_so_far(), [2, 1, 2, 1, 2], "a cache collects garbage, too");
-        presence.forget();
-        assert_eq!(presence.missing(&asked).await.ok(), Some(vec![path("lacking")]));
-        assert_eq!(asked_so_far(), [2, 1, 2, 1, 2, 2], "something was removed");
-    }
-
-    #[tokio::test]
-    async fn one_failure_is_told_by_one() {
-        let cache = Slow::new(Duration::ZERO, u32::MAX);
-        let presence = Presence::new(cache.clone(), None);
-        let mut asking = tokio::task::JoinSet::new();
-        for number in 0..50 {
-            let presence = presence.clone();
-            asking.spawn(async move { presence.missing(&[path(&format!("there-{number}"))]).await });
-        }
-        cache.let_through.add_permits(1_000);
-        let (mut refused, mut others) = (0, 0);
-        while let Some(answered) = asking.join_next().await {
-            match answered.expect("no panic") {
-                Err(Unanswered::Refused(_)) => refused += 1,
-                Err(Unanswered::WithOthers) => others += 1,
-                Ok(missing) => panic!("{missing:?} of a cache that fails"),
-            }
-        }
-        let questions = cache.asked.lock().expect("no panic").len();
-        assert_eq!((refused, others), (questions, 50 - questions));
-        assert!(questions < 10, "{questions}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_has_an_archive_to_lose_asks_again_where_another_was_told() {
-        let cache = Slow::new(Duration::ZERO, 1);
-        cache.let_through.add_permits(1_000);
-        let presence = Presence::new(cache.clone(), None);
-        let (first, small, large) = ([path("there")], [path("lacking-a")], [path("lacking-b")]);
-        let began = Instant::now();
-        let (first, small, large) =
-            tokio::join!(presence.missing(&first), presence.missing(&small), presence.missing_with_patience(&large));
-        assert!(matches!(first, Err(Unanswered::Refused(_))));
-        assert!(matches!(small, Err(Unanswered::WithOthers)));
-        assert_eq!(large.ok(), Some(vec![path("lacking-b")]));
-        assert!(began.elapsed() >= PATIENCE[0], "not back to back");
-    }
-}
+mod tests;

@@ -58,7 +58,7 @@ pub(super) async fn find_references(
         }
     }
     // What is shown and isn't well counts for nothing: neither is it believed, nor does another cache's mend it.
-    let is_there = !job.anew && !missing.contains(&job.path);
+    let is_there = job.distrusted.is_none() && !missing.contains(&job.path);
     if is_there && missing.is_empty() {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AlreadyThere).into()));
     }
@@ -68,7 +68,7 @@ pub(super) async fn find_references(
     }
     let keys = presence.cache().upstream_key_names();
     let signed = !info.ultimate && policy.signed_by_named(info, context.facts.store_dir(), keys);
-    if !job.anew && !is_there && (signed || upstream.contains(&job.path)) {
+    if job.distrusted.is_none() && !is_there && (signed || upstream.contains(&job.path)) {
         return Ok(References::Settled(Outcome::Delivered(Delivery::AtUpstream).into()));
     }
     if is_there {

@@ -59,10 +59,10 @@ mod tests {
     /// A job that ended at the beginning of time.
     fn end_a_job(queue: &mut Queue) -> Result<(), QueueError> {
         let cache = queue.cache_id("team", "file:///c")?;
-        let path = StorePath::from_base_name(&format!("{}-x", "0".repeat(32))).expect("a store path");
+        let path = StorePath::nth(0);
         let wanted = [Wanted { path, row: None, registered: 0, caches: vec![cache] }];
         let (lane, ended) = (Lane::Fresh, Ended::StartsAnew);
-        queue.admit(&Admission { lane, ended, needed: false, run: None, wanted: &wanted, now: 1 }, None)?;
+        queue.admit(&Admission { lane, ended, ..Admission::of_new(&wanted, 1) }, None)?;
         let jobs = queue.claim(cache, lane, 1, 1)?;
         queue.settle(&jobs.into_iter().map(|job| (job, Outcome::Gone)).collect::<Vec<_>>(), &[], 1)
     }

@@ -54,7 +54,7 @@ mod tests {
             walk: false,
             collectable: false,
             reason: None,
-            anew: false,
+            distrusted: None,
             among_distrusted: false,
         }
     }

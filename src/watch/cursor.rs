@@ -27,7 +27,7 @@ pub fn check(cursor: &Cursor, seen: &Seen) -> Option<&'static str> {
         return Some("the Nix database has gone back behind what was read of it");
     }
     match (&cursor.mark, &seen.row) {
-        (Some(mark), Some(row)) if (&mark.path, mark.time) != (&row.path, row.registration_time) => {
+        (Some(mark), Some(row)) if mark.is_other_than(row) => {
             Some("the Nix database holds another path where reading had stopped")
         }
         (None, _) if cursor.row > 0 && !same_file => {

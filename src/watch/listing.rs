@@ -15,9 +15,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::WATCHING_FROM_NOW_ON;
-use crate::limit::Lane;
 use crate::nix::{Daemon, DaemonError, StoreDir, StorePath, store_listing};
-use crate::queue::{Admission, Ended, QueueError, QueueHandle, Routes, now};
+use crate::queue::{Admission, QueueError, QueueHandle, Routes, now};
 
 /// Paths that are asked for and admitted together.
 const BATCH: usize = 500;
@@ -169,7 +168,7 @@ impl Listing {
         }
         let left: HashSet<&StorePath> = taken.iter().collect();
         let left = names.iter().filter(|name| !left.contains(name)).cloned().collect();
-        let opened = queue.call(move |queue| queue.admit_seen(&admission(&wanted), &taken)).await?;
+        let opened = queue.call(move |queue| queue.admit_seen(&Admission::of_new(&wanted, now()), &taken)).await?;
         Ok((opened, left))
     }
 }
@@ -210,17 +209,6 @@ fn list_if_changed(
     Ok(Some((settled.then_some(changed), names)))
 }
 
-fn admission(wanted: &[crate::queue::Wanted]) -> Admission<'_> {
-    Admission {
-        lane: Lane::Fresh,
-        ended: Ended::StartsAnewIfRegisteredAnew,
-        needed: false,
-        run: None,
-        wanted,
-        now: now(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,11 +219,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let queue = QueueHandle::start(Queue::open(dir.path()).expect("opened").queue).expect("a thread");
         // More than one portion.
-        let path = |n: usize| StorePath::from_base_name(&format!("{n:0>32}-p")).expect("a legal name");
+        let path = StorePath::nth;
         let all = || (0..PORTION + 9).map(path);
         assert_eq!(unseen(&queue, all().collect()).await.expect("compared").len(), PORTION + 9);
         let most: Vec<_> = all().skip(1).collect();
-        queue.call(move |queue| queue.admit_seen(&admission(&[]), &most)).await.expect("noted");
+        queue.call(move |queue| queue.admit_seen(&Admission::of_new(&[], now()), &most)).await.expect("noted");
         assert_eq!(unseen(&queue, all().collect()).await.expect("compared"), [path(0)]);
         let without_the_last = all().take(PORTION + 8).collect();
         assert_eq!(unseen(&queue, without_the_last).await.expect("compared"), [path(0)]);

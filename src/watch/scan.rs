@@ -86,7 +86,7 @@ impl Scan {
                 let since = since.unwrap_or_else(|| now() / 1000);
                 // In this order: cut off in between, the next start reads from the beginning what was registered since.
                 queue.begin_watching(&dir, since)?;
-                queue.admit(&nothing(), Some((&dir, &cursor)))?;
+                queue.admit(&Admission::of_new(&[], 0), Some((&dir, &cursor)))?;
                 Ok((cursor, since, is_first))
             })
             .await?;
@@ -168,25 +168,11 @@ impl Scan {
                 let at = now();
                 let mut opened = 0;
                 if !again.is_empty() {
-                    let old = Admission {
-                        lane: Lane::Backfill,
-                        ended: Ended::Stays,
-                        needed: false,
-                        run: None,
-                        wanted: &again,
-                        now: at,
-                    };
+                    let new = Admission::of_new(&again, at);
+                    let old = Admission { lane: Lane::Backfill, ended: Ended::Stays, ..new };
                     opened += queue.admit(&old, None)?;
                 }
-                let new = Admission {
-                    lane: Lane::Fresh,
-                    ended: Ended::StartsAnewIfRegisteredAnew,
-                    needed: false,
-                    run: None,
-                    wanted: &fresh,
-                    now: at,
-                };
-                Ok(opened + queue.admit(&new, Some((&dir, &moved)))?)
+                Ok(opened + queue.admit(&Admission::of_new(&fresh, at), Some((&dir, &moved)))?)
             })
             .await?;
         self.cursor = cursor;
@@ -197,7 +183,8 @@ impl Scan {
     pub(super) async fn start_over(&mut self, queue: &QueueHandle, beginning: Beginning) -> Result<(), WatchError> {
         let Beginning(cursor) = beginning;
         let (dir, moved) = (self.store_dir.clone(), cursor.clone());
-        queue.call(move |queue| queue.admit(&nothing(), Some((&dir, &moved)))).await?;
+        // Of nothing: only the cursor moves.
+        queue.call(move |queue| queue.admit(&Admission::of_new(&[], 0), Some((&dir, &moved)))).await?;
         self.cursor = cursor;
         Ok(())
     }
@@ -225,10 +212,4 @@ fn open(db_path: &Path, store_dir: &StoreDir) -> Result<Opened, DatabaseError> {
 /// What the database is recognised by once it was read up to that row.
 fn mark(database: &Database, reached: i64) -> Result<Option<Mark>, DatabaseError> {
     Ok(database.last_row_mark(reached)?.map(Mark::from))
-}
-
-/// An admission of nothing, for when only the cursor moves.
-fn nothing() -> Admission<'static> {
-    const NO_PATHS: &[Wanted] = &[];
-    Admission { lane: Lane::Fresh, ended: Ended::Stays, needed: false, run: None, wanted: NO_PATHS, now: 0 }
 }

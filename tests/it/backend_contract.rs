@@ -93,6 +93,8 @@ table! {
         tried    tried   tried tried tried tried tried     tried;
     killed::an_archive_that_was_not_shown_before_the_kill_is_gone_after_the_next_start:
         TooShort ItsOwn  tried tried tried tried tried     tried;
+    killed::an_archive_whose_narinfo_was_on_its_way_is_named_after_the_next_start:
+        TooShort ItsOwn  tried tried tried tried tried     tried;
 }
 
 /// A key that signs, in a file as the policy wants it, and its public half.

@@ -64,6 +64,12 @@ fn keys_come_from_the_environment_and_from_profiles() {
     push("", &|_, command| {
         command.env("AWS_ACCESS_KEY_ID", &key.id).env("AWS_SECRET_ACCESS_KEY", &key.secret);
     });
+    // As secrets of containers often are.
+    push("", &|_, command| {
+        let with_newline = |value: &str| format!("{value}\n");
+        command.env("AWS_ACCESS_KEY_ID", with_newline(&key.id));
+        command.env("AWS_SECRET_ACCESS_KEY", with_newline(&key.secret));
+    });
     let profile =
         |name: &str| format!("[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret);
     push("", &|storewatch, _| {

@@ -269,7 +269,7 @@ fn what_was_cut_is_taken_back_where_it_was_sent_and_nowhere_else() {
         let notes = std::fs::read_dir(storewatch.state_dir().join("unfinished/team")).unwrap().flatten();
         notes.map(|note| std::fs::read_to_string(note.path()).unwrap()).collect::<Vec<_>>()
     };
-    running.eventually("a note of an upload in parts", || notes().iter().any(|note| note.lines().count() == 3));
+    running.eventually("a note of an upload in parts", || notes().iter().any(|note| note.lines().count() == 4));
     running.kill9();
     let noted = notes();
     fake.pass();
@@ -281,9 +281,14 @@ fn what_was_cut_is_taken_back_where_it_was_sent_and_nowhere_else() {
     assert_eq!((notes(), fake.state().multiparts.len()), (noted.clone(), 1));
 
     let elsewhere = storewatch.cache_at("elsewhere").url();
-    storewatch.policy(&format!("version = 1\n[caches.elsewhere]\nurl = \"{elsewhere}\"\n"));
+    let policy = format!("version = 1\n[caches.elsewhere]\nurl = \"{elsewhere}\"\n");
+    storewatch.policy(&policy);
     let mut running = storewatch.start();
-    running.eventually_logs("for the cache team any more");
+    let told = "for the cache team any more";
+    running.eventually_logs(told);
+    storewatch.policy(&format!("{policy}# As before.\n"));
+    running.eventually_logs("has changed and is in force");
+    assert_eq!(running.log().matches(told).count(), 1, "it is no news");
     running.stop();
     assert_eq!(notes(), noted);
 

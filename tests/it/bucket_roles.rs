@@ -4,6 +4,7 @@
 use crate::support::cloud::{Cloud, HANDED_OUT, OF_THE_MACHINE, ROLE};
 use crate::support::s3::{BUCKET, Dialect};
 use crate::support::{FakeS3, Nix, Said, ScratchStore, Storewatch, expr, write_secret};
+use std::os::unix::fs::PermissionsExt;
 
 /// What is added to the environment.
 type Variables = Vec<(&'static str, String)>;
@@ -98,4 +99,69 @@ fn the_identity_of_a_workload_at_azure() {
             ("AZURE_AUTHORITY_HOST", format!("http://{}", cloud.host())),
         ]
     });
+}
+
+/// Asks whether a bucket would take something, by what `role` adds to the environment. Gives what was said.
+fn ping(url: &str, role: &dyn Fn(&Storewatch<'_>) -> Variables) -> Option<String> {
+    let nix = Nix::recent()?;
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    let endpoint = format!("http://127.0.0.1:{}", fake.port());
+    storewatch.policy(&format!("version = 1\n[caches.team]\nurl = \"{url}endpoint={endpoint}\"\n"));
+    let mut command = storewatch.command();
+    let said = Said::by(command.args(["cache", "ping"]).envs(role(&storewatch)));
+    assert_eq!(said.code, Some(1), "{said:?}");
+    Some(said.stdout + &said.stderr)
+}
+
+#[test]
+fn a_key_of_googles_that_others_may_read_is_not_taken() {
+    let said = ping("gs://b?", &|storewatch| {
+        let file = storewatch.state_dir().with_file_name("google.json");
+        std::fs::write(&file, "{\"private_key\": \"s3cret\"}").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        vec![("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())]
+    });
+    let Some(said) = said else { return };
+    assert!(said.contains("google.json can be read by others (mode 0644)") && !said.contains("s3cret"), "{said}");
+}
+
+/// Whoever opens one that nobody writes to waits for ever.
+#[test]
+fn a_pipe_in_a_keys_place_holds_nobody_up() {
+    let said = ping("gs://b?", &|storewatch| {
+        let pipe = storewatch.state_dir().with_file_name("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        vec![("GOOGLE_SERVICE_ACCOUNT", pipe.display().to_string())]
+    });
+    let Some(said) = said else { return };
+    assert!(said.contains("pipe is no regular file"), "{said}");
+}
+
+/// The library that speaks to the clouds panics where a request can't carry something.
+#[test]
+fn what_can_not_be_sent_is_told() {
+    let said = ping("gs://b?", &|_| vec![("GCE_METADATA_HOST", "127.0.0.1:9\n".to_owned())]);
+    let Some(said) = said else { return };
+    assert!(said.contains("there are no credentials for gs://b: a variable"), "{said}");
+    let said = ping("s3://b?", &|_| {
+        vec![("AWS_ACCESS_KEY_ID", "\u{feff}AKIA".to_owned()), ("AWS_SECRET_ACCESS_KEY", "s3cret".to_owned())]
+    });
+    let said = said.unwrap();
+    assert!(said.contains("the key's id has a character") && said.contains("AWS_ACCESS_KEY_ID"), "{said}");
+}
+
+#[test]
+fn nobody_on_the_network_is_asked_for_keys_in_the_open() {
+    let said = ping("s3://b?", &|storewatch| {
+        vec![
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token_file(storewatch)),
+            ("AWS_ROLE_ARN", ROLE.to_owned()),
+            // An address of documentation's (RFC 5737): nobody has it.
+            ("AWS_ENDPOINT_URL_STS", "http://192.0.2.1".to_owned()),
+        ]
+    });
+    let Some(said) = said else { return };
+    assert!(said.contains("would be asked of") && said.contains("192.0.2.1"), "{said}");
+    assert!(said.contains("cross the network unencrypted") && !said.contains(OF_THE_MACHINE), "{said}");
 }

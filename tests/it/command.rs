@@ -5,8 +5,26 @@ use crate::support::nix::base_name;
 use crate::support::{Nix, Reader, Running, ScratchStore, Storewatch, each_nix, expr};
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
+
+/// A very old Nix noted no sizes. Where one is known, what is shorter isn't kept: its input ends so where storewatch is killed.
+#[test]
+fn archives_are_kept_by_their_size_where_it_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = documented("keep-nars", folder.path());
+    for (name, size, code) in [("a", "null", 0), ("b", "3", 0), ("c", "4", 75)] {
+        let facts = format!("{{\"store_path\":\"/nix/store/{name}\",\"nar_size\":{size},\"references\":[]}}\nnar");
+        let mut program = std::process::Command::new(&script);
+        let mut running = program.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        running.stdin.take().unwrap().write_all(facts.as_bytes()).unwrap();
+        let ended = running.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{name}");
+        assert_eq!(folder.path().join(format!("{name}.nar")).exists(), code == 0, "{name}");
+    }
+}
 
 /// A policy whose cache is a program with these arguments, and more lines.
 fn policy(program: &Path, args: &[&str], more: &str) -> String {

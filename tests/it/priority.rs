@@ -1,6 +1,7 @@
 //! The service stands back behind what else runs on this host, with all of its threads.
 
 use crate::support::{Nix, ScratchStore, Storewatch};
+use rustix::process::{Resource, Rlimit};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,29 @@ fn at_low_priority_every_thread_is_nicer_and_leaves_a_processor() {
         assert!(threads.len() > 2 && threads.iter().all(|thread| *thread == expected), "{policy}: {threads:?}");
         running.stop();
     }
+}
+
+/// Its memory has secrets in it.
+#[test]
+fn a_crash_leaves_no_core_file() {
+    let Some(nix) = Nix::recent() else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    let limits = rustix::process::getrlimit(Resource::Core);
+    if limits.maximum == Some(0) {
+        println!("skipped: nobody may have core files here");
+        return;
+    }
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: limits.maximum, ..limits }).unwrap();
+    let core = |pid: &str| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap().trim().to_owned()
+    };
+    assert!(!core("self").starts_with("0 "));
+    let running = storewatch.start();
+    let limit = core(&running.pid().to_string());
+    assert!(limit.starts_with("0 "), "{limit}");
+    running.stop();
 }
 
 /// Its niceness, and how many processors it may run on.

@@ -66,8 +66,8 @@ each_nix! {
         assert!(logs.contains("the log says so"), "{logs}");
         assert!(std::fs::read_to_string(cache.dir().join("nix-cache-info")).unwrap().contains("Priority: 7\n"));
 
-        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and nothing over
-        // anything.
+        // The archive first, in chunks, then the narinfo, as soon as it may be shown, then what goes beside it; and
+        // nothing over anything.
         let asked = nginx.asked();
         let mut put = BTreeMap::new();
         for (at, asked) in asked.iter().enumerate().filter(|(_, asked)| asked.method == "PUT") {
@@ -345,6 +345,30 @@ fn a_server_that_has_everything_has_nothing() {
     eventually_done(&mut running, &storewatch, 1);
     running.stop();
     assert_eq!(nginx.cache().archives().len(), 1);
+}
+
+/// A page to log in comes with 200, to whoever puts something as well. So does an answer without a word.
+#[test]
+fn who_says_yes_and_keeps_nothing_is_not_believed() {
+    let (Some(nix), Some(nginx)) = (Nix::recent(), Nginx::start()) else { return };
+    let (store, proxy) = (ScratchStore::new(&nix), FlakyProxy::before(nginx.port()));
+    let storewatch = Storewatch::new(&store);
+    let login = login(&storewatch.state_dir().with_file_name("password"));
+    policy(&storewatch, proxy.port(), "", &login);
+    let mut running = storewatch.start();
+    let mut paths = store.build(&expr::many(1)).unwrap();
+    eventually_done(&mut running, &storewatch, 1);
+    let archive = [(On::Puts("nar/"), Canned::page()), (On::Puts("nar/"), Canned::json(""))];
+    for (on, canned) in archive.into_iter().chain([(On::Puts(".narinfo"), Canned::page())]) {
+        proxy.fail(on, Fault::Answer(canned));
+        paths.extend(store.build(&expr::many(1)).unwrap());
+        eventually_waits_because(&mut running, &storewatch, "it says that it has taken a file, and doesn't have it");
+        proxy.pass();
+        eventually_done(&mut running, &storewatch, paths.len());
+    }
+    running.stop();
+    Reader::empty(&store).copy_from(&nginx.website(), &storewatch.public_key("team"), &paths).unwrap();
+    assert_eq!(nginx.cache().archives().len(), paths.len());
 }
 
 /// By a netrc file, by a bearer's token, by nothing: each where the server wants just that.

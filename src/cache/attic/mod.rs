@@ -228,7 +228,7 @@ impl AtticCache {
         let progress = body.progress();
         match self.http.upload(Action::Upload, request, body).await {
             Ok(answer) => {
-                let answer: UploadAnswer = serde_json::from_slice(&answer).unwrap_or_default();
+                let answer: UploadAnswer = serde_json::from_slice(&answer.content).unwrap_or_default();
                 if !answer.is_attics() && !self.ask_missing(std::slice::from_ref(&info.path)).await?.is_empty() {
                     return Err(HttpError::NotUnderstood {
                         action: Action::Upload,

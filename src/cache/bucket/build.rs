@@ -10,14 +10,17 @@ use object_store::{ObjectStore, RetryConfig};
 use reqwest::Url;
 use tokio::sync::Semaphore;
 
-use super::clouds;
 use super::credentials::{Chain, S3Keys};
+use super::environment::{token_file, variable};
 use super::error::{BucketError, unwrapped};
+use super::listing::Listing;
 use super::send::SPARE;
 use super::store::Store;
 use super::uploads::{Signer, Uploads};
 use super::wire::Wire;
+use super::{azure, google};
 use crate::cache::http::{Action, Http, HttpOptions};
+use crate::cache::remote::ANSWERS_HOLD;
 use crate::cache::url::is_loopback;
 use crate::cache::{Addressing, BucketUrl, Service};
 use crate::secret::{Provider, Secret};
@@ -80,7 +83,8 @@ impl Store {
             Service::Gcs { .. } => of_policy("service_account_key", &keys.service_account_key),
             Service::Azure { .. } => of_policy("account_key", &keys.account_key),
         };
-        let wire = Wire { keys: source.map(Arc::from), ..wire(&endpoint, http, &name).await? };
+        let (source, allow_unencrypted) = (source.map(Arc::from), *allow_unencrypted);
+        let wire = Wire { keys: source, allow_unencrypted, ..wire(&endpoint, http, &name).await? };
         let readable = wire.endpoint.scheme() != "https" && !is_loopback(&wire.endpoint) && !allow_unencrypted;
         let (server, mut uploads) = (Some(Arc::new(wire.clone())), None);
         let (objects, multiparts, pages): (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>, Arc<dyn PaginatedListStore>) =
@@ -110,14 +114,16 @@ impl Store {
                         .with_disable_bulk_delete(true)
                         .with_disable_tagging(true);
                     for key in CLOUDS_OWN {
-                        if let Ok(value) = std::env::var(key.as_ref().to_ascii_uppercase()) {
+                        if let Some(value) = variable(&key.as_ref().to_ascii_uppercase()) {
                             builder = builder.with_config(key, value);
                         }
                     }
+                    let token_file = shown_to_a_cloud(&builder).map(|file| token_file(file.as_ref(), real_store));
                     // Built a first time for the library's own chain of credentials.
                     let clouds = Arc::clone(builder.clone().build().map_err(library)?.credentials());
                     let region = chain.region.clone();
-                    let keys = S3Keys { chain, clouds, bucket: name.clone(), readable_on_the_way: readable };
+                    let keys =
+                        S3Keys { chain, clouds, token_file, bucket: name.clone(), readable_on_the_way: readable };
                     let keys: AwsCredentialProvider = Arc::new(keys);
                     let bucket = match is_virtual {
                         true => in_front(&wire.endpoint, &url.bucket),
@@ -130,7 +136,7 @@ impl Store {
                 }
                 Service::Gcs { .. } => {
                     let key = secret(&keys.service_account_key).await?;
-                    let store = Arc::new(clouds::google(url, &endpoint, wire.clone(), key.as_ref())?);
+                    let store = Arc::new(google::google(url, &endpoint, wire.clone(), key.as_ref(), real_store).await?);
                     let signer = Signer::Google(Arc::clone(store.credentials()));
                     let bucket = Url::parse(&below(&wire.endpoint, &url.bucket)).ok();
                     uploads = bucket.map(|bucket| Uploads { wire, bucket, signer });
@@ -138,15 +144,15 @@ impl Store {
                 }
                 Service::Azure { .. } => {
                     let key = secret(&keys.account_key).await?;
-                    let store = Arc::new(clouds::azure(url, &endpoint, wire, key.as_ref(), readable)?);
+                    let store = Arc::new(azure::azure(url, &endpoint, wire, key.as_ref(), real_store, readable)?);
                     (Arc::clone(&store) as _, Arc::clone(&store) as _, store)
                 }
             };
         let aborts = !matches!(url.service, Service::Azure { .. });
         let (name, prefix, uploads) = (name.into(), url.key("").into(), uploads.map(Arc::new));
         let spare = Arc::new(Semaphore::new(SPARE));
-        let only_overwrites = Arc::default();
-        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts, only_overwrites })
+        let (only_overwrites, listing) = (Arc::default(), Arc::new(Listing::new(ANSWERS_HOLD)));
+        Ok(Self { objects, multiparts, pages, uploads, name, prefix, server, spare, aborts, only_overwrites, listing })
     }
 }
 
@@ -162,9 +168,20 @@ const CLOUDS_OWN: [AmazonS3ConfigKey; 8] = [
     AmazonS3ConfigKey::MetadataEndpoint,
 ];
 
+/// The file of the token by which the library gets keys from Amazon's servers, if it does so by one.
+fn shown_to_a_cloud(builder: &AmazonS3Builder) -> Option<String> {
+    let says = |key| builder.get_config_value(&key);
+    match (says(AmazonS3ConfigKey::WebIdentityTokenFile), says(AmazonS3ConfigKey::RoleArn)) {
+        (Some(file), Some(_)) => Some(file),
+        _ if says(AmazonS3ConfigKey::ContainerCredentialsRelativeUri).is_some() => None,
+        _ => says(AmazonS3ConfigKey::ContainerCredentialsFullUri)
+            .and_then(|_| says(AmazonS3ConfigKey::ContainerAuthorizationTokenFile)),
+    }
+}
+
 /// Where Azure has the account that the environment names.
 pub(super) fn endpoint_of_environment(url: &BucketUrl) -> Result<String, Arc<BucketError>> {
-    Ok(format!("https://{}.blob.core.windows.net", clouds::account(url)?))
+    Ok(format!("https://{}.blob.core.windows.net", azure::account(url)?))
 }
 
 async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Arc<BucketError>> {
@@ -181,7 +198,16 @@ async fn wire(endpoint: &str, http: &HttpOptions, name: &str) -> Result<Wire, Ar
     let client_there = client(HttpOptions { direct, ..http.clone() }).await?;
     let credentials = Arc::clone(&http.credentials);
     let (near, bucket) = (client(near).await?, name.to_owned());
-    Ok(Wire { client: client_there, near, endpoint, credentials, bucket, keys: None })
+    Ok(Wire {
+        client: client_there,
+        near,
+        endpoint,
+        credentials,
+        bucket,
+        keys: None,
+        clock: Arc::default(),
+        allow_unencrypted: false,
+    })
 }
 
 /// The bucket behind the endpoint.
@@ -193,4 +219,32 @@ fn below(endpoint: &Url, bucket: &str) -> String {
 fn in_front(endpoint: &Url, bucket: &str) -> String {
     let (scheme, rest) = endpoint.as_str().split_once("://").unwrap_or(("https", endpoint.as_str()));
     format!("{scheme}://{bucket}.{}", rest.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_the_library_shows_to_amazon_is_known() {
+        use AmazonS3ConfigKey::{
+            ContainerAuthorizationTokenFile, ContainerCredentialsFullUri, ContainerCredentialsRelativeUri, RoleArn,
+            WebIdentityTokenFile,
+        };
+        let (web, role) = ((WebIdentityTokenFile, "/web"), (RoleArn, "r"));
+        let (full, file) = ((ContainerCredentialsFullUri, "http://h"), (ContainerAuthorizationTokenFile, "/pod"));
+        let relative = (ContainerCredentialsRelativeUri, "/r");
+        for (says, expected) in [
+            (vec![], None),
+            (vec![web, role, full, file], Some("/web")),
+            (vec![web], None),
+            (vec![web, full, file], Some("/pod")),
+            (vec![full], None),
+            (vec![relative, full, file], None),
+        ] {
+            let builder =
+                says.iter().fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(*key, *value));
+            assert_eq!(shown_to_a_cloud(&builder).as_deref(), expected, "{says:?}");
+        }
+    }
 }

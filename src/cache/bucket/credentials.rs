@@ -11,7 +11,8 @@ use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 
 use super::build::StoreKeys;
-use super::error::{BucketError, Carried, unwrapped};
+use super::environment::{UNSENDABLE, can_be_sent, given, key_file, variable};
+use super::error::{BucketError, Carried};
 use super::profile::{self, Profile};
 use crate::cache::http::Action;
 use crate::cache::{BucketUrl, Service};
@@ -65,10 +66,14 @@ impl Chain {
         };
         let named = profile.clone().or_else(|| variable("AWS_PROFILE"));
         let files = Files::find(named.as_deref().unwrap_or("default"), real_store);
-        let region = match region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"))
-        {
-            Some(region) => region,
-            None => files.region().await.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        let of_variable = |name: &'static str| variable(name).map(|region| (region, name));
+        let said = region.clone().map(|region| (region, "the `url`"));
+        let region = match said.or_else(|| of_variable("AWS_REGION")).or_else(|| of_variable("AWS_DEFAULT_REGION")) {
+            Some((region, from)) => usable_region(region, from, url)?,
+            None => match files.region().await {
+                Some(region) => usable_region(region, "the profile", url)?,
+                None => DEFAULT_REGION.to_owned(),
+            },
         };
         let keys = match keys {
             StoreKeys { access_key_id: Some(id), secret_access_key: Some(secret), session_token: token, .. } => {
@@ -94,6 +99,15 @@ impl Chain {
     }
 }
 
+/// A region, if it can be one: it stands in names of hosts and in what requests are signed by.
+fn usable_region(region: String, from: &str, url: &BucketUrl) -> Result<String, Arc<BucketError>> {
+    if region.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(region);
+    }
+    let problem = format!("the region that {from} names {UNSENDABLE}; write it anew");
+    Err(Arc::new(BucketError::NotUnderstood { action: Action::Configuration, bucket: url.name(), problem }))
+}
+
 /// The files in which Amazon's tools keep profiles.
 struct Files {
     name: String,
@@ -117,10 +131,10 @@ impl Files {
         let config_source = Source::File { path: config.clone(), readable_by_others: Some(true) };
         Self {
             name: name.to_owned(),
-            credentials_provider: Provider::of_lines(Source::owners_file(credentials.clone()), real_store),
+            credentials_provider: key_file(&credentials, real_store),
             credentials,
             config_provider: Provider::of_lines(config_source, real_store),
-            config_keys_provider: Provider::of_lines(Source::owners_file(config), real_store),
+            config_keys_provider: key_file(&config, real_store),
         }
     }
 
@@ -155,6 +169,8 @@ pub(super) struct S3Keys {
     pub(super) chain: Chain,
     /// The library's own way to get what a cloud gives.
     pub(super) clouds: AwsCredentialProvider,
+    /// What that shows to the cloud is in this file.
+    pub(super) token_file: Option<Provider>,
     pub(super) bucket: String,
     /// Whether a token must not be sent, since everybody on the way could read it.
     pub(super) readable_on_the_way: bool,
@@ -197,14 +213,23 @@ impl S3Keys {
                 })?;
                 AwsCredential { key_id, secret_key, token }
             }
-            Keys::Clouds => match self.clouds.get_credential().await {
-                Ok(credential) => return Ok(self.checked(credential)?),
-                Err(error) => {
-                    let why = unwrapped(Action::Credentials, &self.bucket, &error);
-                    let is_named = CLOUDS_SOURCES.iter().any(|key| variable(&key.as_ref().to_uppercase()).is_some());
-                    return Err(if is_named || stumbles(&why) { why } else { Arc::new(self.given_none(&why)) });
+            Keys::Clouds => {
+                if let Some(file) = &self.token_file {
+                    file.get().await.map_err(secret)?;
                 }
-            },
+                match given(&*self.clouds, &self.bucket).await {
+                    Ok(credential) => return Ok(self.checked(credential)?),
+                    Err(why) => {
+                        let is_named =
+                            CLOUDS_SOURCES.iter().any(|key| variable(&key.as_ref().to_uppercase()).is_some());
+                        return Err(if is_named || is_told_as_it_is(&why) {
+                            why
+                        } else {
+                            Arc::new(self.given_none(&why))
+                        });
+                    }
+                }
+            }
         };
         Ok(self.checked(Arc::new(credential))?)
     }
@@ -220,6 +245,13 @@ impl S3Keys {
     fn checked(&self, credential: Arc<AwsCredential>) -> Result<Arc<AwsCredential>, BucketError> {
         if credential.token.is_some() && self.readable_on_the_way {
             return Err(BucketError::Unencrypted { bucket: self.bucket.clone() });
+        }
+        let token = credential.token.as_deref();
+        for (what, value) in [("the key's id", Some(credential.key_id.as_str())), ("the session token", token)] {
+            if value.is_some_and(|value| !can_be_sent(value)) {
+                let from = self.chain.source().unwrap_or_else(|| "what this machine's cloud gives".to_owned());
+                return Err(self.none(format!("{what} {UNSENDABLE} ({from}); write it anew")));
+            }
         }
         Ok(credential)
     }
@@ -238,14 +270,15 @@ impl CredentialProvider for S3Keys {
     }
 }
 
-/// Whether that is the answer of a cloud that gives credentials, only not now.
-fn stumbles(why: &BucketError) -> bool {
-    matches!(why, BucketError::Refused { status: 429 | 500..=599, .. })
-}
-
-/// A variable of the environment that says something.
-pub(super) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+/// Whether that is more than that there is no cloud that gives credentials: one that gives them, only not now; or one that
+/// must not be asked, or can't be, as it is named.
+fn is_told_as_it_is(why: &BucketError) -> bool {
+    matches!(
+        why,
+        BucketError::Refused { status: 429 | 500..=599, .. }
+            | BucketError::HandedOutInTheOpen { .. }
+            | BucketError::NoCredentials { .. }
+    )
 }
 
 #[cfg(test)]
@@ -253,9 +286,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use object_store::StaticCredentialProvider;
+
     use super::super::code::Code;
+    use super::super::environment::token_file;
     use super::*;
-    use crate::cache::Class;
+    use crate::cache::{CacheUrl, Class};
     use crate::secret::SecretError;
 
     #[tokio::test]
@@ -288,8 +324,62 @@ mod tests {
             retry_after: None,
         };
         for status in [429, 500, 503] {
-            assert!(stumbles(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
+            assert!(is_told_as_it_is(&refused(status)) && refused(status).class() != Class::Credentials, "{status}");
         }
-        assert!(!stumbles(&refused(404)), "the machine has no role");
+        assert!(!is_told_as_it_is(&refused(404)), "the machine has no role");
+    }
+
+    fn keys_of(credential: AwsCredential, token_file: Option<Provider>) -> S3Keys {
+        let chain = Chain { region: DEFAULT_REGION.to_owned(), keys: Keys::Clouds };
+        let clouds = Arc::new(StaticCredentialProvider::new(credential));
+        S3Keys { chain, clouds, token_file, bucket: "s3://b".to_owned(), readable_on_the_way: false }
+    }
+
+    /// The library panics where it can't put them into a request.
+    #[tokio::test]
+    async fn a_key_that_no_request_can_carry_is_told_and_not_sent() {
+        for (id, token, what) in [
+            ("AKIA", None, None),
+            ("AKIA", Some("t"), None),
+            ("\u{feff}AKIA", None, Some("the key's id has")),
+            ("AKIA\nX", None, Some("the key's id has")),
+            ("AKIA", Some("t\u{a0}s"), Some("the session token has")),
+        ] {
+            let credential =
+                AwsCredential { key_id: id.to_owned(), secret_key: "s".to_owned(), token: token.map(str::to_owned) };
+            match keys_of(credential, None).get().await {
+                Ok(_) => assert_eq!(what, None, "{id:?} {token:?}"),
+                Err(error) => {
+                    assert!(matches!(&*error, BucketError::NoCredentials { .. }), "{error}");
+                    let told = error.to_string();
+                    assert!(what.is_some_and(|what| told.contains(what)) && !told.contains("AKIA"), "{told}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_in_the_store_is_shown_to_nobody() {
+        let store = tempfile::tempdir().expect("a folder");
+        let file = store.path().join("token");
+        fs::write(&file, "s3cret").expect("written");
+        let credential = || AwsCredential { key_id: "A".to_owned(), secret_key: "s".to_owned(), token: None };
+        let outside = keys_of(credential(), Some(token_file(&file, Path::new("/nix/store"))));
+        assert!(outside.get().await.is_ok(), "clusters let all that run in them read it");
+        let error = keys_of(credential(), Some(token_file(&file, store.path()))).get().await.expect_err("in the store");
+        assert!(matches!(&*error, BucketError::Secret(SecretError::InStore { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_region_has_no_odd_characters() {
+        let CacheUrl::Bucket { bucket, .. } = CacheUrl::parse("s3://b").expect("a good URL") else {
+            panic!("a bucket")
+        };
+        for (region, may) in
+            [("eu-central-1", true), ("garage", true), ("eu\u{a0}", false), ("a\nb", false), ("a b", false)]
+        {
+            let usable = usable_region(region.to_owned(), "AWS_REGION", &bucket);
+            assert_eq!(usable.as_deref().ok(), may.then_some(region), "{region:?}");
+        }
     }
 }

@@ -76,6 +76,17 @@ pub enum BucketError {
         /// The bucket.
         bucket: String,
     },
+    /// Credentials would cross the network for everybody to read, on the way from what hands them out.
+    #[error(
+        "the credentials for {bucket} would be asked of {host}, and cross the network unencrypted: let the variable that \
+         names it name an `https` address, or, if everybody on the way may have them, write `allow_unencrypted = true`"
+    )]
+    HandedOutInTheOpen {
+        /// The bucket.
+        bucket: String,
+        /// Who would be asked.
+        host: String,
+    },
     /// Somebody keeps an object there whose name none of a cache's has, and which the library that lists can't stand.
     #[error(
         "{bucket} has an object with an odd name: {problem}; rename or delete it, or give the cache a bucket or a folder \
@@ -146,9 +157,11 @@ impl BucketError {
             Self::Refused { action, status, code, retry_after, .. } => {
                 class_of(*action == Action::Upload, *status, code, *retry_after)
             }
-            Self::NotEncrypted { .. } | Self::OtherRegion { .. } | Self::Unencrypted { .. } | Self::OddName { .. } => {
-                Class::CacheWaits
-            }
+            Self::NotEncrypted { .. }
+            | Self::OtherRegion { .. }
+            | Self::Unencrypted { .. }
+            | Self::HandedOutInTheOpen { .. }
+            | Self::OddName { .. } => Class::CacheWaits,
             Self::NoCredentials { .. } | Self::Secret(_) => Class::Credentials,
             Self::NotUnderstood { action: Action::Upload | Action::Missing, .. } => Class::Unavailable,
             Self::NotUnderstood { .. } => Class::CacheWaits,
@@ -196,7 +209,8 @@ impl BucketError {
             | Self::OtherRegion { .. }
             | Self::NoCredentials { .. }
             | Self::Secret(_)
-            | Self::Unencrypted { .. } => true,
+            | Self::Unencrypted { .. }
+            | Self::HandedOutInTheOpen { .. } => true,
             Self::Http(_) | Self::NotUnderstood { .. } | Self::OddName { .. } => false,
         }
     }

@@ -6,11 +6,12 @@
 //! listing, a backfill does soon, a large bucket is listed only for many paths, and where the listing was of no use it has
 //! at most doubled the costs.
 //!
-//! That a path is there is believed for minutes. That one is missing is believed for some seconds ([`MISSING_HOLDS`]): many
-//! are asked for at once where much is to be uploaded, and should another host bring one just then, its archive is sent in
-//! vain, no more. A path that the same opening of the cache has brought since is never taken for missing, and neither is one
-//! that a listing may have left out, because memory is bounded or the store didn't go through with it: that is asked for as
-//! before. So nothing but the reckoning depends on a store's order, and nothing on whether it may be listed at all.
+//! That a path is there is believed for minutes. That one is missing is believed for some seconds ([`MISSING_HOLDS`]):
+//! many are asked for at once where much is to be uploaded, and should another host bring one just then, its archive is
+//! sent in vain, no more. A path that the same opening of the cache has brought since is never taken for missing, and
+//! neither is one that a listing may have left out, because memory is bounded or the store didn't go through with it:
+//! that is asked for as before. So nothing but the reckoning depends on a store's order, and nothing on whether it may
+//! be listed at all.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::error::BucketError;
+use super::pages::Pages;
 use super::store::Store;
+use crate::cache::http::Action;
 use crate::nix::{HashPart, StorePath};
 use crate::report::one_line;
 
@@ -248,12 +251,16 @@ fn sections(names: &[String]) -> Vec<Section> {
 /// A section of a bucket, as far as it is to be remembered.
 async fn section(store: &Store, place: usize) -> Result<Section, Arc<BucketError>> {
     let (first, mut found, mut token) = (char::from(FIRST[place]).to_string(), Vec::new(), None);
+    let mut pages = Pages::default();
     loop {
         let (names, next) = store.page(&first, token).await?;
         found.extend(names.iter().filter_map(|name| hash_of(name)));
         token = next;
-        if token.is_none() || found.len() >= REMEMBERED {
-            break;
+        match &token {
+            Some(next) if found.len() < REMEMBERED => {
+                pages.next(Action::Missing, &store.name, next, names.is_empty())?
+            }
+            _ => break,
         }
     }
     Ok(Section::of(found, token.is_none()))
@@ -266,6 +273,7 @@ fn hash_of(name: &str) -> Option<HashPart> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pages::tests::Endless;
     use super::*;
     use crate::cache::layout;
 
@@ -314,5 +322,11 @@ mod tests {
         assert_eq!(told(), [Some(true), None, None]);
         listing.brought(&path('d'));
         assert!(listing.since().brought.is_empty(), "nothing is kept that nobody needs");
+    }
+
+    #[tokio::test]
+    async fn a_section_whose_pages_have_no_end_is_given_up() {
+        let store = Store { pages: Arc::new(Endless::default()), ..Store::in_memory() };
+        assert!(section(&store, 0).await.is_err());
     }
 }

@@ -9,9 +9,10 @@ use reqwest::Url;
 
 use super::build::{StoreOptions, endpoint_of_environment};
 use super::error::{BucketError, unwrapped};
-use super::store::{Put, Store};
+use super::store::Store;
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, HttpOptions};
+use crate::cache::remote::Put;
 use crate::cache::trial::trial_file;
 use crate::cache::{CacheError, CacheInfo, Class, Trial, layout};
 use crate::nix::StoreDir;
@@ -132,7 +133,7 @@ async fn put_in_vain(store: &Store) -> Result<(), CacheError> {
     let put = store.put_as(&file, PutPayload::new(), layout::NAR_TYPE, PutMode::Update(nobodys)).await;
     match put? {
         Put::Exists => Ok(()),
-        Put::New => Ok(store.delete(&file).await?),
+        Put::New => Ok(store.remove(&file).await?),
     }
 }
 
@@ -143,7 +144,7 @@ pub(super) async fn lets_read(store: &Store) -> Result<bool, Arc<BucketError>> {
     store.put(&file, PutPayload::new(), layout::NAR_TYPE).await?;
     let read = store.text(&file).await;
     // Who may not delete leaves it there: it is empty, and a prune removes it.
-    let _ = store.delete(&file).await;
+    let _ = store.remove(&file).await;
     match read {
         Err(error) if error.may_be_missing() => Ok(false),
         read => read.map(|_| true),

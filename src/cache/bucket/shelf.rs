@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use object_store::{ObjectMeta, PutMode, UpdateVersion};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use super::BucketError;
 use super::build::StoreOptions;
 use super::error::unwrapped;
-use super::store::{Put, Small, Store};
+use super::pages::Pages;
+use super::store::{Small, Store};
 use crate::cache::binary::agree_on_store;
-use crate::cache::care::{Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
+use crate::cache::care::{Chunks, Clock, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::http::Action;
+use crate::cache::remote::Put;
 use crate::cache::{BoxFuture, CacheError, layout};
 use crate::nix::StoreDir;
 use crate::report::one_line;
@@ -21,8 +24,8 @@ use crate::report::one_line;
 /// Chunks of an object that may wait to be read.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Folders in which nothing may be passed over.
-const OWN_FOLDERS: [&str; 2] = [layout::NAR_DIR, layout::PRUNED_DIR];
+/// Folders in which nothing may be passed over: there are archives, and what keeps them.
+const OF_ARCHIVES: [&str; 2] = [layout::NAR_DIR, layout::PRUNED_DIR];
 
 /// A cache's objects.
 pub struct BucketShelf {
@@ -30,7 +33,6 @@ pub struct BucketShelf {
     /// Whether the store puts on a condition only what the condition holds for, once that has been tried: some say that they
     /// don't know conditions, and others take what they are given without a word.
     keeps_conditions: OnceLock<bool>,
-    left_alone: Mutex<BTreeSet<String>>,
 }
 
 impl BucketShelf {
@@ -52,17 +54,17 @@ impl BucketShelf {
     /// # Errors
     /// [`CacheError::Bucket`].
     pub async fn open_unchecked(options: &StoreOptions) -> Result<Self, CacheError> {
-        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new(), left_alone: Mutex::default() })
+        Ok(Self { store: Store::new(options).await?, keeps_conditions: OnceLock::new() })
     }
 
-    /// Folder by folder, so that what others keep beside the cache stands in nobody's way.
+    /// The cache's own folders alone: what others keep beside them, however much it is, stands in nobody's way.
     async fn pages(&self, what: Listed, take: Take<'_>) -> Result<(), CacheError> {
         let folders = self.folder("", true, take).await?;
-        for folder in folders.iter().filter(|_| what == Listed::Everything) {
+        for folder in folders.into_iter().filter(|_| what == Listed::Everything) {
             match self.folder(&format!("{folder}/"), false, take).await {
-                Err(error) if error.is_odd_name() && !OWN_FOLDERS.contains(&folder.as_str()) => {
-                    let why = format!("the folder `{folder}` is left alone: {}", one_line(&*error));
-                    self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).insert(why);
+                // Its files are counted, no more.
+                Err(error) if error.is_odd_name() && !OF_ARCHIVES.contains(&folder) => {
+                    debug!("{} is not listed to its end: {}", self.store.name, one_line(&*error));
                 }
                 listed => drop(listed?),
             }
@@ -70,23 +72,24 @@ impl BucketShelf {
         Ok(())
     }
 
-    /// Hands out what begins like that, and returns the folders that were passed over, if they are to be.
+    /// Hands out what begins like that, and returns which of the cache's folders were passed over, if folders are to be.
     async fn folder(
         &self,
         begin: &str,
         pass_over_folders: bool,
         take: Take<'_>,
-    ) -> Result<BTreeSet<String>, Arc<BucketError>> {
-        let (mut token, mut folders) = (None, BTreeSet::new());
+    ) -> Result<BTreeSet<&'static str>, Arc<BucketError>> {
+        let (mut token, mut folders, mut pages) = (None, BTreeSet::new(), Pages::default());
         loop {
             let page = self.store.objects_page(begin, pass_over_folders, token).await?;
+            let is_empty = page.objects.is_empty() && page.folders.is_empty();
             let named = |meta: ObjectMeta| Some(entry(self.store.file(&meta.location)?.to_owned(), &meta));
             take(page.objects.into_iter().filter_map(named).collect());
-            folders.extend(page.folders.iter().filter_map(|folder| self.store.file(folder)).map(str::to_owned));
-            match page.next {
-                Some(next) => token = Some(next),
-                None => return Ok(folders),
-            }
+            let is_there = |own: &&str| page.folders.iter().any(|folder| self.store.file(folder) == Some(own));
+            folders.extend(layout::FOLDERS.into_iter().filter(is_there));
+            let Some(next) = page.next else { return Ok(folders) };
+            pages.next(Action::Missing, &self.store.name, &next, is_empty)?;
+            token = Some(next);
         }
     }
 
@@ -157,8 +160,9 @@ impl Shelf for BucketShelf {
         Box::pin(self.pages(what, take))
     }
 
-    fn left_alone(&self) -> Vec<String> {
-        self.left_alone.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    fn clock(&self) -> BoxFuture<'_, Option<Clock>> {
+        let told = self.store.server.as_ref().and_then(|server| server.clock.now());
+        Box::pin(async move { told.map(Clock::Servers) })
     }
 
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
@@ -200,7 +204,7 @@ impl Shelf for BucketShelf {
     }
 
     fn remove<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.delete(file).await?) })
+        Box::pin(async move { Ok(self.store.remove(file).await?) })
     }
 
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, CacheError>> {
@@ -212,7 +216,7 @@ impl Shelf for BucketShelf {
     }
 
     fn abandon<'a>(&'a self, upload: &'a Unfinished) -> BoxFuture<'a, Result<(), CacheError>> {
-        Box::pin(async move { Ok(self.store.abort(&self.store.object(&upload.name), &upload.id).await?) })
+        Box::pin(async move { Ok(self.store.abort_parts(&self.store.object(&upload.name), &upload.id).await?) })
     }
 }
 
@@ -223,4 +227,18 @@ fn seconds(meta: &ObjectMeta) -> Seconds {
 fn entry(name: String, meta: &ObjectMeta) -> Entry {
     // Stores don't tell when an object was read.
     Entry { name, size: meta.size, modified: seconds(meta), read: seconds(meta) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pages::tests::Endless;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bucket_whose_pages_have_no_end_is_given_up() {
+        let store = Store { pages: Arc::new(Endless::default()), ..Store::in_memory() };
+        let shelf = BucketShelf { store, keeps_conditions: OnceLock::new() };
+        let error = shelf.list(Listed::Everything, &mut drop).await.expect_err("it doesn't end");
+        assert!(one_line(&error).contains("200 pages in a row are empty"), "{error}");
+    }
 }

@@ -11,12 +11,15 @@ use object_store::{
     Attribute, Attributes, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     PutPayload,
 };
+use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::error::{BucketError, unwrapped};
+use super::listing::Listing;
 use super::uploads::Uploads;
 use super::wire::Wire;
 use crate::cache::http::Action;
+use crate::cache::remote::Put;
 use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, layout};
 
@@ -25,7 +28,7 @@ pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
 
 /// A bucket. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Store {
+pub(in crate::cache) struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) multiparts: Arc<dyn MultipartStore>,
     pub(super) pages: Arc<dyn PaginatedListStore>,
@@ -42,15 +45,8 @@ pub(super) struct Store {
     pub(super) aborts: bool,
     /// Whether the store has said that it doesn't know how to put something on a condition.
     pub(super) only_overwrites: Arc<AtomicBool>,
-}
-
-/// What became of putting an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Put {
-    /// It was put.
-    New,
-    /// One was there already, and stays.
-    Exists,
+    /// What has been seen in it.
+    pub(super) listing: Arc<Listing>,
 }
 
 /// A page of a listing.
@@ -85,7 +81,7 @@ impl Store {
     }
 
     /// The text of a file, if it is there.
-    pub(super) async fn text(&self, file: &str) -> Result<Option<String>, Arc<BucketError>> {
+    pub(in crate::cache) async fn text(&self, file: &str) -> Result<Option<String>, Arc<BucketError>> {
         let action = action_of(file);
         let failed = |error| unwrapped(action, &self.name, &error);
         let Some(found) = self.get(file).await? else { return Ok(None) };
@@ -132,11 +128,6 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(unwrapped(Action::Missing, &self.name, &error)),
         }
-    }
-
-    /// Whether a file is there.
-    pub(super) async fn has(&self, file: &str) -> Result<bool, Arc<BucketError>> {
-        Ok(self.size(file).await?.is_some())
     }
 
     /// How many bytes a file has, if it is there. Those who may not list a bucket are told 403 of what is missing, so that
@@ -243,7 +234,7 @@ impl Store {
     }
 
     /// Takes an upload in parts back; that it isn't there any more is fine.
-    pub(super) async fn abort(&self, object: &Path, id: &str) -> Result<(), Arc<BucketError>> {
+    pub(super) async fn abort_parts(&self, object: &Path, id: &str) -> Result<(), Arc<BucketError>> {
         match self.multiparts.abort_multipart(object, &id.to_owned()).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => match unwrapped(Action::Upload, &self.name, &error) {
@@ -255,7 +246,7 @@ impl Store {
     }
 
     /// Deletes a file; that it isn't there is fine.
-    pub(super) async fn delete(&self, file: &str) -> Result<(), Arc<BucketError>> {
+    pub(super) async fn remove(&self, file: &str) -> Result<(), Arc<BucketError>> {
         self.delete_object(&self.object(file)).await
     }
 
@@ -275,19 +266,40 @@ impl Place for Store {
     /// Buckets of one name are different ones at different servers; Azure's account is part of its server's name.
     fn address(&self) -> String {
         match &self.server {
-            Some(server) => format!("{} at {}", self.name, server.endpoint.as_str().trim_end_matches('/')),
+            Some(server) => format!("{} at {}", self.name, whose(&server.endpoint)),
             None => self.name.to_string(),
         }
     }
 
-    async fn take_back(&self, object: &str, parts: Option<&str>) -> Result<(), CacheError> {
-        let object = named(object);
-        if let Some(parts) = parts.filter(|_| self.aborts) {
-            self.abort(&object, parts).await?;
+    fn noted(&self, file: &str) -> String {
+        self.object(file).to_string()
+    }
+
+    async fn shown(&self, narinfo: &str) -> Result<Option<String>, CacheError> {
+        Ok(self.text(narinfo).await?)
+    }
+
+    async fn abort(&self, object: &str, parts: &str) -> Result<(), CacheError> {
+        if self.aborts {
+            self.abort_parts(&named(object), parts).await?;
         }
-        Ok(self.delete_object(&object).await?)
+        Ok(())
+    }
+
+    async fn delete(&self, object: &str) -> Result<(), CacheError> {
+        Ok(self.delete_object(&named(object)).await?)
     }
 }
+
+/// Whose servers these are. Amazon has each bucket's name once, in whatever region: one that only the environment says, and
+/// says otherwise for who runs a command by hand, makes no other bucket of it.
+fn whose(endpoint: &Url) -> &str {
+    let is_amazon = endpoint.host_str().is_some_and(|host| host.ends_with(AMAZON));
+    if is_amazon { AMAZON.trim_start_matches('.') } else { endpoint.as_str().trim_end_matches('/') }
+}
+
+/// What the names of all Amazon's servers end with.
+const AMAZON: &str = ".amazonaws.com";
 
 /// The object of that very name: a derivation's may have a `?` in it, which the library would write otherwise.
 fn named(name: &str) -> Path {
@@ -313,6 +325,7 @@ mod tests {
 
     use super::super::send::SPARE;
     use super::*;
+    use crate::cache::remote::ANSWERS_HOLD;
 
     /// The pages of a bucket of which nothing was ever pruned.
     struct NothingPruned;
@@ -332,7 +345,7 @@ mod tests {
 
     impl Store {
         /// A bucket in memory, `memory://b`.
-        pub(in crate::cache::bucket) fn in_memory() -> Self {
+        pub(in crate::cache) fn in_memory() -> Self {
             let memory = Arc::new(InMemory::new());
             Self {
                 objects: Arc::clone(&memory) as _,
@@ -345,6 +358,7 @@ mod tests {
                 spare: Arc::new(Semaphore::new(SPARE)),
                 aborts: true,
                 only_overwrites: Arc::default(),
+                listing: Arc::new(Listing::new(ANSWERS_HOLD)),
             }
         }
     }
@@ -358,6 +372,19 @@ mod tests {
             store.put(file, vec![b'x'; bytes], "text/plain").await.expect("put");
             let read = store.text(file).await;
             assert_eq!(read.is_ok_and(|text| text.is_some_and(|text| text.len() == bytes)), fits);
+        }
+    }
+
+    #[test]
+    fn a_bucket_of_amazons_is_the_same_in_whatever_region() {
+        let whose_is = |endpoint: &str| whose(&Url::parse(endpoint).expect("an address")).to_owned();
+        for region in ["us-east-1", "eu-west-1"] {
+            assert_eq!(whose_is(&format!("https://s3.{region}.amazonaws.com")), "amazonaws.com");
+        }
+        for other in
+            ["https://garage.example.com", "http://garage.example.com:3900", "https://amazonaws.com.example.com"]
+        {
+            assert_eq!(whose_is(other), other);
         }
     }
 }

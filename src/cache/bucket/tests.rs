@@ -1,207 +1,188 @@
-mod unfinished;
+//! What becomes of uploads that have begun and are not shown yet, with a bucket in memory.
 
-use std::sync::Mutex as Lock;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
+use object_store::path::Path as Object;
+use object_store::{ObjectStoreExt, PutPayload};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
-use super::*;
-use crate::cache::pace::{Effort, Measured};
-use crate::cache::{CallOff, Compression, Contents, Hindrance, Layout, NarStream, Pace, Pass, Punctuality};
-use crate::limit::{Lane, Slots};
-use crate::nix::nar::registered;
-use crate::nix::{NarHash, SecretKey, StoreDir, StoreFacts};
+use super::code::Code;
+use super::error::BucketError;
+use super::send::refused;
+use super::store::Store;
+use crate::cache::CacheError;
+use crate::cache::http::Action;
+use crate::cache::remote::Remote;
+use crate::cache::unfinished::{Notes, Upload};
 
-/// What a cache was given last.
-#[derive(Default)]
-struct Memory(Lock<Option<StoredNar>>);
+/// For which an archive is sent.
+const NARINFO: &str = "0123456789abcdfghijklmnpqrsvwxyz.narinfo";
 
-impl Contents for Memory {
-    fn recall(&self, _: NarHash) -> BoxFuture<'_, Option<StoredNar>> {
-        Box::pin(async { self.0.lock().expect("a lock").clone() })
-    }
-
-    fn remember(&self, _: NarHash, nar: &StoredNar) -> BoxFuture<'_, ()> {
-        *self.0.lock().expect("a lock") = Some(nar.clone());
-        Box::pin(async {})
-    }
-}
-
-/// A cache in memory, and a path.
+/// A bucket in memory, and a folder for notes.
 struct Host {
     dir: TempDir,
-    cache: Arc<BucketCache>,
-    info: PathInfo,
-    memory: Arc<Memory>,
-}
-
-type Coming = BoxFuture<'static, Result<(), Hindrance>>;
-
-/// Comes true at once.
-fn now() -> Coming {
-    Box::pin(async { Ok(()) })
+    store: Store,
+    notes: Notes,
 }
 
 impl Host {
     fn new() -> Self {
-        Self::packing(Compression::default(), Pace::default())
-    }
-
-    fn packing(compression: Compression, pace: Pace) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let (info, _) = registered(&dir.path().join("a"), 100_000);
-        let binary = BinaryCache {
-            store_dir: StoreDir::default(),
-            layout: Layout { write_build_logs: true, compression: Some(compression), ..Layout::default() },
-            key: SecretKey::generate("host-1").expect("randomness"),
-            log_dir: dir.path().join("log"),
-            facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
-            pace,
-        };
-        let cache = BucketCache {
-            store: Store::in_memory(),
-            binary: Arc::new(binary),
-            log_in_memory: Default::default(),
-            notes: Notes::open(&dir.path().join("notes")).expect("a folder"),
-            tidying: JoinSet::new(),
-            listing: Listing::new(ANSWERS_HOLD),
-        };
-        Self { dir, cache: Arc::new(cache), info, memory: Arc::default() }
+        let notes = Notes::open(&dir.path().join("notes")).expect("a folder");
+        Self { store: Store::in_memory(), notes, dir }
     }
 
-    fn nar(&self) -> NarStream {
-        self.nar_in(Slots::new(1))
+    /// An archive that is there, and noted.
+    async fn sent(&self, name: &str) -> Upload<Store> {
+        let upload = self.notes.begin(&self.store, name.to_owned(), NARINFO).await.expect("noted");
+        self.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
+        upload
     }
 
-    fn nar_in(&self, slots: Slots) -> NarStream {
-        NarStream::new(self.dir.path().join("a"), &self.info, Lane::Fresh, slots, CallOff::default())
+    async fn has(&self, name: &str) -> bool {
+        self.store.has(name).await.expect("asked")
     }
 
-    /// The same content as another path.
-    fn other(&self) -> PathInfo {
-        let path = StorePath::from_base_name("1123456789abcdfghijklmnpqrsvwxyz-b").expect("a legal name");
-        PathInfo { path, ..self.info.clone() }
-    }
-
-    async fn push(
-        &self,
-        info: PathInfo,
-        nar: NarStream,
-        arrivals: Coming,
-        go_ahead: Coming,
-    ) -> Result<Pushed, CacheError> {
-        let contents = Arc::clone(&self.memory) as _;
-        Arc::clone(&self.cache).push(Push { info, nar, arrivals, go_ahead, contents, anew: false }).await
-    }
-
-    /// Where the cache was last told that the content lies.
-    fn archive(&self) -> String {
-        let known = self.memory.0.lock().expect("a lock").clone();
-        known.expect("given").url
-    }
-
-    /// What the narinfo of a path says.
-    async fn narinfo(&self, path: &StorePath) -> Option<String> {
-        self.cache.store.text(&layout::narinfo_name(path)).await.expect("asked")
+    fn notes(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.dir.path().join("notes")).expect("a folder").flatten().map(|note| note.path()).collect()
     }
 }
 
-#[tokio::test]
-async fn what_waits_for_its_turn_is_packed_as_the_link_is_found_to_be_meanwhile() {
-    let host = Host::packing(Compression::AUTO, Pace::over_a_line());
-    let slots = Slots::new(1);
-    let Ok(turn) = host.nar_in(slots.clone()).start().await else { panic!("the only turn") };
-    let mut push = std::pin::pin!(host.push(host.info.clone(), host.nar_in(slots), now(), now()));
-    tokio::select! {
-        biased;
-        _ = &mut push => panic!("it has no turn"),
-        () = std::future::ready(()) => {}
+/// Polls until it is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited for {what} in vain");
+        sleep(Duration::from_millis(5)).await;
     }
-    let took = |effort, busy, elapsed| {
-        let measured = Measured { effort, nar_size: 20 << 20, busy, reading: Duration::ZERO, elapsed };
-        host.cache.binary.pace.note(measured);
-    };
-    // Packers are what is waited for, until one archive is sent as it is, in no time.
-    while let Compression::Auto { level } = host.cache.binary.compression() {
-        took(Effort::Level(level), Duration::from_secs(1), Duration::from_secs(1));
-    }
-    took(Effort::AsItIs, Duration::ZERO, Duration::from_millis(1));
-    drop(turn);
-    push.await.expect("taken");
-    assert!(host.archive().ends_with(".nar"), "{}", host.archive());
+}
+
+fn refusal(status: u16, code: &str) -> CacheError {
+    CacheError::from(Arc::new(BucketError::Refused {
+        action: Action::Upload,
+        bucket: "s3://b".to_owned(),
+        status,
+        code: Code::parse(code),
+        says: String::new(),
+        keys: None,
+        retry_after: None,
+    }))
 }
 
 #[tokio::test]
-async fn content_that_was_removed_while_references_were_waited_for_is_sent_again() {
+async fn a_note_is_gone_for_good_before_the_archive_is_let_go() {
     let host = Host::new();
-    let first = host.push(host.info.clone(), host.nar(), now(), now()).await.expect("taken");
-    assert!(first.sent > 0 && !first.deduplicated);
-    let (store, archive) = (host.cache.store.clone(), host.archive());
-    let gone = archive.clone();
-    let arrivals: Coming = Box::pin(async move {
-        store.delete(&gone).await.expect("deleted");
-        Ok(())
-    });
-    let again = host.push(host.other(), host.nar(), arrivals, now()).await.expect("taken");
-    assert!(again.sent > 0 && !again.deduplicated);
-    let narinfo = host.narinfo(&host.other().path).await.expect("a narinfo");
-    assert!(host.archive() != archive && narinfo.contains(&format!("URL: {}\n", host.archive())), "{narinfo}");
-    assert!(host.cache.store.has(&host.archive()).await.expect("asked"));
-
-    let third = host.push(host.other(), host.nar(), now(), now()).await.expect("taken");
-    assert_eq!(third, Pushed { read: 0, sent: 0, deduplicated: true }, "while it is there, it isn't");
-
-    let cut = host.archive();
-    host.cache.store.put(&cut, vec![7; 10], layout::NAR_TYPE).await.expect("put");
-    let path = StorePath::from_base_name("3123456789abcdfghijklmnpqrsvwxyz-c").expect("a legal name");
-    let fourth = PathInfo { path, ..host.info.clone() };
-    let fourth = host.push(fourth, host.nar(), now(), now()).await.expect("taken");
-    assert!(fourth.sent > 0 && host.archive() != cut, "what is there is something else");
+    let mut going = tokio::task::JoinSet::new();
+    for name in ["a", "b", "c"] {
+        going.spawn(host.sent(name).await.let_go());
+    }
+    assert!(going.join_all().await.into_iter().all(|gone| gone.is_ok()));
+    assert!(host.notes().is_empty());
+    assert_eq!(host.notes.removals().await, (3, 3), "and the folder is synced");
+    assert!(host.has("a").await && host.has("b").await && host.has("c").await);
 }
 
 #[tokio::test]
-async fn who_has_the_content_already_keeps_nobody_waiting_who_reads_it() {
+async fn what_can_not_be_let_go_is_taken_back() {
     let host = Host::new();
-    host.push(host.info.clone(), host.nar(), now(), now()).await.expect("taken");
-    let (pass, punctual) = (Pass::default(), Punctuality::default());
-    let (own, others) = (pass.seat(&punctual), pass.seat(&punctual));
-    let theirs = host.nar().seated(Some(others));
-    // The other cache begins to read while this one is about to show the path.
-    let go_ahead: Coming = Box::pin(async move {
-        theirs.start().await.expect("begun");
-        Ok(())
-    });
-    let pushed = host.push(host.other(), host.nar().seated(Some(own)), now(), go_ahead).await.expect("taken");
-    assert!(pushed.deduplicated && !punctual.is_late(), "it was waited for");
-}
-
-#[tokio::test]
-async fn a_log_that_backfill_is_held_back_with_holds_no_fresh_path_up() {
-    let host = Host::new();
-    let derivation = StorePath::from_base_name("2123456789abcdfghijklmnpqrsvwxyz-a.drv").expect("a legal name");
-    let log = host.dir.path().join("log/drvs/21/23456789abcdfghijklmnpqrsvwxyz-a.drv");
-    std::fs::create_dir_all(log.parent().expect("a folder")).expect("made");
-    std::fs::write(&log, "it is built").expect("written");
-    let info = PathInfo { deriver: Some(derivation.clone()), ..host.info.clone() };
-    let _backfill = host.cache.log_in_memory[Lane::Backfill as usize].lock().await;
-    let pushed = tokio::time::timeout(Duration::from_secs(60), host.push(info, host.nar(), now(), now())).await;
-    pushed.expect("it waited").expect("taken");
-    let log = host.cache.store.text(&layout::log_name(&derivation)).await;
-    assert_eq!(log.expect("asked").as_deref(), Some("it is built"));
-}
-
-#[tokio::test]
-async fn nothing_is_shown_of_an_archive_that_can_not_be_let_go() {
-    let host = Host::new();
-    let notes = host.dir.path().join("notes");
+    let upload = host.sent("a").await;
     // No file can be removed where a folder is, by whomever.
-    let go_ahead: Coming = Box::pin(async move {
-        for note in std::fs::read_dir(notes).expect("a folder").flatten() {
-            std::fs::remove_file(note.path()).expect("removed");
-            std::fs::create_dir(note.path()).expect("made");
-        }
-        Ok(())
-    });
-    let failed = host.push(host.info.clone(), host.nar(), now(), go_ahead).await.expect_err("not let go");
-    assert_eq!(failed.class(), Class::CacheWaits, "{failed}");
-    assert_eq!(host.narinfo(&host.info.path).await, None);
+    let note = host.notes().remove(0);
+    fs::remove_file(&note).expect("removed");
+    fs::create_dir(&note).expect("made");
+    assert!(matches!(upload.let_go().await, Err(CacheError::Io { action: "remove a file in", .. })));
+    eventually("the archive to be taken back", async || !host.has("a").await).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_for_certain_leaves_no_note_and_what_may_be_there_does() {
+    let host = Host::new();
+    let mut upload = host.sent("a").await;
+    assert!(matches!(refused(&mut upload, refusal(503, "SlowDown")).await, CacheError::Bucket(_)));
+    assert_eq!(host.notes().len(), 1);
+    refused(&mut upload, refusal(403, "AccessDenied")).await;
+    assert!(host.notes().is_empty());
+    drop(upload);
+    tokio::task::yield_now().await;
+    assert!(host.has("a").await, "nothing is deleted where nothing was put");
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_aborted_though_its_name_comes_when_nobody_waits_any_more() {
+    let host = Host::new();
+    let object = Object::from("a");
+    let mut upload = host.notes.begin(&host.store, object.to_string(), NARINFO).await.expect("noted");
+    let (begun, beginning) = oneshot::channel::<String>();
+    let pushing =
+        tokio::spawn(
+            async move { upload.begin_parts(async move { Ok(beginning.await.expect("a name")) }).await.map(drop) },
+        );
+    tokio::task::yield_now().await;
+    pushing.abort();
+    assert!(pushing.await.is_err_and(|end| end.is_cancelled()));
+    let id = host.store.multiparts.create_multipart(&object).await.expect("begun");
+    begun.send(id.clone()).expect("still wanted");
+    eventually("the note to go", async || host.notes().is_empty()).await;
+    let part = host.store.multiparts.put_part(&object, &id, 0, PutPayload::from_static(b"x")).await;
+    assert!(part.is_err(), "it was aborted");
+}
+
+#[tokio::test]
+async fn the_name_of_an_upload_in_parts_is_in_the_note() {
+    let host = Host::new();
+    let mut upload = host.sent("a").await;
+    let id = host.store.multiparts.create_multipart(&Object::from("a")).await.expect("begun");
+    let named = id.clone();
+    assert_eq!(upload.begin_parts(async move { Ok(named) }).await.expect("begun"), id);
+    let note = fs::read_to_string(&host.notes()[0]).expect("a note");
+    assert_eq!(note.lines().collect::<Vec<_>>(), ["memory://b", "a", NARINFO, &id]);
+    upload.take_back().await;
+    assert!(host.notes().is_empty() && !host.has("a").await);
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_is_tidied_up_and_what_is_not_of_this_bucket_stays() {
+    let host = Host::new();
+    let left = |name: &str, text: &str| fs::write(host.dir.path().join("notes").join(name), text).expect("written");
+    left("1.0", &format!("memory://b\na\n{NARINFO}\n"));
+    left("1.1", &format!("memory://other\nb\n{NARINFO}\n"));
+    left("1.2", "memory");
+    let own = host.sent("c").await;
+    for name in ["a", "b"] {
+        host.store.objects.put(&Object::from(name), PutPayload::from_static(b"x")).await.expect("put");
+    }
+    host.notes.clone().tidy_up(host.store.clone()).await;
+    assert!(!host.has("a").await && host.has("b").await && host.has("c").await);
+    assert_eq!(host.notes().len(), 2, "that of the other bucket and that of this run");
+    own.let_go().await.expect("let go");
+}
+
+/// A state directory that came back from a backup has notes of uploads that went well since.
+#[tokio::test]
+async fn an_archive_that_is_shown_by_now_stays_and_so_does_one_of_which_an_old_note_tells() {
+    let host = Host::new();
+    let archives = ["nar/shown.nar", "nar/anothers.nar", "nar/nobodys.nar", "nar/old.nar"];
+    let narinfos =
+        [NARINFO, NARINFO, "1123456789abcdfghijklmnpqrsvwxyz.narinfo", "1123456789abcdfghijklmnpqrsvwxyz.narinfo"];
+    let text = format!("StorePath: /nix/store/0123456789abcdfghijklmnpqrsvwxyz-a\nURL: {}\n", archives[0]);
+    host.store.put(NARINFO, text, "text/x-nix-narinfo").await.expect("put");
+    for ((number, archive), narinfo) in archives.iter().enumerate().zip(narinfos) {
+        host.store.put(archive, "x", "application/x-nix-nar").await.expect("put");
+        let (note, object) = (host.dir.path().join(format!("notes/1.{number}")), host.store.object(archive));
+        fs::write(&note, format!("memory://b\n{object}\n{narinfo}\n")).expect("written");
+    }
+    let old = fs::File::options().write(true).open(host.dir.path().join("notes/1.3")).expect("opened");
+    old.set_modified(SystemTime::now() - Duration::from_secs(25 * 60 * 60)).expect("made old");
+    host.notes.clone().tidy_up(host.store.clone()).await;
+    let mut there = Vec::new();
+    for archive in archives {
+        there.push(host.has(archive).await);
+    }
+    assert_eq!(there, [true, false, false, true]);
+    assert!(host.notes().is_empty());
 }

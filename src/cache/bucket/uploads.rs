@@ -13,6 +13,7 @@ use object_store::gcp::GcpCredentialProvider;
 use reqwest::Url;
 
 use super::error::{BucketError, unwrapped};
+use super::pages::Pages;
 use super::wire::{Wire, unescaped};
 use crate::cache::care::{Seconds, Unfinished};
 use crate::cache::http::Action;
@@ -35,6 +36,7 @@ impl Uploads {
     /// Those whose objects' names begin like that behind `prefix`, which is left out of their names.
     pub(super) async fn list(&self, prefix: &str, begin: &str) -> Result<Vec<Unfinished>, Arc<BucketError>> {
         let (mut found, mut from, whole) = (Vec::new(), None, format!("{prefix}{begin}"));
+        let mut pages = Pages::default();
         loop {
             let text = self.page(&whole, from.as_ref()).await?;
             let uploads = text.split("<Upload>").skip(1).filter_map(|upload| {
@@ -42,14 +44,14 @@ impl Uploads {
                 let (id, began) = (element(upload, "UploadId")?, element(upload, "Initiated")?);
                 Some(Unfinished { name, id, size: None, modified: seconds(&began)? })
             });
+            let before = found.len();
             found.extend(uploads);
             // What is said of the whole page stands in front of the uploads or behind them.
             let is_more = element(&text, "IsTruncated").is_some_and(|said| said == "true");
             let next = element(&text, "NextKeyMarker").zip(element(&text, "NextUploadIdMarker"));
-            match next.filter(|next| is_more && from.as_ref() != Some(next)) {
-                Some(next) => from = Some(next),
-                None => return Ok(found),
-            }
+            let Some(next) = next.filter(|_| is_more) else { return Ok(found) };
+            pages.next(Action::Missing, &self.wire.bucket, &next, found.len() == before)?;
+            from = Some(next);
         }
     }
 

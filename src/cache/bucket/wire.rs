@@ -2,12 +2,11 @@
 //! time-outs. The library signs them and understands the answers; what goes wrong is understood here, where status,
 //! headers and body are still to be seen.
 //!
-//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body; but who sends more of it
-//! from time to time is at work. What a server says
-//! of a failure is passed on without what the request has shown it.
+//! Nothing is waited for without end: neither for the head of an answer nor for the next of its body; but who sends
+//! more of it from time to time is at work. What a server says of a failure is passed on without what the request has
+//! shown it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http_body::Body;
@@ -21,8 +20,10 @@ use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::arriving::Arriving;
+use super::clock::StoreClock;
 use super::code::Code;
 use super::error::{BucketError, Carried};
+use super::near::{HANDING_OUT, HANDING_OUT_FROM_AFAR, WEB_IDENTITY, is_in_the_open};
 use super::watched::Watched;
 use crate::cache::http::{
     ANSWERING, ANSWERING_BRIEFLY, Action, Credentials, HttpError, Movement, head_size, origin, pause, plain,
@@ -30,13 +31,7 @@ use crate::cache::http::{
 };
 use crate::cache::layout;
 use crate::limit::Tap;
-
-/// What hands out the credentials of a machine in a cloud is so near that it answers within this time, or isn't there.
-const HANDING_OUT: Duration = Duration::from_secs(5);
-
-/// What hands them out from afar is reached over TLS, perhaps by a line that uploads fill: four round trips, and each takes a
-/// second or two then.
-const HANDING_OUT_FROM_AFAR: Duration = Duration::from_secs(30);
+use crate::secret::blackened;
 
 /// The region that a bucket is in, by Amazon's servers.
 const REGION: &str = "x-amz-bucket-region";
@@ -49,7 +44,7 @@ const TOKEN: &str = "x-amz-security-token";
 
 /// What servers are shown in an address, of which the rest is for everybody: Azure's a signature, and Amazon's, that hand out
 /// keys, the token of a web identity.
-const SHOWN_IN_ADDRESSES: [&str; 2] = ["sig", "WebIdentityToken"];
+const SHOWN_IN_ADDRESSES: [&str; 2] = ["sig", WEB_IDENTITY];
 
 /// No page of a listing is longer (bytes), nor are credentials: Azure's pages have 5,000 names.
 const LONGEST_PAGE: u64 = 16 * 1024 * 1024;
@@ -68,6 +63,10 @@ pub(super) struct Wire {
     pub(super) bucket: String,
     /// Where the keys come from, in words, as far as that is known.
     pub(super) keys: Option<Arc<str>>,
+    /// What time it is there.
+    pub(super) clock: Arc<StoreClock>,
+    /// Whether credentials may cross a network for everybody to read.
+    pub(super) allow_unencrypted: bool,
 }
 
 impl std::fmt::Debug for Wire {
@@ -108,6 +107,9 @@ impl Wire {
         };
         let url = Url::parse(&parts.uri.to_string()).map_err(|error| not_understood(error.to_string()))?;
         let (action, host) = (action(&self.endpoint, &parts.method, &url), origin(&url));
+        if is_in_the_open(action, &url) && !self.allow_unencrypted {
+            return Err(BucketError::HandedOutInTheOpen { bucket: self.bucket.clone(), host });
+        }
         let most = if action == Action::Credentials || lists(&url) { LONGEST_PAGE } else { u64::MAX };
         let mut shown = shown(&parts.headers, &url);
         let is_near = url.scheme() == "http";
@@ -154,6 +156,9 @@ impl Wire {
     ) -> Result<HttpResponse, BucketError> {
         let Asked { action, method, shown, most } = asked;
         let (status, host) = (response.status(), origin(response.url()));
+        if action != Action::Credentials {
+            self.clock.note(response.headers());
+        }
         if (status.is_success() && *method != Method::POST) || is_for_the_library(method, status) {
             let response: http::Response<reqwest::Body> = response.into();
             let bucket = self.bucket.clone();
@@ -262,7 +267,7 @@ fn is_for_the_library(method: &Method, status: StatusCode) -> bool {
 
 /// The error's name and its message, as XML has them, or Azure's header; without what the server was shown.
 fn understand(headers: &HeaderMap, answer: &str, shown: &[String]) -> (String, String) {
-    let text = shown.iter().fold(answer.to_owned(), |text, shown| text.replace(shown, "[secret]"));
+    let text = blackened(answer, shown);
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         Some(plain(&unescaped(rest.split_once("</")?.0)))
@@ -285,6 +290,8 @@ pub(super) fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
@@ -367,6 +374,8 @@ mod tests {
             credentials: Arc::default(),
             bucket: "az://c".to_owned(),
             keys: None,
+            clock: Arc::default(),
+            allow_unencrypted: false,
         };
         for (kind, is_handed_on) in [("multipart/mixed; boundary=b", true), ("application/xml", false)] {
             let answer = http::Response::builder().status(202).header(CONTENT_TYPE, kind);

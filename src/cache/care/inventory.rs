@@ -53,7 +53,8 @@ pub(super) struct Archive {
     pub(super) modified: Seconds,
     /// When it was read or written last.
     pub(super) read: Seconds,
-    /// Whether it lies where archives do, and so is one even if no narinfo names it.
+    /// Whether it lies where archives do, and so is one even if no narinfo names it. Of what lies elsewhere nobody but who put
+    /// it there knows what it is.
     pub(super) is_one: bool,
 }
 
@@ -83,6 +84,8 @@ pub(super) struct Inventory {
     pub(super) doomed: Vec<Doomed>,
     /// Bytes of what is none of these.
     pub(super) others: u64,
+    /// When something of that was written last.
+    others_modified: Option<Seconds>,
 }
 
 impl Inventory {
@@ -99,7 +102,7 @@ impl Inventory {
         Ok(inventory)
     }
 
-    fn add(&mut self, Entry { name, size, modified, read }: &Entry) {
+    pub(super) fn add(&mut self, Entry { name, size, modified, read }: &Entry) {
         let (size, modified, read) = (*size, *modified, *read);
         let named = |hash| Named { hash, size: u32::try_from(size).unwrap_or(u32::MAX), modified };
         match kind_of(name) {
@@ -110,8 +113,20 @@ impl Inventory {
             Kind::Archive { is_one } => {
                 self.archives.push(Archive { mark: Mark::of(name), size, modified, read, is_one })
             }
-            Kind::Other => self.others += size,
+            Kind::Other => {
+                self.others += size;
+                self.others_modified = self.others_modified.max(Some(modified));
+            }
         }
+    }
+
+    /// When something of the cache was written: each file's time, and the last of those that are no path's.
+    pub(super) fn times(&self) -> impl Iterator<Item = Seconds> + '_ {
+        let named = self.narinfos.iter().chain(&self.listings).map(|named| named.modified);
+        let pruned = self.condemned.iter().map(|condemned| condemned.since);
+        let pruned = pruned.chain(self.doomed.iter().map(|doomed| doomed.since));
+        let archives = self.archives.iter().filter(|archive| archive.is_one).map(|archive| archive.modified);
+        named.chain(pruned).chain(archives).chain(self.others_modified)
     }
 
     pub(super) fn narinfo(&self, hash: HashPart) -> Option<usize> {
@@ -139,13 +154,16 @@ impl Inventory {
     }
 }
 
-/// Bytes of all files of a cache.
+/// Bytes of all files of a cache; what lies beside them, where no cache has any, is others'.
 ///
 /// # Errors
 /// [`CacheError`] where it can't be listed.
 pub async fn size(shelf: &dyn Shelf) -> Result<u64, CacheError> {
     let mut size = 0;
-    let mut take = |page: Vec<Entry>| size += page.iter().map(|entry| entry.size).sum::<u64>();
+    let is_of_the_cache = |entry: &&Entry| kind_of(&entry.name) != Kind::Archive { is_one: false };
+    let mut take = |page: Vec<Entry>| {
+        size += page.iter().filter(is_of_the_cache).map(|entry| entry.size).sum::<u64>();
+    };
     shelf.list(Listed::Everything, &mut take).await?;
     Ok(size)
 }
@@ -164,8 +182,9 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Folders of what is no archive: Nix's logs and realisations, its index of debug symbols, and what is being written.
-const LEFT_ALONE: [&str; 6] = ["log", "realisations", "build-trace-v2", "debuginfo", ".tmp", ".links"];
+/// Folders of what is no archive, and of what is being written to a directory.
+const LEFT_ALONE: [&str; 6] =
+    [layout::LOG_DIR, layout::REALISATIONS_DIR, layout::BUILD_TRACE_DIR, layout::DEBUG_DIR, ".tmp", ".links"];
 
 pub(super) fn kind_of(name: &str) -> Kind {
     if name == layout::CACHE_INFO {
@@ -192,6 +211,11 @@ pub(super) fn kind_of(name: &str) -> Kind {
         Some((folder, _)) if LEFT_ALONE.contains(&folder) => Kind::Other,
         Some((folder, _)) => Kind::Archive { is_one: folder == layout::NAR_DIR },
     }
+}
+
+/// Whether a file lies where archives do.
+pub(super) fn is_archive(name: &str) -> bool {
+    kind_of(name) == Kind::Archive { is_one: true }
 }
 
 /// Where a path's narinfo lies.

@@ -1,7 +1,9 @@
 //! A narinfo, as a reader understands it.
 
 use nix_narinfo::NarInfo;
+use percent_encoding::percent_decode_str;
 
+use crate::cache::http::plain;
 use crate::cache::layout;
 use crate::nix::{HashPart, PublicKey, StoreDir, StorePath};
 
@@ -29,7 +31,7 @@ impl Narinfo {
     /// Reads one of a cache for that store, or says what is wrong with it.
     pub(super) fn read(text: &[u8], store_dir: &StoreDir) -> Result<Self, String> {
         let theirs = store_dir.as_str().parse().map_err(|_| format!("{} is no store directory", store_dir.as_str()))?;
-        let read = NarInfo::parse_in(&theirs, text).map_err(|error| crate::cache::http::plain(&error.to_string()))?;
+        let read = NarInfo::parse_in(&theirs, text).map_err(|error| plain(&error.to_string()))?;
         let path = |theirs: String| StorePath::from_base_name(&theirs).map_err(|error| error.to_string());
         Ok(Self {
             path: path(read.store_path().to_basename())?,
@@ -51,9 +53,9 @@ impl Narinfo {
         self.sigs.iter().any(|sig| keys.iter().any(|key| key.verify(&self.fingerprint, sig)))
     }
 
-    /// The names of the keys by which it says that it is signed.
+    /// The names of the keys by which it says that it is signed, as they can be shown.
     pub(super) fn signers(&self) -> Vec<String> {
-        self.sigs.iter().filter_map(|sig| Some(sig.split_once(':')?.0.to_owned())).collect()
+        self.sigs.iter().filter_map(|sig| Some(plain(sig.split_once(':')?.0))).collect()
     }
 }
 
@@ -85,16 +87,36 @@ pub(super) fn with_signature(text: &str, signature: &str) -> String {
     format!("{before}{end}{line}{after}")
 }
 
-/// What a prune wants to know of a narinfo, however little else of it can be understood: the hash parts of its references,
-/// and its archive.
-pub(super) fn needs(text: &[u8]) -> (Vec<HashPart>, Option<String>) {
+/// What a prune wants to know of a narinfo, however little else of it can be understood.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// The hash parts of its references.
+    pub(super) references: Vec<HashPart>,
+    /// Its archive, as every reader takes it.
+    pub(super) archive: Option<String>,
+    /// Where it names none so, what some reader may take for it: that is somebody's, and no more is known.
+    pub(super) perhaps: Vec<String>,
+}
+
+/// Reads what a narinfo needs.
+pub(super) fn needs(text: &[u8]) -> Needs {
     let text = String::from_utf8_lossy(text);
     let references = layout::field_of(&text, "References").unwrap_or_default();
     let references = references.split_ascii_whitespace();
     // Caches of very old Nix name them in full.
     let base_name = |reference: &str| reference.rsplit('/').next().and_then(HashPart::of_base_name);
-    let archive = layout::field_of(&text, "URL").and_then(super::archive_within).map(str::to_owned);
-    (references.filter_map(base_name).collect(), archive)
+    let url = layout::field_of(&text, "URL").unwrap_or_default();
+    let archive = super::archive_within(url).map(str::to_owned);
+    let perhaps = if archive.is_some() { Vec::new() } else { perhaps(url) };
+    Needs { references: references.filter_map(base_name).collect(), archive, perhaps }
+}
+
+/// The files of a cache that a URL may name which isn't simply one's name: as it stands there for who reads a directory, and
+/// what a web server makes of it.
+pub(super) fn perhaps(url: &str) -> Vec<String> {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    [url, path, &*decoded].map(str::to_owned).into()
 }
 
 #[cfg(test)]
@@ -128,12 +150,37 @@ mod tests {
         let store_dir = StoreDir::default();
         let read = Narinfo::read(text("").as_bytes(), &store_dir).expect("a narinfo");
         assert_eq!((read.path.base_name(), read.nar_size, read.references.len()), (PATH, 112, 1));
-        let (references, archive) = needs(text("").as_bytes());
-        assert_eq!((references.len(), archive.as_deref()), (1, Some("nar/a.nar.xz")));
+        let needed = needs(text("").as_bytes());
+        assert_eq!((needed.references.len(), needed.archive.as_deref()), (1, Some("nar/a.nar.xz")));
+        assert!(needed.perhaps.is_empty());
         for bad in ["", "StorePath: /nix/store/x", &text("").replace("NarSize: 112", "NarSize: many")] {
             assert!(Narinfo::read(bad.as_bytes(), &store_dir).is_err(), "{bad}");
         }
         assert!(Narinfo::read(text("").as_bytes(), &StoreDir::new("/gnu/store")).is_err(), "another store");
-        assert_eq!(needs(b"\xff\n"), (Vec::new(), None));
+        let nothing = needs(b"\xff\n");
+        assert!(nothing.references.is_empty() && nothing.archive.is_none());
+    }
+
+    #[test]
+    fn what_a_url_may_name_is_known_although_it_is_no_files_name() {
+        for (url, file) in [
+            ("nar/a.nar.xz?hash=b", "nar/a.nar.xz"),
+            ("nar/a.nar.xz#b", "nar/a.nar.xz"),
+            ("nar/a%2Bb.nar.xz", "nar/a+b.nar.xz"),
+            ("nar/a%2Bb.nar.xz", "nar/a%2Bb.nar.xz"),
+        ] {
+            let needed = needs(text("").replace("nar/a.nar.xz", url).as_bytes());
+            assert!(
+                needed.archive.is_none() && needed.perhaps.iter().any(|perhaps| perhaps == file),
+                "{url}: {needed:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_of_keys_play_no_tricks_on_a_terminal() {
+        let key = "a\u{1b}[2J:aGk=";
+        let read = Narinfo::read(text(&format!("Sig: {key}\n")).as_bytes(), &StoreDir::default()).expect("a narinfo");
+        assert_eq!(read.signers(), ["a [2J"]);
     }
 }

@@ -31,28 +31,38 @@
 //! copied first.
 //!
 //! Between that read and the removal lie some milliseconds, in which another host may show the path anew by a narinfo of
-//! its own. In a directory that is seen, and the new one stays. Of an object store's it goes unseen, since few of them know
-//! how to delete an object only if it is still the same: then the path is uploaded once more when something needs it.
+//! its own. In a directory that is seen, and the new one stays, but for a kill at that very moment. Of an object store's it
+//! goes unseen, since few of them know how to delete an object only if it is still the same: then the path is uploaded once
+//! more when something needs it.
+//!
+//! What a narinfo names outside `nar/` is neither doomed nor removed, and doesn't count as the cache's: whoever may write
+//! narinfos could have others' files removed so. It is left alone, and told of ([`Pruned::elsewhere`]).
+//!
+//! What is old is so by the store's clock, where that can be known (`clock`).
 //!
 //! Deliberately absent: a lock. Hosts needn't know of each other, and two prunes at once do the same twice.
 
+mod back;
 #[cfg(test)]
 mod laws;
+mod path;
 mod sweep;
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
+use self::path::{hide, put_back};
 use self::sweep::Sweep;
 pub use self::sweep::doom;
 use super::at_once::{REQUESTS, at_once};
 use super::graph::Graph;
-use super::inventory::{Condemned, Inventory, Mark, Named, condemned_name, doomed_file, listing_file, narinfo_file};
-use super::narinfo::needs;
+use super::inventory::{Archive, Inventory, Mark, Named, narinfo_file};
+use super::narinfo::{Needs, needs};
 use super::plan::{Fate, Node, Plan, Terms, plan};
-use super::{Condition, Listed, Seconds, Shelf};
+use super::{Clock, Listed, Seconds, Shelf};
 use crate::cache::{BoxFuture, CacheError};
 use crate::nix::HashPart;
+use crate::times;
 
 /// By what it is chosen what goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +119,17 @@ pub struct Pruning {
     pub max_size: Option<u64>,
     /// What is younger than so many seconds stays in any case.
     pub grace: Seconds,
-    /// The time.
-    pub now: Seconds,
+    /// The time, by which all ages are reckoned.
+    pub clock: Clock,
     /// Whether something is removed, or only said what would be.
     pub is_meant: bool,
+}
+
+impl Pruning {
+    /// Whether something has been so for a grace period.
+    fn is_over(&self, since: Seconds) -> bool {
+        self.clock.now().saturating_sub(self.clock.believed(since, self.grace)) >= self.grace
+    }
 }
 
 /// What a prune has removed, or would.
@@ -144,6 +161,8 @@ pub struct Pruned {
     pub left: u64,
     /// Archives that were removed, by their names.
     pub archives: Vec<String>,
+    /// What pruned paths had for archives where no cache has any, by its names: it was left alone.
+    pub elsewhere: Vec<String>,
     /// Paths that were hidden, by their hash parts.
     pub hidden: Vec<HashPart>,
 }
@@ -156,6 +175,10 @@ pub struct Pruned {
 pub async fn prune(shelf: &Arc<dyn Shelf>, pruning: &Pruning, owner: &impl Owner) -> Result<Pruned, CacheError> {
     owner.begins(&format!("listing {}", shelf.name()));
     let inventory = Inventory::take(&**shelf, Listed::Everything).await?;
+    if pruning.keep.is_some_and(|keep| !pruning.clock.is_vouched_for(keep, &inventory)) {
+        let now = UNIX_EPOCH + Duration::from_secs(pruning.clock.now().into());
+        return Err(CacheError::RestsTooLong { cache: shelf.name().to_owned(), now: times::here(now) });
+    }
     owner.begins(&format!("reading {} narinfos", inventory.narinfos.len()));
     let mut pruned = Pruned::default();
     let mut contents = Contents::read(shelf, inventory).await?;
@@ -207,71 +230,55 @@ struct Contents {
     archives: Vec<Option<(Mark, Option<u32>)>>,
     /// References that are hidden.
     lacking: Vec<HashPart>,
+    /// Archives that may be those of narinfos which name none in a way that is known.
+    perhaps: Vec<Mark>,
 }
 
-/// What a narinfo needs, by its place.
-type Needs = (usize, Vec<HashPart>, Option<Mark>);
-
-async fn read_needs(shelf: Arc<dyn Shelf>, place: usize, hash: HashPart) -> Result<Needs, CacheError> {
-    let Some(text) = shelf.read(&narinfo_file(hash)).await? else { return Ok((place, Vec::new(), None)) };
-    let (references, archive) = needs(&text.content);
-    Ok((place, references, archive.as_deref().map(Mark::of)))
-}
-
-/// As [`read_needs`], of several, in their order.
-async fn read_all(shelf: &Arc<dyn Shelf>, hashes: &[HashPart], mut take: impl FnMut(Needs)) -> Result<(), CacheError> {
-    at_once(0..hashes.len(), REQUESTS, |place| read_needs(Arc::clone(shelf), place, hashes[place]), &mut take).await
+/// What each of these narinfos needs, by its place, in no order.
+async fn read_all(
+    shelf: &Arc<dyn Shelf>,
+    hashes: &[HashPart],
+    mut take: impl FnMut((usize, Needs)),
+) -> Result<(), CacheError> {
+    let read = |place: usize| {
+        let (shelf, hash) = (Arc::clone(shelf), hashes[place]);
+        async move {
+            let text = shelf.read(&narinfo_file(hash)).await?;
+            Ok((place, text.map(|text| needs(&text.content)).unwrap_or_default()))
+        }
+    };
+    at_once(0..hashes.len(), REQUESTS, read, &mut take).await
 }
 
 impl Contents {
     async fn read(shelf: &Arc<dyn Shelf>, inventory: Inventory) -> Result<Self, CacheError> {
         let hashes: Vec<HashPart> = inventory.narinfos.iter().map(|narinfo| narinfo.hash).collect();
         let mut references: Vec<Box<[u32]>> = vec![Box::default(); hashes.len()];
-        let (mut archives, mut lacking) = (vec![None; hashes.len()], Vec::new());
-        read_all(shelf, &hashes, |(place, needs, mark)| {
-            lacking.extend(needs.iter().filter(|hash| inventory.is_hidden(**hash)));
+        let (mut archives, mut lacking, mut perhaps) = (vec![None; hashes.len()], Vec::new(), Vec::new());
+        read_all(shelf, &hashes, |(place, needs)| {
+            lacking.extend(needs.references.iter().filter(|hash| inventory.is_hidden(**hash)));
+            perhaps.extend(needs.perhaps.iter().map(|file| Mark::of(file)));
             // What isn't in the cache can't be removed from it.
-            references[place] = needs.into_iter().filter_map(|hash| Some(inventory.narinfo(hash)? as u32)).collect();
+            let known = needs.references.into_iter().filter_map(|hash| Some(inventory.narinfo(hash)? as u32));
+            references[place] = known.collect();
+            let mark = needs.archive.as_deref().map(Mark::of);
             archives[place] = mark.map(|mark| (mark, inventory.archive(mark).map(|place| place as u32)));
         })
         .await?;
         let graph = Graph::new(references.into_iter().map(|references| references.into_vec()));
-        Ok(Self { inventory, graph, archives, lacking })
-    }
-
-    /// Puts back what earlier prunes have hidden, as far as its archive is still there, references first. Returns how many
-    /// paths.
-    async fn put_back_what_is_needed(&self, shelf: &dyn Shelf) -> Result<u64, CacheError> {
-        let (mut seen, mut count) = (HashSet::new(), 0);
-        // Each path, and what is to be put back once its references are.
-        let mut waiting: Vec<(HashPart, Option<Mark>)> = self.lacking.iter().map(|hash| (*hash, None)).collect();
-        while let Some((hash, ready)) = waiting.pop() {
-            if let Some(mark) = ready {
-                count += u64::from(put_back(shelf, hash, mark).await?);
-                continue;
-            }
-            if !seen.insert(hash) {
-                continue;
-            }
-            let is_there = |condemned: &&Condemned| self.inventory.archive(condemned.mark).is_some();
-            let Some(Condemned { mark, .. }) = self.inventory.condemned(hash).iter().find(is_there) else { continue };
-            let Some(text) = shelf.read(&condemned_name(*mark, hash)).await? else { continue };
-            waiting.push((hash, Some(*mark)));
-            let references = needs(&text.content).0.into_iter();
-            waiting.extend(references.filter(|hash| self.inventory.is_hidden(*hash)).map(|hash| (hash, None)));
-        }
-        Ok(count)
+        Ok(Self { inventory, graph, archives, lacking, perhaps })
     }
 
     fn plan(&self, pruning: &Pruning) -> Plan {
         let Self { inventory, graph, archives, .. } = self;
+        let believed = |time| pruning.clock.believed(time, pruning.grace);
         let node = |(narinfo, archive): (&Named, &Option<(Mark, Option<u32>)>)| {
             let listing = inventory.listing(narinfo.hash).map_or(0, |listing| u64::from(listing.size));
             let archive = archive.and_then(|(_, place)| place);
             let read = archive.map_or(0, |place| inventory.archives[place as usize].read);
             let modified = match pruning.choice {
-                Choice::Oldest => narinfo.modified,
-                Choice::LongestUnread => narinfo.modified.max(read),
+                Choice::Oldest => believed(narinfo.modified),
+                Choice::LongestUnread => believed(narinfo.modified).max(believed(read)),
             };
             Node { modified, size: u64::from(narinfo.size) + listing, archive }
         };
@@ -280,9 +287,10 @@ impl Contents {
             // As young as can be, for who needs it.
             nodes[place].modified = Seconds::MAX;
         }
-        let sizes: Vec<u64> = inventory.archives.iter().map(|archive| archive.size).collect();
-        let &Pruning { now, keep, grace, max_size, .. } = pruning;
-        plan(&nodes, graph, &sizes, inventory.others, &Terms { now, keep, grace, max_size })
+        let size = |archive: &Archive| if archive.is_one { archive.size } else { 0 };
+        let sizes: Vec<u64> = inventory.archives.iter().map(size).collect();
+        let &Pruning { clock, keep, grace, max_size, .. } = pruning;
+        plan(&nodes, graph, &sizes, inventory.others, &Terms { now: clock.now(), keep, grace, max_size })
     }
 
     /// Hides what goes, tops first, and says in `gone` what went. Returns how many paths were spared.
@@ -346,55 +354,12 @@ impl Contents {
         let mut needed = Vec::new();
         let is_known = |named: &&Named| self.inventory.narinfos.binary_search(named).is_ok();
         let new: Vec<HashPart> = now.narinfos.iter().filter(|named| !is_known(named)).map(|named| named.hash).collect();
-        read_all(shelf, &new, |(place, references, _)| {
-            let all = references.into_iter().chain([new[place]]);
+        read_all(shelf, &new, |(place, needs)| {
+            let all = needs.references.into_iter().chain([new[place]]);
             needed.extend(all.filter_map(|hash| self.inventory.narinfo(hash)).map(|place| place as u32));
         })
         .await?;
         self.graph.mark_closure(needed, spared);
         Ok(())
     }
-}
-
-/// Hides a path, if its narinfo is still the one that was read before. Returns whether it is hidden.
-async fn hide(
-    shelf: &dyn Shelf,
-    hash: HashPart,
-    modified: Seconds,
-    mark: Option<Mark>,
-    has_listing: bool,
-) -> Result<bool, CacheError> {
-    let file = narinfo_file(hash);
-    let Some(text) = shelf.read(&file).await? else { return Ok(true) };
-    let archive = needs(&text.content).1.as_deref().map(Mark::of);
-    if text.modified != modified || archive != mark {
-        return Ok(false);
-    }
-    // A narinfo that names no archive is nothing that could be put back.
-    if let Some(mark) = mark {
-        match shelf.put(&doomed_file(mark), Vec::new(), Condition::Always).await {
-            // A directory without room for an empty file: there the hidden narinfo itself dooms the archive, whose mark begins its
-            // name.
-            Err(error) if error.is_for_want_of_room() => {}
-            put => drop(put?),
-        }
-        if !shelf.rename(&file, text, &condemned_name(mark, hash), Condition::Always).await? {
-            return Ok(false);
-        }
-    } else {
-        shelf.remove(&file).await?;
-    }
-    if has_listing {
-        // A path that is hidden is so without a failure: a list that is left goes by a later prune.
-        let _ = shelf.remove(&listing_file(hash)).await;
-    }
-    Ok(true)
-}
-
-/// Shows a pruned path again, unless somebody has uploaded it anew: then what is kept of it waits for its archive to go.
-/// Returns whether it is shown by this.
-async fn put_back(shelf: &dyn Shelf, hash: HashPart, mark: Mark) -> Result<bool, CacheError> {
-    let condemned = condemned_name(mark, hash);
-    let Some(text) = shelf.read(&condemned).await? else { return Ok(false) };
-    shelf.rename(&condemned, text, &narinfo_file(hash), Condition::Absent).await
 }

@@ -1,11 +1,11 @@
 //! Whether a cache is sound: everything that a reader asks for is there, and is what it is said to be.
 //!
-//! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive within
-//! the cache whose size is the one it says, has a signature by a trusted key or a content address that gives its path, and each
-//! reference is in the cache or in
-//! one of its upstreams. A reference that is in neither, and that this host has with the signature of an upstream's key,
-//! was left out when its referrer was uploaded: that upstream is trusted to deliver it, and it is told as such. If asked
-//! for, each archive is read and unpacked, and its hashes are compared.
+//! Of each narinfo: it can be understood, is that of the path by whose hash part it is called, lies with an archive
+//! within the cache whose size is the one it says, has a signature by a trusted key or a content address that gives its
+//! path, and each reference is in the cache or in one of its upstreams. A reference that is in neither, and that this
+//! host has with the signature of an upstream's key, was left out when its referrer was uploaded: that upstream is
+//! trusted to deliver it, and it is told as such. If asked for, each archive is read and unpacked, and its hashes are
+//! compared.
 //!
 //! The cache may be filled and pruned meanwhile. So what seems to be missing is asked for once more, by itself, before it is
 //! called a fault.
@@ -21,8 +21,9 @@ pub use self::leftover::{Leftover, Whose};
 use super::at_once::{REQUESTS, at_once};
 use super::deep::{Archive, read_archive};
 use super::inventory::{Inventory, Mark, narinfo_file};
-use super::narinfo::{Narinfo, needs};
+use super::narinfo::{Narinfo, needs, perhaps};
 use super::{Listed, Seconds, Shelf, Text, archive_within};
+use crate::cache::http::plain;
 use crate::cache::{CacheError, Upstreams};
 use crate::nix::{HashPart, PublicKey, StoreDir, StoreFacts, StorePath};
 use crate::policy::Policy;
@@ -163,7 +164,8 @@ pub enum Found {
     Leftover(Leftover),
     /// Which uploads have never ended isn't known: why.
     UploadsUnseen(String),
-    /// An archive whose packing is unknown here: its file's hash is good, and that is all that was compared.
+    /// An archive whose packing is unknown here, or wants too much memory: its file's hash is good, and that is all that was
+    /// compared.
     NotUnpacked(String),
 }
 
@@ -241,7 +243,7 @@ impl Examiner {
             Ok(narinfo) => narinfo,
             Err(problem) => {
                 // Its archive isn't called nobody's for that.
-                verdict.archive = needs(&content).1.and_then(|file| self.inventory.archive(Mark::of(&file)));
+                verdict.archive = needs(&content).archive.and_then(|file| self.inventory.archive(Mark::of(&file)));
                 verdict.faults.push(Fault::Unreadable(problem));
                 return Ok(verdict);
             }
@@ -265,7 +267,12 @@ impl Examiner {
             }
         }
         match archive_within(&narinfo.url) {
-            None => verdict.faults.push(Fault::Outside(crate::cache::http::plain(&narinfo.url))),
+            None => {
+                // What may be its archive is somebody's, as a prune takes it.
+                let perhaps = perhaps(&narinfo.url);
+                verdict.archive = perhaps.iter().find_map(|file| self.inventory.archive(Mark::of(file)));
+                verdict.faults.push(Fault::Outside(plain(&narinfo.url)));
+            }
             Some(file) => {
                 verdict.archive = self.inventory.archive(Mark::of(file));
                 self.examine_archive(file, &narinfo, &mut verdict).await?;

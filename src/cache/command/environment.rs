@@ -1,6 +1,5 @@
 //! What of the service's environment a program gets.
 
-use std::cmp::Reverse;
 use std::ffi::OsString;
 
 use base64::Engine;
@@ -8,10 +7,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::percent_decode_str;
 
 use super::{CommandOptions, Gives};
+use crate::secret;
 
 /// What a program needs to find its things, its way out, and Nix. Secrets of the policy that lie in variables have other
 /// names, and systemd's folder of credentials isn't among these either.
-const PASSED: [&str; 41] = [
+const PASSED: [&str; 42] = [
     "HOME",
     "LANG",
     "LANGUAGE",
@@ -50,6 +50,7 @@ const PASSED: [&str; 41] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
+    "ALL_PROXY",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -80,13 +81,8 @@ pub(super) fn blackened(options: &CommandOptions, text: &str) -> String {
     let passed = passed.filter(|value| value.len() >= LEAST_SECRET);
     let proxies = PASSED.into_iter().filter(|name| name.to_ascii_lowercase().ends_with("_proxy")).filter_map(value);
     let logins = proxies.filter_map(|proxy| login(&proxy).map(str::to_owned));
-    blacken(text, passed.chain(logins.flat_map(|login| shown_to_a_proxy(&login))).collect())
-}
-
-/// The text without these secrets. The longest first: one may begin like another, whose end would stay.
-fn blacken(text: &str, mut secrets: Vec<String>) -> String {
-    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
-    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(&secret, "[secret]"))
+    let secrets: Vec<String> = passed.chain(logins.flat_map(|login| shown_to_a_proxy(&login))).collect();
+    secret::blackened(text, &secrets)
 }
 
 /// What a login must not be seen as: whole with what stands behind it, however short; its password, or itself where it is but
@@ -116,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_a_proxy_is_shown_is_not_said_in_any_form() {
-        let said = |login: &str, text: &str| blacken(text, shown_to_a_proxy(login));
+        let said = |login: &str, text: &str| secret::blackened(text, shown_to_a_proxy(login));
         for text in
             ["407 for me:p%40ssword@proxy", "407 for p@ssword", "407 for p%40ssword", "407 for me:p@ssword@proxy"]
         {
@@ -127,8 +123,13 @@ mod tests {
         assert_eq!(said("me:p%40ssword", header), "Proxy-Authorization: Basic [secret]");
         assert_eq!(said("token-of-mine", "the proxy refuses token-of-mine"), "the proxy refuses [secret]");
         assert_eq!(said("me", "me too, at me@proxy"), "me too, at [secret]proxy");
-        let secrets = ["hunter".to_owned(), "hunter-and-more".to_owned()];
-        assert_eq!(blacken("hunter-and-more", secrets.into()), "[secret]");
+    }
+
+    #[test]
+    fn each_variable_of_proxies_is_handed_on_in_both_of_its_forms() {
+        for name in ["all_proxy", "http_proxy", "https_proxy", "no_proxy"] {
+            assert!(PASSED.contains(&name) && PASSED.contains(&name.to_ascii_uppercase().as_str()), "{name}");
+        }
     }
 
     #[test]

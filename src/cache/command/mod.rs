@@ -3,7 +3,8 @@
 //!
 //! There is no moment at which such a cache has a path and doesn't show it. So the go-ahead is awaited before the program
 //! is begun, and an archive's last chunk is handed over only when its hash is right; a program that reads the files by
-//! itself is run only after storewatch has read and hashed them.
+//! itself is run only after storewatch has read and hashed them. Where storewatch itself is killed in the middle of an archive,
+//! the program's input ends there and nobody kills it: `nar_size` tells it so.
 //!
 //! The program gets an environment of its own (`environment` says which), without the secrets that the service has. It is killed,
 //! with all that it has started, when its upload is called off.
@@ -75,7 +76,7 @@ pub struct CommandCache {
 }
 
 impl CommandCache {
-    /// Looks whether the program is there. It isn't run.
+    /// Looks whether the program is there, and is nobody else's to change. It isn't run.
     ///
     /// # Errors
     /// [`CommandError::Unusable`].

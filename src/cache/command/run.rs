@@ -11,7 +11,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::environment::environment;
-use super::{CommandError, CommandOptions};
+use super::{CommandError, CommandOptions, check};
 use crate::cache::{BoxFuture, CacheError, NarFailure, NarReader};
 use crate::limit::Tap;
 use crate::program::{Running, Tail};
@@ -44,14 +44,17 @@ struct Unfed {
     _open: ChildStdin,
 }
 
-/// Runs the program, gives it the line and the archive, and waits for its end.
+/// Runs the program, gives it the line and the archive, and waits for its end. It is looked at once more before that: somebody
+/// may have put another in its place since the cache was opened.
 ///
 /// Dropped, or where the archive fails, the program is killed, and never sees the archive's last chunk.
+/// Only where this process itself is killed does its input end in the midst.
 ///
 /// # Errors
 /// [`CacheError::Nar`]; [`CacheError::Command`].
 pub(super) async fn run(options: &CommandOptions, line: Vec<u8>, nar: Option<NarReader>) -> Result<Ended, CacheError> {
     let CommandOptions { program, args, timeout: within, .. } = options;
+    check(program).await?;
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(environment(options)).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

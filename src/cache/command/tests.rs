@@ -120,6 +120,7 @@ async fn what_becomes_of_a_path_is_what_the_program_says() {
             (r#"echo '{"kind":"retry","retry_after":999999}'"#, later(3600)),
             (r#"echo '{"kind":"uploaded"}'; exit 1"#, Err(Class::Doubtful)),
             (r#"echo '{"kind":"eaten"}'"#, Err(Class::Doubtful)),
+            (r#"echo '{"sent":9223372036854775807}'"#, Err(Class::Doubtful)),
             ("exit 65", Err(Class::Permanent)),
             ("exit 69", Err(Class::Unavailable)),
             ("exit 75", Err(Class::Transient)),
@@ -260,6 +261,65 @@ async fn what_can_not_be_run_is_found_before_it_is() {
 }
 
 #[tokio::test]
+async fn nobody_else_can_change_the_way_to_a_program() {
+    let host = Host::new(10);
+    let folder = |name: &str, mode: u32| {
+        let folder = host.path(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("changed");
+        folder
+    };
+    let write = |program: &Path| {
+        fs::write(program, "#!/bin/sh\n").expect("written");
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).expect("changed");
+    };
+    let link = |target: &Path, link: &Path| std::os::unix::fs::symlink(target, link).expect("a link");
+    let with = |program: &Path| CommandOptions { program: program.to_owned(), ..host.options("", Gives::Path) };
+    let open = async |program: &Path| CommandCache::open(with(program)).await.err().map(|error| error.to_string());
+
+    let shared = folder("shared", 0o755);
+    let program = folder("shared/tools", 0o755).join("program");
+    write(&program);
+    let (well, far) = (folder("well", 0o755), folder("far", 0o755));
+    link(&far.join("middle"), &well.join("by-links"));
+    link(Path::new("../shared/./tools/../tools/program"), &far.join("middle"));
+    let by_links = well.join("by-links");
+    for way in [&program, &by_links] {
+        assert_eq!(open(way).await, None);
+        host.push_with(with(way)).await.expect("taken");
+    }
+
+    // A folder above its own, or one with a link on the way in it.
+    for (open_to_all, ways) in [(&shared, [&program, &by_links]), (&far, [&by_links, &by_links])] {
+        fs::set_permissions(open_to_all, fs::Permissions::from_mode(0o777)).expect("changed");
+        for way in ways {
+            let refused = open(way).await.expect("refused");
+            let place = format!("can put another file in its place, in {}", open_to_all.display());
+            assert!(refused.ends_with(&place), "{}: {refused}", way.display());
+            // A cache that was opened before that has looked at it, too.
+            assert_eq!(class(host.push_with(with(way)).await), Class::CacheWaits, "{}", way.display());
+        }
+        fs::set_permissions(open_to_all, fs::Permissions::from_mode(0o755)).expect("changed");
+    }
+
+    let circle = well.join("circle");
+    link(&circle, &circle);
+    assert!(open(&circle).await.is_some());
+
+    // There each may only replace what is his own.
+    let sticky = folder("sticky", 0o1777);
+    link(&program, &sticky.join("link"));
+    assert_eq!(open(&sticky.join("link")).await, None);
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give a link to another user");
+        return;
+    }
+    std::os::unix::fs::lchown(sticky.join("link"), Some(65534), None).expect("given away");
+    let refused = open(&sticky.join("link")).await.expect("another's");
+    assert!(refused.contains("another user, whose it is, can let the link"), "{refused}");
+}
+
+#[tokio::test]
 async fn what_it_said_is_shown() {
     let host = Host::new(10);
     let error = host.push("echo 'no room\nleft' >&2; exit 75", Gives::Path).await.expect_err("later");
@@ -278,6 +338,13 @@ async fn what_it_said_is_shown() {
     for how in ["echo sent VALUE >&2; exit 75", "echo '{\"reason\":\"sent '\"VALUE\"'\"}'; exit 75"] {
         let error = host.push_with(says(how)).await.expect_err("later").to_string();
         assert!(error.ends_with("(exit status: 75): sent [secret]") && !error.contains(&value), "{how}: {error}");
+    }
+    for how in ["echo '{\"kind\":\"'\"VALUE\"'\"}'", "echo '{\"sent\":\"'\"VALUE\"'\"}'"] {
+        let error = host.push_with(says(how)).await.expect_err("not understood").to_string();
+        assert!(
+            error.contains("says what is not understood: `kind`, `sent`") && !error.contains(&value),
+            "{how}: {error}"
+        );
     }
 }
 

@@ -1,9 +1,10 @@
-//! Whether a program can be run, and whether nobody but root and this user could put another in its place: it is run with
-//! this user's rights.
+//! Whether a program can be run, and whether nobody but root and this user could put another in its place, by any folder or
+//! link on the way to it: it is run with this user's rights.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::process::geteuid;
@@ -20,13 +21,15 @@ const STICKY: u32 = 0o1000;
 /// Whose everything is.
 const ROOT: u32 = 0;
 
-/// Looks at a program, and at the folders in which it and what it links to lie.
+/// No way has more links, as on Linux: one that leads back into itself has.
+const MOST_LINKS: usize = 40;
+
+/// Looks at a program, and at every folder and link on the way to it.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn usable(program: &Path) -> Result<(), String> {
-    let look = |path: &Path| fs::metadata(path).map_err(|error| error.to_string());
-    let metadata = look(program)?;
+    let metadata = fs::metadata(program).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Err("it is no file".to_owned());
     }
@@ -36,13 +39,59 @@ pub(super) fn usable(program: &Path) -> Result<(), String> {
     if let Some(who) = Rights::of(&metadata).who_writes(own) {
         return Err(format!("{who} can write to it"));
     }
-    let target = program.canonicalize().map_err(|error| error.to_string())?;
-    for folder in [program, &target].into_iter().filter_map(|file| file.parent()) {
-        if let Some(who) = Rights::of(&look(folder)?).who_replaces(own) {
-            return Err(format!("{who} can put another file in its place, in {}", folder.display()));
+    for place in on_the_way(program)? {
+        let seen = look_at(&place)?;
+        if seen.is_symlink() {
+            // Elsewhere whoever may write to the folder is all that matters.
+            let is_in_sticky =
+                place.parent().map(look_at).transpose()?.is_some_and(|folder| folder.mode() & STICKY != 0);
+            if let Some(who) = Rights::of(&seen).anothers(own).filter(|_| is_in_sticky) {
+                return Err(format!("{who} can let the link {} lead elsewhere", place.display()));
+            }
+        } else if let Some(who) = Rights::of(&seen).who_replaces(own) {
+            return Err(format!("{who} can put another file in its place, in {}", place.display()));
         }
     }
     Ok(())
+}
+
+fn look_at(place: &Path) -> Result<fs::Metadata, String> {
+    fs::symlink_metadata(place).map_err(|error| format!("{}: {error}", place.display()))
+}
+
+/// The folders in which something is looked up on the way to a file, from the root on, and the links that are followed.
+fn on_the_way(file: &Path) -> Result<Vec<PathBuf>, String> {
+    let steps =
+        |path: &Path| path.components().rev().map(|step| step.as_os_str().to_owned()).collect::<Vec<OsString>>();
+    let (mut at, mut left, mut links) = (PathBuf::from("/"), steps(file), 0);
+    let mut places = Vec::new();
+    while let Some(step) = left.pop() {
+        match step.as_encoded_bytes() {
+            b"/" => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            b".." => {
+                at.pop();
+                continue;
+            }
+            b"." => continue,
+            _ => {}
+        }
+        places.push(at.clone());
+        let next = at.join(step);
+        if !look_at(&next)?.is_symlink() {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err("too many links lead to it".to_owned());
+        }
+        left.extend(steps(&fs::read_link(&next).map_err(|error| format!("{}: {error}", next.display()))?));
+        places.push(next);
+    }
+    Ok(places)
 }
 
 /// Who may do what to a file or a folder.
@@ -64,8 +113,13 @@ impl Rights {
         } else if self.mode & GROUP_WRITES != 0 && self.group != ROOT {
             Some("its group")
         } else {
-            (self.owner != ROOT && self.owner != own).then_some("another user, whose it is,")
+            self.anothers(own)
         }
+    }
+
+    /// Whose it is, if that is neither root nor the user of that number.
+    fn anothers(&self, own: u32) -> Option<&'static str> {
+        (self.owner != ROOT && self.owner != own).then_some("another user, whose it is,")
     }
 
     /// Who can replace what lies in that folder and is root's or that user's.

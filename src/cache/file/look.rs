@@ -2,7 +2,7 @@
 //! host has left, and beside a running service that would be what is under way.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 
 use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error};
+use super::text::{self, LONGEST_TEXT};
 use crate::cache::binary::agree_on_store;
 use crate::cache::{CacheError, CacheInfo, DirectoryInfo, Trial, layout};
 use crate::disk::{Place, Room, nearest};
@@ -25,14 +26,11 @@ const TRIAL: &str = "trial";
 /// # Errors
 /// [`CacheError::Io`].
 pub fn look(dir: &Path) -> Result<CacheInfo, CacheError> {
-    let file = dir.join(layout::CACHE_INFO);
     let (there, _) = nearest(dir).map_err(io_error("look for", dir))?;
     let room = Room::of(there).map_err(io_error("ask for free space in", there))?;
-    let (text, remark) = match fs::read_to_string(&file) {
-        Ok(text) => (text, None),
-        Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), Some(NOT_THERE_YET)),
-        Err(source) => return Err(io_error("read", &file)(source)),
-    };
+    let text = cache_info(dir)?;
+    let remark = text.is_none().then_some(NOT_THERE_YET);
+    let text = text.unwrap_or_default();
     Ok(CacheInfo {
         substituter: Some(format!("file://{}", dir.display())),
         directory: Some(DirectoryInfo {
@@ -91,12 +89,19 @@ fn may_write(folder: &Path) -> Result<(), CacheError> {
 
 /// Whether the cache says which store it is for. It has to be this host's.
 pub(super) fn check_store(dir: &Path, store_dir: &StoreDir) -> Result<bool, CacheError> {
-    let path = dir.join(layout::CACHE_INFO);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(io_error("read", &path)(source)),
-    };
-    agree_on_store(&text, store_dir, &dir.display().to_string(), &path.display().to_string())?;
+    let Some(text) = cache_info(dir)? else { return Ok(false) };
+    let file = dir.join(layout::CACHE_INFO).display().to_string();
+    agree_on_store(&text, store_dir, &dir.display().to_string(), &file)?;
     Ok(true)
+}
+
+/// What a cache says of itself, if there is one.
+fn cache_info(dir: &Path) -> Result<Option<String>, CacheError> {
+    let file = dir.join(layout::CACHE_INFO);
+    let Some(text) = text::read(&file)? else { return Ok(None) };
+    if text.content.len() as u64 > LONGEST_TEXT {
+        let problem = format!("it is longer than {} KiB: that is something else", LONGEST_TEXT >> 10);
+        return Err(CacheError::Malformed { file: file.display().to_string(), problem });
+    }
+    Ok(Some(String::from_utf8_lossy(&text.content).into_owned()))
 }

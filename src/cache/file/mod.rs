@@ -14,10 +14,11 @@ mod look;
 mod shelf;
 mod sweep;
 mod temp;
+mod text;
 mod write;
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -93,16 +94,14 @@ impl FileCache {
         if check_store(dir, &binary.store_dir)? {
             return Ok(());
         }
-        let path = dir.join(layout::CACHE_INFO);
-        let (mut temp, mut file) = self.temp_file(path.clone())?;
-        file.write_all(binary.cache_info().as_bytes()).map_err(io_error("write", &path))?;
-        temp.sync()?;
-        temp.publish()?;
+        let (info, target) = (binary.cache_info(), dir.join(layout::CACHE_INFO));
+        TempFile::holding(self.new_temp(), target, info.as_bytes(), "write nix-cache-info in")?.publish_durably()?;
         temp::sync_dir(dir)
     }
 
-    fn temp_file(&self, target: PathBuf) -> Result<(TempFile, File), CacheError> {
-        TempFile::create(self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance)), target)
+    /// Where a file is written that nobody sees yet.
+    fn new_temp(&self) -> PathBuf {
+        self.options.dir.join(TEMP_DIR).join(temp::new_name(&self.options.instance))
     }
 }
 

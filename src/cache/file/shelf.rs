@@ -2,7 +2,7 @@
 //!
 //! The cache isn't opened: that sweeps what the service may be writing.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,8 @@ use tokio::task::spawn_blocking;
 
 use super::TEMP_DIR;
 use super::temp::{self, TempFile, io_error, there};
-use crate::cache::care::{self, Chunks, Condition, Edition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
+use super::text::{self, read};
+use crate::cache::care::{self, Chunks, Clock, Condition, Entry, Listed, Seconds, Shelf, Take, Text, Unfinished};
 use crate::cache::{BoxFuture, CacheError, layout};
 use crate::nix::StoreDir;
 
@@ -26,9 +27,6 @@ const PAGE: usize = 1_000;
 /// Bytes of a file that are read at once, and how many such pieces may wait.
 const CHUNK: usize = 256 * 1024;
 const CHUNKS_AHEAD: usize = 4;
-
-/// Longest narinfo that is read, in bytes: as long as readers take.
-const LONGEST_TEXT: u64 = 1024 * 1024;
 
 /// A cache's directory.
 pub struct FileShelf {
@@ -77,6 +75,21 @@ impl Shelf for FileShelf {
         })
     }
 
+    /// That of a file written just now. Where a server has the directory, the time is the server's; else it is this host's,
+    /// and which it is can't be told.
+    fn clock(&self) -> BoxFuture<'_, Option<Clock>> {
+        Box::pin(async {
+            let modified = self.blocking(|dir| {
+                let temp = dir.join(TEMP_DIR).join(temp::new_copy_name(CARE));
+                // Removed when it is dropped.
+                let (_temp, file) = TempFile::create(temp, dir.join(CARE))?;
+                file.metadata().and_then(|file| file.modified()).map_err(io_error("look at a file in", dir))
+            });
+            // Who may not write there, or has no room, goes by this host's.
+            Some(Clock::Hosts(seconds(Some(modified.await.ok()?))))
+        })
+    }
+
     fn find<'a>(&'a self, file: &'a str) -> BoxFuture<'a, Result<Option<Entry>, CacheError>> {
         let name = file.to_owned();
         Box::pin(self.blocking(move |dir| {
@@ -95,7 +108,7 @@ impl Shelf for FileShelf {
         Box::pin(async move {
             let path = self.dir.join(name);
             let own = path.clone();
-            let opened = self.blocking(move |_| there(File::open(&own), "open", &own)).await?;
+            let opened = self.blocking(move |_| text::open(&own)).await?;
             let Some(mut file) = opened else { return Ok(None) };
             let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
             spawn_blocking(move || {
@@ -180,7 +193,7 @@ impl Shelf for FileShelf {
     }
 }
 
-fn seconds(time: Option<SystemTime>) -> Seconds {
+pub(super) fn seconds(time: Option<SystemTime>) -> Seconds {
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, care::seconds)
 }
@@ -218,15 +231,6 @@ fn list(root: &Path, what: Listed, pages: &mpsc::Sender<Vec<Entry>>) -> Result<(
     Ok(())
 }
 
-/// A file, if it is there; of one that is longer than texts are, so much that it can't be taken for one.
-pub(super) fn read(path: &Path) -> Result<Option<Text>, CacheError> {
-    let Some(file) = there(File::open(path), "open", path)? else { return Ok(None) };
-    let modified = seconds(file.metadata().and_then(|metadata| metadata.modified()).ok());
-    let mut content = Vec::new();
-    file.take(LONGEST_TEXT + 1).read_to_end(&mut content).map_err(io_error("read", path))?;
-    Ok(Some(Text { content, modified, edition: Edition::default() }))
-}
-
 /// What has to be there before something is put in its place.
 enum Expected {
     Whatever,
@@ -244,12 +248,19 @@ impl Expected {
     }
 }
 
-/// Renames a file, which takes no room, and makes it young. Where the file system or its owner doesn't let us, it is copied.
+/// Makes a file young and renames it, which takes no room. In this order: what is hidden goes as long after as it is old, and
+/// should this process be killed in between, its archive must not go at once. Where the file system or its owner doesn't let
+/// us, it is copied.
+///
+/// Killed just after another host's narinfo was renamed that had come since this one was read, it stays hidden until it is
+/// put back, or uploaded once more when something needs it.
 fn rename(dir: &Path, from: &str, seen: &[u8], to: &str, expected: &Expected) -> Result<bool, CacheError> {
     let (source, target) = (dir.join(from), dir.join(to));
     let folder = target.parent().unwrap_or(dir);
     fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    let is_young = temp::make_young(&source).is_ok();
     let renamed = match expected {
+        _ if !is_young => false,
         Expected::Whatever => fs::rename(&source, &target).is_ok(),
         // Unlike a rename, this replaces nothing.
         Expected::Nothing => match fs::hard_link(&source, &target) {
@@ -275,11 +286,6 @@ fn rename(dir: &Path, from: &str, seen: &[u8], to: &str, expected: &Expected) ->
             _ => there(fs::remove_file(&target), "remove", &target)?,
         };
         return Ok(false);
-    }
-    let made_young = File::options().write(true).open(&target).and_then(|file| file.set_modified(SystemTime::now()));
-    if made_young.is_err() {
-        // It is where it belongs even if that fails, and is only kept for less long then.
-        let _ = put(dir, to, seen, &Expected::Whatever);
     }
     if matches!(expected, Expected::Nothing) {
         there(fs::remove_file(&source), "remove", &source)?;
@@ -319,6 +325,9 @@ fn put(dir: &Path, name: &str, content: &[u8], expected: &Expected) -> Result<bo
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -332,5 +341,20 @@ mod tests {
         let renamed = rename(dir.path(), "a.narinfo", b"another host's", "pruned/a", &Expected::Whatever);
         assert!(renamed.expect("renamed") && dir.path().join("pruned/a").exists());
         assert!(!dir.path().join("a.narinfo").exists());
+    }
+
+    /// Whoever is killed between the two has hidden nothing that is old already.
+    #[test]
+    fn what_is_renamed_is_young_before_it_has_its_new_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let source = dir.path().join("a.narinfo");
+        fs::write(&source, "a").expect("written");
+        let old = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
+        File::options().write(true).open(&source).expect("opened").set_modified(old).expect("made older");
+        // It ends at the new name, where a folder stands.
+        fs::create_dir_all(dir.path().join("pruned/a/in the way")).expect("a folder");
+        assert!(rename(dir.path(), "a.narinfo", b"a", "pruned/a", &Expected::Whatever).is_err());
+        let age = fs::metadata(&source).expect("there").modified().expect("a time").elapsed().unwrap_or_default();
+        assert!(age < Duration::from_secs(60 * 60), "{age:?}");
     }
 }

@@ -1,15 +1,16 @@
 //! What crashes have left in a cache's `.tmp`.
 
-use std::fs::{self, DirEntry, File, Metadata};
-use std::io::{self, Read};
+use std::fs::{self, DirEntry, Metadata};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use tracing::debug;
 
 use super::temp::{self, io_error, there};
-use super::{TEMP_DIR, layout};
+use super::{TEMP_DIR, layout, text};
 use crate::cache::CacheError;
+use crate::nix::HashPart;
 use crate::report::one_line;
 
 /// A file of another instance that nobody has written to for so long is nobody's: one that is being written is touched with
@@ -19,7 +20,9 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Removes what an earlier run of this instance was writing when it was killed, and what other instances have left long
 /// ago. What this process is writing stays: a cache is opened anew when the policy changes, with uploads under way.
 ///
-/// A narinfo among it was never published. Its archive may have been: nothing names that any more, so it goes as well.
+/// A narinfo among it was never published. Its archive may have been: nothing names that any more, so it goes as well. Not
+/// every file system keeps to that: after a power failure a file may have its old name and its new one, as on some that have
+/// no journal, or are a server's. So an archive stays whose narinfo stands.
 ///
 /// What another instance has left may be another user's, or be swept by another host at this moment: that it can't be
 /// removed is no reason not to open the cache.
@@ -39,10 +42,9 @@ pub(super) fn sweep(dir: &Path, instance: &str) -> Result<(), CacheError> {
 }
 
 fn remove_left_over(dir: &Path, path: &Path) -> Result<(), CacheError> {
-    let Some(start) = there(read_start(path), "read", path)? else { return Ok(()) };
+    let Some(start) = read_start(path)? else { return Ok(()) };
     let is_narinfo = start.starts_with("StorePath:") && !temp::says_nothing(path);
-    let archive = is_narinfo.then(|| layout::archive_of(&start)).flatten().map(|url| dir.join(url));
-    let Some(archive) = archive else { return remove(path) };
+    let Some(archive) = is_narinfo.then(|| layout::archive_of(&start)).flatten() else { return remove(path) };
     // First of all: another host's that was only asleep may still be renamed, and then its archive must stay. It is removed
     // last, since nothing else tells that the archive is nobody's, should this process be killed here.
     let retired = temp::retired(path);
@@ -50,7 +52,9 @@ fn remove_left_over(dir: &Path, path: &Path) -> Result<(), CacheError> {
         // Another host is sweeping it, too.
         return Ok(());
     }
-    remove(&archive)?;
+    if !is_shown(dir, &start, archive) {
+        remove(&dir.join(archive))?;
+    }
     remove(&retired)
 }
 
@@ -59,10 +63,23 @@ fn remove(file: &Path) -> Result<(), CacheError> {
 }
 
 /// The first lines of a file, enough to find in a narinfo where its archive is.
-fn read_start(path: &Path) -> io::Result<String> {
+fn read_start(path: &Path) -> Result<Option<String>, CacheError> {
+    let Some(file) = text::open(path)? else { return Ok(None) };
     let mut start = Vec::new();
-    File::open(path)?.take(4096).read_to_end(&mut start)?;
-    Ok(String::from_utf8_lossy(&start).into_owned())
+    file.take(4096).read_to_end(&mut start).map_err(io_error("read", path))?;
+    Ok(Some(String::from_utf8_lossy(&start).into_owned()))
+}
+
+/// Whether the narinfo that stands of the same path names that archive, or can't be read. What is kept in vain goes by a
+/// prune.
+fn is_shown(dir: &Path, narinfo: &str, archive: &str) -> bool {
+    let path = layout::field_of(narinfo, "StorePath").and_then(|path| path.rsplit('/').next());
+    let Some(hash) = path.and_then(HashPart::of_base_name) else { return false };
+    match text::read(&dir.join(format!("{hash}{}", layout::NARINFO))) {
+        Ok(Some(shown)) => layout::archive_of(&String::from_utf8_lossy(&shown.content)) == Some(archive),
+        Ok(None) => false,
+        Err(_) => true,
+    }
 }
 
 /// Whether some instance has left that file long ago: its queue was replaced, or its host doesn't come back.
@@ -79,6 +96,7 @@ fn is_abandoned(entry: &DirEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs::File;
     use std::time::SystemTime;
 
     use super::*;
@@ -116,6 +134,25 @@ mod tests {
         assert_eq!(names.collect::<BTreeSet<_>>(), BTreeSet::from(["other.beef.2".into(), "notes".into()]));
         assert!(!archive.exists(), "its narinfo never stood");
         assert!(other.exists(), "a log is no narinfo, and a copy not one that never stood");
+    }
+
+    /// As a power failure leaves it on a file system whose renames aren't one step.
+    #[test]
+    fn the_archive_of_a_narinfo_that_stands_is_not_swept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (temp, archive) = (dir.path().join(TEMP_DIR).join("own.beef.1"), dir.path().join("nar/0-1.nar"));
+        let narinfo = "StorePath: /nix/store/00000000000000000000000000000000-a\nURL: nar/0-1.nar\n";
+        let shown = dir.path().join("00000000000000000000000000000000.narinfo");
+        for (stands, stays) in [(narinfo, true), (&narinfo.replace("0-1", "0-2"), false)] {
+            for folder in [TEMP_DIR, "nar"] {
+                fs::create_dir_all(dir.path().join(folder)).expect("a folder");
+            }
+            for (file, content) in [(&temp, narinfo), (&shown, stands), (&archive, "")] {
+                fs::write(file, content).expect("written");
+            }
+            sweep(dir.path(), "own").expect("swept");
+            assert_eq!((archive.exists(), temp.exists()), (stays, false), "{stands}");
+        }
     }
 
     #[test]

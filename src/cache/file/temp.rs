@@ -1,7 +1,7 @@
 //! A file that nobody sees until it is renamed, and that is gone if it isn't.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
@@ -78,6 +78,19 @@ impl TempFile {
         Ok((Self { path, target, published: false }, file))
     }
 
+    /// Creates one of that content, which is on its way to the disk then.
+    pub(super) fn holding(
+        path: PathBuf,
+        target: PathBuf,
+        content: &[u8],
+        action: &'static str,
+    ) -> Result<Self, CacheError> {
+        let (temp, mut file) = Self::create(path, target)?;
+        file.write_all(content).map_err(io_error(action, folder(&temp.target)))?;
+        write_out(&file, 0);
+        Ok(temp)
+    }
+
     /// Makes it as young as what is written just now: it may have waited for long, and its age is to be that of its being
     /// shown. Who removes what is old and named by nothing must not take it for that.
     pub(super) fn make_young(&self) {
@@ -106,6 +119,12 @@ impl TempFile {
             // Should it fail, it takes up room and does no other harm.
             let _ = fs::remove_file(&self.target);
         }
+    }
+
+    /// As [`TempFile::publish`], once its content is durable.
+    pub(super) fn publish_durably(mut self) -> Result<(), CacheError> {
+        self.sync()?;
+        self.publish()
     }
 
     /// Renames it to what it is to be called.

@@ -1,3 +1,5 @@
+use std::fs::File;
+use std::io::Write;
 use std::time::Duration;
 
 use super::write::GrowingFile;
@@ -49,13 +51,13 @@ async fn what_is_asked_for_counts_as_used_where_that_decides_what_is_dropped() {
 async fn opened_anew_it_leaves_running_uploads_alone_and_sweeps_what_a_crash_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let first = FileCache::open(options(dir.path())).expect("opened");
-    let (_under_way, _) = first.temp_file(dir.path().join("a")).expect("created");
+    let (_under_way, _) = TempFile::create(first.new_temp(), dir.path().join("a")).expect("created");
     let temp_dir = dir.path().join(TEMP_DIR);
     for name in ["0123.deadbeef-1.0", "other.deadbeef-1.0"] {
         fs::write(temp_dir.join(name), "").expect("written");
     }
     let second = FileCache::open(options(dir.path())).expect("opened again");
-    let (_its_own, _) = second.temp_file(dir.path().join("b")).expect("a name of its own");
+    let (_its_own, _) = TempFile::create(second.new_temp(), dir.path().join("b")).expect("a name of its own");
     let names: Vec<_> = fs::read_dir(&temp_dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(!names.iter().any(|name| name == "0123.deadbeef-1.0"), "{names:?}");

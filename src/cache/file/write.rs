@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::commit::Files;
 use super::temp::{self, TempFile, io_error};
-use super::{FileCache, FileOptions, TEMP_DIR, shelf};
+use super::{FileCache, FileOptions, TEMP_DIR, text};
 use crate::cache::binary::RealisationFile;
 use crate::cache::care::condemned_with;
 use crate::cache::pack::{PackError, pack};
@@ -40,10 +40,10 @@ impl FileCache {
         let room = place.set_aside(info.nar_size)?;
         // Errors name the folder, not a file whose name is another at each try: who reads the log wants to be told once.
         let folder = dir.join(layout::NAR_DIR);
-        let compression = binary.compression();
+        let compression = binary.compression(info.nar_size);
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
-        let (nar_file, file) = self.temp_file(dir.join(&url))?;
+        let (nar_file, file) = TempFile::create(self.new_temp(), dir.join(&url))?;
         let FileOptions { largest, allowance, .. } = &self.options;
         let (largest, allowance) = (*largest, allowance.clone());
         let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest, allowance };
@@ -69,12 +69,9 @@ impl FileCache {
         let FileOptions { dir, binary, .. } = &self.options;
         let target = dir.join(layout::narinfo_name(&info.path));
         // Mostly nothing, and what can't be read has nothing to be kept.
-        let shown = shelf::read(&target).ok().flatten().map(|text| text.content).unwrap_or_default();
-        let (narinfo, mut file) = TempFile::create(dir.join(TEMP_DIR).join(name), target)?;
+        let shown = text::read(&target).ok().flatten().map(|text| text.content).unwrap_or_default();
         let text = binary.narinfo_in_place_of(&shown, info, stored);
-        file.write_all(text.as_bytes()).map_err(io_error("write a narinfo in", dir))?;
-        temp::write_out(&file, 0);
-        Ok(narinfo)
+        TempFile::holding(dir.join(TEMP_DIR).join(name), target, text.as_bytes(), "write a narinfo in")
     }
 
     /// Writes a narinfo under a temporary name that names an archive of another path: the same content, which needn't be
@@ -113,10 +110,7 @@ impl FileCache {
 
     /// Puts the list of a path's files there, if that can be done. Blocks.
     pub(super) fn put_listing_if_it_can(&self, info: &PathInfo, json: &[u8]) {
-        let put = self.write_listing(info, json).and_then(|mut listing| {
-            listing.sync()?;
-            listing.publish()
-        });
+        let put = self.write_listing(info, json).and_then(TempFile::publish_durably);
         if let Err(error) = put {
             self.lacks_listing(info, &error);
         }
@@ -141,7 +135,7 @@ impl FileCache {
         let folder = dir.join(layout::LOG_DIR);
         DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
         let temp = dir.join(TEMP_DIR).join(temp::new_log_name(instance));
-        let (mut temp, mut file) = TempFile::create(temp, target)?;
+        let (temp, mut file) = TempFile::create(temp, target)?;
         let mut chunk = vec![0; LOG_CHUNK];
         loop {
             match log.read(&mut chunk) {
@@ -160,13 +154,12 @@ impl FileCache {
                 }
             }
         }
-        temp.sync()?;
-        temp.publish()
+        temp.publish_durably()
     }
 
     /// Puts realisations there that the cache lacks. Blocks.
     pub(super) fn put_realisations(&self, files: Vec<RealisationFile>) -> Result<(), CacheError> {
-        let FileOptions { dir, instance, place, .. } = &self.options;
+        let FileOptions { dir, place, .. } = &self.options;
         for RealisationFile { folder, name, json } in files {
             let (folder, target) = (dir.join(folder), dir.join(name));
             if target.exists() {
@@ -174,22 +167,16 @@ impl FileCache {
             }
             place.admits(0)?;
             DirBuilder::new().recursive(true).create(&folder).map_err(io_error("create", &folder))?;
-            let temp = dir.join(TEMP_DIR).join(temp::new_name(instance));
-            let (mut temp, mut file) = TempFile::create(temp, target)?;
-            file.write_all(json.as_bytes()).map_err(io_error("write a realisation in", &folder))?;
-            temp.sync()?;
-            temp.publish()?;
+            let temp = TempFile::holding(self.new_temp(), target, json.as_bytes(), "write a realisation in")?;
+            temp.publish_durably()?;
             temp::sync_dir(&folder)?;
         }
         Ok(())
     }
 
     fn write_listing(&self, info: &PathInfo, json: &[u8]) -> Result<TempFile, CacheError> {
-        let dir = &self.options.dir;
-        let (listing, mut file) = self.temp_file(dir.join(layout::listing_name(&info.path)))?;
-        file.write_all(json).map_err(io_error("write a listing in", dir))?;
-        temp::write_out(&file, 0);
-        Ok(listing)
+        let target = self.options.dir.join(layout::listing_name(&info.path));
+        TempFile::holding(self.new_temp(), target, json, "write a listing in")
     }
 }
 

@@ -113,7 +113,7 @@ fn without<'t>(text: &'t str, words: &str) -> &'t str {
 }
 
 /// A server's text in one line, shortened, and without what could play tricks on a terminal.
-pub(in crate::cache) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     words.join(" ").chars().take(LONGEST_MESSAGE).collect()
@@ -121,6 +121,8 @@ pub(in crate::cache) fn plain(text: &str) -> String {
 
 /// What was asked for.
 pub struct Answer {
+    /// One of success.
+    pub status: StatusCode,
     /// As it came.
     pub content: Vec<u8>,
     /// How many bytes the file has that was asked for, of which the content may be a part or, after HEAD, nothing; as far as

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::answer::Head;
 use super::{Action, HttpError, ServerSays, cure, expiry, is_prefixed, is_web_token};
-use crate::secret::{Fingerprint, Provider, Secret, SecretError};
+use crate::secret::{Fingerprint, Provider, Secret, SecretError, blackened};
 
 /// After so long a server that has refused these credentials is asked again: it may have been told to take them. Each time
 /// that it refuses them again the pause is twice as long.
@@ -269,10 +269,7 @@ impl Shown {
 
     /// What a server says, without the secrets that it may repeat.
     pub(super) fn blacken(&self, text: &str) -> String {
-        self.hidden
-            .iter()
-            .filter(|hidden| !hidden.is_empty())
-            .fold(text.to_owned(), |text, hidden| text.replace(hidden.as_str(), "[secret]"))
+        blackened(text, self.hidden())
     }
 }
 

@@ -33,8 +33,9 @@ use zeroize::Zeroizing;
 
 pub use self::action::Action;
 use self::answer::Head;
+pub(crate) use self::answer::plain;
 pub use self::answer::{Answer, ServerSays, Speaker};
-pub(super) use self::answer::{beside, pause, plain, wants_encryption};
+pub(super) use self::answer::{beside, pause, wants_encryption};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;
@@ -169,12 +170,12 @@ impl Http {
     ///
     /// # Errors
     /// [`HttpError`].
-    pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Vec<u8>, HttpError> {
+    pub async fn upload(&self, action: Action, request: RequestBuilder, body: Body) -> Result<Answer, HttpError> {
         let asked = error::url_of(&request);
         let (stream, progress) = body.split(Tap::of_this_task());
         let request = request.body(reqwest::Body::wrap_stream(stream));
         tokio::select! {
-            ended = self.exchange(action, asked.clone(), request) => Ok(ended?.content),
+            ended = self.exchange(action, asked.clone(), request) => ended,
             after = progress.stalled() => Err(HttpError::Stalled { action, host: error::host_of(asked.as_ref()), after }),
         }
     }
@@ -196,7 +197,7 @@ impl Http {
         let content = read_whole(response, &Movement::default()).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted(action);
-            return Ok(Answer { content, size: head.size });
+            return Ok(Answer { status: head.status, content, size: head.size });
         }
         head.location = head.location.map(|to| shown.blacken(&to));
         let says = ServerSays::read(&content, |text| shown.blacken(text));

@@ -1,19 +1,18 @@
 //! The files of a cache on a web server: looked for, read, put, and taken back.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, RANGE};
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::PutOptions;
-use crate::cache::http::{Action, Body, Http, HttpError, origin, refuse_own};
+use crate::cache::http::{Action, Answer, Body, Http, HttpError, origin, refuse_own};
 use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, layout};
 use crate::report::one_line;
@@ -31,13 +30,16 @@ pub(super) struct Files {
     pub(super) http: Http,
     /// Their folder, with a slash at its end.
     root: Url,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
+/// What has been found out about the server.
 #[derive(Default)]
-struct Shared {
-    /// Whether the server has been found not to know HEAD.
+pub(super) struct Shared {
+    /// Whether it doesn't know HEAD.
     knows_no_head: AtomicBool,
+    /// Whether it wants sizes beforehand.
+    pub(super) wants_sizes: AtomicBool,
     /// The folders that were asked for.
     folders: std::sync::Mutex<HashMap<String, Arc<Folder>>>,
 }
@@ -78,11 +80,6 @@ impl Files {
         url
     }
 
-    /// What errors about a file that is drawn a name for call its folder.
-    pub(super) fn path(&self) -> PathBuf {
-        PathBuf::from(self.root.as_str())
-    }
-
     /// An answer that no such server gives.
     pub(super) fn not_understood(&self, action: Action, problem: &str) -> HttpError {
         HttpError::NotUnderstood { action, host: origin(&self.root), problem: problem.to_owned() }
@@ -100,17 +97,6 @@ impl Files {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether a file is there that holds something, as far as the server says that: an empty narinfo is what a program that
-    /// doesn't sync leaves after a power failure.
-    pub(super) async fn has(&self, file: &str) -> Result<bool, HttpError> {
-        Ok(matches!(self.look(file).await?, Found::Some(_)))
-    }
-
-    /// Whether a file is there that has so many bytes, as far as the server says that: an archive may be cut in the same way.
-    pub(super) async fn has_whole(&self, file: &str, size: u64) -> Result<bool, HttpError> {
-        Ok(matches!(self.look(file).await?, Found::Some(found) if found.is_none_or(|found| found == size)))
     }
 
     /// Whether a file is there, empty or not.
@@ -139,12 +125,15 @@ impl Files {
     /// Puts a small file, over one that is there.
     pub(super) async fn put(&self, file: &str, content: impl Into<Bytes>, kind: &str) -> Result<(), HttpError> {
         let (content, began) = (content.into(), Instant::now());
-        match self.put_once(self.request(file, kind), content.clone()).await {
+        let size = content.len() as u64;
+        let answer = match self.put_once(self.request(file, kind), content.clone()).await {
             Err(error) if self.has_made_the_folder(&error, file, began).await => {
                 self.put_once(self.request(file, kind), content).await
             }
             put => put,
-        }
+        }?;
+        // Not after each: what stands in front of a server may remember that the file wasn't there a moment ago.
+        if answer.status == StatusCode::OK && is_page(&answer.content) { self.find(file, size).await } else { Ok(()) }
     }
 
     /// Finds out whether a file could be put, on a condition that never holds. Returns whether it was put nevertheless, as by
@@ -153,34 +142,43 @@ impl Files {
         let request = self.request(file, kind).header(IF_MATCH, NOBODYS_TAG);
         match self.put_once(request, content.into()).await {
             Err(HttpError::Status { status: 412, .. }) => Ok(false),
-            put => put.map(|()| true),
+            put => put.map(|_| true),
         }
     }
 
-    async fn put_once(&self, request: RequestBuilder, content: Bytes) -> Result<(), HttpError> {
+    async fn put_once(&self, request: RequestBuilder, content: Bytes) -> Result<Answer, HttpError> {
         let request = request.header(CONTENT_LENGTH, content.len());
-        self.http.upload(Action::Put, request, Body::whole(content)).await.map(drop)
+        self.http.upload(Action::Put, request, Body::whole(content)).await
     }
 
-    /// Puts an archive. `length`: its size in bytes, where that is known beforehand.
-    pub(super) async fn put_archive(&self, file: &str, body: Body, length: Option<u64>) -> Result<(), HttpError> {
+    /// Puts an archive, and returns what the server says to that. `length`: its size in bytes, where that is known beforehand.
+    pub(super) async fn put_archive(
+        &self,
+        file: &str,
+        body: Body,
+        length: Option<u64>,
+    ) -> Result<StatusCode, HttpError> {
         let mut request = self.request(file, layout::NAR_TYPE);
         if let Some(length) = length {
             request = request.header(CONTENT_LENGTH, length);
         }
-        self.http.upload(Action::Put, request, body).await.map(drop)
+        Ok(self.http.upload(Action::Put, request, body).await?.status)
+    }
+
+    /// Makes sure that a file of so many bytes is there that the server says to have taken. Not every yes is the server's: a page
+    /// to log in, or one that says that the server is being mended, comes with 200, too.
+    pub(super) async fn find(&self, file: &str, size: u64) -> Result<(), HttpError> {
+        match self.look(file).await? {
+            Found::Some(found) if found.is_none_or(|found| found == size) => Ok(()),
+            _ => Err(self.not_understood(
+                Action::Put,
+                "it says that it has taken a file, and doesn't have it; does something in front of it answer in its place?",
+            )),
+        }
     }
 
     fn request(&self, file: &str, kind: &str) -> RequestBuilder {
         self.http.client().put(self.url(file)).header(CONTENT_TYPE, kind)
-    }
-
-    /// Deletes a file; that it isn't there is fine, and so is a server that doesn't know how.
-    pub(super) async fn delete(&self, file: &str) -> Result<(), HttpError> {
-        match self.http.ask(Action::Delete, self.http.client().delete(self.url(file))).await {
-            Err(error) if !needs_no_delete(&error) => Err(error),
-            _ => Ok(()),
-        }
     }
 
     /// Whether this is how the server says that a file's folder isn't there (nginx says 500, others 409 or 404), and the
@@ -238,9 +236,33 @@ impl Place for Files {
         self.root.to_string()
     }
 
-    async fn take_back(&self, object: &str, _: Option<&str>) -> Result<(), CacheError> {
-        Ok(self.delete(object).await?)
+    fn noted(&self, file: &str) -> String {
+        file.to_owned()
     }
+
+    async fn shown(&self, narinfo: &str) -> Result<Option<String>, CacheError> {
+        let narinfo = self.read(narinfo).await?;
+        Ok(narinfo.map(|content| String::from_utf8_lossy(&content).into_owned()))
+    }
+
+    /// Archives are sent whole.
+    async fn abort(&self, _: &str, _: &str) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    /// Where a server doesn't know how, it stays.
+    async fn delete(&self, object: &str) -> Result<(), CacheError> {
+        match self.http.ask(Action::Delete, self.http.client().delete(self.url(object))).await {
+            Err(error) if !needs_no_delete(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an answer is a page for people.
+fn is_page(content: &[u8]) -> bool {
+    let start = content.trim_ascii_start().get(..5).unwrap_or_default().to_ascii_lowercase();
+    start == b"<html" || start == b"<!doc"
 }
 
 /// Whether an answer says that there is no such file.

@@ -8,6 +8,7 @@ use super::{PutOptions, layout};
 use crate::cache::binary::agree_on_store;
 use crate::cache::http::{Action, HttpError, refuse_own};
 use crate::cache::trial::trial_file;
+use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, CacheInfo, Class, Trial};
 use crate::nix::StoreDir;
 

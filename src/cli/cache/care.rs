@@ -91,13 +91,6 @@ impl From<&Finding> for Told {
     }
 }
 
-/// Says what of the bucket was left alone, being others'.
-pub(super) fn tell_left_alone(shelf: &dyn Shelf) {
-    for what in shelf.left_alone() {
-        eprintln!("{what}");
-    }
-}
-
 /// What is said where nobody may list the uploads that have never ended.
 pub(super) fn uploads_unseen(why: &str) -> String {
     format!(

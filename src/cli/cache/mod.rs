@@ -8,13 +8,13 @@ mod prune;
 mod sign;
 mod verify;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::print::print;
 use super::setup::{View, nix_store};
 use super::status::problems;
 use super::{CliError, Global};
@@ -81,19 +81,4 @@ impl Setup {
             CliError::Usage(format!("the policy has no cache `{name}`; it has {}", known.join(", ")))
         })
     }
-}
-
-/// Prints JSON, or what `text` writes.
-fn print<T: Serialize>(
-    json: bool,
-    value: &T,
-    text: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>,
-) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    let written = if json {
-        serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from).and_then(|()| writeln!(out))
-    } else {
-        text(&mut out)
-    };
-    written.map_err(|source| CliError::System { action: "print what was found", source })
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::care::{GRACE_WRITTEN, Steps, failed, now, shelf, tell_left_alone, uploads_unseen};
+use super::care::{GRACE_WRITTEN, LISTED, Steps, failed, now, shelf, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::BoxFuture;
-use crate::cache::care::{Choice, Owner, Pruned, Pruning, prune, seconds};
+use crate::cache::care::{Choice, Clock, Owner, Pruned, Pruning, prune, seconds};
+use crate::cache::http::plain;
 use crate::cli::run::runtime;
 use crate::cli::words::bytes;
 use crate::cli::words::counted;
@@ -51,6 +52,9 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
+/// So many names of files that are left alone are shown.
+const SHOWN: usize = 10;
+
 fn parse_size(text: &str) -> Result<ByteSize, BadSize> {
     ByteSize::parse(text)
 }
@@ -70,6 +74,8 @@ struct Told {
     bytes_freed_later: u64,
     orphaned_archives: u64,
     orphaned_listings: u64,
+    /// The first of what removed paths had for archives outside `nar/`: it was left alone.
+    archives_left_alone: Vec<String>,
     unfinished_uploads: u64,
     /// Why it isn't known which there are, should that be so.
     uploads_unseen: Option<String>,
@@ -91,18 +97,19 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         keep: args.keep.map(seconds),
         max_size: args.max_size.map(|size| size.0),
         grace: seconds(args.grace),
-        now: now(),
+        clock: runtime.block_on(Clock::of(&*shelf, now())),
         is_meant: args.yes,
     };
     if args.yes {
         care::can_forget(&setup.state_dir)?;
     }
     let host = ThisHost { state_dir: &setup.state_dir, cache, untold: Mutex::default() };
-    let pruned = runtime.block_on(prune(&shelf, &pruning, &host));
-    let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let pruned = pruned.map_err(failed(cache))?;
-    tell_left_alone(&*shelf);
-    untold.map_or(Ok(()), Err)?;
+    let pruned = runtime.block_on(prune(&shelf, &pruning, &host)).map_err(failed(cache));
+    let untold = host.untold.into_inner().unwrap_or_else(PoisonError::into_inner).map(CliError::from);
+    let pruned = match pruned {
+        Ok(pruned) => pruned,
+        Err(error) => return CliError::all([error].into_iter().chain(untold).collect()).map(|()| ExitCode::SUCCESS),
+    };
     let told = Told {
         name: args.name.clone(),
         done: args.yes,
@@ -115,6 +122,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         bytes_freed_later: pruned.freed_later,
         orphaned_archives: pruned.orphans,
         orphaned_listings: pruned.listings,
+        archives_left_alone: pruned.elsewhere.iter().take(LISTED).cloned().collect(),
         unfinished_uploads: pruned.uploads,
         uploads_unseen: pruned.uploads_unseen.clone(),
         bytes_left: pruned.left,
@@ -122,7 +130,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         will_fit: args.max_size.is_none_or(|size| pruned.left <= size.0),
     };
     print(args.json, &told, |out| write(out, args, &pruned, &told))?;
-    Ok(ExitCode::SUCCESS)
+    untold.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Whoever works this host's queue off hears at once of what is gone, whatever comes behind it: a service would show paths
@@ -174,6 +182,20 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, told: &Told) -> io:
             writeln!(out, "  of that: {count} × {what}")?;
         }
     }
+    if !pruned.elsewhere.is_empty() {
+        let (count, its) = (pruned.elsewhere.len() as u64, if pruned.elsewhere.len() == 1 { "lies" } else { "lie" });
+        writeln!(
+            out,
+            "{} of removed paths {its} outside `nar/` and may be others': left alone, remove what is the cache's",
+            counted(count, "archive")
+        )?;
+        for file in pruned.elsewhere.iter().take(SHOWN) {
+            writeln!(out, "  {}", plain(file))?;
+        }
+        if pruned.elsewhere.len() > SHOWN {
+            writeln!(out, "  and {} more, which --json lists", pruned.elsewhere.len() - SHOWN)?;
+        }
+    }
     writeln!(
         out,
         "{} of {} left: {kept} young enough, {needed} needed by these",
@@ -204,7 +226,6 @@ fn write(out: &mut impl Write, args: &Args, pruned: &Pruned, told: &Told) -> io:
 mod tests {
     use super::*;
     use crate::cache::CacheUrl;
-    use crate::config::{CommandConfig, HttpConfig, StoreKeyConfig};
     use crate::nix::NarHash;
     use crate::policy::CacheName;
     use crate::queue::{Content, Queue};
@@ -212,19 +233,9 @@ mod tests {
     #[tokio::test]
     async fn this_host_hears_of_what_is_gone_as_it_goes() {
         let dir = tempfile::tempdir().expect("a folder");
-        let cache = CacheConfig {
-            name: CacheName::new("team").expect("a legal name"),
-            url: "s3://team".to_owned(),
-            place: CacheUrl::parse("s3://team").expect("a good URL"),
-            uploads: None,
-            compression: None,
-            max_size: None,
-            signing_key: None,
-            store_keys: StoreKeyConfig::default(),
-            http: HttpConfig::default(),
-            command: CommandConfig::default(),
-            builtin: false,
-        };
+        let name = CacheName::new("team").expect("a legal name");
+        let place = CacheUrl::parse("s3://team").expect("a good URL");
+        let cache = CacheConfig::new(name, "s3://team".to_owned(), place);
         let mut queue = Queue::open(dir.path()).expect("a queue").queue;
         let id = queue.cache_id("team", &cache.url).expect("a cache");
         let hash = NarHash([7; 32]);

@@ -11,8 +11,7 @@ use super::{CliError, Global, Setup, print};
 use crate::cache::care::{Signing, sign};
 use crate::cli::run::runtime;
 use crate::cli::words::counted;
-use crate::daemon::caches::{Allowances, CacheSurroundings, care};
-use crate::disk::Places;
+use crate::daemon::caches::care;
 
 /// Give every path of a cache one more signature, by another key: the way from an old key to a new one.
 ///
@@ -60,15 +59,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
     }
     let runtime = runtime()?;
     let shelf = runtime.block_on(shelf(cache, &setup))?;
-    let surroundings = CacheSurroundings {
-        state_dir: setup.state_dir.clone(),
-        nix: setup.nix.clone(),
-        // Nothing is written but narinfos that stand.
-        instance: String::new(),
-        places: Places::default(),
-        allowances: Allowances::new(),
+    let key = care::key_to_sign(cache, args.key.as_deref(), &setup.state_dir, &setup.nix);
+    let Some(key) = runtime.block_on(key).map_err(failed(cache))? else {
+        return Err(CliError::Usage(format!(
+            "the policy names no `signing_key` for `{}`, and none was made for it on this host, as the first upload would; name \
+             one with --key",
+            args.name
+        )));
     };
-    let key = runtime.block_on(care::key_to_sign(cache, args.key.as_deref(), &surroundings)).map_err(failed(cache))?;
     let mut said = Said {
         name: args.name.clone(),
         public_key: key.public().to_string(),

@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::repair::{Broken, Repair, repair};
-use super::care::{GRACE, LISTED, Steps, Told, failed, line, now, shelf, tell_left_alone, trusted, uploads_unseen};
+use super::care::{GRACE, LISTED, Steps, Told, failed, line, now, shelf, trusted, uploads_unseen};
 use super::{CliError, Global, Setup, print};
 use crate::cache::Upstreams;
 use crate::cache::care::{Finding, Found, Leftover, OnTrust, Verifying, Whose, seconds, verify};
+use crate::cache::http::plain;
 use crate::cli::run::runtime;
 use crate::cli::words::bytes;
 use crate::cli::words::counted;
@@ -87,7 +88,7 @@ struct Examined {
     leftover_files: Vec<LeftoverFile>,
     /// Why it isn't known which uploads have never ended, should that be so.
     uploads_unseen: Option<String>,
-    /// Archives whose packing is unknown here.
+    /// Archives whose packing is unknown here, or wants too much memory.
     not_unpacked: u64,
     /// What was done about it, if that was asked for.
     repair: Option<Repair>,
@@ -137,7 +138,6 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<ExitCode, CliError> {
         });
     });
     runtime.block_on(verified).map_err(failed(cache))?;
-    tell_left_alone(&*shelf);
     let mut code = if examined.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if !args.json {
         print(false, &(), |out| examined.write(out))?;
@@ -189,7 +189,7 @@ impl Examined {
             Found::NotUnpacked(file) => {
                 self.not_unpacked += 1;
                 if !json {
-                    tell(&format!("{file}: its packing is unknown here, only the hash of the file was compared"));
+                    tell(&format!("{file}: it can't be unpacked here, only the hash of the file was compared"));
                 }
             }
         }
@@ -213,7 +213,7 @@ impl Examined {
         } else if !json {
             let size = size.map_or_else(|| "size unknown".to_owned(), bytes);
             let age = indicatif::HumanDuration(Duration::from_secs(age.into()));
-            tell(&format!("{words}: {what} {file}, {size}, {age} old"));
+            tell(&format!("{words}: {what} {}, {size}, {age} old", plain(&file)));
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) fn exit_code(finished: &Finished, by_hand: bool) -> u8 {
     let refused = passed_over.iter().any(|(PassedOver { why, .. }, _)| match why {
         Why::Skipped | Why::Denied => by_hand,
         Why::Off => false,
-        Why::Unclear => true,
+        Why::Unclear | Why::Refused => true,
     });
     let is_left = finished.left.iter().any(|left| left.is_off);
     let all_off = (!passed_over.is_empty() || is_left) && uploaded + already_there + at_upstream == 0;
@@ -232,6 +232,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
             Why::Denied => line("denied", format!("{count} by {by}"))?,
             Why::Off => line("off here", format!("{count} for {by}, off on this host"))?,
             Why::Unclear => line("not understood", format!("{count}, {by}"))?,
+            Why::Refused => line("refused by Nix", format!("{count}, {by}"))?,
         }
     }
     if summary.gone > 0 {
@@ -325,6 +326,12 @@ mod tests {
         assert_eq!([true, false].map(|by_hand| exit_code(&off, by_hand)), [NOT_THROUGH, 0], "nothing has arrived");
         off.summary.passed_over.clear();
         assert_eq!(exit_code(&off, true), 0, "there was nothing to do");
+        for why in [Why::Unclear, Why::Refused] {
+            let by = "ask again".to_owned();
+            off.summary.passed_over = vec![(PassedOver { by, why }, 1)];
+            assert_eq!([true, false].map(|by_hand| exit_code(&off, by_hand)), [NOT_ALL_DELIVERED; 2]);
+        }
+        off.summary.passed_over.clear();
         off.left = vec![Left { is_off: true, ..left("own", Some("it is this host itself"), None) }];
         let both = |finished: &Finished| [true, false].map(|by_hand| exit_code(finished, by_hand));
         assert_eq!(both(&off), [NOT_THROUGH; 2], "off by its address, and nothing has arrived");

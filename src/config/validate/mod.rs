@@ -29,7 +29,7 @@ use super::raw_cache::RawCache;
 use super::raw_limits::RawLimits;
 use super::reader::{List, listed, suggestion};
 use super::store::{Remote, StoreOptions};
-use super::{CacheConfig, CommandConfig, Defaults, HttpConfig, Limits, Priority, StoreKeyConfig, Upstreams};
+use super::{CacheConfig, Defaults, Limits, Priority, Upstreams};
 
 /// The key of cache.nixos.org, as nixpkgs publishes it.
 const NIXOS_CACHE_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
@@ -338,19 +338,10 @@ impl Defaults {
     /// The cache that there is without a word in the policy.
     pub(super) fn cache(&self) -> CacheConfig {
         let dir = self.state_dir.join("cache");
-        CacheConfig {
-            name: CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one")),
-            url: format!("file://{}", encoded(&dir)),
-            place: CacheUrl::File { dir, layout: Layout::default() },
-            uploads: None,
-            compression: None,
-            max_size: None,
-            signing_key: None,
-            store_keys: StoreKeyConfig::default(),
-            http: HttpConfig::default(),
-            command: CommandConfig::default(),
-            builtin: true,
-        }
+        let name = CacheName::new(super::LOCAL_CACHE).unwrap_or_else(|_| unreachable!("the name is a legal one"));
+        let url = format!("file://{}", encoded(&dir));
+        let place = CacheUrl::File { dir, layout: Layout::default() };
+        CacheConfig { builtin: true, ..CacheConfig::new(name, url, place) }
     }
 
     /// Nothing limits that cache, to which no line leads.

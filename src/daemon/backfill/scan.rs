@@ -11,7 +11,7 @@ use super::{Asked, Request, ServiceError};
 use crate::config::NixStore;
 use crate::nix::roots::gc_roots;
 use crate::nix::{
-    Database, DatabaseError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
+    Database, DatabaseError, FactsError, PathInfo, Patience, RowMark, StoreDir, StoreFacts, StorePath, store_listing,
 };
 use crate::queue::{Mark, PassedOver, QueueError, Routes, Run, Wanted, Why, now};
 use crate::report::one_line;
@@ -21,6 +21,9 @@ const WAITS: &str = "the backfill waits";
 
 /// Why what can't be understood is passed over, where nobody has named it.
 const UNCLEAR: &str = "which `backfill --dry-run` names one by one";
+
+/// What can be done about what the Nix daemon refuses to tell of.
+const REFUSED: &str = "ask again, since that may pass";
 
 /// Names that are asked for one by one and admitted together.
 const NAMES: usize = 500;
@@ -236,8 +239,7 @@ async fn ask<T: Send + 'static>(
 /// Whether the rows that a backfill has looked at are another database's than that whose last id is `last_id`, and which has
 /// `found` where the backfill's mark was. What is not there any more says nothing: garbage collection takes rows.
 fn is_of_another_database(run: &Run, last_id: i64, found: Option<&RowMark>) -> bool {
-    let differs = |(mark, found): (&Mark, &RowMark)| (&mark.path, mark.time) != (&found.path, found.registration_time);
-    last_id < run.row || run.mark.as_ref().zip(found).is_some_and(differs)
+    last_id < run.row || run.mark.as_ref().zip(found).is_some_and(|(mark, found)| mark.is_other_than(found))
 }
 
 async fn batch_of_names(
@@ -256,7 +258,7 @@ async fn batch_of_names(
             Ok(None) => {}
             Err(error) if error.is_of_the_path() => {
                 tracing::warn!(path = %name, "it is passed over: {}", one_line(&error));
-                decider.pass_over_unclear(one_line(&error));
+                decider.pass_over(&error);
             }
             Err(error) => return Err(error.into()),
         }
@@ -323,6 +325,16 @@ impl Decider {
         *self.passed_over.entry(PassedOver { by, why: Why::Unclear }).or_default() += 1;
     }
 
+    /// Passes over what Nix gives no answer about. What the daemon refuses to tell of may be told the next time.
+    fn pass_over(&mut self, error: &FactsError) {
+        let what = one_line(error);
+        if error.is_malformed() {
+            return self.pass_over_unclear(what);
+        }
+        let by = if self.asked == Asked::WithAll { REFUSED.to_owned() } else { format!("{what}; {REFUSED}") };
+        *self.passed_over.entry(PassedOver { by, why: Why::Refused }).or_default() += 1;
+    }
+
     fn into_batch(self, reached: i64) -> Batch {
         Batch { reached, passed_over: self.passed_over.into_iter().collect(), ..self.batch }
     }
@@ -351,27 +363,4 @@ fn live_paths(nix: &NixStore, database: &Database) -> Result<Live, ServiceError>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::RunId;
-
-    #[test]
-    fn a_database_is_another_by_the_row_where_a_backfill_was() {
-        let mark = || Mark { row: 90, path: "/nix/store/x".to_owned(), time: 5 };
-        let run = |mark| Run { id: RunId(1), row: 100, to_row: 200, mark, resumed: true };
-        let row = |path: &str, registration_time| RowMark { path: path.to_owned(), registration_time };
-        for (mark, last_id, found, is_another) in [
-            (Some(mark()), 100, Some(row("/nix/store/x", 5)), false),
-            (Some(mark()), 99, Some(row("/nix/store/x", 5)), true),
-            (Some(mark()), 300, Some(row("/nix/store/y", 5)), true),
-            (Some(mark()), 300, Some(row("/nix/store/x", 6)), true),
-            // Collected.
-            (Some(mark()), 300, None, false),
-            (None, 300, None, false),
-            (None, 99, None, true),
-        ] {
-            let case = format!("{mark:?}, {last_id}, {found:?}");
-            assert_eq!(is_of_another_database(&run(mark), last_id, found.as_ref()), is_another, "{case}");
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{CacheSurroundings, keys, store_options};
+use super::{keys, store_options};
 use crate::cache::bucket::BucketShelf;
 use crate::cache::care::Shelf;
 use crate::cache::file::FileShelf;
@@ -42,24 +42,26 @@ pub async fn shelf(config: &CacheConfig, nix: &NixStore) -> Result<Arc<dyn Shelf
     }
 }
 
-/// The key that the policy signs a cache's narinfos with, or the one in `file`. None is made: a cache has one when
-/// something was uploaded.
+/// The key that the policy signs a cache's narinfos with, or the one in `file`. `None` where it names none and this host hasn't
+/// uploaded anything yet: it gets one then. None is made here, nor is anything written: who asks may be another user than the
+/// service, which couldn't read it.
 ///
 /// # Errors
 /// [`CacheError::Secret`], [`CacheError::Key`].
 pub async fn key_to_sign(
     config: &CacheConfig,
     file: Option<&Path>,
-    surroundings: &CacheSurroundings,
-) -> Result<SecretKey, CacheError> {
-    let (config, surroundings) = (config.clone(), surroundings.clone());
-    let Some(file) = file else {
-        let key = tokio::task::spawn_blocking(move || keys::signing_key(&config, &surroundings)).await;
+    state_dir: &Path,
+    nix: &NixStore,
+) -> Result<Option<SecretKey>, CacheError> {
+    let named = file.map(Source::owners_file).or_else(|| config.signing_key.clone());
+    let Some(source) = named else {
+        let (config, state_dir, nix) = (config.clone(), state_dir.to_owned(), nix.clone());
+        let key = tokio::task::spawn_blocking(move || keys::own_key_there(&config, &state_dir, &nix)).await;
         return key.unwrap_or(Err(CacheError::LostThread { action: "take the key" }));
     };
-    let source = Source::owners_file(file);
-    let text = Provider::new(source.clone(), &surroundings.nix.real, None).get().await?;
-    keys::parse_key(&text, &source.to_string())
+    let text = Provider::new(source.clone(), &nix.real, None).get().await?;
+    keys::parse_key(&text, &source.to_string()).map(Some)
 }
 
 /// Makes sure, before anything is removed, that [`forget`] can be said of it: else the queue's owner would go on believing

@@ -81,8 +81,22 @@ fn own_key(config: &CacheConfig, surroundings: &CacheSurroundings) -> Result<Sec
         }
     }
     let key = parse_key(&secret::read(&file, &surroundings.nix.real)?, &from)?;
+    secret::sweep(&file);
     write_public(&key.public().to_string(), &public_key_file(&surroundings.state_dir, config))?;
     Ok(key)
+}
+
+/// The key that was generated for a cache, if it was: none is made, and nothing is written.
+pub(super) fn own_key_there(
+    config: &CacheConfig,
+    state_dir: &Path,
+    nix: &NixStore,
+) -> Result<Option<SecretKey>, CacheError> {
+    let file = own_key_file(state_dir, config);
+    match secret::read(&file, &nix.real) {
+        Err(SecretError::Missing { .. }) => Ok(None),
+        read => parse_key(&read?, &file.display().to_string()).map(Some),
+    }
 }
 
 /// Writes a public key down for those who only look.

@@ -13,20 +13,7 @@ impl Bench {
             by_hand: true,
             policy: Some(format!("{paths:?}")),
         };
-        let run = self.queue.begin_run(&scope, 1, self.clock).expect("begun").0.id;
-        let cache = self.cache;
-        let wanted: Vec<_> =
-            paths.iter().map(|n| Wanted { path: path(*n), row: None, registered: 0, caches: vec![cache] }).collect();
-        let admission = Admission {
-            lane: Lane::Fresh,
-            ended: Ended::StartsAnew,
-            needed: true,
-            run: Some(run),
-            wanted: &wanted,
-            now: self.clock,
-        };
-        self.queue.advance_run(run, (1, None), &admission, &[]).expect("admitted");
-        run
+        self.begin(&scope, paths).0
     }
 
     fn note(&mut self, standing: Standing<'_>) {

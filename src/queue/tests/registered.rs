@@ -5,14 +5,7 @@ use super::*;
 /// Admits path 1 as it was registered, and says whether that opened its job again.
 fn seen(bench: &mut Bench, row: Option<i64>, registered: i64) -> bool {
     let wanted = [Wanted { path: path(1), row, registered, caches: vec![bench.cache] }];
-    let admission = Admission {
-        lane: Lane::Fresh,
-        ended: Ended::StartsAnewIfRegisteredAnew,
-        needed: false,
-        run: None,
-        wanted: &wanted,
-        now: bench.clock,
-    };
+    let admission = Admission::of_new(&wanted, bench.clock);
     bench.queue.admit(&admission, None).expect("admitted") == 1
 }
 
@@ -39,14 +32,7 @@ fn what_the_daemon_says_was_registered_anew_is_offered_anew() {
 #[test]
 fn names_that_were_seen_come_in_portions_until_they_are_forgotten() {
     let mut bench = Bench::new();
-    let nothing = Admission {
-        lane: Lane::Fresh,
-        ended: Ended::StartsAnewIfRegisteredAnew,
-        needed: false,
-        run: None,
-        wanted: &[],
-        now: 0,
-    };
+    let nothing = Admission::of_new(&[], 0);
     bench.queue.admit_seen(&nothing, &[3, 1, 2].map(path)).expect("noted");
     let name = |n| path(n).base_name().to_owned();
     let behind = |bench: &Bench, after: &str| bench.queue.seen_behind(after, 2).expect("listed");

@@ -10,20 +10,7 @@ impl Bench {
     fn begin_over(&mut self, named: &[u8]) -> (RunId, Followed) {
         let paths = named.iter().map(|n| path(*n).base_name().to_owned()).collect();
         let scope = RunScope { paths, since: None, roots: false, to: Vec::new(), by_hand: true, policy: None };
-        let (Run { id: run, .. }, followed) = self.queue.begin_run(&scope, 1, self.clock).expect("begun");
-        let cache = self.cache;
-        let wanted: Vec<_> =
-            named.iter().map(|n| Wanted { path: path(*n), row: None, registered: 0, caches: vec![cache] }).collect();
-        let admission = Admission {
-            lane: Lane::Fresh,
-            ended: Ended::StartsAnew,
-            needed: true,
-            run: Some(run),
-            wanted: &wanted,
-            now: self.clock,
-        };
-        self.queue.advance_run(run, (1, None), &admission, &[]).expect("admitted");
-        (run, followed)
+        self.begin(&scope, named)
     }
 
     /// Takes every job that can be claimed to its end; what each refers to is found by `references`.

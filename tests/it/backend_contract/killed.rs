@@ -74,6 +74,24 @@ pub fn an_archive_that_was_not_shown_before_the_kill_is_gone_after_the_next_star
     all_of_it_and_no_more(backend, &storewatch, store, &storewatch.public_key("team"), &store.query_closure(&top[0]));
 }
 
+pub fn an_archive_whose_narinfo_was_on_its_way_is_named_after_the_next_start(backend: &Backend, store: &ScratchStore) {
+    let proxy = FlakyProxy::before(backend.port());
+    let storewatch = Storewatch::new(store);
+    storewatch.policy(&backend.policy_at(&storewatch, proxy.port(), Who::Writer));
+    proxy.fail(On::Puts(".narinfo"), Fault::StallAfter(0));
+    let mut running = storewatch.start();
+    let paths = store.build(&expr::many(1)).unwrap();
+    let queue = rusqlite::Connection::open(storewatch.state_dir().join("queue.sqlite")).unwrap();
+    let expected = || queue.query_row("select count(*) from contents", [], |row| row.get::<_, u32>(0)).unwrap();
+    running.eventually("the narinfo", || proxy.faults() > 0 && expected() == 1);
+    running.kill9();
+    assert_eq!((backend.archives(0), notes(&storewatch)), (1, 0), "nobody may delete it any more");
+    proxy.pass();
+    all_of_it_and_no_more(backend, &storewatch, store, &storewatch.public_key("team"), &paths);
+    // None, where the narinfo has come through in the end.
+    assert_eq!(storewatch.jobs("done")[0]["uploaded"].as_u64().unwrap_or(0), 0, "it wasn't sent again");
+}
+
 /// Starts the service again, which brings all of it, and leaves nothing else.
 #[track_caller]
 fn all_of_it_and_no_more(

@@ -1,6 +1,6 @@
 //! A prune removes what is old and not needed, and nothing else, whatever happens meanwhile.
 
-use super::site::{Site, narinfo};
+use super::site::{Site, narinfo, with_each_fake};
 use super::{assert_sound, cache, each_site, json};
 use crate::backend_contract::eventually_done;
 use crate::support::{Nix, Reader, ScratchStore, Storewatch, expr};
@@ -15,6 +15,8 @@ fn age(site: &Site, paths: &[String], days: u32) {
         site.age(&site.narinfo(path).url, DAY * days);
         site.age(&narinfo(path), DAY * days);
     }
+    // The cache hasn't rested since.
+    site.age("nix-cache-info", DAY);
 }
 
 /// Paths of a chain, references first, pushed.
@@ -31,6 +33,46 @@ fn needing(path: &str) -> String {
         &format!("derivation {{ dep = builtins.storePath {path};"),
         1,
     )
+}
+
+/// By this host's clock, which is a year ahead of the store's.
+#[test]
+fn what_is_old_is_so_by_the_stores_clock() {
+    with_each_fake(|site, fake, store| {
+        fake.state().behind = DAY * 365;
+        let storewatch = Storewatch::new(store);
+        storewatch.policy(&site.policy(&storewatch));
+        let chain = pushed_chain(&storewatch, store, 2);
+        let pruned = json(&storewatch, "prune", &["--keep", "90d", "--yes"]).0;
+        assert_eq!((&pruned["paths_removed"], &pruned["paths_kept"]), (&0.into(), &2.into()), "{pruned:#}");
+        // Nor is anything taken for too young by it.
+        age(site, &chain, 365 + 100);
+        let pruned = json(&storewatch, "prune", &["--keep", "90d", "--yes"]).0;
+        assert_eq!(pruned["paths_removed"], 2, "{pruned:#}");
+    });
+}
+
+/// As where this host's clock is a year ahead, by which its directory is kept: nobody can tell the one from the other.
+#[test]
+fn a_cache_in_which_nothing_was_written_for_long_is_not_pruned_by_age() {
+    let (Some(nix), Some(site)) = (Nix::recent(), Site::file()) else { return };
+    let store = ScratchStore::new(&nix);
+    let storewatch = Storewatch::new(&store);
+    storewatch.policy(&site.policy(&storewatch));
+    let chain = pushed_chain(&storewatch, &store, 2);
+    age(&site, &chain, 365);
+    site.age("nix-cache-info", DAY * 365);
+    // It has just been started, and uploads something.
+    storewatch.cmd(&["push", &store.build(&expr::many(1)).unwrap()[0]]).ok();
+    for more in [&[][..], &["--yes"]] {
+        let refused = cache(&storewatch, "prune", &[&["--keep", "90d"], more].concat());
+        assert!(refused.code == Some(1) && refused.stderr.contains("by this host's clock"), "{refused:?}");
+        assert!(refused.stderr.contains("hint: set the clock if it is wrong"), "{refused:?}");
+    }
+    assert!(chain.iter().all(|path| site.has(path)));
+    // Somebody has used it, or it is to be made smaller.
+    let sized = json(&storewatch, "prune", &["--max-size", "0B", "--yes"]).0;
+    assert_eq!((&sized["paths_removed"], &sized["paths_kept"]), (&2.into(), &1.into()), "{sized:#}");
 }
 
 each_site! {
@@ -73,10 +115,39 @@ each_site! {
         assert_sound(&storewatch);
     }
 
+    fn what_a_narinfo_names_elsewhere_is_left_alone_and_told(site: AgedSite, store: ScratchStore) {
+        let storewatch = Storewatch::new(&store);
+        storewatch.policy(&site.policy(&storewatch));
+        let paths = store.build(&expr::many(2)).unwrap();
+        storewatch.cmd(&["push", &paths[0], &paths[1]]).ok();
+        let (theirs, archive) = ("disk.img", site.narinfo(&paths[0]).url);
+        site.set(theirs, "others'");
+        site.set(&narinfo(&paths[0]), site.text(&narinfo(&paths[0])).replace(&archive, theirs));
+        age(&site, &paths, 100);
+        let terms = ["--keep", "90d", "--yes"];
+        let would = cache(&storewatch, "prune", &terms[..2]).ok();
+        assert!(would.contains("1 archive of removed paths lies outside `nar/`") && would.contains(theirs), "{would}");
+        for round in 0..3 {
+            let pruned = json(&storewatch, "prune", &terms).0;
+            let told = pruned["archives_left_alone"].as_array().unwrap().len();
+            assert_eq!(told, usize::from(round < 2), "{pruned:#}");
+            assert!(site.get(theirs).is_some(), "it went in round {round}");
+            for name in site.names().iter().filter(|name| name.starts_with("pruned/")) {
+                site.age(name, DAY * 2);
+            }
+        }
+        assert!(site.names().iter().all(|name| !name.starts_with("pruned/")), "{:?}", site.names());
+    }
+
     fn what_is_hidden_and_needed_is_put_back(site: AgedSite, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);
         storewatch.policy(&site.policy(&storewatch));
         let chain = pushed_chain(&storewatch, &store, 3);
+        // One archive lies in a folder of others, as only its narinfo says.
+        let (text, url) = (site.text(&narinfo(&chain[0])), site.narinfo(&chain[0]).url);
+        site.set("elsewhere/a.nar.zst", site.get(&url).unwrap());
+        site.set(&narinfo(&chain[0]), text.replace(&url, "elsewhere/a.nar.zst"));
+        site.remove(&url);
         // As if the top were on its way: its uploader has just seen that the others are there.
         let top = site.text(&narinfo(&chain[2]));
         site.remove(&narinfo(&chain[2]));

@@ -5,6 +5,27 @@ use super::{assert_sound, cache, each_site, json};
 use crate::support::{Nix, Reader, ScratchStore, Storewatch, expr, write_secret};
 
 each_site! {
+    /// As by an administrator's host, or by root before the service has run, which couldn't read the key.
+    fn who_has_no_key_makes_none_by_signing(site: Site, store: ScratchStore) {
+        let uploader = Storewatch::new(&store);
+        uploader.policy(&site.policy(&uploader));
+        let path = store.build(&expr::many(1)).unwrap().remove(0);
+        uploader.cmd(&["push", &path]).ok();
+        let before = site.text(&narinfo(&path));
+        let other = Storewatch::new(&store);
+        other.policy(&site.policy(&other));
+        let refused = cache(&other, "sign", &["--trust", &uploader.public_key("team")]);
+        assert!(refused.code == Some(2) && refused.stderr.contains("name one with --key"), "{refused:?}");
+        assert_eq!(site.text(&narinfo(&path)), before);
+        // Nor is a key's public half written down, which the service would have to change later.
+        let key = store.generate_key("new-1");
+        let file = other.state_dir().with_file_name("new");
+        write_secret(&file, std::fs::read_to_string(&key.secret).unwrap());
+        other.policy(&format!("{}signing_key = {{ file = \"{}\" }}\n", site.policy(&other), file.display()));
+        assert!(cache(&other, "sign", &["--trust", &uploader.public_key("team")]).ok().contains("1 path signed"));
+        assert!(!other.state_dir().join("keys").exists());
+    }
+
     fn who_trusts_only_the_new_key_reads_everything(site: Site, store: ScratchStore) {
         let storewatch = Storewatch::new(&store);
         storewatch.policy(&site.policy(&storewatch));

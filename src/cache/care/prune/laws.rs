@@ -5,13 +5,14 @@ use std::fs::{self, File, FileTimes};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
 use crate::cache::care::inventory::{Mark, condemned_name, condemned_with, doomed_name};
 use crate::cache::care::{
-    Choice, Chunks, Condition, Entry, Listed, Owner, Pruned, Pruning, Shelf, Take, Text, Unfinished, prune,
+    Choice, Chunks, Clock, Condition, Entry, Listed, Owner, Pruned, Pruning, Shelf, Take, Text, Unfinished, prune,
+    seconds, size,
 };
 use crate::cache::file::FileShelf;
 use crate::cache::layout::PRUNED_DIR;
@@ -94,7 +95,7 @@ fn pruning(needed: Vec<HashPart>, max_size: u64) -> Pruning {
         keep: None,
         max_size: Some(max_size),
         grace: GRACE,
-        now: NOW,
+        clock: Clock::Hosts(NOW),
         is_meant: true,
     }
 }
@@ -246,6 +247,90 @@ fn an_archive_that_nothing_names_is_doomed_before_it_goes() {
     write(&mark, b"", NOW - GRACE, NOW);
     prune();
     assert!(dir.path().join("nar/1.nar").exists() && !mark.exists());
+}
+
+/// Sets the time of each file in `pruned/` whose name ends so.
+fn date(dir: &Path, end: &str, time: u32) {
+    for file in fs::read_dir(dir.join(PRUNED_DIR)).expect("listed").flatten() {
+        if file.file_name().to_string_lossy().ends_with(end) {
+            let modified = UNIX_EPOCH + Duration::from_secs(time.into());
+            File::options().write(true).open(file.path()).expect("opened").set_modified(modified).expect("dated");
+        }
+    }
+}
+
+fn how_many_pruned(dir: &Path) -> usize {
+    fs::read_dir(dir.join(PRUNED_DIR)).expect("listed").count()
+}
+
+/// It may be others', whoever has written the narinfo.
+#[test]
+fn what_a_narinfo_names_outside_the_folder_of_archives_is_left_alone() {
+    let dir = two_old_paths();
+    let theirs = dir.path().join("backups/disk.img");
+    fs::create_dir(dir.path().join("backups")).expect("a folder");
+    write(&theirs, &[b'x'; 1_000], NOW - 2 * GRACE, NOW - 2 * GRACE);
+    let narinfo = dir.path().join(format!("{}.narinfo", hash(0)));
+    let text = fs::read_to_string(&narinfo).expect("there").replace("nar/0.nar", "backups/disk.img");
+    write(&narinfo, text.as_bytes(), NOW - 2 * GRACE, NOW);
+    fs::remove_file(dir.path().join("nar/0.nar")).expect("removed");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let bytes = runtime.block_on(size(&shelf(dir.path()))).expect("listed");
+    assert!(bytes < 1_000, "{bytes} bytes are counted as the cache's");
+
+    let prune = || pruned(dir.path(), Vec::new(), 0, &Heard::default()).expect("pruned");
+    let first = prune();
+    assert_eq!((first.paths, first.freed_later, first.elsewhere), (2, 10, vec!["backups/disk.img".to_owned()]));
+    assert!(!dir.path().join(doomed_name("backups/disk.img")).exists(), "nothing is said of it either");
+    date(dir.path(), "", NOW - GRACE);
+    let second = prune();
+    assert_eq!((second.archives, second.elsewhere.len()), (vec!["nar/1.nar".to_owned()], 1));
+    assert!(theirs.exists());
+    assert_eq!(how_many_pruned(dir.path()), 0, "nothing waits for what doesn't go");
+    // As if an earlier release had doomed it.
+    write(&dir.path().join(doomed_name("backups/disk.img")), b"", NOW - GRACE, NOW);
+    assert!(prune().archives.is_empty() && theirs.exists());
+}
+
+/// A narinfo of another program's may name it by more than its name.
+#[test]
+fn what_may_be_the_archive_of_something_shown_is_nobodys_orphan() {
+    let dir = two_old_paths();
+    let (archive, mark) = (dir.path().join("nar/9.nar"), dir.path().join(doomed_name("nar/9.nar")));
+    fs::create_dir(dir.path().join(PRUNED_DIR)).expect("a folder");
+    let narinfo = dir.path().join(format!("{}.narinfo", hash(0)));
+    for (url, stays) in [("nar/9.nar?hash=x", true), ("nar/%39.nar", true), ("nar/8.nar?hash=x", false)] {
+        [&archive, &mark].into_iter().for_each(|file| write(file, b"", NOW - 2 * GRACE, NOW - 2 * GRACE));
+        let text = format!("StorePath: /nix/store/{}\nURL: {url}\nReferences: \n", base_name(0));
+        write(&narinfo, text.as_bytes(), NOW, NOW);
+        pruned(dir.path(), Vec::new(), 1_000_000, &Heard::default()).expect("pruned");
+        assert_eq!(archive.exists(), stays, "{url}");
+    }
+}
+
+/// A clock that was a year ahead has given them their times.
+#[test]
+fn what_is_dated_far_ahead_keeps_no_cache_from_fitting() {
+    let dir = two_old_paths();
+    let here = seconds(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970"));
+    let ahead = here + 365 * 24 * 60 * 60;
+    for place in 0..2 {
+        for file in [format!("{}.narinfo", hash(place)), format!("nar/{place}.nar")] {
+            let file = dir.path().join(file);
+            write(&file, &fs::read(&file).expect("there"), ahead, ahead);
+        }
+    }
+    let terms = |max_size| Pruning { clock: Clock::Hosts(here), ..pruning(Vec::new(), max_size) };
+    let prune = |max_size| prune_now(Arc::new(shelf(dir.path())), &terms(max_size), &Heard::default()).expect("pruned");
+    assert_eq!(prune(1_000_000).hidden, [], "there is room for it");
+    assert_eq!(prune(0).hidden.len(), 2);
+    // What was hidden by that clock is there for a grace period by the right one.
+    date(dir.path(), "", ahead);
+    let second = prune(0);
+    assert_eq!((second.archives.len(), second.freed_later), (0, 20));
+    date(dir.path(), "-archive", here - GRACE);
+    let third = prune(0);
+    assert_eq!((third.archives.len(), how_many_pruned(dir.path())), (2, 0));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Choice, Contents, Owner, Pruned, Pruning, read_all};
 use crate::cache::CacheError;
 use crate::cache::care::at_once::{REQUESTS, at_once};
 use crate::cache::care::inventory::{
-    Archive, Inventory, Kind, Mark, Named, condemned_name, doomed_file, kind_of, listing_file,
+    Archive, Inventory, Mark, Named, condemned_name, doomed_file, is_archive, listing_file,
 };
 use crate::cache::care::{Condition, Entry, Listed, Seconds, Shelf};
 use crate::nix::HashPart;
@@ -26,8 +26,9 @@ pub(super) struct Sweep<'a, O> {
     pub(super) gone: &'a [bool],
 }
 
-/// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune removes
-/// those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody from what comes next.
+/// Says of archives, by their names, that nobody may show them any more: no host names one anew then, and a prune
+/// removes those that no narinfo names a grace period later. A full disk, on which that can't be said, keeps nobody
+/// from what comes next.
 ///
 /// # Errors
 /// [`CacheError`] where it can't be said otherwise.
@@ -54,26 +55,35 @@ impl<O: Owner> Sweep<'_, O> {
         let own = |hash| u64::from(inventory.listing(hash).map_or(0, |listing| listing.size));
         pruned.freed += narinfos.map(|(narinfo, _)| u64::from(narinfo.size) + own(narinfo.hash)).sum::<u64>();
         let named = self.named().await?;
-        let is_over = |since: Seconds| pruning.now.saturating_sub(since) >= pruning.grace;
-        // When the last path of each archive was hidden, or the archive was doomed.
-        let mut doomed_since: HashMap<Mark, Seconds> = HashMap::new();
+        let (clock, now) = (pruning.clock, pruning.clock.now());
+        let is_over = |since: Seconds| pruning.is_over(since);
+        // When the last path of each archive was hidden, or the archive was doomed; nothing where that was by a clock that stood
+        // wrong: then it is doomed anew.
+        let mut doomed_since: HashMap<Mark, Option<Seconds>> = HashMap::new();
         let condemned = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.since));
         let just_now = contents.archives.iter().zip(*gone).filter(|(_, gone)| **gone);
-        let just_now = just_now.filter_map(|(archive, _)| Some(((*archive)?.0, pruning.now)));
+        let just_now = just_now.filter_map(|(archive, _)| Some(((*archive)?.0, now)));
         let condemned = condemned.chain(just_now);
         let had_paths: HashSet<Mark> = condemned.clone().map(|(mark, _)| mark).collect();
         for (mark, since) in condemned.chain(inventory.doomed.iter().map(|doomed| (doomed.mark, doomed.since))) {
             let last = doomed_since.entry(mark).or_default();
-            *last = since.max(*last);
+            *last = Some(since).filter(|since| !clock.is_behind(*since)).max(*last);
         }
-        let (mut goes, mut goes_later) = (HashSet::new(), Vec::new());
+        let (mut goes, mut goes_later, mut elsewhere) = (HashSet::new(), Vec::new(), HashSet::new());
         for Archive { mark, modified, is_one, size, .. } in &inventory.archives {
-            let is_old = is_over(*modified);
-            let since = doomed_since.get(mark).copied();
-            if named.contains(mark) || (since.is_none() && !(*is_one && is_old)) {
+            if named.contains(mark) {
                 continue;
             }
-            if is_old && is_over(since.unwrap_or(pruning.now)) {
+            if !is_one {
+                elsewhere.extend(had_paths.contains(mark).then_some(*mark));
+                continue;
+            }
+            let is_old = is_over(*modified);
+            let since = doomed_since.get(mark).copied().flatten();
+            if since.is_none() && !is_old {
+                continue;
+            }
+            if is_old && is_over(since.unwrap_or(now)) {
                 goes.insert(*mark);
                 pruned.freed += size;
                 pruned.orphans += u64::from(!had_paths.contains(mark));
@@ -103,6 +113,9 @@ impl<O: Owner> Sweep<'_, O> {
         let uploads: Vec<_> = uploads.into_iter().filter(|upload| is_over(upload.modified)).collect();
         pruned.uploads = uploads.len() as u64;
         pruned.freed += uploads.iter().filter_map(|upload| upload.size).sum::<u64>();
+        if !elsewhere.is_empty() {
+            pruned.elsewhere = self.files(|file| elsewhere.contains(&Mark::of(&file.name))).await?;
+        }
         if !pruning.is_meant {
             return Ok(());
         }
@@ -112,13 +125,14 @@ impl<O: Owner> Sweep<'_, O> {
         self.remove_archives(&goes, pruned).await?;
         let over = inventory.condemned.iter().map(|condemned| (condemned.mark, condemned.hash, condemned.since));
         let just_now = inventory.narinfos.iter().zip(&contents.archives).zip(*gone).filter(|(_, gone)| **gone);
-        let just_now = just_now.filter_map(|((narinfo, archive), _)| Some(((*archive)?.0, narinfo.hash, pruning.now)));
-        // An archive that is named again, or isn't there, has nothing more to wait for.
+        let just_now = just_now.filter_map(|((narinfo, archive), _)| Some(((*archive)?.0, narinfo.hash, now)));
+        // An archive that is named again, isn't there, or is left alone has nothing more to wait for.
         let is_settled = |mark, since| {
-            is_over(since) && (goes.contains(&mark) || named.contains(&mark) || inventory.archive(mark).is_none())
+            let is_left = || inventory.archive(mark).is_none_or(|place| !inventory.archives[place].is_one);
+            is_over(since) && (goes.contains(&mark) || named.contains(&mark) || is_left())
         };
         let over = over.chain(just_now).filter(|(mark, _, since)| is_settled(*mark, *since));
-        let settled = doomed_since.iter().filter(|(mark, since)| is_settled(**mark, **since));
+        let settled = doomed_since.iter().filter(|(mark, since)| is_settled(**mark, since.unwrap_or_default()));
         let files = over.map(|(mark, hash, _)| condemned_name(mark, hash)).chain(lone.into_iter().map(listing_file));
         self.remove(files.chain(settled.map(|(mark, _)| doomed_file(*mark)))).await?;
         let mut abandoned = Ok(());
@@ -137,27 +151,35 @@ impl<O: Owner> Sweep<'_, O> {
         let now = Inventory::take(&***shelf, Listed::Root).await?;
         let is_known = |named: &&Named| contents.inventory.narinfos.binary_search(named).is_ok();
         let new: Vec<HashPart> = now.narinfos.iter().filter(|named| !is_known(named)).map(|named| named.hash).collect();
-        read_all(shelf, &new, |(_, _, mark)| named.extend(mark)).await?;
+        named.extend(&contents.perhaps);
+        read_all(shelf, &new, |(_, needs)| {
+            named.extend(needs.archive.iter().chain(&needs.perhaps).map(|file| Mark::of(file)));
+        })
+        .await?;
         Ok(named)
     }
 
-    /// Removes archives, whose names are found by listing them again: they were too long to be kept.
+    /// The names of files, which are found by listing them again: they were too long to be kept.
+    async fn files(&self, mut is_meant: impl FnMut(&Entry) -> bool + Send) -> Result<Vec<String>, CacheError> {
+        let mut files = Vec::new();
+        let mut take = |page: Vec<Entry>| {
+            files.extend(page.into_iter().filter(|entry| is_meant(entry)).map(|entry| entry.name));
+        };
+        self.shelf.list(Listed::Everything, &mut take).await?;
+        Ok(files)
+    }
+
+    /// Removes archives.
     async fn remove_archives(&self, doomed: &HashSet<Mark>, pruned: &mut Pruned) -> Result<(), CacheError> {
         if doomed.is_empty() {
             return Ok(());
         }
-        let mut files = Vec::new();
-        let mut take = |page: Vec<Entry>| {
-            let is_doomed = |entry: &Entry| {
-                // One that was written anew since it was listed is an upload's.
-                let is_old = self.pruning.now.saturating_sub(entry.modified) >= self.pruning.grace;
-                is_old
-                    && matches!(kind_of(&entry.name), Kind::Archive { .. })
-                    && doomed.contains(&Mark::of(&entry.name))
-            };
-            files.extend(page.into_iter().filter(is_doomed).map(|entry| entry.name));
+        // One that was written anew since it was listed is an upload's.
+        let pruning = self.pruning;
+        let is_doomed = |file: &Entry| {
+            pruning.is_over(file.modified) && is_archive(&file.name) && doomed.contains(&Mark::of(&file.name))
         };
-        self.shelf.list(Listed::Everything, &mut take).await?;
+        let files = self.files(is_doomed).await?;
         // Before: of what is forgotten in vain nothing is lost, and what fails half way is forgotten as well.
         self.owner.removes(&files).await;
         self.remove(files.iter().cloned()).await?;

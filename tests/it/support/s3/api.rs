@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{CONTENT_LENGTH, DATE, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,7 +81,10 @@ pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<R
         }
     };
     check_length(&mut shared.state(), &parts.headers, op, &content);
-    Ok(act(&mut shared.state(), op, name, &query, &parts.headers, content))
+    let mut state = shared.state();
+    let mut done = act(&mut state, op, name, &query, &parts.headers, content);
+    done.headers_mut().insert(DATE, httpdate::fmt_http_date(state.now()).parse()?);
+    Ok(done)
 }
 
 /// An upload under way: how many there are at once is noted.
@@ -287,9 +290,15 @@ fn uploads(state: &State, query: &BTreeMap<String, String>) -> Response<Body> {
             format!("<Upload><Key>{name}</Key><UploadId>{id}</UploadId><Initiated>{began}</Initiated></Upload>")
         })
         .collect();
+    let next = match query.get("key-marker").map(String::as_str) {
+        _ if !state.lists_in_a_circle => "",
+        Some("one") => "<NextKeyMarker>two</NextKeyMarker><NextUploadIdMarker>2</NextUploadIdMarker>",
+        _ => "<NextKeyMarker>one</NextKeyMarker><NextUploadIdMarker>1</NextUploadIdMarker>",
+    };
     let text = format!(
-        "<ListMultipartUploadsResult><Bucket>{BUCKET}</Bucket><IsTruncated>false</IsTruncated>{uploads}\
-         </ListMultipartUploadsResult>"
+        "<ListMultipartUploadsResult><Bucket>{BUCKET}</Bucket><IsTruncated>{}</IsTruncated>{next}{uploads}\
+         </ListMultipartUploadsResult>",
+        state.lists_in_a_circle
     );
     with_body(StatusCode::OK, "application/xml", text)
 }

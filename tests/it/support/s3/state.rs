@@ -75,6 +75,10 @@ pub struct State {
     pub objects: BTreeMap<String, Bytes>,
     /// When objects were put; those that a test puts by itself have been there for a while.
     pub modified: BTreeMap<String, SystemTime>,
+    /// How far its clock is behind that of this host.
+    pub behind: Duration,
+    /// Whether the list of uploads in parts leads in a circle, from page to page.
+    pub lists_in_a_circle: bool,
     /// By their names: the object's name, and the parts by their numbers.
     pub multiparts: BTreeMap<String, (String, BTreeMap<u32, Bytes>)>,
     pub violations: Vec<String>,
@@ -140,8 +144,13 @@ impl State {
             self.violation(format!("{name} was overwritten"));
         }
         self.objects.insert(name.to_owned(), content);
-        self.modified.insert(name.to_owned(), SystemTime::now());
+        self.modified.insert(name.to_owned(), self.now());
         Ok(())
+    }
+
+    /// What time it is by its own clock.
+    pub fn now(&self) -> SystemTime {
+        SystemTime::now() - self.behind
     }
 
     /// Deletes an object, which nobody may need any more.
