@@ -189,6 +189,12 @@ pub enum CacheError {
         /// For how long.
         after: Duration,
     },
+    /// Its server takes what is said to it, and doesn't answer.
+    #[error("it has not answered all that it was asked within {} s", after.as_secs())]
+    Silent {
+        /// For how long it was waited for.
+        after: Duration,
+    },
     /// The file system said no.
     #[error("{action} {path}")]
     Io {
@@ -280,6 +286,9 @@ impl CacheError {
                 "mount it, or bring back the server that it is on; should the cache be meant to lie on what is there now, \
                  start storewatch anew",
             ),
+            Self::Silent { .. } => Some(
+                "see whether its server, or what stands before it, hangs or has too much to do; the service goes on asking",
+            ),
             Self::OtherStore { .. } => Some("name a cache that is for this host's store"),
             Self::Malformed { file, .. } if file.starts_with("http://") || file.starts_with("https://") => Some(
                 "a cache is made where the server answers 404: let it do so for what isn't there, should it show a page \
@@ -340,7 +349,7 @@ impl CacheError {
             Self::NoRoom(NoRoom::TooLarge(_)) => Class::NoRoomYet,
             Self::LargerThanCache { .. } => Class::Permanent,
             Self::Nar(NarFailure::LostThread) | Self::LostThread { .. } | Self::Facts(_) => Class::Transient,
-            Self::Hangs { .. } => Class::Unavailable,
+            Self::Hangs { .. } | Self::Silent { .. } => Class::Unavailable,
             // Too large for the file system's files, not for its free space.
             Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Class::Permanent,
             // What one path can't write, none can: a full disk, a lost mount, missing permission.

@@ -8,7 +8,7 @@ use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::ServiceError;
 use crate::nix::DatabaseError;
-use crate::queue::{AtWork, LockError, QueueError};
+use crate::queue::{AtWork, FULL, LockError, QueueError};
 use crate::report::one_line;
 use crate::watch::WatchError;
 
@@ -194,6 +194,7 @@ fn keeps_from_asking(error: &CacheError) -> bool {
         | CacheError::Http(_)
         | CacheError::Io { .. }
         | CacheError::Hangs { .. }
+        | CacheError::Silent { .. }
         | CacheError::OutOfSight { .. }
         | CacheError::NoRoom(_)
         | CacheError::Facts(_)
@@ -221,6 +222,7 @@ fn lock_hint(error: &LockError) -> Option<&'static str> {
         LockError::Held { .. } => {
             Some("one service a state directory is enough; `storewatch status` shows how it does")
         }
+        error if error.is_about_room() => Some(FULL),
         LockError::Io { .. } => Some("give a directory that you can write with --state-dir"),
     }
 }

@@ -1,6 +1,5 @@
-//! Saying what is waited for, to who sits before a terminal.
+//! Saying what is waited for: to who sits before a terminal, and in the log of what has started this.
 
-use std::io::{self, IsTerminal};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -9,15 +8,9 @@ use tokio::time::{Instant, sleep_until};
 /// Servers that are well answer within this time; who looks at nothing for longer wonders.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Does some work, and says on a terminal what is just waited for whenever that takes its time.
+/// Does some work, and says on standard error what is just waited for whenever that takes its time.
 pub(super) async fn telling<T>(what: impl Fn() -> String, work: impl Future<Output = T>) -> T {
-    let on_terminal = io::stderr().is_terminal();
-    telling_by(what, work, |text| {
-        if on_terminal {
-            eprintln!("waiting for {text}");
-        }
-    })
-    .await
+    telling_by(what, work, |text| eprintln!("waiting for {text}")).await
 }
 
 /// Tells the same thing once.

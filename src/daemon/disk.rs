@@ -43,7 +43,6 @@ pub(super) struct Watching {
     /// Ends only by a defect.
     pub(super) monitor: JoinHandle<()>,
     watched: watching::Sender<Vec<Arc<Place>>>,
-    tell_levels: Arc<watching::Sender<Levels>>,
 }
 
 impl Watching {
@@ -59,21 +58,14 @@ impl Watching {
         let (watched, receiver) = watching::channel(places.watch(places_of(config, state_dir, nix)));
         let mut monitor = Monitor::new(receiver);
         let (tell_levels, levels) = watching::channel(Levels::default());
-        let tell_levels = Arc::new(tell_levels);
         look(&mut monitor, Event::Told, &queue, &tell_levels, &bell).await;
-        let told = Arc::clone(&tell_levels);
         let monitor = tokio::spawn(async move {
             loop {
                 let event = monitor.next_event().await;
-                look(&mut monitor, event, &queue, &told, &bell).await;
+                look(&mut monitor, event, &queue, &tell_levels, &bell).await;
             }
         });
-        Self { places, levels, monitor, watched, tell_levels }
-    }
-
-    /// Where it is noted which caches are too large.
-    pub(super) fn levels_to_note(&self) -> Arc<watching::Sender<Levels>> {
-        Arc::clone(&self.tell_levels)
+        Self { places, levels, monitor, watched }
     }
 
     /// Watches what this configuration names from now on.
@@ -106,10 +98,7 @@ async fn look(
         debug!("{}", one_line(&error));
     }
     let seen = monitor.levels();
-    let have_changed = levels.send_if_modified(|before| {
-        let now = seen.too_large_as(before);
-        std::mem::replace(before, now.clone()) != now
-    });
+    let have_changed = levels.send_if_modified(|before| std::mem::replace(before, seen.clone()) != seen);
     together(&news).iter().for_each(|group| tell(group));
     // Not when others are watched and all is as it was: the policy is just changing, and what is claimed now is claimed by
     // the old one.

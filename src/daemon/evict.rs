@@ -4,14 +4,18 @@
 //! way here: what the paths need that are claimed for the cache stays. An upload that saw a reference before it was dropped
 //! asks for it again just before it shows its path, doesn't show it then, and has the reference brought first.
 //!
-//! While a cache is larger than it may be, backfill into it waits: it would only be dropped, or drop what is read.
+//! While a cache is larger than it may be, backfill into it waits: it would only be dropped, or drop what is read. So it does
+//! until the cache was looked at for the first time, and once this process has brought as much as was left at the last look
+//! (`limit::Allowance`).
 //!
 //! Whoever writes there, the folder of the archives tells that there are others; only then the cache is listed, and only
 //! where it has grown too large its narinfos are read. That takes memory by the number of its paths, some 300 bytes each
 //! (`cache/care`), as nothing else of the service does; it is given back when the cache has been looked through.
 
+mod size;
+
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,14 +24,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tracing::{debug, info, warn};
 
-use crate::cache::care::{self, Choice, Clock, Owner, Pruned, Pruning, Shelf, prune, seconds};
-use crate::cache::file::FileShelf;
+use self::size::{Size, open};
+use super::caches::Allowances;
+use crate::cache::care::{self, Choice, Clock, Owner, Pruned, Pruning, prune, seconds};
 use crate::cache::{BoxFuture, CacheError, CacheUrl, CallOff};
 use crate::config::{CacheConfig, NixStore};
-use crate::disk::Levels;
+use crate::limit::Allowance;
 use crate::nix::{HashPart, StoreFacts};
 use crate::policy::{ByteSize, CacheName};
-use crate::queue::{CacheId, QueueHandle, Routes, now};
+use crate::queue::{CacheId, QueueHandle, Routes};
 use crate::report::one_line;
 
 /// How often the folder of the archives is looked at. That costs some microseconds.
@@ -52,6 +57,8 @@ pub(super) struct Bounded {
     dir: PathBuf,
     /// Bytes.
     max_size: u64,
+    /// How much backfill may still bring.
+    allowance: Allowance,
 }
 
 /// What it takes to care for them.
@@ -60,20 +67,38 @@ pub(super) struct Surroundings {
     pub(super) queue: QueueHandle,
     pub(super) facts: StoreFacts,
     pub(super) nix: NixStore,
-    /// Where it is noted that one is too large.
-    pub(super) levels: Arc<watch::Sender<Levels>>,
-    /// Rung when one isn't any more.
+    /// Rung when backfill may go on into one.
     pub(super) bell: Arc<Notify>,
 }
 
+/// What may be brought into those of these caches that have a size: one whose terms are the same as `before` has what it had.
+pub(super) fn allowances(caches: &[CacheConfig], before: &[Bounded]) -> Allowances {
+    let of_cache = |cache: &CacheConfig| {
+        let (dir, max_size) = terms(cache)?;
+        let known = before
+            .iter()
+            .find(|known| (&known.name, known.dir.as_path(), known.max_size) == (&cache.name, dir, max_size));
+        Some((cache.name.clone(), known.map(|known| known.allowance.clone()).unwrap_or_default()))
+    };
+    caches.iter().filter_map(of_cache).collect()
+}
+
 /// Those of these caches that have a size.
-pub(super) fn bounded(caches: &[CacheConfig], routes: &Routes) -> Vec<Bounded> {
+pub(super) fn bounded(caches: &[CacheConfig], routes: &Routes, allowances: &Allowances) -> Vec<Bounded> {
     let bounded = |cache: &CacheConfig| {
-        let CacheUrl::File { dir, .. } = &cache.place else { return None };
-        let id = *routes.caches.get(&cache.name)?;
-        Some(Bounded { id, name: cache.name.clone(), dir: dir.clone(), max_size: cache.max_size? })
+        let (dir, max_size) = terms(cache)?;
+        let (id, allowance) = (*routes.caches.get(&cache.name)?, allowances.get(&cache.name)?.clone());
+        Some(Bounded { id, name: cache.name.clone(), dir: dir.to_owned(), max_size, allowance })
     };
     caches.iter().filter_map(bounded).collect()
+}
+
+/// Where a cache lies that has a size, and its size.
+fn terms(cache: &CacheConfig) -> Option<(&Path, u64)> {
+    match &cache.place {
+        CacheUrl::File { dir, .. } => Some((dir, cache.max_size?)),
+        _ => None,
+    }
 }
 
 /// The caches of which nobody says any more that they are too large: of those that were bounded `before`, the ones that aren't
@@ -116,74 +141,46 @@ pub(super) async fn keep_all(mut caches: watch::Receiver<Vec<Bounded>>, surround
     }
 }
 
-/// Notes for those who decide by it that a cache is too large, until it isn't or nobody keeps it any more.
-struct Size<'a> {
-    cache: &'a Bounded,
-    levels: &'a watch::Sender<Levels>,
-    bell: &'a Notify,
-}
-
-impl Size<'_> {
-    fn note(&self, is_too_large: bool) {
-        let name = self.cache.name.as_str();
-        let is_new = self.levels.send_if_modified(|levels| levels.note_too_large(name, is_too_large));
-        match (is_new, is_too_large) {
-            (true, true) => {
-                info!(cache = %self.cache.name, "the cache is larger than its `max_size`: backfill waits there")
-            }
-            (true, false) => self.bell.notify_one(),
-            (false, _) => {}
-        }
-    }
-}
-
-impl Drop for Size<'_> {
-    fn drop(&mut self) {
-        self.note(false);
-    }
-}
-
 /// Keeps one cache within its size for ever. What is under way when this is dropped ends at its next path.
-async fn keep(cache: Bounded, surroundings: Surroundings) {
+async fn keep(cache: Bounded, around: Surroundings) {
     let call_off = CallOff::default();
     let _ends_the_thread = call_off.when_dropped();
-    let size = Size { cache: &cache, levels: &surroundings.levels, bell: &surroundings.bell };
+    let mut size = Size::learn(&cache, &around).await;
     let (mut written, mut told) = (None, None);
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = cache.allowance.used_up() => {}
+        }
         let archives = cache.dir.join("nar");
         let last = spawn_blocking(move || fs::metadata(archives).and_then(|metadata| metadata.modified()).ok()).await;
         let last = last.ok().flatten();
-        if last.is_none() || last == written {
+        // What was counted and isn't there came to nothing.
+        if last.is_none() || (last == written && cache.allowance.is_left()) {
             continue;
         }
-        let began = Instant::now();
+        let (began, brought) = (Instant::now(), cache.allowance.brought());
         let runtime = Handle::current();
-        let upkeep = Upkeep { cache: cache.clone(), around: surroundings.clone(), call_off: call_off.clone() };
+        let upkeep = Upkeep { cache: cache.clone(), around: around.clone(), call_off: call_off.clone() };
         // On a thread of its own, which comes to an end of its own, too: what it has dropped is noted, whoever is told to end.
         let kept = spawn_blocking(move || runtime.block_on(upkeep.keep_within())).await;
         let kept = kept.unwrap_or(Err(CacheError::LostThread { action: "keep the cache within its size" }));
-        if let Ok((state, Some(bytes))) = &kept {
-            note_size(&cache, *bytes, *state != State::Fits, &surroundings.queue).await;
+        if let Ok((_, Some(bytes))) = &kept {
+            size.note(*bytes, brought).await;
         }
         let pause = match kept.map(|(state, _)| state) {
             Ok(State::Fits) => {
                 told = None;
                 written = last;
-                size.note(false);
                 Duration::ZERO
             }
             Ok(State::NotKnown) => Duration::ZERO,
-            Ok(State::FitsSoon) => {
-                size.note(true);
-                AGAIN
-            }
+            Ok(State::FitsSoon) => AGAIN,
             Ok(State::TooLarge) => {
                 let what = "all that is in it is needed, or was used just now";
                 if told.replace(what.to_owned()).is_none_or(|told| told != what) {
                     info!(cache = %cache.name, "the cache is larger than its `max_size`: {what}");
                 }
-                size.note(true);
                 AGAIN
             }
             Err(error) => {
@@ -196,15 +193,6 @@ async fn keep(cache: Bounded, surroundings: Surroundings) {
             }
         };
         tokio::time::sleep(pause.max(began.elapsed() * SHARE)).await;
-    }
-}
-
-/// Notes how large a cache is for those who look. Whatever keeps it from being noted: it only keeps them from knowing.
-async fn note_size(cache: &Bounded, bytes: u64, is_too_large: bool, queue: &QueueHandle) {
-    let id = cache.id;
-    let noted = queue.call_once(move |queue| queue.note_size(id, bytes, is_too_large, now())).await;
-    if let Err(error) = noted {
-        debug!("{}", one_line(&error));
     }
 }
 
@@ -233,20 +221,12 @@ impl Upkeep {
     /// Returns how it is, and how many bytes it has where that was looked at.
     async fn keep_within(&self) -> Result<(State, Option<u64>), CacheError> {
         let Self { cache, around, .. } = self;
-        let (dir, store_dir) = (cache.dir.clone(), around.nix.logical.clone());
-        let opened = spawn_blocking(move || FileShelf::open(dir, &store_dir)).await;
-        let opened = opened.map_err(|_| CacheError::LostThread { action: "look at the cache" })?;
-        let shelf: Arc<dyn Shelf> = match opened {
-            Ok(shelf) => Arc::new(shelf),
-            // It is being made, or its file system is away, which is told elsewhere.
-            Err(CacheError::NoCacheThere { .. }) => return Ok((State::Fits, None)),
-            Err(error) => return Err(error),
-        };
+        let Some(shelf) = open(cache, &around.nix).await? else { return Ok((State::Fits, None)) };
         let before = care::size(&*shelf).await?;
         if before <= cache.max_size {
             return Ok((State::Fits, Some(before)));
         }
-        let Some(needed) = self.under_way().await else { return Ok((State::NotKnown, None)) };
+        let Some(needed) = self.under_way().await else { return Ok((State::NotKnown, Some(before))) };
         let here = seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let pruning = Pruning {
             choice: Choice::LongestUnread,
@@ -325,19 +305,19 @@ impl Owner for Upkeep {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::config::{Config, Defaults};
     use crate::nix::StoreDir;
     use crate::queue::Queue;
 
-    fn bounded(dir: &Path, max_size: u64) -> Bounded {
-        Bounded { id: CacheId(1), name: CacheName::new("team").expect("a name"), dir: dir.to_owned(), max_size }
+    fn team(dir: &Path, max_size: u64) -> Bounded {
+        let (name, allowance) = (CacheName::new("team").expect("a name"), Allowance::default());
+        Bounded { id: CacheId(1), name, dir: dir.to_owned(), max_size, allowance }
     }
 
     #[test]
     fn of_a_cache_with_other_terms_it_is_no_longer_said_that_it_is_too_large() {
-        let (one, another) = (bounded(Path::new("/a"), 10), bounded(Path::new("/a"), 20));
+        let (one, another) = (team(Path::new("/a"), 10), team(Path::new("/a"), 20));
         let one = std::slice::from_ref(&one);
         assert_eq!(no_longer_bounded(one, one), []);
         assert_eq!(no_longer_bounded(one, &[another]), [CacheId(1)]);
@@ -345,36 +325,65 @@ mod tests {
         assert_eq!(no_longer_bounded(&[], one), []);
     }
 
-    async fn settle() {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
+    fn config(max_size: &str) -> Config {
+        let policy = format!("version = 1\n[caches.team]\nurl = \"file:///a\"\nmax_size = \"{max_size}\"\n");
+        let url = |url: &str| CacheUrl::parse(url).map_err(|error| error.to_string());
+        Config::parse(&policy, "policy.toml", &Defaults { state_dir: "/s".into() }, &url).expect("good")
+    }
+
+    #[test]
+    fn what_may_be_brought_is_kept_as_long_as_the_terms_are_the_same() {
+        let Config { caches, policy, .. } = config("10 kB");
+        let routes = Routes::to(policy, caches.iter().map(|cache| (cache.name.clone(), CacheId(1))).collect());
+        let first = allowances(&caches, &[]);
+        let kept = bounded(&caches, &routes, &first);
+        first[&caches[0].name].looked(0, 10);
+        let same = allowances(&caches, &kept);
+        assert!(same[&caches[0].name].is_left());
+        assert_eq!(bounded(&caches, &routes, &same), kept);
+        let other = config("20 kB").caches;
+        assert!(!allowances(&other, &kept)[&caches[0].name].is_left(), "it hasn't been looked at with that size");
+    }
+
+    async fn poll<T>(what: impl Fn() -> Option<T>) -> T {
+        loop {
+            match what() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
         }
     }
 
     #[tokio::test]
-    async fn who_keeps_a_cache_goes_on_until_its_terms_change() {
+    async fn a_cache_is_looked_at_before_anything_is_left_of_its_size() {
         let dir = tempfile::tempdir().expect("a folder");
         let queue = Queue::open(dir.path()).expect("a queue").queue;
-        let (levels, told) = watch::channel(Levels::default());
-        let levels = Arc::new(levels);
         let around = Surroundings {
             queue: QueueHandle::start(queue).expect("a thread"),
             facts: StoreFacts::new(PathBuf::new(), PathBuf::new(), StoreDir::default()),
             nix: NixStore::resolve(&crate::config::StoreOptions::default(), |_| None).expect("a store"),
-            levels: Arc::clone(&levels),
             bell: Arc::new(Notify::new()),
         };
-        let (tell, caches) = watch::channel(vec![bounded(dir.path(), 10)]);
-        let keeping = tokio::spawn(keep_all(caches, around));
-        settle().await;
-        // Whoever keeps it takes that back when he ends.
-        levels.send_if_modified(|levels| levels.note_too_large("team", true));
-        tell.send_replace(vec![bounded(dir.path(), 10)]);
-        settle().await;
-        assert!(!told.borrow().let_backfill_into("team"), "another one keeps it now");
-        tell.send_replace(vec![bounded(dir.path(), 20)]);
-        settle().await;
-        assert!(told.borrow().let_backfill_into("team"), "the same one keeps it still");
+        let at = |name: &str, bytes: usize| {
+            let dir = dir.path().join(name);
+            fs::create_dir_all(dir.join("nar")).expect("made");
+            fs::write(dir.join("nix-cache-info"), "StoreDir: /nix/store\n").expect("written");
+            fs::write(dir.join("nar/a"), vec![0; bytes]).expect("written");
+            team(&dir, 1_000)
+        };
+        let (full, none) = (at("full", 2_000), team(&dir.path().join("none"), 1_000));
+        let (tell, caches) = watch::channel(vec![full.clone(), none.clone()]);
+        let keeping = tokio::spawn(keep_all(caches, around.clone()));
+        // One that is made later is found.
+        let made = at("none", 100);
+        poll(|| none.allowance.is_left().then_some(())).await;
+        around.bell.notified().await;
+        none.allowance.bring(900);
+        assert!(!none.allowance.is_left(), "what was there counts");
+        let another = Bounded { max_size: 3_000, ..at("full", 2_000) };
+        tell.send_replace(vec![another.clone(), made]);
+        poll(|| another.allowance.is_left().then_some(())).await;
+        assert!(!full.allowance.is_left());
         drop(tell);
         keeping.await.expect("no panic");
     }

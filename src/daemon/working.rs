@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch as watching};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::caches::{CacheSurroundings, orders};
+use super::caches::{Allowances, CacheSurroundings, orders};
 use super::conditions::Lookout;
 use super::{ServiceError, caches, disk, evict};
 use crate::cache::Tally;
@@ -75,12 +75,11 @@ impl Working {
         });
         let uploader = tokio::spawn(uploader.run());
         let (bounded, to_bound) = watching::channel(Vec::new());
-        let (nix_store, levels) = (nix.clone(), disks.levels_to_note());
-        let around =
-            evict::Surroundings { queue: queue.clone(), facts, nix: nix_store, levels, bell: Arc::clone(&bell) };
+        let around = evict::Surroundings { queue: queue.clone(), facts, nix: nix.clone(), bell: Arc::clone(&bell) };
         let evictions = tokio::spawn(evict::keep_all(to_bound, around));
         let places = disks.places.clone();
-        let surroundings = CacheSurroundings { state_dir: state_dir.to_owned(), nix: nix.clone(), instance, places };
+        let (state_dir, nix, allowances) = (state_dir.to_owned(), nix.clone(), Allowances::new());
+        let surroundings = CacheSurroundings { state_dir, nix, instance, places, allowances };
         let (in_force, lookout) = (None, Lookout::default());
         let mut working = Self {
             queue,
@@ -117,9 +116,11 @@ impl Working {
         self.lookout.look_now(&config.schedule).await;
         self.shape(&config.schedule).await?;
         self.disks.serve(config, &self.surroundings.state_dir, &self.surroundings.nix);
+        // Of one with another size nothing may be left before it has been looked at.
+        self.surroundings.allowances = evict::allowances(&config.caches, &self.bounded.borrow());
         let (own, surroundings) = (config.clone(), self.surroundings.clone());
         let (orders, routes) = self.queue.call(move |queue| orders(queue, &own, &surroundings)).await?;
-        let bounded = evict::bounded(&config.caches, &routes);
+        let bounded = evict::bounded(&config.caches, &routes, &self.surroundings.allowances);
         let unbounded = evict::no_longer_bounded(&self.bounded.borrow(), &bounded);
         self.bounded.send_if_modified(|before| std::mem::replace(before, bounded.clone()) != bounded);
         if !unbounded.is_empty() {

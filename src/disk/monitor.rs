@@ -1,6 +1,6 @@
 //! Looks at all places again and again, and says what has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,8 +61,6 @@ pub struct Levels {
     store: Level,
     state: Level,
     caches: BTreeMap<String, Level>,
-    /// Caches that have more than they may.
-    too_large: BTreeSet<String>,
 }
 
 struct Watched {
@@ -99,22 +97,10 @@ impl Levels {
         self.caches.get(name).copied().unwrap_or_default()
     }
 
-    /// Notes whether a cache has more than it may, whatever room there is. Returns whether that is new.
-    pub fn note_too_large(&mut self, cache: &str, is_too_large: bool) -> bool {
-        if is_too_large { self.too_large.insert(cache.to_owned()) } else { self.too_large.remove(cache) }
-    }
-
-    /// These, with the same caches too large as before: no disk shows that.
-    #[must_use]
-    pub fn too_large_as(self, before: &Self) -> Self {
-        Self { too_large: before.too_large.clone(), ..self }
-    }
-
     /// Whether what was there before may be brought into this cache: that can wait until there is room again, here and there.
     #[must_use]
     pub fn let_backfill_into(&self, cache: &str) -> bool {
-        !self.too_large.contains(cache)
-            && [self.store, self.state, self.cache(cache)].iter().all(|level| *level == Level::Ok)
+        [self.store, self.state, self.cache(cache)].iter().all(|level| *level == Level::Ok)
     }
 }
 
@@ -279,12 +265,6 @@ mod tests {
         assert!(levels(&[(What::Store, Level::Ok), (team(), Level::Ok)]).let_backfill_into("team"));
         assert!(!levels(&[(What::Store, Level::Low)]).let_backfill_into("team"));
         assert!(!levels(&[(What::State, Level::Critical)]).let_backfill_into("team"));
-        let mut too_large = levels(&[(team(), Level::Ok)]);
-        assert!(too_large.note_too_large("team", true) && !too_large.note_too_large("team", true));
-        assert!(!too_large.let_backfill_into("team") && too_large.let_backfill_into("other"));
-        let mut looked_again = levels(&[(team(), Level::Ok)]).too_large_as(&too_large);
-        assert!(!looked_again.let_backfill_into("team"));
-        assert!(looked_again.note_too_large("team", false) && looked_again.let_backfill_into("team"));
         let full = levels(&[(team(), Level::Low)]);
         assert!(!full.let_backfill_into("team") && full.let_backfill_into("other"));
         assert!(!levels(&[(What::Store, Level::Low)]).store_needs_space());

@@ -3,6 +3,7 @@
 //! No I/O here. What is decided takes `now` as an argument; who waits for a slot or for a turn waits here, by tokio's clock,
 //! which tests hold.
 
+mod allowance;
 mod background;
 mod bandwidth;
 mod rate;
@@ -12,6 +13,7 @@ mod slots;
 mod urgency;
 mod window;
 
+pub use allowance::Allowance;
 pub use background::Background;
 pub use bandwidth::Bandwidth;
 pub use rate::Rate;

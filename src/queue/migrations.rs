@@ -217,7 +217,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     -- Bytes that the cache had when whoever keeps it within its size looked last, and when (ms since 1970) that was.
     ALTER TABLE caches ADD COLUMN size INTEGER;
     ALTER TABLE caches ADD COLUMN sized INTEGER;
-    -- 1: that was more than it may have, and backfill waits there.
+    -- 1: that was more than it may have; 2: it can't be found out. Backfill waits there.
     ALTER TABLE caches ADD COLUMN too_large INTEGER NOT NULL DEFAULT 0;
     -- 1: it was done when backfill asked for it once more, and hasn't been looked for since.
     ALTER TABLE jobs ADD COLUMN was_done INTEGER NOT NULL DEFAULT 0;

@@ -145,6 +145,10 @@ pub enum QueueError {
     Closed,
 }
 
+/// What a person may do where nothing can be written into the state directory any more.
+pub const FULL: &str = "the file system of the state directory is full: make room there; nothing is lost, and what became \
+                        valid meanwhile is found again";
+
 impl QueueError {
     /// What a person may do about it, where the error itself doesn't say.
     #[must_use]
@@ -154,10 +158,7 @@ impl QueueError {
         match self {
             Self::StateDir { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Some(NOT_YOURS),
             _ if matches!(self.sqlite_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) => Some(NOT_YOURS),
-            _ if self.is_about_room() => Some(
-                "the file system of the state directory is full: make room there; nothing is lost, and what became valid \
-                 meanwhile is found again",
-            ),
+            _ if self.is_about_room() => Some(FULL),
             Self::StateDir { .. } => Some("give a directory that you can write with --state-dir"),
             Self::OlderSchema { .. } => Some("start the new `storewatch run` once; it brings the queue up to date"),
             _ if self.is_corruption() => {

@@ -10,7 +10,8 @@ pub(super) const BACKFILL_WAITS: &str = "coalesce(
     (SELECT 'the disk of ' || d.place || ' is ' || d.level
      FROM disks d WHERE d.level <> 'ok' AND d.place IN ('store', 'state directory', 'cache ' || c.name)
      ORDER BY d.rowid LIMIT 1),
-    CASE WHEN c.too_large THEN 'the cache is larger than its `max_size`' END)";
+    CASE c.too_large WHEN 1 THEN 'the cache is larger than its `max_size`'
+                     WHEN 2 THEN 'how large the cache is can''t be found out; the log says why' END)";
 
 /// What is pinned for queued paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +33,15 @@ impl Queue {
             params![cache.0, bytes as i64, now, is_too_large],
         );
         noted.map(drop).map_err(sqlite("note a cache's size"))
+    }
+
+    /// Notes that it can't be found out how many bytes a cache has.
+    ///
+    /// # Errors
+    /// [`QueueError::Sqlite`].
+    pub fn note_size_unknown(&mut self, cache: CacheId) -> Result<(), QueueError> {
+        let noted = self.db.execute("UPDATE caches SET too_large = 2 WHERE id = ?1", [cache.0]);
+        noted.map(drop).map_err(sqlite("note that a cache's size isn't known"))
     }
 
     /// Forgets of these caches that they have more than they may: they may have something else now, or whatever they like.

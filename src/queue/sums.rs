@@ -29,6 +29,10 @@ pub struct Left {
     pub is_off: bool,
     /// Why the cache is paused, for these paths at least.
     pub paused: Option<String>,
+    /// Since when (ms since 1970) the cache is being asked whether it takes anything, without an answer yet.
+    pub asked_since: Option<i64>,
+    /// How many of the paths are being sent.
+    pub being_sent: u64,
     /// Why the path that was tried most often could not be uploaded yet.
     pub last_failure: Option<String>,
 }
@@ -71,11 +75,12 @@ impl Queue {
                 "SELECT c.name, count(*),
                         c.waiting_why, CASE WHEN sum(j.lane) > 0 THEN {BACKFILL_WAITS} END,
                         j.reason, c.off, max(j.attempts),
-                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END)
-                 FROM (SELECT cache, lane, attempts, reason FROM jobs INDEXED BY jobs_open_of_run
+                        coalesce(c.paused, CASE WHEN j.lane = 1 THEN 'for backfill ' || c.backfill_paused END),
+                        c.asked_since, total(j.step = 3)
+                 FROM (SELECT cache, lane, attempts, reason, CASE state WHEN 1 THEN step END AS step FROM jobs INDEXED BY jobs_open_of_run
                        WHERE state IN (0, 1) AND run = ?1
                        UNION ALL
-                       SELECT j.cache, j.lane, j.attempts, j.reason FROM shared s JOIN jobs j ON j.id = s.job
+                       SELECT j.cache, j.lane, j.attempts, j.reason, CASE j.state WHEN 1 THEN j.step END FROM shared s JOIN jobs j ON j.id = s.job
                        WHERE s.run = ?1 AND s.state IS NULL AND j.state IN (0, 1)) j
                  JOIN caches c ON c.id = j.cache GROUP BY c.id ORDER BY c.name, c.id",
             ))
@@ -90,6 +95,8 @@ impl Queue {
                     last_failure: row.get(4)?,
                     is_off: row.get(5)?,
                     paused: row.get(7)?,
+                    asked_since: row.get(8)?,
+                    being_sent: row.get::<_, f64>(9)? as u64,
                 })
             })
             .and_then(Iterator::collect)

@@ -12,7 +12,7 @@ use super::target::State;
 use super::{UNDER_WAY, Uploader};
 use crate::cache::{CallOff, Gate, Pass, Punctuality, Seat};
 use crate::disk::Level;
-use crate::limit::{Lane, Slots};
+use crate::limit::{Allowance, Lane, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, Job, Queue, QueueError, now};
 
@@ -28,7 +28,7 @@ pub(super) struct Question {
     /// At most so many.
     pub(super) room: usize,
     pub(super) how: How,
-    /// Whether backfill may go there, which it may not where disks are running out.
+    /// Whether backfill may go there, which it may not where disks are running out or the cache is as large as it may be.
     pub(super) backfill: bool,
     /// Where what a garbage collection would take goes first: how many more of it keep the cache busy.
     pub(super) collectable_first: Option<usize>,
@@ -79,11 +79,11 @@ impl Uploader {
         let flights: Vec<_> = claimed.iter().map(|Claimed { job, .. }| self.context.flights.announce(job)).collect();
         let seats = seats(&claimed);
         for ((claimed, flight), seat) in claimed.into_iter().zip(flights).zip(seats) {
-            let Claimed { job, name, presence, slots, gate, over_line, .. } = claimed;
+            let Claimed { job, name, presence, slots, allowance, gate, over_line, .. } = claimed;
             let (context, call_off, progress) = (self.context.clone(), CallOff::default(), Progress::default());
             let (under_way, given_back) =
                 UnderWay::begin(job.clone(), name.clone(), call_off.clone(), progress.clone());
-            let place = Place { slots, gate, seat, over_line, call_off, progress };
+            let place = Place { slots, allowance, gate, seat, over_line, call_off, progress };
             let task = self.tasks.spawn(async move {
                 tokio::select! {
                     landed = deliver(context, name, presence, &job, place, &flight) => landed,
@@ -125,7 +125,8 @@ impl Uploader {
                 (false, 0) => How::Idle,
                 (false, _) => How::Busy,
             };
-            let backfill = disks.let_backfill_into(state.name().as_str());
+            let backfill =
+                disks.let_backfill_into(state.name().as_str()) && state.allowance().is_none_or(Allowance::is_left);
             let collectable_first = (disks.store() > Level::Ok).then(|| {
                 let of_it = |under_way: &&UnderWay| under_way.job.cache == *id && under_way.job.collectable;
                 let under_way = self.claimed.values().filter(of_it).count();
@@ -188,6 +189,7 @@ pub(super) struct Claimed {
     pub(super) name: CacheName,
     pub(super) presence: Presence,
     pub(super) slots: Slots,
+    pub(super) allowance: Option<Allowance>,
     pub(super) gate: Option<Gate>,
     /// Whether the cache is reached over a line.
     pub(super) over_line: bool,
@@ -203,6 +205,7 @@ impl Claimed {
             name: state.name().clone(),
             presence: state.presence()?.clone(),
             slots: state.slots().clone(),
+            allowance: state.allowance().cloned(),
             over_line: state.is_over_line(),
             punctuality: state.punctuality().clone(),
         })

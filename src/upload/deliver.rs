@@ -20,7 +20,7 @@ use super::target::{Ends, LONGEST_TOLD, Pause, Waits};
 use crate::cache::{
     CacheError, CallOff, Class, Gate, Hindrance, NarFailure, NarStream, Push, Pushed, Seat, Tally, Upstreams,
 };
-use crate::limit::{Shaper, Slots};
+use crate::limit::{Allowance, Lane, Shaper, Slots};
 use crate::nix::{PathInfo, StoreDir, StoreFacts, StorePath};
 use crate::policy::{ByteSize, CacheName, NeedsReferences, Policy};
 use crate::queue::{Delivery, Job, Outcome, QueueHandle, Volume, now};
@@ -104,6 +104,8 @@ impl From<Outcome> for Landed {
 pub(super) struct Place {
     /// The cache's slots.
     pub(super) slots: Slots,
+    /// How much backfill may still bring into the cache, where it may have no more than a size.
+    pub(super) allowance: Option<Allowance>,
     /// Shut while the cache takes nothing; none for who is to try it.
     pub(super) gate: Option<Gate>,
     /// A seat, where other caches want the path at the same time.
@@ -185,7 +187,7 @@ async fn deliver_alone(
     };
     let rooted = Rooted::default();
     let files = context.real_store.join(job.path.base_name());
-    let Place { slots, gate, seat, over_line: _, call_off, progress } = place;
+    let Place { slots, allowance, gate, seat, over_line: _, call_off, progress } = place;
     let urgency = flight.urgency().clone();
     for arrival in &references.under_way {
         urgency.waits_for(arrival.urgency());
@@ -193,11 +195,21 @@ async fn deliver_alone(
     slots.look_again();
     // Who waits for references may come late: the others are not to wait for that.
     let seat = seat.filter(|_| references.under_way.is_empty());
+    let (rooting, begun, lane) =
+        (root(context.clone(), info.clone(), rooted.clone()), progress.clone(), urgency.clone());
+    let first = async move {
+        // The cache may have become as large as it may be while this waited for its turn.
+        if lane.lane() == Lane::Backfill && allowance.is_some_and(|allowance| !allowance.is_left()) {
+            return Err(NarFailure::Cancelled);
+        }
+        begun.begin();
+        rooting.await
+    };
     let nar = NarStream::new(files, &info, urgency, slots, call_off)
         .behind(gate)
         .seated(seat)
         .counted(&context.tally)
-        .only_after(Box::pin(root(context.clone(), info.clone(), rooted.clone(), progress.clone())));
+        .only_after(Box::pin(first));
     let denied = denied(context.clone(), name.clone(), info.clone(), job.needed);
     let Deliverable { under_way, there } = references;
     let arrivals = Box::pin(async move {
@@ -236,8 +248,7 @@ type Rooted = Arc<Mutex<Option<Root>>>;
 
 /// Roots a path that is about to be read, since its turn has come: what only waits is not kept from the garbage collector. It
 /// may have been collected before, and then isn't read; without a root nothing is said of it either way.
-async fn root(context: Context, info: PathInfo, rooted: Rooted, progress: Progress) -> Result<(), NarFailure> {
-    progress.begin();
+async fn root(context: Context, info: PathInfo, rooted: Rooted) -> Result<(), NarFailure> {
     let Some(root) = context.roots.hold(&info.path).await else { return Ok(()) };
     *rooted.lock().unwrap_or_else(PoisonError::into_inner) = Some(root);
     match gone_since(&context, &info).await {

@@ -17,7 +17,7 @@ use super::giving_way::{Line, Measuring};
 use super::presence::Presence;
 use crate::cache::bucket::BucketError;
 use crate::cache::{BoxFuture, Cache, CacheError, Class, Gate, Punctuality};
-use crate::limit::{Shaper, Slots};
+use crate::limit::{Allowance, Shaper, Slots};
 use crate::policy::CacheName;
 use crate::queue::{CacheId, QueueHandle};
 
@@ -40,6 +40,8 @@ pub struct Target {
     pub uploads: usize,
     /// Whether it is reached over a line, whose limits then count for it, or is on a disk of this host.
     pub over_line: bool,
+    /// How much backfill may still bring there, where it may have no more than a size.
+    pub allowance: Option<Allowance>,
     /// Opens it.
     pub open: Open,
     /// Has what it refused forgotten.
@@ -206,6 +208,11 @@ impl State {
     /// Whether it is reached over a line.
     pub(super) fn is_over_line(&self) -> bool {
         self.target.over_line
+    }
+
+    /// How much backfill may still bring there, where it may have no more than a size.
+    pub(super) fn allowance(&self) -> Option<&Allowance> {
+        self.target.allowance.as_ref()
     }
 
     /// How many of its paths are to be under way at once, so that it is busy.

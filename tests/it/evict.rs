@@ -1,7 +1,7 @@
 //! A cache that may have no more than a size drops what was longest unread, and nothing that is needed.
 
 use crate::support::nix::base_name;
-use crate::support::{CacheDir, Nix, Reader, ScratchStore, Storewatch, expr};
+use crate::support::{CacheDir, Nix, Reader, ScratchStore, Storewatch, eventually, expr};
 use rustix::process::Signal;
 use std::fs::{self, File, FileTimes};
 use std::time::{Duration, SystemTime};
@@ -94,6 +94,51 @@ fn a_path_that_is_larger_than_the_cache_may_be_fails_and_says_what_to_do() {
     policy("10 MB");
     running.eventually("the large one", || cache.has(&large));
     running.stop();
+    cache.assert_sound(&[]);
+}
+
+#[test]
+fn backfill_goes_no_further_than_the_size_from_its_first_path_on() {
+    let Some(store) = scratch() else { return };
+    let storewatch = Storewatch::new(&store);
+    let cache = storewatch.cache_at("team");
+    let policy = |most: &str| {
+        // One path at once, so that what is under way is one.
+        storewatch.policy(&format!(
+            "version = 1\n[caches.team]\nurl = \"{}\"\nuploads = 1\nmax_size = \"{most}\"\n",
+            cache.url()
+        ))
+    };
+    policy("1 MB");
+    let paths = [(); 12].map(|()| store.build(&expr::sized(200_000)).unwrap().remove(0));
+    let there = || paths.iter().filter(|path| cache.has(path)).count();
+
+    // Whoever asks for it is told what it waits for, as soon as that was found out.
+    let waits = "team, which takes no backfill for now: the cache is larger than its `max_size`";
+    let ends_for_want_of_room = || {
+        let said = storewatch.cmd(&["backfill", "--timeout", "2s"]);
+        assert_eq!(said.code, Some(4), "{said:?}");
+        said.stdout.contains(waits)
+    };
+
+    // Nothing was there: what is brought counts before the cache is looked at again. What is packed already when one is
+    // written to its end may come yet.
+    eventually("the cache to be full", ends_for_want_of_room);
+    let before = there();
+    assert!((5..=8).contains(&before), "{before} of 200 kB each");
+
+    // Too large from the start.
+    policy("500 kB");
+    eventually("what it waits for", ends_for_want_of_room);
+    assert_eq!(there(), before);
+    // Fresh paths go before and are let in.
+    let late = paths.iter().find(|path| !cache.has(path)).unwrap();
+    storewatch.cmd(&["push", late]).ok();
+    assert_eq!(there(), before + 1);
+
+    policy("10 MB");
+    storewatch.cmd(&["backfill"]).ok();
+    assert_eq!(there(), paths.len());
     cache.assert_sound(&[]);
 }
 

@@ -104,13 +104,14 @@ impl Code {
     }
 
     /// The same, by what the store says beside it where it has one name for several troubles, as Garage has for all that is
-    /// about keys, and for a quota.
+    /// about keys, for a quota, and for a clock.
     #[must_use]
     pub(super) fn told_apart(self, says: &str) -> Self {
         match self {
             Self::AccessDenied(name) if says.contains("Invalid signature") => Self::SignatureDoesNotMatch(name),
             Self::AccessDenied(name) if says.contains("No such key") => Self::InvalidAccessKeyId(name),
             Self::AccessDenied(name) if says.contains("quota is reached") => Self::NoRoom(name),
+            Self::Other(name) if says.contains("Date is too old") => Self::RequestTimeTooSkewed(name),
             other => other,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::code::Code;
 use crate::cache::Class;
-use crate::cache::http::{Action, HttpError, UNTOLD_PAUSE, beside, reason, within};
+use crate::cache::http::{Action, HttpError, UNTOLD_PAUSE, beside, reason, wants_encryption, within};
 use crate::secret::SecretError;
 
 /// Why an object store didn't do what it was asked.
@@ -130,6 +130,15 @@ impl BucketError {
             Self::Refused { code: Code::None, status: 401 | 403, .. } => {
                 Some("are the keys right, and may they read and write in that bucket?")
             }
+            Self::Refused { status: 400, says, .. } if wants_encryption(says) => Some("write `https` into `endpoint`"),
+            Self::Refused { status: 300..=399, .. } => Some(
+                "what answers there sends those elsewhere who ask, as a page to log in does: is `endpoint` the address of the \
+                 store itself?",
+            ),
+            // In the words of the library that asks.
+            Self::NotUnderstood { problem, .. } if problem.contains("Header missing from response") => Some(
+                "each object store says that: does one answer there, or does what stands in front of it leave it out?",
+            ),
             // Who asks for a pause is well.
             Self::Refused { code: Code::SlowDown(_), .. } => None,
             Self::Refused { status: 500..=599, .. } => {
@@ -410,6 +419,8 @@ mod tests {
         assert!(matches!(nobodys, Code::InvalidAccessKeyId(_)), "{nobodys:?}");
         let read_only = Code::parse("AccessDenied").told_apart("Forbidden: Operation is not allowed for this key.");
         assert!(matches!(read_only, Code::AccessDenied(_)), "{read_only:?}");
+        let skewed = Code::parse("InvalidRequest").told_apart("Date is too old");
+        assert!(matches!(skewed, Code::RequestTimeTooSkewed(_)), "{skewed:?}");
         for name in ["NoSuchBucket", "SignatureDoesNotMatch", "InvalidAccessKeyId", "RequestTimeTooSkewed"] {
             assert!(Code::parse(name).cure().is_some(), "{name}");
         }

@@ -6,7 +6,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::error::origin;
+use super::error::address;
 
 /// Characters of a server's message that are passed on.
 const LONGEST_MESSAGE: usize = 200;
@@ -68,10 +68,26 @@ impl ServerSays {
         self.speaker == Speaker::ObjectStore
     }
 
+    /// Whether it says that it speaks TLS at that port, and was asked without.
+    pub(super) fn wants_encryption(&self) -> bool {
+        wants_encryption(&self.message)
+    }
+
     /// What it says beyond its status, which many repeat: `: …`; nothing where there is no more.
     pub(super) fn beside(&self, status: u16) -> String {
         beside(status, &self.message)
     }
+}
+
+/// Whether a server says that it speaks TLS at that port, and was asked without: in nginx's words, Apache's, or Go's.
+pub(in crate::cache) fn wants_encryption(says: &str) -> bool {
+    [
+        "plain HTTP request was sent to HTTPS port",
+        "speaking plain HTTP to an SSL-enabled server",
+        "HTTP request to an HTTPS server",
+    ]
+    .iter()
+    .any(|words| says.contains(words))
 }
 
 /// What a server says beyond its status: `: …`; nothing where there is no more.
@@ -130,7 +146,7 @@ impl Head {
         Self {
             status: response.status(),
             retry_after: text(RETRY_AFTER).and_then(|text| pause(text, SystemTime::now())),
-            location: location.map(|url| origin(&url)),
+            location: location.map(|url| address(&url)),
             size: size(response.headers()),
         }
     }
@@ -195,6 +211,14 @@ mod tests {
         assert_eq!(size_of(&[(CONTENT_LENGTH, "1"), (CONTENT_RANGE, "bytes 0-0/*")]), None);
         assert_eq!(size_of(&[(CONTENT_LENGTH, "99"), (CONTENT_ENCODING, "gzip")]), None);
         assert_eq!(size_of(&[]), None);
+    }
+
+    #[test]
+    fn who_speaks_tls_and_is_asked_without_is_told_from_others() {
+        let says = |page: &str| ServerSays::read(page.as_bytes(), str::to_owned).wants_encryption();
+        assert!(says("<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"));
+        assert!(says("Client sent an HTTP request to an HTTPS server.\n"));
+        assert!(!says("<title>400 Bad Request</title>"));
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(super) fn cure(action: Action, status: u16, says: &ServerSays, host: &str) -
              `s3://BUCKET?endpoint=…` in the `url`"
                 .to_owned()
         }
+        (_, 400) if says.wants_encryption() => "; write `https` into the `url`".to_owned(),
         (Action::Upload | Action::Put, 413) => format!(
             "; the server or a proxy in front of {host} refuses bodies of this size: raise its limit \
              (`client_max_body_size` of nginx), then `storewatch queue retry`"

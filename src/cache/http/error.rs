@@ -107,7 +107,7 @@ pub enum HttpError {
     },
     /// The server sends us elsewhere, where nothing is sent: it might take what is meant for this server alone.
     #[error(
-        "{action} at {host}: it redirects to {to}, which is not followed; if that is right, write that into the `url`"
+        "{action} at {host}: it redirects to {to}, which is not followed; if the cache is there, write that into the `url`"
     )]
     Redirected {
         /// What it was for.
@@ -247,6 +247,14 @@ pub(super) fn host_of(url: Option<&Url>) -> String {
 /// `https://HOST:PORT`, without anything that could be secret.
 pub(in crate::cache) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
+}
+
+/// A server and what is asked of it, as messages call it: without a query, which may be a secret.
+pub(in crate::cache) fn address(url: &Url) -> String {
+    match url.path() {
+        "/" => origin(url),
+        path => format!("{}{path}", origin(url)),
+    }
 }
 
 /// What an error comes from in the end.

@@ -35,11 +35,12 @@ pub use self::action::Action;
 use self::answer::Head;
 pub(crate) use self::answer::plain;
 pub use self::answer::{Answer, ServerSays, Speaker};
-pub(super) use self::answer::{beside, pause};
+pub(super) use self::answer::{beside, pause, wants_encryption};
 pub use self::body::{Body, Progress};
 pub use self::credentials::{Credentials, Header, Proof};
 pub(super) use self::cure::reason;
 pub use self::error::HttpError;
+use self::error::address;
 pub(super) use self::error::origin;
 pub use self::greet::Greeting;
 pub use self::jwt::{expiry, is_prefixed, is_web_token, lets_push};
@@ -188,16 +189,17 @@ impl Http {
         let asks = request.body().and_then(|body| body.as_bytes()).map_or(0, <[u8]>::len);
         Tap::of_this_task().take(head_size(&request) + asks).await;
         let response = self.client.execute(request).await.map_err(failed)?;
-        let head = Head::of(&response);
+        let mut head = Head::of(&response);
         // Who follows a redirect may end with a question in place of what it was to put: the success of that says nothing.
         if action == Action::Put && asked.as_ref() != Some(response.url()) {
-            return Err(HttpError::Redirected { action, host, to: origin(response.url()) });
+            return Err(HttpError::Redirected { action, host, to: shown.blacken(&address(response.url())) });
         }
         let content = read_whole(response, &Movement::default()).await.map_err(failed)?;
         if head.status.is_success() {
             self.credentials.accepted(action);
             return Ok(Answer { status: head.status, content, size: head.size });
         }
+        head.location = head.location.map(|to| shown.blacken(&to));
         let says = ServerSays::read(&content, |text| shown.blacken(text));
         let refused = self.credentials.refused_words(&shown, action, &head, &says);
         let error = HttpError::of_status(action, host, head, says).refusing(refused);

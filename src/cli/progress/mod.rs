@@ -19,7 +19,7 @@ use super::run::{LAST_THREADS, start_log};
 use super::setup::Setup;
 use super::words::{bytes, counted, in_words};
 use crate::daemon::backfill::{self, End, Finished, Parts, Progress, Request};
-use crate::queue::{Left, PassedOver, RunSummary, Undelivered, Why};
+use crate::queue::{Left, PassedOver, RunSummary, Undelivered, Why, now};
 
 /// How often a line of progress is printed where no terminal is.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -144,7 +144,8 @@ impl Display {
                 bar.set_position(ended);
                 let scanning =
                     if row < to_row { format!("; read {}%", row * 100 / to_row.max(1)) } else { String::new() };
-                let waiting: String = left.iter().filter_map(waits_for).map(|waits| format!("\n{waits}")).collect();
+                let waiting: String =
+                    left.iter().filter_map(|left| waits_for(left, now())).map(|waits| format!("\n{waits}")).collect();
                 bar.set_message(message + &scanning + &waiting);
             }
             None => {
@@ -165,7 +166,7 @@ impl Display {
     fn tell_what_waits(&mut self, left: &[Left]) {
         // Of a pause the log says nothing at this level, since nothing is wrong.
         let in_log = !self.is_beside && tracing::enabled!(Level::WARN);
-        let waiting = what_waits(left);
+        let waiting = what_waits(left, now());
         if self.bar.is_none() {
             news(&self.waiting, &waiting, in_log).iter().for_each(|line| eprintln!("{line}"));
         }
@@ -250,7 +251,7 @@ fn write_summary(out: &mut impl Write, finished: &Finished) -> io::Result<()> {
         .iter()
         .try_for_each(|Undelivered { path, cache, reason }| writeln!(out, "  {path} -> {cache}: {reason}"))?;
     left.iter().try_for_each(|left| {
-        let whose = waits_for(left).unwrap_or_else(|| left.cache.clone());
+        let whose = waits_for(left, now()).unwrap_or_else(|| left.cache.clone());
         writeln!(out, "{:16} {} for {whose}", "still queued", left.paths)
     })
 }

@@ -8,6 +8,7 @@ mod live;
 mod scan;
 mod site;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -245,6 +246,8 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
     let mut scanning = tokio::spawn(part.admit(scan, run));
     let mut scanned = false;
     let mut next_sum = Instant::now();
+    // What was being sent is given back at the end, and nobody would know what it was waited for.
+    let mut being_sent = BTreeMap::new();
     let followed_to_end = async {
         loop {
             tokio::select! {
@@ -267,6 +270,7 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
             next_sum = Instant::now() + LOOK.max(began.elapsed() * LOOKS_SHARE);
             let open = summary.open;
             let read = site.working.as_ref().map(|working| working.tally.bytes());
+            being_sent = left.iter().map(|left| (left.cache.clone(), left.being_sent)).collect();
             tell(Progress::At { row, to_row, summary, left, read });
             if scanned && open == 0 {
                 return Ok(End::Through);
@@ -309,7 +313,11 @@ pub async fn run(parts: Parts, mut tell: impl FnMut(Progress)) -> Result<Finishe
             let summary = queue.run_summary(id)?;
             // What was under way may have been the last.
             let end = if scanned && summary.open == 0 { End::Through } else { end };
-            let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left: queue.left(id)? };
+            let mut left = queue.left(id)?;
+            for left in &mut left {
+                left.being_sent = being_sent.get(&left.cache).copied().unwrap_or_default();
+            }
+            let finished = Finished { summary, end, undelivered: queue.undelivered(id)?, left };
             let noted = if end == End::Through { queue.finish_run(id, now()) } else { Ok(()) };
             // Asked for again, it finds nothing to be done.
             noted.or_else(|error| if error.is_about_room() { Ok(()) } else { Err(error) })?;

@@ -19,6 +19,10 @@ use crate::disk::{Places, Thresholds};
 /// A directory that doesn't answer within this time lies on a file system that hangs: a share whose server is away.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A server that hasn't let a trial come to its end within this time hangs, or may as well. A bit more than a request may be
+/// without any movement, so that where a single one hangs, that is what is told.
+const PATIENCE_WITH_A_SERVER: Duration = Duration::from_secs(35);
+
 /// Asks a cache what it is.
 ///
 /// # Errors
@@ -84,6 +88,13 @@ async fn try_out(config: &CacheConfig, state_dir: &Path, nix: &NixStore, disk: &
     }
 }
 
+/// A trial, which fails where it takes too long: a server may answer one question and hang at the next, and uploads are given
+/// more time than a person has.
+async fn to_its_end(trial: impl Future<Output = Trial>) -> Trial {
+    let silent = |_| Trial::failed(CacheError::Silent { after: PATIENCE_WITH_A_SERVER });
+    timeout(PATIENCE_WITH_A_SERVER, trial).await.unwrap_or_else(silent)
+}
+
 /// Tries several caches out at the same time; what came of it in their order. `answered` is told the place of each that is
 /// through.
 pub async fn try_all(
@@ -96,7 +107,7 @@ pub async fn try_all(
     let mut trying = JoinSet::new();
     for (place, cache) in caches.iter().enumerate() {
         let (cache, state_dir, nix, disk) = ((*cache).clone(), state_dir.to_owned(), nix.clone(), *disk);
-        trying.spawn(async move { (place, try_out(&cache, &state_dir, &nix, &disk).await) });
+        trying.spawn(async move { (place, to_its_end(try_out(&cache, &state_dir, &nix, &disk)).await) });
     }
     let mut trials: Vec<Trial> = caches.iter().map(|_| Trial::lost()).collect();
     while let Some(tried) = trying.join_next().await {
@@ -163,5 +174,19 @@ async fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -
     match timeout(PATIENCE, spawn_blocking(look)).await {
         Ok(looked) => looked.map_err(|_| CacheError::LostThread { action: "look at the cache's directory" }),
         Err(_) => Err(CacheError::Hangs { after: PATIENCE }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_hangs_comes_to_its_end() {
+        let began = tokio::time::Instant::now();
+        let trial = to_its_end(std::future::pending()).await;
+        assert!(matches!(trial.troubles.as_slice(), [CacheError::Silent { .. }]), "{trial:?}");
+        assert_eq!(began.elapsed(), PATIENCE_WITH_A_SERVER);
+        assert!(to_its_end(async { Trial::default() }).await.went_well());
     }
 }

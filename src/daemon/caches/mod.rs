@@ -7,6 +7,7 @@ mod look;
 mod sight;
 mod standing;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -29,7 +30,9 @@ use crate::cache::put::{PutCache, PutOptions};
 use crate::cache::{BinaryCache, BoxFuture, BucketUrl, Cache, CacheError, CacheUrl, Layout, Pace, Upstreams};
 use crate::config::{self, CacheConfig, CommandConfig, Config, NixStore, StoreKeyConfig};
 use crate::disk::{Places, Terms, Threshold, Thresholds, What};
+use crate::limit::Allowance;
 use crate::nix::PublicKey;
+use crate::policy::CacheName;
 use crate::queue::{Queue, QueueError, Routes};
 use crate::secret::{Provider, Source};
 use crate::upload::{Forgive, Open, Orders, Target};
@@ -52,7 +55,12 @@ pub struct CacheSurroundings {
     pub instance: String,
     /// The places whose file systems are watched.
     pub places: Places,
+    /// How much backfill may still bring into those that may have no more than a size.
+    pub allowances: Allowances,
 }
+
+/// How much backfill may still bring into caches that may have no more than a size.
+pub type Allowances = BTreeMap<CacheName, Allowance>;
 
 /// What the uploader is to work by under a configuration, and the routes to its caches. Those that are new get their
 /// numbers.
@@ -80,6 +88,7 @@ pub fn orders(
             fingerprint: cache.fingerprint(),
             uploads: uploads_at_once(cache, config),
             over_line: over_line(cache),
+            allowance: surroundings.allowances.get(&cache.name).cloned(),
             open,
             forgive,
         })
@@ -176,6 +185,7 @@ fn open_file(
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
             largest: config.max_size.map(after_a_prune),
+            allowance: surroundings.allowances.get(&config.name).cloned().unwrap_or_default(),
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };

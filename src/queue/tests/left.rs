@@ -33,10 +33,17 @@ fn what_is_left_says_what_it_waits_for() {
         backfill_waits: None,
         is_off: false,
         paused: None,
+        asked_since: None,
+        being_sent: 0,
         last_failure: None,
     };
     assert_eq!(left(&bench, run), Some(expected.clone()));
+    bench.queue.note_asked(&[bench.cache], Some(5)).expect("noted");
+    assert_eq!(left(&bench, run), Some(Left { asked_since: Some(5), ..expected.clone() }));
+    bench.queue.note_asked(&[bench.cache], None).expect("noted");
     let job = bench.claim_one(2);
+    bench.queue.note_steps(&[(job.id, Step::Sent)]).expect("noted");
+    assert_eq!(left(&bench, run), Some(Left { being_sent: 1, ..expected.clone() }));
     bench.settle(job, Outcome::Retry { not_before: 0, reason: "500".to_owned() });
     let failed = Left { last_failure: Some("500".to_owned()), ..expected };
     assert_eq!(left(&bench, run), Some(failed.clone()));

@@ -10,6 +10,7 @@ fn target() -> Target {
         fingerprint: String::new(),
         uploads: 4,
         over_line: true,
+        allowance: None,
         open,
         forgive: Arc::new(|| ()),
     }

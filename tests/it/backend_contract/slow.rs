@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storewatch::cache::{BoxFuture, CacheError, CacheUrl, CallOff, Contents, NarStream, Push, Pushed, StoredNar};
 use storewatch::config::{Config, Defaults, NixStore};
-use storewatch::daemon::caches::{CacheSurroundings, orders};
+use storewatch::daemon::caches::{Allowances, CacheSurroundings, orders};
 use storewatch::disk::Places;
 use storewatch::limit::{Lane, Slots};
 use storewatch::nix::{Database, NarHash};
@@ -151,7 +151,8 @@ impl<'a> Upload<'a> {
         let info = database.path_info(&nix.logical.parse(path).unwrap()).unwrap().unwrap();
         let mut queue = Queue::open(&defaults.state_dir).unwrap().queue;
         let (state_dir, instance) = (defaults.state_dir, queue.instance().unwrap());
-        let surroundings = CacheSurroundings { state_dir, nix, instance, places: Places::default() };
+        let surroundings =
+            CacheSurroundings { state_dir, nix, instance, places: Places::default(), allowances: Allowances::new() };
         let (orders, _) = orders(&mut queue, &config, &surroundings).unwrap();
         let cache = (orders.targets[0].open)().await.unwrap();
         let nar = NarStream::new(PathBuf::from(path), &info, Lane::Fresh, Slots::new(1), CallOff::default());
