@@ -368,7 +368,7 @@ mod tests {
             let dir = dir.path().join(name);
             fs::create_dir_all(dir.join("nar")).expect("made");
             fs::write(dir.join("nix-cache-info"), "StoreDir: /nix/store\n").expect("written");
-            fs::write(dir.join("nar/a"), vec![0; bytes]).expect("written");
+            fs::write(dir.join("nar/a.nar"), vec![0; bytes]).expect("written");
             team(&dir, 1_000)
         };
         let (full, none) = (at("full", 2_000), team(&dir.path().join("none"), 1_000));
