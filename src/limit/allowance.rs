@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// What is left of a cache's size: what was left when it was looked at last, less what this process has brought since. Nothing
-/// before the first look. Cheap to clone; all clones are one.
+/// What is left of a cache's size: what was left when it was looked at last, less what this process has brought since, and what
+/// it is bringing. Nothing before the first look. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Allowance(Arc<Counted>);
 
@@ -14,12 +14,37 @@ pub struct Allowance(Arc<Counted>);
 struct Counted {
     /// Bytes that were brought so far, in either lane.
     brought: AtomicU64,
+    /// Bytes that backfill is bringing, at most.
+    promised: AtomicU64,
     /// Nothing is left once so many were.
     until: AtomicU64,
     used_up: Notify,
 }
 
+/// What backfill is bringing, until it is dropped: then it has come, and counts as brought, or it hasn't.
+#[derive(Debug)]
+pub struct Promise {
+    allowance: Allowance,
+    bytes: u64,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.allowance.0.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Allowance {
+    /// Backfill is about to bring so many bytes, at most. `None` where nothing is left: it had better not.
+    #[must_use]
+    pub fn promise(&self, bytes: u64) -> Option<Promise> {
+        if !self.is_left() {
+            return None;
+        }
+        self.0.promised.fetch_add(bytes, Ordering::Relaxed);
+        Some(Promise { allowance: self.clone(), bytes })
+    }
+
     /// Bytes that were brought so far: to be asked before a look, which may see what comes while it lasts, or not.
     #[must_use]
     pub fn brought(&self) -> u64 {
@@ -32,7 +57,7 @@ impl Allowance {
         self.0.until.store(brought.saturating_add(room), Ordering::Relaxed);
     }
 
-    /// So many bytes more were brought.
+    /// So many bytes more were brought, and can be seen.
     pub fn bring(&self, bytes: u64) {
         let before = self.0.brought.fetch_add(bytes, Ordering::Relaxed);
         let until = self.0.until.load(Ordering::Relaxed);
@@ -44,7 +69,8 @@ impl Allowance {
     /// Whether backfill may bring anything.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        self.brought() < self.0.until.load(Ordering::Relaxed)
+        let on_its_way = self.0.promised.load(Ordering::Relaxed);
+        self.brought().saturating_add(on_its_way) < self.0.until.load(Ordering::Relaxed)
     }
 
     /// Comes true when what was left at the last look has been used up, once for each time; for one who waits.
@@ -85,6 +111,21 @@ mod tests {
         assert!(allowance.is_left(), "what was seen counts no longer");
         allowance.looked(allowance.brought(), 0);
         assert!(!allowance.is_left());
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_until_it_has_come_or_has_not() {
+        let allowance = Allowance::default();
+        assert!(allowance.promise(1).is_none(), "nobody has looked");
+        allowance.looked(0, 10);
+        let (first, second) = (allowance.promise(9).expect("left"), allowance.promise(9).expect("1 of 10 is left"));
+        assert!(allowance.promise(1).is_none());
+        // Packed, it was less.
+        allowance.bring(4);
+        drop(first);
+        assert!(!allowance.is_left(), "4 and 9");
+        drop(second);
+        assert!(allowance.promise(1).is_some(), "4 of 10");
     }
 
     #[tokio::test(start_paused = true)]

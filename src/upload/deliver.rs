@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use super::backoff::{next_try, retry};
@@ -197,10 +197,15 @@ async fn deliver_alone(
     let seat = seat.filter(|_| references.under_way.is_empty());
     let (rooting, begun, lane) =
         (root(context.clone(), info.clone(), rooted.clone()), progress.clone(), urgency.clone());
+    // Dropped at the end, with the promise in it.
+    let (promises, _promised) = oneshot::channel();
+    let (nar_size, may_bring) = (info.nar_size, allowance.clone());
     let first = async move {
         // The cache may have become as large as it may be while this waited for its turn.
-        if lane.lane() == Lane::Backfill && allowance.is_some_and(|allowance| !allowance.is_left()) {
-            return Err(NarFailure::Cancelled);
+        if let Some(allowance) = may_bring.filter(|_| lane.lane() == Lane::Backfill) {
+            let promise = allowance.promise(nar_size).ok_or(NarFailure::Cancelled)?;
+            // Nobody waits any more where the push has ended.
+            let _ = promises.send(promise);
         }
         begun.begin();
         rooting.await
@@ -233,6 +238,7 @@ async fn deliver_alone(
     match pushed {
         Ok(Pushed { read, sent, deduplicated }) => {
             presence.saw(&job.path);
+            allowance.inspect(|allowance| allowance.bring(sent));
             flight.land();
             realisations::add(&cache, &name, &info).await;
             let volume = Volume::of(info.nar_size, read, sent);

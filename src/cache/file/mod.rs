@@ -36,7 +36,7 @@ use self::write::{WayOut, Written};
 use super::binary::list;
 use super::{BinaryCache, BoxFuture, Cache, CacheError, Hindrance, NarStream, Push, Pushed, layout};
 use crate::disk::{NoRoom, Place};
-use crate::limit::{Allowance, Tap};
+use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 
 /// Folder of the files that are being written.
@@ -55,8 +55,6 @@ pub struct FileOptions {
     /// Bytes that a single archive may have at most, packed: one that is larger would be dropped as soon as the cache had
     /// anything else.
     pub largest: Option<u64>,
-    /// Counts what is written, where the cache may have no more than a size.
-    pub allowance: Allowance,
 }
 
 /// A binary cache in a directory.

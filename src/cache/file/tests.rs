@@ -25,7 +25,6 @@ fn options(dir: &Path) -> FileOptions {
         instance: "0123".to_owned(),
         place: Arc::new(Place::new(What::Cache("test".to_owned()), dir.to_owned(), Terms::default())),
         largest: None,
-        allowance: Allowance::default(),
     }
 }
 
@@ -166,8 +165,7 @@ async fn who_drops_a_push_that_waits_for_its_turn_ends_its_thread() {
     let way_out = WayOut { tap: shaper.tap("team", Lane::Fresh, true), dropped };
     let file = File::create(&path).expect("created");
     let room = options(dir.path()).place.set_aside(4096).expect("room");
-    let allowance = Allowance::default();
-    let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest: None, allowance };
+    let mut out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest: None };
     let writing = spawn_blocking(move || out.write_all(&[0; 4096]));
     while fs::metadata(&path).expect("there").len() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;

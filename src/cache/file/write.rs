@@ -18,7 +18,7 @@ use crate::cache::care::condemned_with;
 use crate::cache::pack::{PackError, pack};
 use crate::cache::{CacheError, Listed, NarReader, StoredNar, layout};
 use crate::disk::SetAside;
-use crate::limit::{Allowance, Tap};
+use crate::limit::Tap;
 use crate::nix::{PathInfo, StorePath};
 use crate::report::one_line;
 
@@ -44,9 +44,7 @@ impl FileCache {
         let drawn = binary.new_nar_name(info, compression);
         let url = drawn.map_err(io_error("draw a name for an archive in", &folder))?;
         let (nar_file, file) = TempFile::create(self.new_temp(), dir.join(&url))?;
-        let FileOptions { largest, allowance, .. } = &self.options;
-        let (largest, allowance) = (*largest, allowance.clone());
-        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest, allowance };
+        let out = GrowingFile { file, written: 0, on_its_way: 0, way_out, room, largest: self.options.largest };
         let (nar, listed) = binary.listed(nar);
         let began = Instant::now();
         let packed = pack(nar, compression, info.nar_size, out);
@@ -208,7 +206,6 @@ pub(super) struct GrowingFile {
     pub(super) room: SetAside,
     /// Bytes that it may have.
     pub(super) largest: Option<u64>,
-    pub(super) allowance: Allowance,
 }
 
 /// Why a file could not be written: there is no room, by the thresholds or by the system, or it is too large.
@@ -226,7 +223,6 @@ pub(super) struct WayOut {
 impl GrowingFile {
     fn write_out(&mut self) {
         temp::write_out(&self.file, self.on_its_way);
-        self.allowance.bring(self.written - self.on_its_way);
         self.on_its_way = self.written;
     }
 }

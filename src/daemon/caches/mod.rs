@@ -185,7 +185,6 @@ fn open_file(
             binary: binary_cache(layout, &config, &surroundings)?,
             instance: surroundings.instance.clone(),
             largest: config.max_size.map(after_a_prune),
-            allowance: surroundings.allowances.get(&config.name).cloned().unwrap_or_default(),
         })?;
         Ok(Arc::new(cache) as Arc<dyn Cache>)
     };
