@@ -38,10 +38,9 @@ impl Allowance {
     /// Backfill is about to bring so many bytes, at most. `None` where nothing is left: it had better not.
     #[must_use]
     pub fn promise(&self, bytes: u64) -> Option<Promise> {
-        if !self.is_left() {
-            return None;
-        }
-        self.0.promised.fetch_add(bytes, Ordering::Relaxed);
+        let left = self.0.until.load(Ordering::Relaxed).saturating_sub(self.brought());
+        let promise = |promised: u64| (promised < left).then(|| promised.saturating_add(bytes));
+        self.0.promised.fetch_update(Ordering::Relaxed, Ordering::Relaxed, promise).ok()?;
         Some(Promise { allowance: self.clone(), bytes })
     }
 
