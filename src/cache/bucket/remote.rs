@@ -26,7 +26,8 @@ impl Remote for Store {
     async fn keeps(&self, nar: &StoredNar) -> Result<bool, CacheError> {
         // In this order: an archive goes before what says that it will.
         let condemned = self.page(&condemned_with(&nar.url), None).await;
-        let is_to_stay = condemned.is_ok_and(|(names, _)| names.is_empty());
+        // A page may be empty though others follow it.
+        let is_to_stay = matches!(condemned, Ok((names, None)) if names.is_empty());
         Ok(is_to_stay && self.size(&nar.url).await? == Some(nar.file_size))
     }
 

@@ -15,10 +15,11 @@ use super::code::Code;
 use super::error::BucketError;
 use super::send::refused;
 use super::store::Store;
-use crate::cache::CacheError;
 use crate::cache::http::Action;
 use crate::cache::remote::Remote;
 use crate::cache::unfinished::{Notes, Upload};
+use crate::cache::{CacheError, Compression, StoredNar};
+use crate::nix::NarHash;
 
 /// For which an archive is sent.
 const NARINFO: &str = "0123456789abcdfghijklmnpqrsvwxyz.narinfo";
@@ -185,4 +186,15 @@ async fn an_archive_that_is_shown_by_now_stays_and_so_does_one_of_which_an_old_n
     }
     assert_eq!(there, [true, false, false, true]);
     assert!(host.notes().is_empty());
+}
+
+#[tokio::test]
+async fn an_empty_page_with_another_behind_it_says_nothing_of_what_a_prune_is_about() {
+    let store = Store::in_memory();
+    store.put("nar/a.nar", "x", "application/x-nix-nar").await.expect("put");
+    let (file_hash, compression) = (NarHash([7; 32]), Compression::None);
+    let nar = StoredNar { url: "nar/a.nar".to_owned(), compression, file_hash, file_size: 1, nar_size: 1 };
+    assert!(store.keeps(&nar).await.expect("asked"));
+    let pages = Arc::new(super::pages::tests::Endless::default());
+    assert!(!Store { pages, ..store }.keeps(&nar).await.expect("asked"));
 }
