@@ -235,6 +235,21 @@ fn the_list_of_files_is_that_of_the_archive_that_is_shown() {
     fake.assert_sound();
 }
 
+/// Amazon says so of two that come at once, and that it is to be asked again: it is no outage.
+#[test]
+fn a_conflict_of_two_is_asked_about_again_at_once() {
+    let Some(nix) = Nix::recent() else { return };
+    let (store, fake) = (ScratchStore::new(&nix), FakeS3::start());
+    let storewatch = Storewatch::new(&store);
+    let (mut running, _) = begun(&storewatch, &fake, &store);
+    fake.fail_once(&[Op::Put], ".narinfo", Trouble::Code(409, "ConditionalRequestConflict"));
+    store.build(&expr::many(1)).unwrap();
+    eventually_done(&mut running, &storewatch, 2);
+    assert!(fake.troubled() > 0 && !running.log().contains("will try again"), "{}", running.log());
+    running.stop();
+    fake.assert_sound();
+}
+
 /// Logs are for people; that one can't be put there is no reason to keep a path back.
 #[test]
 fn a_log_that_is_refused_keeps_no_path_back() {

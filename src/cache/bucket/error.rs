@@ -196,6 +196,12 @@ impl BucketError {
         matches!(self, Self::Refused { status: 501, .. } | Self::Refused { code: Code::NotImplemented(_), .. })
     }
 
+    /// Whether a condition could not be looked at, since another put the same object at that moment: S3's
+    /// `ConditionalRequestConflict`, after which it is to be asked again.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, code: Code::Passing(_), .. })
+    }
+
     /// Whether what is listed has a name that no file of a cache has.
     pub(super) fn is_odd_name(&self) -> bool {
         matches!(self, Self::OddName { .. })

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
@@ -13,6 +14,7 @@ use object_store::{
 };
 use reqwest::Url;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use super::code::Code;
 use super::error::{BucketError, unwrapped};
@@ -23,6 +25,10 @@ use crate::cache::http::Action;
 use crate::cache::remote::Put;
 use crate::cache::unfinished::Place;
 use crate::cache::{CacheError, layout};
+
+/// What is put on a condition is put again after these pauses where another puts it at the same moment: by then one of the two
+/// is there.
+const CONFLICT_PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
 /// Longest text that is read of an object, in bytes: a `nix-cache-info` has some lines.
 pub(super) const LONGEST_TEXT: usize = 1024 * 1024;
@@ -219,12 +225,20 @@ impl Store {
         if self.only_overwrites.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match self.put_as(file, payload, kind, mode).await {
-            Err(error) if error.is_not_implemented() => {
-                self.only_overwrites.store(true, Ordering::Relaxed);
-                Ok(None)
+        let mut pauses = CONFLICT_PAUSES.into_iter();
+        loop {
+            match self.put_as(file, payload.clone(), kind, mode.clone()).await {
+                Err(error) if error.is_not_implemented() => {
+                    self.only_overwrites.store(true, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                // Who else has put it is known in a moment, and with that what becomes of this one.
+                Err(error) if error.is_conflict() => match pauses.next() {
+                    Some(pause) => sleep(pause).await,
+                    None => return Err(error),
+                },
+                put => return put.map(Some),
             }
-            put => put.map(Some),
         }
     }
 
