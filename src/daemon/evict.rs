@@ -184,6 +184,9 @@ async fn keep(cache: Bounded, around: Surroundings) {
                 AGAIN
             }
             Err(error) => {
+                if !cache.allowance.is_left() {
+                    size.note_unknown().await;
+                }
                 let what = error.with_cure();
                 if told.as_ref() != Some(&what) {
                     warn!(cache = %cache.name, "the cache can't be kept within its `max_size` for now: {what}");
@@ -223,7 +226,8 @@ impl Upkeep {
         let Self { cache, around, .. } = self;
         let Some(shelf) = open(cache, &around.nix).await? else { return Ok((State::Fits, None)) };
         let before = care::size(&*shelf).await?;
-        if before <= cache.max_size {
+        // At just that size nothing is left for backfill, either.
+        if before < cache.max_size {
             return Ok((State::Fits, Some(before)));
         }
         let Some(needed) = self.under_way().await else { return Ok((State::NotKnown, Some(before))) };
@@ -245,11 +249,11 @@ impl Upkeep {
                 "what was longest unread was dropped: the cache had {had} and may have {may}"
             );
         }
-        if left > cache.max_size {
+        if left >= cache.max_size {
             return Ok((State::TooLarge, Some(care::size(&*shelf).await?)));
         }
         let after = care::size(&*shelf).await?;
-        let fits = after <= cache.max_size;
+        let fits = after < cache.max_size;
         Ok((if fits { State::Fits } else { State::FitsSoon }, Some(after)))
     }
 

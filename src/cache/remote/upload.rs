@@ -11,7 +11,7 @@ use crate::cache::binary::list;
 use crate::cache::pack::Packed;
 use crate::cache::unfinished::{Notes, Upload};
 use crate::cache::{
-    BinaryCache, CacheError, Compression, Listed, NarReader, NarStream, Push, Pushed, StoredNar, layout,
+    BinaryCache, CacheError, Class, Compression, Listed, NarReader, NarStream, Push, Pushed, StoredNar, layout,
 };
 use crate::limit::Slot;
 use crate::nix::PathInfo;
@@ -108,8 +108,8 @@ impl<R: Remote> RemoteCache<R> {
             Ok(Put::New) => true,
             // Another host was faster.
             Ok(Put::Exists) => !self.shows_another(&info, &nar).await,
-            // Perhaps.
-            Err(error) => !R::is_certain(error),
+            // Perhaps; or not, and it is to be asked for again in a while, by the same name.
+            Err(error) => !R::is_certain(error) || matches!(error.class(), Class::Throttled { .. }),
         };
         if is_named {
             contents.remember(info.nar_hash, &nar).await;

@@ -52,7 +52,7 @@ impl<'a> Size<'a> {
                         );
                         told = Some(what);
                     }
-                    size.write_down(|queue, id| queue.note_size_unknown(id)).await;
+                    size.note_unknown().await;
                 }
             }
             tokio::time::sleep(pause.max(began.elapsed() * SHARE)).await;
@@ -63,7 +63,7 @@ impl<'a> Size<'a> {
     /// It has so many bytes, by a look that began when so many had been `brought`.
     pub(super) async fn note(&mut self, bytes: u64, brought: u64) {
         let Bounded { max_size, allowance, .. } = self.cache;
-        let is_too_large = bytes > *max_size;
+        let is_too_large = bytes >= *max_size;
         // In this order, so that whoever has read the log finds it in the queue.
         self.write_down(move |queue, id| queue.note_size(id, bytes, is_too_large, now())).await;
         let was_left = allowance.is_left();
@@ -75,6 +75,11 @@ impl<'a> Size<'a> {
             info!(cache = %self.cache.name, "the cache is larger than its `max_size`: backfill waits there");
         }
         self.is_too_large = is_too_large;
+    }
+
+    /// It can't be found out, so that backfill waits.
+    pub(super) async fn note_unknown(&self) {
+        self.write_down(|queue, id| queue.note_size_unknown(id)).await;
     }
 
     /// Whatever keeps it from being noted: it only keeps those who look from knowing.

@@ -99,13 +99,15 @@ fn pauses_that_a_server_asks_for(backend: &Backend, store: &ScratchStore) {
         Backend::Web(_) => (Canned::slow_down(1), "503"),
         _ => (Canned::slow_down_of_a_store(1), "SlowDown (503)"),
     };
+    let slow_down = (canned, words);
+    let too_many = (Canned::too_many_requests(1), "429");
     let small = || expr::many(1);
-    let mut steps = vec![(On::Every, small()), (On::Puts("nar/"), small())];
-    steps.extend(backend.mark_of_parts().map(|part| (On::Puts(part), expr::sized(6_000_000))));
-    steps.push((On::Puts(".narinfo"), small()));
+    let mut steps = vec![(On::Every, small(), &slow_down), (On::Puts("nar/"), small(), &slow_down)];
+    steps.extend(backend.mark_of_parts().map(|part| (On::Puts(part), expr::sized(6_000_000), &slow_down)));
+    steps.extend([&slow_down, &too_many].map(|how| (On::Puts(".narinfo"), small(), how)));
     let mut running = storewatch.start();
     let mut paths = Vec::new();
-    for (on, expression) in &steps {
+    for (on, expression, (canned, words)) in &steps {
         if *on == On::Puts(".narinfo") {
             assert!(backend.has_just(paths.len()), "what was refused left nothing");
         }
@@ -118,6 +120,7 @@ fn pauses_that_a_server_asks_for(backend: &Backend, store: &ScratchStore) {
         eventually_done(&mut running, &storewatch, paths.len());
     }
     assert_eq!(storewatch.jobs("failed"), Vec::<serde_json::Value>::new());
+    assert_eq!(running.log().matches("its content was there already").count(), 2, "archives are not sent again");
     running.stop();
     assert!(backend.has_just(paths.len()), "an archive whose narinfo was refused was named by the next try");
     assert_read_back(backend, store, &storewatch.public_key("team"), &paths);
